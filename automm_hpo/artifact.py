@@ -1,0 +1,147 @@
+"""The predictor on disk: a folder that moves, holds no pickle, and is verified file by file when it is read.
+
+A commit is a journal: the files are written as ``<name>.new``, then ``MANIFEST.json.new`` seals them, then all are renamed. A kill
+before the seal leaves the old predictor, one after it the new; a reader follows the same rule and needs no write access.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .config import Config
+from .data.columns import ColumnTypes
+from .data.encoders import Encoders
+from .errors import NotAPredictor
+from .files import MANIFEST, check_files, manifest_of, read_json, write_json
+from .models import build_model
+from .problem import Problem
+from .training.checkpoint import load_weights, save_weights
+
+FORMAT, FORMAT_VERSION = "automm_hpo predictor", 1
+PREDICTOR, ENCODERS, WEIGHTS = "predictor.json", "encoders.json", "model.safetensors"
+FILES = (PREDICTOR, ENCODERS, WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """All that predicting needs.
+
+    Attributes:
+        summary: what ``fit_summary`` says, JSON values.
+    """
+
+    problem: Problem
+    columns: ColumnTypes
+    encoders: Encoders
+    config: Config
+    model: nn.Module
+    eval_metric: str
+    validation_metric: str
+    summary: Mapping[str, Any]
+
+
+def save_artifact(artifact: Artifact, folder: Path) -> None:
+    """Commits a predictor to a folder, all or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / f"{MANIFEST}.new").exists():
+        _roll_forward(folder)
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "problem": artifact.problem.to_json(),
+        "columns": {"types": dict(artifact.columns.types), "reasons": dict(artifact.columns.reasons)},
+        "config": artifact.config.flat(),
+        "eval_metric": artifact.eval_metric,
+        "validation_metric": artifact.validation_metric,
+        "summary": dict(artifact.summary),
+        "versions": library_versions(),
+    }
+    write_json(folder / f"{PREDICTOR}.new", description)
+    write_json(folder / f"{ENCODERS}.new", artifact.encoders.to_json())
+    save_weights(artifact.model, folder / f"{WEIGHTS}.new")
+    _flush(folder / f"{WEIGHTS}.new")
+    manifest = manifest_of(folder, [f"{name}.new" for name in FILES])
+    write_json(folder / f"{MANIFEST}.new", {name.removesuffix(".new"): digest for name, digest in manifest.items()})
+    _roll_forward(folder)
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Reads a predictor; nothing in the folder is executed.
+
+    Raises:
+        NotAPredictor: the folder is none of ours, or of a newer format.
+        CorruptFile: a file is not as it was written.
+    """
+    places = _places(folder)
+    description = read_json(places[PREDICTOR])
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise NotAPredictor(f"{folder} was not written by automm_hpo")
+    if description["format_version"] > FORMAT_VERSION:
+        raise NotAPredictor(f"{folder} has format {description['format_version']}, this version reads up to {FORMAT_VERSION}; upgrade automm_hpo")
+    problem, config = Problem.from_json(description["problem"]), Config.from_flat(description["config"])
+    model = build_model(config, problem.num_outputs, load_weights=False)
+    load_weights(model, places[WEIGHTS])
+    return Artifact(
+        problem,
+        ColumnTypes(**description["columns"]),
+        Encoders.from_json(read_json(places[ENCODERS])),
+        config,
+        model,
+        description["eval_metric"],
+        description["validation_metric"],
+        description["summary"],
+    )
+
+
+def is_predictor(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() or (folder / f"{MANIFEST}.new").is_file()
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Where each file of the committed predictor lies, verified."""
+    if not folder.is_dir():
+        raise NotAPredictor(f"no such folder: {folder}")
+    if not is_predictor(folder):
+        hint = "; its search never finished" if (folder / "search").is_dir() else ""
+        raise NotAPredictor(f"{folder} holds no predictor: {MANIFEST} is missing{hint}")
+    sealed = (folder / f"{MANIFEST}.new").is_file()
+    manifest = read_json(folder / (f"{MANIFEST}.new" if sealed else MANIFEST))
+    if not isinstance(manifest, dict) or set(manifest) != set(FILES):
+        raise NotAPredictor(f"{folder} was not written by automm_hpo: its {MANIFEST} does not list {', '.join(FILES)}")
+    new = {name: folder / f"{name}.new" for name in FILES}
+    places = {name: new[name] if sealed and new[name].exists() else folder / name for name in FILES}
+    check_files(places, manifest)
+    return places
+
+
+def _roll_forward(folder: Path) -> None:
+    for name in (*FILES, MANIFEST):  # the seal last: until it goes, a reader knows that a commit is under way
+        if (folder / f"{name}.new").exists():
+            os.replace(folder / f"{name}.new", folder / name)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("automm_hpo", "torch", "timm", "ray", "optuna", "mlflow", "pandas", "scikit-learn", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+

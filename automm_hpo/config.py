@@ -1,0 +1,326 @@
+"""The hyperparameters of one trial: a typed, frozen tree whose attribute path is the public dotted key.
+
+To add a hyperparameter: a field here with its default, range and docstring; its use; its test.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, TypeAdapter, ValidationError
+
+from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, did_you_mean, nearest
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a field accepts, in words; every error message about the field quotes it."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """Marks a field that may change on a trained state, as population-based training does."""
+
+
+def _plain_number(value: Any) -> Any:
+    """Refuses booleans, which Python counts among the integers, and unwraps numpy scalars (searchers propose them)."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, bool):
+        raise ValueError("a boolean is not a number")
+    return value
+
+
+def _number(kind: type, words: str, **limits: Any) -> Any:
+    if kind is float:
+        limits["allow_inf_nan"] = False
+    return Annotated[kind, BeforeValidator(_plain_number), Field(**limits), Expected(words)]
+
+
+def _distinct(values: tuple) -> tuple:
+    if len(set(values)) != len(values):
+        raise ValueError("listed twice")
+    return values
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("zero")
+    return value
+
+
+PositiveFloat = _number(float, "a finite float > 0", gt=0)
+NonNegativeFloat = _number(float, "a finite float >= 0", ge=0)
+Fraction = _number(float, "a float in [0, 1)", ge=0, lt=1)
+EpochFraction = _number(float, "a float in (0, 1]", gt=0, le=1)
+PositiveInt = _number(int, "an integer >= 1", ge=1)
+NonNegativeInt = _number(int, "an integer >= 0", ge=0)
+LimitInt = Annotated[
+    int, BeforeValidator(_plain_number), AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")
+]
+Text = Annotated[StrictStr, Field(min_length=1), Expected("a non-empty string")]
+Flag = Annotated[StrictBool, Expected("True or False")]
+
+
+class Section(BaseModel):
+    """A frozen group of fields; the docstring under a field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TimmImage(Section):
+    checkpoint_name: Text = "mobilenetv3_large_100"
+    """Any model name of timm, with or without a pretrained tag; also ``hf-hub:owner/name`` and ``local-dir:path``."""
+    checkpoint_path: Text | None = None
+    """A local weights file (safetensors, or a state dict that ``weights_only`` reads) loaded instead of the hub's."""
+    pretrained: Flag = True
+    """Start from published weights. False starts from random ones and needs no network."""
+    image_size: Annotated[int, BeforeValidator(_plain_number), Field(ge=8, le=4096), Expected("an integer in [8, 4096], or None")] | None = None
+    """Height and width that the model sees, pixels. None: the size its weights were published for."""
+    train_transforms: Annotated[
+        tuple[Literal["random_crop", "random_horizontal_flip"], ...],
+        AfterValidator(_distinct),
+        Expected("a list among random_crop, random_horizontal_flip"),
+    ] = ("random_crop", "random_horizontal_flip")
+    """Augmentations on the device, per image: ``random_crop`` shifts the window, ``random_horizontal_flip`` mirrors half."""
+    drop_rate: Annotated[Fraction, Live()] = 0.0
+    """Dropout before the head."""
+    drop_path_rate: Fraction = 0.0
+    """Stochastic depth, for the models that have it."""
+
+
+class Model(Section):
+    names: Annotated[
+        tuple[Literal["timm_image"], ...], Field(min_length=1), AfterValidator(_distinct), Expected("a list among timm_image")
+    ] = ("timm_image",)
+    """Which models may be used; those without a column to feed them drop out."""
+    timm_image: TimmImage = TimmImage()
+
+
+class ImageData(Section):
+    missing_value_strategy: Literal["raise", "skip"] = "raise"
+    """What a missing or unreadable image does. ``raise``: an error that lists the files. ``skip``: ``fit`` drops the row and lists
+    it, ``predict`` answers that row with a missing value."""
+
+
+class Data(Section):
+    image: ImageData = ImageData()
+
+
+class Optim(Section):
+    optim_type: Literal["adamw", "sgd"] = "adamw"
+    """Optimizer; SGD uses Nesterov momentum."""
+    lr: Annotated[PositiveFloat, Live()] = 1e-4
+    """Peak learning rate, reached when the warm-up ends."""
+    weight_decay: Annotated[NonNegativeFloat, Live()] = 1e-3
+    """Decoupled for adamw, L2 for sgd. Norm layers and biases are never decayed."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd; adamw has its own and ignores it."""
+    lr_schedule: Literal["cosine_decay", "linear_decay", "polynomial_decay", "constant"] = "cosine_decay"
+    """How the learning rate falls from its peak to the last step."""
+    warmup_steps: Fraction = 0.1
+    """Linear warm-up, as a fraction of all steps."""
+    max_epochs: PositiveInt = 20
+    """Passes over the training rows."""
+    max_steps: LimitInt = -1
+    """Limit of optimizer steps; -1: none."""
+    patience: PositiveInt = 10
+    """Validations in a row without a better score after which the trial ends."""
+    val_check_interval: EpochFraction = 1.0
+    """Epochs between two validations."""
+    gradient_clip_val: NonNegativeFloat = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    label_smoothing: Annotated[Fraction, Live()] = 0.0
+    """Probability mass spread evenly over the classes (cross entropy only)."""
+
+
+class Env(Section):
+    batch_size: PositiveInt = 128
+    """Rows of one optimizer step (the effective batch)."""
+    per_gpu_batch_size: PositiveInt | None = None
+    """Rows that go through the device at once; gradients accumulate to ``batch_size``. None: ``batch_size``."""
+    inference_batch_size_ratio: PositiveInt = 4
+    """Validation and prediction use batches this many times larger."""
+    precision: Annotated[
+        Literal["auto", "32", "bf16-mixed"],
+        BeforeValidator(lambda value: {32: "32", "32-true": "32"}.get(value, value) if not isinstance(value, (list, dict)) else value),
+    ] = "auto"
+    """``auto``: bf16-mixed on a GPU that has it, else 32."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """``auto``: a GPU where there is one."""
+    num_gpus: Annotated[int, BeforeValidator(_plain_number), Field(ge=-1), Expected("an integer >= -1")] = -1
+    """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
+    num_workers: NonNegativeInt = 0
+    """Threads that decode image files, once for the whole search; 0: one per core."""
+
+
+class Config(Section):
+    """All hyperparameters of one trial."""
+
+    model: Model = Model()
+    data: Data = Data()
+    optim: Optim = Optim()
+    env: Env = Env()
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """Builds a config from dotted keys; the keys that are absent take their defaults.
+
+        Raises:
+            UnknownHyperparameter, InvalidHyperparameter, InvalidInput: all problems together.
+        """
+        tree: dict[str, Any] = {}
+        for key, value in check_values(values).items():
+            *groups, leaf = key.split(".")
+            functools.reduce(lambda branch, group: branch.setdefault(group, {}), groups, tree)[leaf] = value
+        return cls.model_validate(tree)
+
+    def flat(self) -> dict[str, Any]:
+        """All hyperparameters by dotted key, as JSON-ready values."""
+        return {key: _get(self, key) for key in FIELDS}
+
+    def with_overrides(self, values: Mapping[str, Any]) -> Self:
+        """A new config with some dotted keys changed, validated like the first."""
+        return type(self).from_flat({**self.flat(), **values})
+
+
+@dataclass(frozen=True)
+class HyperField:
+    """One leaf of the tree."""
+
+    adapter: TypeAdapter
+    expected: str
+    default: Any
+    live: bool
+    description: str
+
+
+def _get(config: Section, key: str) -> Any:
+    value: Any = functools.reduce(getattr, key.split("."), config)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _expected(hint: Any) -> str:
+    """The words for a type hint: its ``Expected`` mark, or the values of its Literal."""
+    if get_origin(hint) is Annotated:
+        inner, *marks = get_args(hint)
+        return next((mark.words for mark in marks if isinstance(mark, Expected)), None) or _expected(inner)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(option) for option in get_args(hint))
+    options = get_args(hint)  # X | None
+    words = _expected(next(option for option in options if option is not type(None)))
+    return words if "None" in words else f"{words}, or None"
+
+
+def fields_of(section: type[Section], prefix: str = "") -> dict[str, HyperField]:
+    """The leaves below a section, by dotted key."""
+    found: dict[str, HyperField] = {}
+    hints = get_type_hints(section, include_extras=True)
+    for name, info in section.model_fields.items():
+        hint = hints[name]
+        if isinstance(hint, type) and issubclass(hint, Section):
+            found |= fields_of(hint, f"{prefix}{name}.")
+        else:
+            marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+            live = any(isinstance(mark, Live) for mark in marks)
+            found[prefix + name] = HyperField(TypeAdapter(hint), _expected(hint), info.default, live, info.description or "")
+    return found
+
+
+FIELDS = fields_of(Config)
+
+GROUPS = {key.rsplit(".", depth)[0] for key in FIELDS for depth in range(1, key.count(".") + 1)}
+
+# AutoMM's older names. Every `optimization.X` means `optim.X` besides (see `canonical_key`).
+ALIASES = {
+    "optim.learning_rate": "optim.lr",
+    "env.eval_batch_size_ratio": "env.inference_batch_size_ratio",
+    "env.num_workers_evaluation": "env.num_workers",
+}
+
+
+def canonical_key(key: str) -> str:
+    """The one name of a hyperparameter: ``optimization.learning_rate`` is ``optim.lr``."""
+    if key == "optimization" or key.startswith("optimization."):
+        key = "optim" + key.removeprefix("optimization")
+    return ALIASES.get(key, key)
+
+
+def _unknown(key: str) -> UnknownHyperparameter:
+    # the whole key first, then its last word alone, so that `lr` without its group finds `optim.lr`
+    near = nearest(key, [*FIELDS, *ALIASES]) if "." in key else []
+    if not near:
+        by_leaf = {known.rsplit(".", 1)[-1]: canonical_key(known) for known in [*FIELDS, *ALIASES]}
+        near = [by_leaf[leaf] for leaf in nearest(key.rsplit(".", 1)[-1], by_leaf)]
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"The groups are {', '.join(Config.model_fields)}."
+    return UnknownHyperparameter(f"{key}: unknown hyperparameter. {hint}")
+
+
+def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(canonical key, the name the user wrote, value), nested dicts taken apart."""
+    for name, value in values.items():
+        if not isinstance(name, str):
+            yield repr(name), repr(name), value
+            continue
+        written = prefix + name
+        # {"grid_search": [...]} is Ray's spelling of a space, not a group
+        if canonical_key(written) in GROUPS and isinstance(value, Mapping) and set(value) != {"grid_search"}:
+            yield from _entries(value, written + ".")
+        else:
+            yield canonical_key(written), written, value
+
+
+def resolve_keys(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens groups and replaces aliases; the values are passed through unseen.
+
+    Raises:
+        UnknownHyperparameter, InvalidHyperparameter, InvalidInput: unknown keys, a group that got a plain value, one key given twice.
+    """
+    problems = Problems()
+    if not isinstance(hyperparameters, Mapping):
+        raise InvalidHyperparameter(f"hyperparameters: expected a dict of dotted keys, got {type(hyperparameters).__name__} {hyperparameters!r}")
+    resolved: dict[str, Any] = {}
+    written_as: dict[str, str] = {}
+    for key, written, value in _entries(hyperparameters):
+        if key in GROUPS:
+            problems.add(InvalidHyperparameter(f"{written}: is a group of hyperparameters; expected a dict of them, got {value!r}"))
+        elif key not in FIELDS:
+            problems.add(_unknown(written))
+        elif key in resolved:
+            problems.add(InvalidHyperparameter(f"{written_as[key]} and {written} are the same hyperparameter ({key}): give one of them"))
+        else:
+            resolved[key], written_as[key] = value, written
+    problems.raise_any()
+    return resolved
+
+
+def check_value(key: str, value: Any, fields: Mapping[str, HyperField] | None = None, error: type[Exception] = InvalidHyperparameter) -> Any:
+    """The value of a key as its field stores it.
+
+    Raises:
+        error: the value is not what the field expects.
+    """
+    field = (FIELDS if fields is None else fields)[key]
+    try:
+        return field.adapter.validate_python(value)
+    except ValidationError:
+        hint = did_you_mean(value, [w.strip("'") for w in field.expected.removeprefix("one of ").split(", ")]) if isinstance(value, str) else ""
+        raise error(f"{key}: expected {field.expected}, got {value!r} ({type(value).__name__}).{hint}") from None
+
+
+def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``check_value`` over many canonical keys, all problems together."""
+    problems = Problems()
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        with problems.gather():
+            if key not in FIELDS:
+                raise _unknown(key)
+            checked[key] = check_value(key, value)
+    problems.raise_any()
+    return checked

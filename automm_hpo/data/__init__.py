@@ -1,0 +1,1 @@
+"""From a DataFrame to tensors that all trials share. Knows no model, no trial."""

@@ -1,0 +1,171 @@
+"""The table as tensors: every image decoded once into a memory-mapped file that all trials share.
+
+On CPU the pages are shared between processes; on a GPU the whole cache moves to the device where it fits, and no loader process runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import BadImages
+from .images import DECODER_VERSION, ImageGeometry, UnreadableImage, check_file, decode_image
+
+MAX_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows on their way through a model.
+
+    Attributes:
+        images: (B, I, 3, S, S) uint8, channels last in memory.
+        image_mask: (B, I) bool, False where a row has no such image.
+        target: (B,) int64 classes or float32 values.
+    """
+
+    images: torch.Tensor
+    image_mask: torch.Tensor
+    target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True)
+class TensorCache:
+    """A split of the table, encoded; the fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3)."""
+
+    images: torch.Tensor
+    image_mask: torch.Tensor
+    target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device) -> TensorCache:
+        if device.type == "cpu":
+            return self
+        return replace(self, images=self.images.to(device), image_mask=self.image_mask.to(device), target=self.target.to(device))
+
+    def batch(self, rows: torch.Tensor | slice) -> Batch:
+        return Batch(self.images[rows].permute(0, 1, 4, 2, 3), self.image_mask[rows], self.target[rows])
+
+
+@dataclass(frozen=True)
+class BadImage:
+    row: int  # position, not index label
+    column: int
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path or '(no path)'}: {self.reason}"
+
+
+def build_cache(
+    paths: Sequence[Sequence[str]], target: np.ndarray, geometry: ImageGeometry, file: Path | None = None, num_threads: int = 0
+) -> tuple[TensorCache, list[BadImage]]:
+    """Decodes all images of a split.
+
+    Args:
+        paths: (N, I) absolute paths.
+        target: (N,) encoded labels.
+        file: where the pixels go, memory-mapped; None keeps them in memory.
+        num_threads: decoding threads; 0: one per core.
+
+    Returns:
+        The cache, and the images that could not be decoded; their pixels are zero and their mask False.
+    """
+    shape = (len(paths), len(paths[0]) if paths else 0, geometry.side, geometry.side, 3)
+    pixels = np.zeros(shape, np.uint8) if file is None or not len(paths) else np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    mask = np.zeros(shape[:2], dtype=bool)
+    bad: list[BadImage] = []
+
+    def decode(place: tuple[int, int]) -> None:
+        row, column = place
+        try:
+            pixels[row, column] = decode_image(paths[row][column], geometry)
+            mask[row, column] = True
+        except UnreadableImage as problem:
+            bad.append(BadImage(row, column, paths[row][column], str(problem)))
+
+    with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:  # Pillow decodes and resizes outside the interpreter lock
+        for _ in pool.map(decode, np.ndindex(*shape[:2]), chunksize=16):
+            pass
+    return TensorCache(torch.from_numpy(pixels), torch.from_numpy(mask), torch.tensor(target)), sorted(bad, key=lambda image: image.row)
+
+
+def store_cache(
+    folder: Path,
+    name: str,
+    paths: Sequence[Sequence[str]],
+    target: np.ndarray,
+    geometry: ImageGeometry,
+    on_bad: str = "raise",
+    num_threads: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Builds the cache of a split as files ``<name>.npy`` and ``<name>.npz`` that ``open_cache`` maps; built already, it is kept.
+
+    Args:
+        on_bad: ``raise`` refuses the split when an image cannot be read; ``skip`` drops those rows and reports them.
+
+    Raises:
+        BadImages: lists the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    key = cache_key(paths, target, geometry, on_bad)
+    note = folder / f"{name}.json"
+    if note.exists() and json.loads(note.read_text())["key"] == key:
+        return
+    cache, bad = build_cache(paths, target, geometry, folder / f"{name}.npy", num_threads)
+    if bad and on_bad == "raise":
+        raise BadImages(describe(bad) + " Mend or remove them, or drop such rows with data.image.missing_value_strategy='skip'.")
+    kept = np.setdiff1d(np.arange(len(cache)), [image.row for image in bad])
+    if bad:
+        if not len(kept):
+            raise BadImages(f"no row of the {name} split has readable images. " + describe(bad))
+        report(f"{len(bad)} rows dropped from {name}: {describe(bad)}")
+        np.save(folder / f"{name}.tmp.npy", cache.images.numpy()[kept])
+        os.replace(folder / f"{name}.tmp.npy", folder / f"{name}.npy")
+    np.savez(folder / f"{name}.npz", image_mask=cache.image_mask.numpy()[kept], target=target[kept])
+    note.write_text(json.dumps({"key": key}))  # last: a cache without its note is unfinished
+
+
+def open_cache(folder: Path, name: str) -> TensorCache:
+    """Maps a stored split; the pixels are read from the page cache, shared by all processes of the machine."""
+    # copy-on-write: torch wants writable memory, and nobody writes
+    pixels = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as columns:
+        return TensorCache(torch.from_numpy(pixels), torch.from_numpy(columns["image_mask"]), torch.from_numpy(columns["target"]))
+
+
+def cache_key(paths: Sequence[Sequence[str]], target: np.ndarray, geometry: ImageGeometry, on_bad: str) -> str:
+    """SHA-256 of all that the pixels depend on: each file's path, size and time, the geometry and the decoder."""
+    digest = hashlib.sha256(repr((DECODER_VERSION, geometry, on_bad)).encode())
+    digest.update(target.tobytes())
+    for row in paths:
+        for path in row:
+            try:
+                status = check_file(path)
+                identity = (path, status.st_size, status.st_mtime_ns)
+            except UnreadableImage as problem:
+                identity = (path, str(problem), 0)
+            digest.update(repr(identity).encode())
+    return digest.hexdigest()
+
+
+def describe(bad: list[BadImage]) -> str:
+    """The unreadable images in one sentence."""
+    listed = "; ".join(str(image) for image in bad[:MAX_LISTED])
+    more = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
+    return f"{len(bad)} images cannot be read: {listed}{more}."

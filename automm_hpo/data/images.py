@@ -1,0 +1,141 @@
+"""One image file -> one square of uint8 pixels, decoded right or refused with a reason; never silently black or white."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
+DECODER_VERSION = 1  # part of every cache key: raise it when the pixels of any file would change
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # Pillow knows 40 more, rarely used and rarely audited
+MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a model wants to see: ``size`` pixels a side, cut from the centre of a picture ``1/crop_pct`` times larger."""
+
+    size: int
+    interpolation: Interpolation = "bicubic"
+    crop_pct: float = 1.0
+
+    @property
+    def side(self) -> int:
+        """Pixels a side before the crop."""
+        return max(self.size, math.floor(self.size / self.crop_pct))
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """How files are decoded: the shorter side resized to ``side``, the centre square kept."""
+
+    side: int
+    interpolation: Interpolation = "bicubic"
+
+
+def cover(specs: list[ImageSpec]) -> ImageGeometry:
+    """The geometry whose pixels serve every spec: the largest side; bicubic where the specs disagree."""
+    interpolations = {spec.interpolation for spec in specs}
+    return ImageGeometry(max(spec.side for spec in specs), interpolations.pop() if len(interpolations) == 1 else "bicubic")
+
+
+class UnreadableImage(Exception):
+    """Why a file is not a picture; internal, turned into BadImages with row and column."""
+
+
+def decode_image(path: str | os.PathLike[str], geometry: ImageGeometry) -> np.ndarray:
+    """Decodes a file.
+
+    16-bit greys are scaled to 8, EXIF rotation applied, transparency laid on white, the first frame of an animation taken.
+
+    Returns:
+        (side, side, 3) uint8.
+
+    Raises:
+        UnreadableImage: with the reason.
+    """
+    check_file(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            # JPEG decodes at 1/2, 1/4 or 1/8 for the asking; twice the side leaves the resampling its quality
+            image.draft("RGB", (2 * geometry.side, 2 * geometry.side))
+            square = to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"not an image (of {', '.join(FORMATS)})") from None
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
+        raise UnreadableImage(f"{type(error).__name__}: {error}") from None
+    left, top = (square.width - min(square.size)) / 2, (square.height - min(square.size)) / 2
+    # resizing only the centre box, a 1 x 10,000 strip never becomes a huge picture on its way
+    box = (left, top, left + min(square.size), top + min(square.size))
+    resample = Image.Resampling[geometry.interpolation.upper()]
+    return np.asarray(square.resize((geometry.side, geometry.side), resample, box=box))
+
+
+def check_file(path: str | os.PathLike[str]) -> os.stat_result:
+    """Refuses what is not a regular file with content; opening a FIFO would wait for ever.
+
+    Raises:
+        UnreadableImage
+    """
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise UnreadableImage("missing")
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        raise UnreadableImage("no such file") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if status.st_size == 0:
+        raise UnreadableImage("an empty file")
+    return status
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB as a viewer would show it.
+
+    Raises:
+        UnreadableImage: for pixel formats whose range is not defined.
+    """
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.uint16)
+        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":  # 32-bit integers; Pillow gives 16-bit files this mode too
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65_535:
+            raise UnreadableImage("32-bit integer pixels; save it with 8 or 16 bits")
+        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels, whose range is not defined; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def resolve_path(value: object, folder: Path) -> str:
+    """An absolute path; an empty string where the value is missing."""
+    if not isinstance(value, (str, os.PathLike)):
+        return ""
+    return str(folder / Path(value).expanduser()) if str(value) else ""
+
+
+def opens_as_image(path: str) -> bool:
+    """Whether the file's header is an image's; the pixels are not read."""
+    try:
+        check_file(path)
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # whatever the reason, it is none
+        return False

@@ -1,0 +1,52 @@
+"""Whatever the user calls a table -> a DataFrame and the folder its relative paths count from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import InvalidData, MissingData
+
+
+def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
+    """Reads a table; the caller's object is never changed.
+
+    Args:
+        data: DataFrame, path of a .csv or .parquet file, dict of columns (or of one row's values), or list of dicts.
+        name: the argument's name, for messages.
+
+    Returns:
+        The table and the folder that relative image paths count from: the file's own, else the current one.
+
+    Raises:
+        InvalidData, MissingData
+    """
+    folder = Path.cwd()
+    if isinstance(data, pd.DataFrame):
+        table = data
+    elif isinstance(data, (str, os.PathLike)):
+        path = Path(data).expanduser().absolute()
+        if not path.is_file():
+            raise MissingData(f"{name}: no such file: {path}")
+        readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
+        if path.suffix.lower() not in readers:
+            raise InvalidData(f"{name}: expected a .csv or .parquet file, got {path.name}")
+        try:
+            table, folder = readers[path.suffix.lower()](path), path.parent
+        except Exception as error:  # pandas' readers raise a dozen types
+            raise InvalidData(f"{name}: {path} does not read as {path.suffix}: {type(error).__name__}: {error}") from None
+    elif isinstance(data, Mapping):
+        scalars = all(isinstance(value, (str, bytes, int, float)) for value in data.values())
+        table = pd.DataFrame([data]) if scalars else pd.DataFrame(data)
+    elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
+        table = pd.DataFrame(list(data))
+    else:
+        raise InvalidData(f"{name}: expected a DataFrame, a path, a dict or a list of dicts, got {type(data).__name__}")
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InvalidData(f"{name}: column names must be unique; repeated: {', '.join(map(repr, dict.fromkeys(repeated)))}")
+    return table, folder

@@ -1,0 +1,61 @@
+"""Writing so that a kill at any moment leaves the old or the new, and checksums so that damage is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import CorruptFile
+
+MANIFEST = "MANIFEST.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes under a temporary name, flushes to the disk, renames."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Raises:
+    CorruptFile: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFile(f"{path} is damaged: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """File name -> SHA-256."""
+    return {name: sha256(folder / name) for name in names}
+
+
+def check_files(places: Mapping[str, Path], manifest: Mapping[str, str]) -> None:
+    """Compares files with their manifest.
+
+    Args:
+        places: name in the manifest -> where that file lies.
+
+    Raises:
+        CorruptFile: names the first that is absent or differs.
+    """
+    for name, expected in manifest.items():
+        path = places[name]
+        if not path.is_file():
+            raise CorruptFile(f"{path} is missing, though the manifest beside it lists it")
+        if sha256(path) != expected:
+            raise CorruptFile(f"{path} is damaged: its SHA-256 is not the one in the manifest beside it")

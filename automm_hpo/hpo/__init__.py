@@ -1,0 +1,1 @@
+"""The search: settings, searchers, schedulers, trials and their records. The only place that imports Ray."""

@@ -1,0 +1,54 @@
+"""The Ray that a search runs on: the user's where one is running, else one of our own for as long as the search takes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+# Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
+RAY_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that found no time reports no metric
+    "TUNE_WARN_THRESHOLD_S": "3600",
+}
+
+
+@contextmanager
+def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
+    """The user's running Ray, or one of our own for the time of the search.
+
+    Yields:
+        The cluster's resources.
+    """
+    saved = {key: os.environ.get(key) for key in RAY_ENVIRONMENT}
+    os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if saved[key] is None})
+    import ray
+
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
+    levels = [logger.level for logger in loggers]
+    own = not ray.is_initialized()
+    try:
+        if own:
+            address = os.environ.get("RAY_ADDRESS", "local")
+            sizes = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
+            if address == "local" and num_gpus >= 0:
+                sizes["num_gpus"] = num_gpus
+            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level="error", **sizes)
+        for logger in loggers:  # failures of trials are told in our words, once
+            logger.setLevel(logging.CRITICAL)
+        yield ray.cluster_resources()
+    finally:
+        if own:
+            ray.shutdown()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for key, value in saved.items():
+            if value is None:
+                os.environ.pop(key, None)

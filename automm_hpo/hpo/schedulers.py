@@ -1,0 +1,30 @@
+"""Schedulers by name: who ends weak trials early. Times are in epochs.
+
+To add one: a function ``(settings, max_epochs, warmup_epochs) -> TrialScheduler`` and an entry in ``SCHEDULERS``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from .searchers import METRIC
+from .settings import TuneSettings
+
+TIME_ATTR = "epoch"
+
+
+def _fifo(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> TrialScheduler:
+    return FIFOScheduler()
+
+
+def _asha(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> TrialScheduler:
+    # before the warm-up is over, a trial's score says little about it
+    grace_period = min(max_epochs, max(1, math.ceil(warmup_epochs)))
+    arguments = {"max_t": max_epochs, "grace_period": grace_period, "reduction_factor": 3} | settings.scheduler_init_args
+    return ASHAScheduler(time_attr=TIME_ATTR, metric=METRIC, mode="max", **arguments)
+
+
+SCHEDULERS: dict[str, Callable[[TuneSettings, int, float], TrialScheduler]] = {"FIFO": _fifo, "ASHA": _asha}

@@ -1,0 +1,93 @@
+"""The search on Ray Tune: searcher, scheduler and trials brought together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ..config import Config
+from ..errors import AllTrialsFailed
+from ..space import SearchSpace
+from ..training.loop import EpochResult
+from .monitor import SearchMonitor
+from .ray_space import values_of
+from .schedulers import SCHEDULERS
+from .searchers import SEARCHERS, RecordingSearcher
+from .settings import TuneSettings
+from .trainable import RESULT, TrialRunner
+from .trial import TrialTask
+
+
+def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: TuneSettings, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
+    """Runs all trials on the running Ray.
+
+    Args:
+        config: the fixed values; the searcher's proposals override it.
+        available: the cluster's resources.
+
+    Raises:
+        AllTrialsFailed: no trial has a score; the first cause is in the message, the causes are counted.
+    """
+    resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
+    # Ray would start one actor after another where the number is not given
+    slots = min(int(available.get(kind.upper(), 0) / wanted) for kind, wanted in resources.items() if wanted)
+    searcher = RecordingSearcher(SEARCHERS[settings.searcher](space, settings, task.seed), space, config, monitor.records, task.deadline)
+    max_epochs = max(values_of("optim.max_epochs", config, space))
+    scheduler = SCHEDULERS[settings.scheduler](settings, max_epochs, max_epochs * max(values_of("optim.warmup_steps", config, space)))
+    runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])))
+    ray_files = Path(tempfile.mkdtemp(prefix="automm_hpo_ray_"))
+    try:
+        tune.Tuner(
+            tune.with_resources(runner, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=settings.num_trials,
+                max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, settings.num_trials)),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="search", storage_path=str(ray_files), verbose=0, callbacks=[RayEvents(monitor)]),
+        ).fit()
+    finally:
+        shutil.rmtree(ray_files, ignore_errors=True)
+    _raise_if_all_failed(monitor)
+
+
+class RayEvents(tune.Callback):
+    """Ray's events -> the monitor's."""
+
+    def __init__(self, monitor: SearchMonitor) -> None:
+        self.monitor = monitor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its callbacks to restore from; we resume from our records, and a monitor cannot be pickled
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.monitor.trial_started(trial.config["trial"])
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        if RESULT in result:
+            self.monitor.trial_reported(trial.config["trial"], EpochResult(**result[RESULT]))
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.monitor.trial_ended(trial.config["trial"])
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.monitor.trial_failed(trial.config["trial"], str(trial.get_error() or "the trial's process died"))
+
+
+def _raise_if_all_failed(monitor: SearchMonitor) -> None:
+    trials = monitor.records.trials()
+    if any(record.best for record in trials):
+        return
+    causes: dict[str, int] = {}
+    for record in trials:
+        causes[record.reason] = causes.get(record.reason, 0) + 1
+    counted = "; ".join(f"{count} x {reason}" for reason, count in sorted(causes.items(), key=lambda item: -item[1]))
+    first = next((error for record in trials if (error := monitor.records.folder_of(record.number).error)), "")
+    raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted or 'no trial was started'}\nThe first trial's traceback:\n{first}")

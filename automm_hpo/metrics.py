@@ -1,0 +1,140 @@
+"""Metrics by name, each with its direction; a *score* is the metric turned so that higher is better.
+
+To add a metric: a function of ``(target, prediction)`` and an entry in ``METRICS``. scikit-learn computes; it is imported on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .errors import InvalidArgument, did_you_mean
+
+Needs = Literal["classes", "probabilities", "values"]
+
+
+def _sklearn(name: str, **options: object) -> Callable[[np.ndarray, np.ndarray], float]:
+    def compute(target: np.ndarray, prediction: np.ndarray) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(target, prediction, **options))
+
+    return compute
+
+
+def _f1(average: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    return _sklearn("f1_score", average=average, zero_division=0)
+
+
+def _accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
+    return float((target == prediction).mean())
+
+
+def _log_loss(target: np.ndarray, probabilities: np.ndarray) -> float:
+    # labels are given because a validation set may lack a class
+    return _sklearn("log_loss", labels=np.arange(probabilities.shape[1]))(target, probabilities)
+
+
+def _roc_auc(target: np.ndarray, probabilities: np.ndarray) -> float:
+    return _sklearn("roc_auc_score")(target, probabilities[:, 1])
+
+
+def _roc_auc_multiclass(multi_class: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def compute(target: np.ndarray, probabilities: np.ndarray) -> float:
+        if probabilities.shape[1] == 2:
+            return _roc_auc(target, probabilities)
+        labels = np.arange(probabilities.shape[1])
+        normalised = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 rows miss 1 by more than sklearn allows
+        return _sklearn("roc_auc_score", multi_class=multi_class, labels=labels)(target, normalised)
+
+    return compute
+
+
+def _average_precision(target: np.ndarray, probabilities: np.ndarray) -> float:
+    return _sklearn("average_precision_score")(target, probabilities[:, 1])
+
+
+def _scipy(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def compute(target: np.ndarray, prediction: np.ndarray) -> float:
+        import scipy.stats
+
+        return float(getattr(scipy.stats, name)(target, prediction)[0])
+
+    return compute
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: what it needs, its direction, and where it makes sense."""
+
+    name: str
+    compute: Callable[[np.ndarray, np.ndarray], float]
+    needs: Needs
+    higher_is_better: bool = True
+    problem_types: tuple[str, ...] = ("binary", "multiclass")
+
+    def score(self, value: float) -> float:
+        """The value turned so that higher is better."""
+        return value if self.higher_is_better else -value
+
+    def value(self, score: float) -> float:
+        """The inverse of ``score``."""
+        return score if self.higher_is_better else -score
+
+
+_BINARY, _REGRESSION = ("binary",), ("regression",)
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", _accuracy, "classes"),
+        Metric("balanced_accuracy", _sklearn("balanced_accuracy_score"), "classes"),
+        Metric("f1", _f1("binary"), "classes", problem_types=_BINARY),
+        Metric("f1_macro", _f1("macro"), "classes"),
+        Metric("f1_micro", _f1("micro"), "classes"),
+        Metric("f1_weighted", _f1("weighted"), "classes"),
+        Metric("mcc", _sklearn("matthews_corrcoef"), "classes"),
+        Metric("quadratic_kappa", _sklearn("cohen_kappa_score", weights="quadratic"), "classes"),
+        Metric("roc_auc", _roc_auc, "probabilities", problem_types=_BINARY),
+        Metric("average_precision", _average_precision, "probabilities", problem_types=_BINARY),
+        Metric("roc_auc_ovr", _roc_auc_multiclass("ovr"), "probabilities"),
+        Metric("roc_auc_ovo", _roc_auc_multiclass("ovo"), "probabilities"),
+        Metric("log_loss", _log_loss, "probabilities", higher_is_better=False),
+        Metric("rmse", _sklearn("root_mean_squared_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
+        Metric("mse", _sklearn("mean_squared_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
+        Metric("mae", _sklearn("mean_absolute_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
+        Metric("r2", _sklearn("r2_score"), "values", problem_types=_REGRESSION),
+        Metric("pearsonr", _scipy("pearsonr"), "values", problem_types=_REGRESSION),
+        Metric("spearmanr", _scipy("spearmanr"), "values", problem_types=_REGRESSION),
+    )
+}
+
+ALIASES = {"acc": "accuracy", "root_mean_squared_error": "rmse", "mean_squared_error": "mse", "mean_absolute_error": "mae", "nll": "log_loss"}
+
+DEFAULT_METRIC = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}
+
+
+def find_metric(name: str, argument: str = "metric") -> Metric:
+    """The metric of that name.
+
+    Raises:
+        InvalidArgument: there is none; the nearest names are in the message.
+    """
+    found = METRICS.get(ALIASES.get(name, name)) if isinstance(name, str) else None
+    if found is None:
+        hint = did_you_mean(name, METRICS) if isinstance(name, str) else ""
+        raise InvalidArgument(f"{argument}: expected one of {', '.join(METRICS)}, got {name!r}.{hint}")
+    return found
+
+
+def check_fits(metric: Metric, problem_type: str, argument: str = "metric") -> None:
+    """Refuses a metric that means nothing for the problem.
+
+    Raises:
+        InvalidArgument: it does not fit; the ones that do are in the message.
+    """
+    if problem_type not in metric.problem_types:
+        fitting = ", ".join(name for name, other in METRICS.items() if problem_type in other.problem_types)
+        raise InvalidArgument(f"{argument}: {metric.name} does not fit a {problem_type} problem; these do: {fitting}")

@@ -1,0 +1,35 @@
+"""Models by name. To add one: a class like ``TimmImage`` and an entry in ``MODELS``."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..config import Config
+from ..data.images import ImageSpec
+from . import timm_image
+
+MODELS = {"timm_image": timm_image.build}
+
+
+def build_model(config: Config, num_outputs: int, load_weights: bool = True) -> nn.Module:
+    """The model of a trial, on the CPU.
+
+    Args:
+        num_outputs: classes, or 1 for regression.
+        load_weights: False where a checkpoint of ours follows; nothing is fetched then.
+
+    Returns:
+        A module ``(images (B, I, 3, H, W) uint8, image_mask (B, I) bool) -> logits (B, num_outputs)``.
+    """
+    [name] = config.model.names
+    return MODELS[name](config, num_outputs, load_weights)
+
+
+def image_spec(config: Config) -> ImageSpec:
+    """Size, interpolation and crop that the config's image model wants; the model is not built."""
+    return timm_image.image_spec(config.model.timm_image)
+
+
+def check_model(config: Config) -> None:
+    """Refuses, before any process starts, what would fail in every trial: unknown names, weights out of reach."""
+    timm_image.check(config.model.timm_image)

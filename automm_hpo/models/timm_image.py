@@ -1,0 +1,170 @@
+"""Any of timm's image models as a backbone with a linear head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import PretrainedCfg
+from torch import nn
+
+from ..config import Config
+from ..config import TimmImage as TimmImageConfig
+from ..data.images import ImageSpec
+from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
+
+KEY = "model.timm_image"
+HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
+
+
+class TimmImage(nn.Module):
+    """Normalises, takes the backbone's pooled features of each image, averages those present, and applies a linear head."""
+
+    def __init__(self, backbone: nn.Module, num_outputs: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(_feature_size(backbone), num_outputs)
+        # of pixels in [0, 255]: data never has to know which model it feeds
+        self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+        """(B, I, 3, H, W) uint8, (B, I) bool -> (B, F)."""
+        flat = (images.flatten(0, 1).float() - self.pixel_mean) / self.pixel_std  # (B*I, 3, H, W)
+        pooled = self.backbone(flat).unflatten(0, image_mask.shape)  # (B, I, F)
+        if image_mask.shape[1] == 1:
+            return pooled.squeeze(1)
+        weight = image_mask.unsqueeze(-1).to(pooled.dtype)
+        return (pooled * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def forward(self, images: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(images, image_mask))  # (B, num_outputs)
+
+
+def build(config: Config, num_outputs: int, load_weights: bool) -> TimmImage:
+    own = config.model.timm_image
+    from_file = load_weights and own.checkpoint_path is not None
+    backbone = _create(own, pretrained=load_weights and own.pretrained and not from_file)
+    if from_file:
+        _load_backbone(backbone, Path(str(own.checkpoint_path)))
+    cfg = _pretrained_cfg(own.checkpoint_name)
+    return TimmImage(backbone, num_outputs, tuple(cfg.mean), tuple(cfg.std))
+
+
+def image_spec(own: TimmImageConfig) -> ImageSpec:
+    cfg = _pretrained_cfg(own.checkpoint_name)
+    return ImageSpec(own.image_size or cfg.input_size[-1], cfg.interpolation, cfg.crop_pct)
+
+
+def check(own: TimmImageConfig) -> None:
+    """Raises:
+    InvalidHyperparameter: no such model, or it cannot be built with these values.
+    MissingData: ``checkpoint_path`` is not there.
+    WeightsUnavailable: pretrained weights are wanted and cannot be had.
+    """
+    _pretrained_cfg(own.checkpoint_name)
+    with torch.device("meta"):  # builds the layers without their memory
+        _create(own, pretrained=False)
+    if own.checkpoint_path is not None:
+        if not Path(own.checkpoint_path).is_file():
+            raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
+    elif own.pretrained:
+        _fetch_weights(own.checkpoint_name)
+
+
+def _create(own: TimmImageConfig, pretrained: bool) -> nn.Module:
+    options: dict[str, object] = {"drop_rate": own.drop_rate}
+    if own.drop_path_rate:
+        options["drop_path_rate"] = own.drop_path_rate
+    if own.image_size and _pretrained_cfg(own.checkpoint_name).fixed_input_size:
+        options["img_size"] = own.image_size
+    try:
+        with warnings.catch_warnings():  # "mapping deprecated model name": the user's choice of name stands
+            warnings.simplefilter("ignore")
+            return timm.create_model(own.checkpoint_name, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise InvalidHyperparameter(f"{KEY}: {own.checkpoint_name} does not take {', '.join(options)}: {error}") from None
+
+
+def _feature_size(backbone: nn.Module) -> int:
+    """Width of what the backbone returns without its classifier (some models end in a hidden layer wider than their last block)."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+
+
+def _pretrained_cfg(name: str) -> PretrainedCfg:
+    """timm's note on a model: sizes, normalisation, where its weights are.
+
+    Raises:
+        InvalidHyperparameter, WeightsUnavailable
+    """
+    source, _, place = name.partition(":")
+    if source in ("hf-hub", "hf_hub", "local-dir") and place:
+        from timm.models import _hub
+
+        try:
+            if source == "local-dir":
+                found, _, _ = _hub.load_model_config_from_path(place)
+            else:
+                found, _, _ = _hub.load_model_config_from_hf(place)
+        except Exception as error:
+            raise WeightsUnavailable(f"{KEY}.checkpoint_name: {name} cannot be read: {type(error).__name__}: {error}") from None
+        return PretrainedCfg(**found) if isinstance(found, Mapping) else found
+    if not timm.is_model(name):
+        hint = did_you_mean(name.split(".")[0], timm.list_models())
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: timm has no model {name!r}.{hint} timm.list_models() lists all.")
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if cfg is None:
+        tags = ", ".join(timm.list_pretrained(name.split(".")[0] + ".*"))
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: no weights are published under {name!r}; there are: {tags or 'none'}")
+    return cfg
+
+
+def _fetch_weights(name: str) -> None:
+    """Downloads a model's weights into the hub's cache, where all trials find them; done already, it returns at once."""
+    import huggingface_hub
+
+    if name.startswith("local-dir:"):
+        return
+    repo = name.partition(":")[2] or _pretrained_cfg(name).hf_hub_id
+    if not repo:
+        raise WeightsUnavailable(f"{KEY}.checkpoint_name: no pretrained weights are published for {name!r}; set {KEY}.pretrained to False")
+    repo, _, revision = repo.partition("@")
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in ("model.safetensors", "pytorch_model.bin")):
+        return
+    try:
+        files = {file.rfilename for file in huggingface_hub.HfApi().model_info(repo, revision=revision or None, timeout=HUB_TIMEOUT).siblings or ()}
+        huggingface_hub.hf_hub_download(repo, "model.safetensors" if "model.safetensors" in files else "pytorch_model.bin", revision=revision or None)
+    except Exception as error:  # no network, no such repository, no space, ...
+        raise WeightsUnavailable(
+            f"{KEY}.checkpoint_name: the pretrained weights of {name!r} (hub repository {repo}) cannot be fetched: {type(error).__name__}. "
+            f"Ways out: {KEY}.pretrained=False starts from random weights; {KEY}.checkpoint_path=<file> or "
+            f"{KEY}.checkpoint_name='local-dir:<folder>' use weights you have; or run once where the hub can be reached."
+        ) from None
+
+
+def _load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Loads a weights file that the user named; keys of a classifier are left out.
+
+    Raises:
+        InvalidHyperparameter: the file is none, or its tensors are not this model's.
+    """
+    try:
+        # the one file read that is not ours; weights_only runs no code
+        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_path: {path} holds no plain weights: {type(error).__name__}: {error}") from None
+    for wrapper in ("state_dict", "model"):
+        weights = weights.get(wrapper, weights)
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    own = backbone.state_dict()
+    fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
+    absent = own.keys() - fitting.keys()
+    if absent:
+        raise InvalidHyperparameter(
+            f"{KEY}.checkpoint_path: {path} lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape; first {min(absent)}"
+        )
+    backbone.load_state_dict(fitting)

@@ -1,0 +1,152 @@
+"""What is predicted: the problem's type, its classes, and how labels become numbers and come back in their own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from .errors import InvalidData
+
+PROBLEM_TYPES = ("binary", "multiclass", "regression")
+MAX_INTEGER_CLASSES = 20  # integer labels with more distinct values than this are a regression's
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The target of a fit.
+
+    Attributes:
+        class_labels: the classes in the order of the logits; empty for regression. JSON values of the label's own kind.
+        label_dtype: the pandas dtype that predictions are given in; ``category`` keeps all classes as categories.
+        ordered: whether a categorical label was ordered.
+        mean, sd: of a regression's training labels; the model sees ``(label - mean) / sd``.
+    """
+
+    label: str
+    problem_type: str
+    class_labels: tuple[Any, ...] = ()
+    label_dtype: str = "float64"
+    ordered: bool = False
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @property
+    def is_classification(self) -> bool:
+        return self.problem_type != "regression"
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.class_labels) or 1
+
+    @property
+    def positive_class(self) -> Any:
+        """The class whose probability a binary metric looks at: the second in order."""
+        return self.class_labels[1] if self.problem_type == "binary" else None
+
+    def encode(self, labels: pd.Series) -> np.ndarray:
+        """Labels -> (N,) int64 class indices, or float32 standardised values.
+
+        Raises:
+            InvalidData: a missing or infinite label, or a class that training did not have.
+        """
+        _check_present(labels, self.label)
+        if not self.is_classification:
+            return ((_as_floats(labels, self.label) - self.mean) / self.sd).astype(np.float32)
+        index = {_plain(value): i for i, value in enumerate(self.class_labels)}
+        codes = labels.map(lambda value: index.get(_plain(value), -1)).to_numpy(dtype=np.int64)
+        if (codes < 0).any():
+            unseen = labels[codes < 0]
+            counts = ", ".join(f"{value!r} ({count} rows)" for value, count in unseen.value_counts().head(5).items())
+            raise InvalidData(f"label column {self.label!r}: classes that the training rows do not have: {counts}; first in row {unseen.index[0]!r}")
+        return codes
+
+    def decode(self, predictions: np.ndarray, index: pd.Index) -> pd.Series:
+        """(N,) class indices or values in the label's unit -> a Series in the label's own dtype."""
+        if not self.is_classification:
+            return pd.Series(predictions.astype(np.float64), index=index, name=self.label)
+        values = [self.class_labels[i] for i in predictions]
+        if self.label_dtype == "category":
+            return pd.Series(pd.Categorical(values, categories=list(self.class_labels), ordered=self.ordered), index=index, name=self.label)
+        return pd.Series(values, index=index, name=self.label, dtype=self.label_dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{**values, "class_labels": tuple(values["class_labels"])})
+
+
+def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None) -> Problem:
+    """Works out the problem from the training labels.
+
+    Two distinct values are binary; strings, categories and booleans are classes; integers are classes up to 20 distinct values;
+    all else is regression.
+
+    Args:
+        problem_type: binary, multiclass or regression, where the user knows better.
+
+    Raises:
+        InvalidData: missing or infinite labels, a single class, or labels that the given type cannot have.
+    """
+    _check_present(labels, label)
+    kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels
+    distinct = list(kept.cat.categories) if isinstance(kept.dtype, pd.CategoricalDtype) else sorted(kept.unique().tolist(), key=_order)
+    if len(distinct) < 2:
+        raise InvalidData(f"label column {label!r}: expected at least 2 different values, got only {distinct[0]!r} in all {len(labels)} rows")
+    inferred = _infer_type(kept, len(distinct))
+    problem_type = problem_type or inferred
+    if problem_type == "regression":
+        values = _as_floats(labels, label)
+        return Problem(label, problem_type, mean=float(values.mean()), sd=float(values.std()) or 1.0)
+    if problem_type == "binary" and len(distinct) != 2:
+        raise InvalidData(f"label column {label!r}: problem_type 'binary' expects 2 classes, got {len(distinct)}")
+    if inferred == "regression" and len(distinct) > len(labels) / 2:
+        raise InvalidData(f"label column {label!r}: problem_type {problem_type!r} with {len(distinct)} different numbers in {len(labels)} rows; a regression?")
+    categorical = isinstance(kept.dtype, pd.CategoricalDtype)
+    return Problem(
+        label,
+        "binary" if len(distinct) == 2 else "multiclass",
+        tuple(_plain(value) for value in distinct),
+        "category" if categorical else str(labels.dtype),
+        ordered=bool(categorical and kept.cat.ordered),
+    )
+
+
+def _infer_type(labels: pd.Series, num_distinct: int) -> str:
+    if num_distinct == 2:
+        return "binary"
+    if not pd.api.types.is_numeric_dtype(labels.dtype) or pd.api.types.is_bool_dtype(labels.dtype):
+        return "multiclass"
+    whole = pd.api.types.is_integer_dtype(labels.dtype)
+    return "multiclass" if whole and num_distinct <= MAX_INTEGER_CLASSES else "regression"
+
+
+def _check_present(labels: pd.Series, label: str) -> None:
+    bad = labels.isna()
+    if pd.api.types.is_float_dtype(labels.dtype):
+        bad |= np.isinf(labels)
+    if bad.any():
+        rows = ", ".join(repr(row) for row in labels.index[bad][:5])
+        raise InvalidData(f"label column {label!r}: {int(bad.sum())} of {len(labels)} labels are missing or infinite; first in rows {rows}. Drop or fill them.")
+
+
+def _as_floats(labels: pd.Series, label: str) -> np.ndarray:
+    values = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise InvalidData(f"label column {label!r}: a regression needs numbers; row {labels.index[bad][0]!r} has {labels[bad].iloc[0]!r}")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: numpy scalars unwrapped."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    return (type(value).__name__, value) if isinstance(value, str) else ("", value)

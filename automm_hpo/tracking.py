@@ -1,0 +1,136 @@
+"""MLflow: one parent run a fit, one child run a trial. The only ``import mlflow``.
+
+Everything happens on a thread of its own, which also pays for the import; a search neither waits for MLflow nor fails with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import write_json
+
+EXPERIMENT = "automm_hpo"
+MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
+CLOSE_TIMEOUT = 20.0  # seconds that the end of a fit waits for the last records to be written
+
+
+class MlflowTracker:
+    """A listener of the search that stores it in MLflow.
+
+    The tracking URI is the one the user set (``mlflow.set_tracking_uri`` or ``MLFLOW_TRACKING_URI``), else ``mlflow.db`` in the
+    current folder, where ``mlflow ui`` looks. The experiment is ``MLFLOW_EXPERIMENT_NAME``, else ``automm_hpo``.
+    """
+
+    def __init__(self, folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Args:
+        folder: the search's; run ids are noted there.
+        name: of the parent run.
+        params: the fixed hyperparameters, by dotted key.
+        """
+        self._folder, self._default_uri = folder, f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        self._client: Any = None
+        self._experiment = ""
+        self._parent = ""
+        self._runs: dict[int, str] = {}
+        self._failure: Exception | None = None
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
+        self._thread.start()
+        self._jobs.put(lambda: self._open(name, params, tags))
+
+    def trial_started(self, record: Any) -> None:
+        self._jobs.put(lambda: self._start_trial(record))
+
+    def trial_reported(self, record: Any, result: Any) -> None:
+        now = _now()
+        values = {key: getattr(result, key) for key in ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "seconds")}
+        self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, result.step, now))
+
+    def trial_ended(self, record: Any) -> None:
+        self._jobs.put(lambda: self._end_trial(record))
+
+    def close(self, status: str, best: Any = None) -> None:
+        """Ends the parent run and waits, within bounds, until all is written.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            best: the winning trial's record.
+        """
+        self._jobs.put(lambda: self._close(status, best))
+        self._jobs.put(None)
+        self._thread.join(CLOSE_TIMEOUT)
+        if self._thread.is_alive():
+            self._failure = TimeoutError(f"not done after {CLOSE_TIMEOUT:.0f} s")
+        if self._failure is not None:
+            warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {self._failure}); the fit is unaffected", stacklevel=3)
+
+    # everything below runs on the thread
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._failure is None:
+                try:
+                    job()
+                except Exception as error:  # whatever a tracking server can do, it cannot fail a fit
+                    self._failure = error
+
+    def _open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        for logger in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        import mlflow
+
+        uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else self._default_uri
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        found = self._client.get_experiment_by_name(experiment)
+        self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+        self._parent = self._create_run(name, params, tags, self._folder / "mlflow.json")
+
+    def _create_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
+        from mlflow.entities import Param
+
+        run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
+        self._client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+        write_json(note, {"run_id": run_id})
+        return run_id
+
+    def _start_trial(self, record: Any) -> None:
+        note = self._folder / "trials" / f"{record.number:04d}" / "mlflow.json"
+        tags = {"mlflow.parentRunId": self._parent, "automm_hpo.trial": str(record.number)}
+        self._runs[record.number] = self._create_run(f"trial {record.number}", record.config, tags, note)
+
+    def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int, timestamp: int) -> None:
+        from mlflow.entities import Metric
+
+        finite = {key: value for key, value in values.items() if math.isfinite(value)}
+        self._client.log_batch(run_id, metrics=[Metric(key, float(value), timestamp, step) for key, value in finite.items()])
+
+    def _end_trial(self, record: Any) -> None:
+        run_id = self._runs.pop(record.number)
+        if record.best:
+            self._log_metrics(run_id, {"best_score": record.best.score, "best_epoch": record.best.epoch}, record.best.step, _now())
+        for tag, value in (("automm_hpo.status", record.status), ("automm_hpo.reason", record.reason)):
+            self._client.set_tag(run_id, tag, value)
+        self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])
+
+    def _close(self, status: str, best: Any) -> None:
+        if best is not None:
+            self._log_metrics(self._parent, {"best_score": best.best.score, "best_metric": best.best.metric, "best_epoch": best.best.epoch}, 0, _now())
+            self._client.set_tag(self._parent, "automm_hpo.best_trial", str(best.number))
+        for run_id in self._runs.values():  # trials that were under way when the search was cut short
+            self._client.set_terminated(run_id, "KILLED")
+        self._client.set_terminated(self._parent, status)
+
+
+def _now() -> int:
+    """Milliseconds since 1970, MLflow's unit."""
+    return int(time.time() * 1000)

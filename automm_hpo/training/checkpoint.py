@@ -1,0 +1,149 @@
+"""Checkpoints of a trial: a folder each, named by its epoch, complete or absent, checksummed, without pickle.
+
+    checkpoints/0003.000/   model.safetensors        weights
+                            train_state.json         the EpochResult, and the optimizer's plain values
+                            train_state.safetensors  the optimizer's tensors; only the newest keep it
+                            MANIFEST.json            SHA-256 of the files above
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..errors import CorruptFile
+from ..files import MANIFEST, check_files, manifest_of, read_json, write_json
+from .loop import EpochResult, TrainState
+
+WEIGHTS, STATE, STATE_TENSORS = "model.safetensors", "train_state.json", "train_state.safetensors"
+
+
+def result_to_json(result: EpochResult) -> dict[str, Any]:
+    """JSON has no nan: None stands for it."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in asdict(result).items()}
+
+
+def result_from_json(values: Mapping[str, Any]) -> EpochResult:
+    return EpochResult(**{key: math.nan if value is None and key != "end" else value for key, value in values.items()})
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    save_file({key: value.detach().contiguous() for key, value in model.state_dict().items()}, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads weights of exactly this model.
+
+    Raises:
+        CorruptFile: the file does not hold them.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors has its own error type, load_state_dict raises RuntimeError
+        raise CorruptFile(f"{path} does not hold this model's weights: {type(error).__name__}: {error}") from None
+
+
+def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
+    """Writes ``folder/<epoch>`` under a temporary name and renames it when it is whole."""
+    final = folder / f"{result.epoch:08.3f}"
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    optimizer = state.optimizer.state_dict()
+    tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items()}
+    save_weights(state.model, temporary / WEIGHTS)
+    save_file({name: value.contiguous() for name, value in tensors.items() if isinstance(value, torch.Tensor)}, temporary / STATE_TENSORS)
+    position = {"step": state.step, "best_score": state.best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
+    write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": optimizer["param_groups"]})
+    write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)))
+    _remove(final)
+    os.replace(temporary, final)
+    return final
+
+
+def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
+    """Restores a state in place from a checkpoint that still has its optimizer.
+
+    Raises:
+        CorruptFile: a file is absent, damaged, or another model's.
+    """
+    check_checkpoint(path)
+    stored = read_json(path / STATE)
+    load_weights(state.model, path / WEIGHTS)
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    for key, value in load_file(path / STATE_TENSORS).items():
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        # the fused optimizers walk raw memory: a state must lie in memory the way its weight does
+        slots.setdefault(int(index), {})[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+    state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
+    for key, value in stored["position"].items():
+        setattr(state, key, value)
+    return result_from_json(stored["result"])
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises:
+    CorruptFile
+    """
+    if not (path / MANIFEST).is_file():
+        raise CorruptFile(f"{path} has no {MANIFEST}")
+    manifest = read_json(path / MANIFEST)
+    check_files({name: path / name for name in manifest}, manifest)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Oldest first; unfinished ones are not among them."""
+    return sorted(path for path in folder.glob("*") if not path.name.startswith(".")) if folder.is_dir() else []
+
+
+def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:
+    """Keeps the newest ``num_states`` resumable, of the others the best ``num_best`` without their optimizer, and no more."""
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    checkpoints = list_checkpoints(folder)
+    newest = checkpoints[len(checkpoints) - num_states :]
+    by_score = sorted(checkpoints, key=lambda path: -_score(path))  # stable: of equals the earliest, as the trial's best epoch is
+    for path in checkpoints:
+        if path in newest:
+            continue
+        if path in by_score[:num_best]:
+            _strip(path)
+        else:
+            _remove(path)
+
+
+def _score(path: Path) -> float:
+    try:
+        score = read_json(path / STATE)["result"]["score"]
+    except (CorruptFile, OSError, KeyError):
+        return -math.inf
+    return -math.inf if score is None else score
+
+
+def _strip(path: Path) -> None:
+    """Drops the optimizer; the manifest forgets it first, so that the checkpoint is whole at every moment."""
+    if (path / STATE_TENSORS).exists():
+        manifest = read_json(path / MANIFEST)
+        manifest.pop(STATE_TENSORS, None)
+        write_json(path / MANIFEST, manifest)
+        (path / STATE_TENSORS).unlink()
+
+
+def _remove(path: Path) -> None:
+    """Renames before deleting, so that no half-deleted checkpoint ever bears a checkpoint's name."""
+    doomed = path.with_name(f".{path.name}.old")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,81 @@
+"""Logits -> predictions -> metrics."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..config import Env
+from ..data.cache import TensorCache
+from ..data.images import ImageSpec
+from ..errors import InvalidHyperparameter
+from ..metrics import Metric
+from ..problem import Problem
+from .transforms import eval_view
+
+
+def find_device(env: Env) -> torch.device:
+    """The device of a trial.
+
+    Raises:
+        InvalidHyperparameter: a GPU is demanded and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if (env.accelerator == "gpu" or env.num_gpus > 0) and not has_gpu:
+        raise InvalidHyperparameter("env.accelerator, env.num_gpus: a GPU is asked for, and torch finds none; accelerator='auto' takes what there is")
+    return torch.device("cuda" if has_gpu and env.accelerator != "cpu" and env.num_gpus != 0 else "cpu")
+
+
+def autocast(env: Env, device: torch.device) -> AbstractContextManager:
+    """Mixed precision where the config asks for it; ``auto`` means bfloat16 on a GPU that has it."""
+    wanted = env.precision == "bf16-mixed" or (env.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross entropy for classes, mean squared error on standardised values."""
+    if problem.is_classification:
+        return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+    return F.mse_loss(logits.float().squeeze(1), target)
+
+
+@torch.inference_mode()
+def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env) -> torch.Tensor:
+    """(N, num_outputs) float32 on the CPU; the model is left in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio
+    logits = []
+    for start in range(0, len(data), batch_size):
+        batch = data.batch(slice(start, start + batch_size))
+        with autocast(env, device):
+            logits.append(model(eval_view(batch.images.to(device), spec), batch.image_mask.to(device)).float())
+    return torch.cat(logits).cpu()
+
+
+def probabilities(logits: torch.Tensor) -> np.ndarray:
+    """(N, K) float64, rows sum to 1."""
+    return logits.double().softmax(1).numpy()
+
+
+def values(problem: Problem, logits: torch.Tensor) -> np.ndarray:
+    """(N,) float64 in the label's own unit."""
+    return logits.double().squeeze(1).numpy() * problem.sd + problem.mean
+
+
+def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> float:
+    """The metric in its natural sign and, for regression, in the label's own unit.
+
+    Args:
+        logits: (N, num_outputs).
+        target: (N,) as ``Problem.encode`` gives it.
+    """
+    if metric.needs == "values":
+        return metric.compute(target.astype(np.float64) * problem.sd + problem.mean, values(problem, logits))
+    if metric.needs == "classes":
+        return metric.compute(target, logits.argmax(1).numpy())
+    return metric.compute(target, probabilities(logits))

@@ -1,0 +1,166 @@
+"""The training loop. ``train_epochs`` yields after every validation; stopping, schedulers, tracking and checkpoints consume it.
+
+All randomness is a function of (seed, step): which rows, which windows, which dropout masks. A run resumed from a checkpoint
+therefore takes the very steps the uninterrupted one would have taken, and no generator's state needs to be stored.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import Config
+from ..data.cache import TensorCache
+from ..data.images import ImageSpec
+from ..metrics import Metric
+from ..problem import Problem
+from .evaluate import autocast, compute_metric, loss_function, predict_logits
+from .optim import lr_factor
+from .transforms import train_view
+
+StopCheck = Callable[[float], str | None]
+"""Given the seconds that ending would take, why to end now; None: go on."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one validation found.
+
+    Attributes:
+        epoch: position in epochs; 1.5 is the middle of the second.
+        step: optimizer steps taken.
+        score: the validation metric turned so that higher is better; nan where the trial diverged.
+        metric: the same in its natural sign.
+        train_loss, valid_loss: means since the last validation, and over the validation rows.
+        lr: learning rate of the last step.
+        seconds: spent in this trial so far, training and validating.
+        end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
+    """
+
+    epoch: float
+    step: int
+    score: float
+    metric: float
+    train_loss: float
+    valid_loss: float
+    lr: float
+    seconds: float
+    end: str | None = None
+
+
+@dataclass
+class TrainState:
+    """Everything a resumed run needs; ``checkpoint.py`` stores it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best_score: float = -math.inf
+    validations_since_best: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """What a trial learns from, on its device."""
+
+    train: TensorCache
+    valid: TensorCache
+    problem: Problem
+    metric: Metric
+    spec: ImageSpec
+    valid_target: np.ndarray = field(repr=False)  # (N,) on the CPU, for the metric
+
+
+def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult]:
+    """Trains until an end, yielding after every validation.
+
+    Args:
+        state: changed in place; a restored one goes on where it was.
+        should_stop: asked after every step, so a trial always has at least one step and one result.
+    """
+    optim, env = config.optim, config.env
+    model, optimizer = state.model, state.optimizer
+    device = next(model.parameters()).device
+    batch_size = min(env.batch_size, len(data.train))
+    micro_batch_size = min(env.per_gpu_batch_size or batch_size, batch_size)
+    steps_per_epoch = len(data.train) // batch_size  # the rest of an epoch's shuffled rows waits for another epoch
+    total_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
+    validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
+    rng = torch.Generator(device)
+    order = None
+    validation_seconds = 0.0
+    end = None
+
+    while end is None:
+        started = time.perf_counter()
+        losses = []
+        model.train()
+        while True:
+            epoch, position = divmod(state.step, steps_per_epoch)
+            if position == 0 or order is None:
+                order = epoch_order(seed, epoch, len(data.train))
+            rows = order[position * batch_size : (position + 1) * batch_size]
+            rng.manual_seed(step_seed(seed, state.step))  # windows and mirrors
+            torch.manual_seed(step_seed(seed, state.step))  # dropout
+            for micro_rows in rows.split(micro_batch_size):
+                batch = data.train.batch(micro_rows.to(data.train.images.device))
+                images = train_view(batch.images.to(device), data.spec, config.model.timm_image.train_transforms, rng)
+                with autocast(env, device):
+                    logits = model(images, batch.image_mask.to(device))  # (B, K)
+                    loss = loss_function(data.problem, logits, batch.target.to(device), optim.label_smoothing)
+                (loss * (len(batch) / len(rows))).backward()
+                losses.append(loss.detach())
+            if optim.gradient_clip_val:
+                nn.utils.clip_grad_norm_(model.parameters(), optim.gradient_clip_val)
+            lr = optim.lr * lr_factor(optim, state.step, total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad()
+            state.step += 1
+            if state.step >= total_steps or (position + 1) * validations // steps_per_epoch > position * validations // steps_per_epoch:
+                break
+            # a validation not measured yet costs at most what training as many rows would
+            seconds_per_row = (time.perf_counter() - started) / (len(losses) * micro_batch_size)
+            if end := should_stop(validation_seconds or seconds_per_row * len(data.valid)):
+                break
+
+        train_loss = float(torch.stack(losses).mean())  # the one synchronisation of the epoch
+        validation_started = time.perf_counter()
+        logits = predict_logits(model, data.valid, data.spec, env)
+        finite = math.isfinite(train_loss) and bool(logits.isfinite().all())
+        metric = compute_metric(data.metric, data.problem, logits, data.valid_target) if finite else math.nan
+        valid_loss = float(loss_function(data.problem, logits, torch.from_numpy(data.valid_target)))
+        validation_seconds = time.perf_counter() - validation_started
+        state.seconds += time.perf_counter() - started
+
+        score = data.metric.score(metric)
+        improved = score > state.best_score
+        state.best_score = score if improved else state.best_score
+        state.validations_since_best = 0 if improved else state.validations_since_best + 1
+        if not finite:
+            end = "diverged"
+        elif state.step >= total_steps:
+            end = "max_epochs"
+        elif state.validations_since_best >= optim.patience:
+            end = "patience"
+        else:
+            end = end or should_stop(validation_seconds)
+        yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, valid_loss, lr, state.seconds, end)
+
+
+def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:
+    """(num_rows,) int64: the rows in this epoch's order."""
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(step_seed(seed, -1 - epoch)))
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed of its own for every step (and, below zero, for every epoch); neighbours share no pattern."""
+    return int(np.random.SeedSequence([seed, step & 0xFFFFFFFF]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,53 @@
+"""From cached pixels to what the model sees, on the device: resize where a trial is smaller than the cache, crop, flip."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..data.images import ImageSpec
+
+SHIFT = 16  # random_crop may leave the picture by 1/16 of its size; the edge pixels repeat there
+
+
+def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre."""
+    images = _resized(images, spec)
+    start = (images.shape[-1] - spec.size) // 2
+    return images[..., start : start + spec.size, start : start + spec.size]
+
+
+def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], rng: torch.Generator) -> torch.Tensor:
+    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), each image with a window and a mirror of its own."""
+    if not transforms:
+        return eval_view(images, spec)
+    images = _resized(images, spec)
+    num_images, side, size = images.shape[0] * images.shape[1], images.shape[-1], spec.size
+    pixels = images.flatten(0, 1).permute(0, 2, 3, 1)  # (B*I, S, S, 3): a pixel's channels lie together, the gather moves them as one
+    shift = size // SHIFT
+    centre = torch.full((num_images, 2), (side - size) // 2, device=images.device)
+    corner = centre
+    if "random_crop" in transforms:
+        corner = torch.randint(-shift, side - size + shift + 1, (num_images, 2), generator=rng, device=images.device)
+    offsets = torch.arange(size, device=images.device)
+    rows = (corner[:, :1] + offsets).clamp_(0, side - 1)  # (B*I, size)
+    columns = (corner[:, 1:] + offsets).clamp_(0, side - 1)
+    if "random_horizontal_flip" in transforms:
+        mirrored = torch.rand(num_images, 1, generator=rng, device=images.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    which = torch.arange(num_images, device=images.device)[:, None, None]
+    view = pixels[which, rows[:, :, None], columns[:, None, :]]  # (B*I, size, size, 3)
+    return view.permute(0, 3, 1, 2).unflatten(0, images.shape[:2])
+
+
+def _resized(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
+    """The picture at the side this spec crops from; a search that tunes the size decodes once, at the largest."""
+    if images.shape[-1] == spec.side:
+        return images
+    flat = images.flatten(0, 1)
+    mode = "bicubic" if spec.interpolation in ("bicubic", "lanczos") else "bilinear"
+    if flat.device.type == "cpu":  # torch resizes bytes natively here, on a GPU only floats
+        resized = F.interpolate(flat, size=(spec.side, spec.side), mode=mode, antialias=True)
+    else:
+        resized = F.interpolate(flat.float(), size=(spec.side, spec.side), mode=mode, antialias=True).round_().clamp_(0, 255).to(torch.uint8)
+    return resized.unflatten(0, images.shape[:2])

@@ -1,0 +1,69 @@
+"""Fixtures that all tests share: real images in files, one small Ray for the whole session, a folder of its own as cwd."""
+
+import os
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import pandas as pd
+import pytest
+
+
+@pytest.fixture(scope="session")
+def fashion(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(2,000, 2,000) rows of the shipped Fashion-MNIST as PNG files."""
+    from automm_hpo.datasets import fashion_mnist
+
+    return fashion_mnist(tmp_path_factory.mktemp("fashion"))
+
+
+@pytest.fixture(scope="session")
+def small(fashion) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(200, 100) rows."""
+    train, test = fashion
+    return train.head(200), test.head(100)
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One Ray for all tests that search, as a user would who started it before; its daemons cost seconds and memory."""
+    from automm_hpo.hpo.cluster import RAY_ENVIRONMENT
+
+    os.environ.update(RAY_ENVIRONMENT)
+    import ray
+
+    # workers of a module under pytest find the tests' own modules by path
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder; MLflow's database and default paths land in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_torch():
+    """Two threads: the machines that test this have two cores."""
+    import torch
+
+    torch.set_num_threads(2)
+
+
+FAST = {
+    "model.timm_image.checkpoint_name": "test_resnet",
+    "model.timm_image.pretrained": False,
+    "model.timm_image.image_size": 32,
+    "env.batch_size": 32,
+    "optim.lr": 3e-3,
+    "optim.max_epochs": 2,
+}
+
+
+@pytest.fixture
+def fast() -> dict[str, object]:
+    """Hyperparameters of a fit that takes about a second."""
+    return dict(FAST)

@@ -1,0 +1,94 @@
+"""The architecture: a file imports only lower layers or its own folder, and each heavy library enters by few doors."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "automm_hpo"
+LAYERS = [
+    ["errors"],
+    ["files"],
+    ["config", "space", "problem", "metrics", "tracking"],
+    ["presets", "datasets"],
+    ["data"],
+    ["models"],
+    ["training"],
+    ["hpo"],
+    ["artifact", "plots", "predictor"],
+]
+DOORS = {  # library -> the places that may import it
+    "ray": ("hpo/",),
+    "mlflow": ("tracking.py",),
+    "timm": ("models/", "training/"),
+    "optuna": ("hpo/",),
+    "pandas": ("data/", "hpo/records.py", "problem.py", "datasets.py", "predictor.py"),
+    "torch": ("data/", "models/", "training/", "hpo/", "predictor.py", "artifact.py"),
+}
+FORBIDDEN = {"pickle", "joblib", "dill", "cloudpickle"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(parts: tuple[str, ...]) -> int:
+    return next(level for level, names in enumerate(LAYERS) if parts[0] in names)
+
+
+def imports(path: Path):
+    """(absolute module parts, whether ours) of every import in a file."""
+    here = path.relative_to(PACKAGE).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield tuple(alias.name.split(".")), False
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield tuple((node.module or "").split(".")), False
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level]
+            module = base + tuple((node.module or "").split(".")) if node.module else base
+            if module:
+                yield module, True
+            else:  # from . import x, y
+                for alias in node.names:
+                    if (PACKAGE / alias.name).is_dir() or (PACKAGE / f"{alias.name}.py").exists():
+                        yield (alias.name,), True
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_import_reaches_up(path):
+    relative = path.relative_to(PACKAGE)
+    if relative.name == "__init__.py" and len(relative.parts) == 1:
+        return  # the package's own __init__ is the one that offers the predictor
+    own = relative.with_suffix("").parts
+    for module, ours in imports(path):
+        if ours:
+            same_folder = len(own) > 1 and module[0] == own[0]
+            assert same_folder or layer_of(module) < layer_of(own) or (own == ("predictor",) and module == ("artifact",)), f"{relative} imports {'.'.join(module)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_enter_by_their_doors(path):
+    relative = path.relative_to(PACKAGE).as_posix()
+    for module, ours in imports(path):
+        if not ours:
+            assert module[0] not in FORBIDDEN, f"{relative} imports {module[0]}"
+            assert module[0] not in DOORS or relative.startswith(DOORS[module[0]]), f"{relative} imports {module[0]}"
+
+
+def test_import_is_quick_and_light():
+    code = "import sys, automm_hpo; print([name for name in ('torch', 'ray', 'timm', 'mlflow', 'pandas') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_fit_without_a_space_needs_no_ray(small, here, fast):
+    """In a process of its own: this one has Ray loaded already."""
+    train = small[0].head(60)
+    train.to_csv(here / "train.csv", index=False)
+    code = (
+        "import sys; from automm_hpo import MultiModalPredictor as P; "
+        f"P(label='label', verbosity=0).fit('train.csv', hyperparameters={fast | {'optim.max_epochs': 1}!r}, tracking=None); "
+        "print('ray' in sys.modules, 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
