@@ -16,12 +16,12 @@ demo: .venv/.installed  ## tune a model on 2,000 real images (about two minutes)
 
 test: .venv/.installed  ## lint, types and the tests that run in minutes
 	$(VENV)/ruff check .
-
+	$(VENV)/mypy
 	$(VENV)/python -m pytest -m 'not slow'
 
 test-all: .venv/.installed  ## every test, the slow ones too
 	$(VENV)/ruff check .
-
+	$(VENV)/mypy
 	$(VENV)/python -m pytest
 
 clean:  ## remove the environment and everything made

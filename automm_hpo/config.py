@@ -36,12 +36,6 @@ def _plain_number(value: Any) -> Any:
     return value
 
 
-def _number(kind: type, words: str, **limits: Any) -> Any:
-    if kind is float:
-        limits["allow_inf_nan"] = False
-    return Annotated[kind, BeforeValidator(_plain_number), Field(**limits), Expected(words)]
-
-
 def _distinct(values: tuple) -> tuple:
     if len(set(values)) != len(values):
         raise ValueError("listed twice")
@@ -54,15 +48,15 @@ def _not_zero(value: int) -> int:
     return value
 
 
-PositiveFloat = _number(float, "a finite float > 0", gt=0)
-NonNegativeFloat = _number(float, "a finite float >= 0", ge=0)
-Fraction = _number(float, "a float in [0, 1)", ge=0, lt=1)
-EpochFraction = _number(float, "a float in (0, 1]", gt=0, le=1)
-PositiveInt = _number(int, "an integer >= 1", ge=1)
-NonNegativeInt = _number(int, "an integer >= 0", ge=0)
-LimitInt = Annotated[
-    int, BeforeValidator(_plain_number), AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")
-]
+_Number = BeforeValidator(_plain_number)
+PositiveFloat = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False), Expected("a finite float > 0")]
+NonNegativeFloat = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
+Fraction = Annotated[float, _Number, Field(ge=0, lt=1, allow_inf_nan=False), Expected("a float in [0, 1)")]
+EpochFraction = Annotated[float, _Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")]
+PositiveInt = Annotated[int, _Number, Field(ge=1), Expected("an integer >= 1")]
+NonNegativeInt = Annotated[int, _Number, Field(ge=0), Expected("an integer >= 0")]
+LimitInt = Annotated[int, _Number, AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")]
+ImageSize = Annotated[int, _Number, Field(ge=8, le=4096), Expected("an integer in [8, 4096], or None")]
 Text = Annotated[StrictStr, Field(min_length=1), Expected("a non-empty string")]
 Flag = Annotated[StrictBool, Expected("True or False")]
 
@@ -80,7 +74,7 @@ class TimmImage(Section):
     """A local weights file (safetensors, or a state dict that ``weights_only`` reads) loaded instead of the hub's."""
     pretrained: Flag = True
     """Start from published weights. False starts from random ones and needs no network."""
-    image_size: Annotated[int, BeforeValidator(_plain_number), Field(ge=8, le=4096), Expected("an integer in [8, 4096], or None")] | None = None
+    image_size: ImageSize | None = None
     """Height and width that the model sees, pixels. None: the size its weights were published for."""
     train_transforms: Annotated[
         tuple[Literal["random_crop", "random_horizontal_flip"], ...],
@@ -95,9 +89,7 @@ class TimmImage(Section):
 
 
 class Model(Section):
-    names: Annotated[
-        tuple[Literal["timm_image"], ...], Field(min_length=1), AfterValidator(_distinct), Expected("a list among timm_image")
-    ] = ("timm_image",)
+    names: Annotated[tuple[Literal["timm_image"], ...], Field(min_length=1), AfterValidator(_distinct), Expected("a list among timm_image")] = ("timm_image",)
     """Which models may be used; those without a column to feed them drop out."""
     timm_image: TimmImage = TimmImage()
 
@@ -153,7 +145,7 @@ class Env(Section):
     """``auto``: bf16-mixed on a GPU that has it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """``auto``: a GPU where there is one."""
-    num_gpus: Annotated[int, BeforeValidator(_plain_number), Field(ge=-1), Expected("an integer >= -1")] = -1
+    num_gpus: Annotated[int, _Number, Field(ge=-1), Expected("an integer >= -1")] = -1
     """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
     num_workers: NonNegativeInt = 0
     """Threads that decode image files, once for the whole search; 0: one per core."""

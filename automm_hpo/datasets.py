@@ -38,7 +38,8 @@ def fashion_mnist(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         (train, test) with columns ``image`` (absolute path) and ``label`` (class name).
     """
     with np.load(SUBSET, allow_pickle=False) as subset:
-        return tuple(_unpack(Path(folder), split, subset[f"{split}_images"], subset[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = (_unpack(Path(folder), split, subset[f"{split}_images"], subset[f"{split}_labels"]) for split in ("train", "test"))
+    return train, test
 
 
 def fashion_mnist_full(folder: str | Path, source: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -192,7 +192,7 @@ class MultiModalPredictor:
             if tracker:
                 tracker.close("FINISHED", best)
         progress.summary(records)
-        progress.say(f"best: trial {best.number}, {plan.validation_metric.name} {best.best.metric:.4f}, saved in {plan.path}", level=1)
+        progress.say(f"best: trial {best.number}, {plan.validation_metric.name} {plan.validation_metric.value(best.score):.4f}, saved in {plan.path}", level=1)
         self._adopt(artifact, plan.path)
         return self
 
@@ -202,13 +202,20 @@ class MultiModalPredictor:
     ) -> FitPlan:  # fmt: skip
         """Checks a call of ``fit`` and decides everything; reads files, writes none, starts no process."""
         problems = Problems()
-        config, space, settings = Config(), {}, TuneSettings()
+        config, settings = Config(), TuneSettings()
+        space: SearchSpace = {}
         with problems.gather():
             fixed, space = split_hyperparameters(hyperparameters)
             config = Config.from_flat(fixed)
         with problems.gather():
             settings = _search_settings(space, tune_kwargs)
-        checks = {_check_presets: presets, _check_seed: seed, _check_holdout: holdout_frac, _check_max_rows: max_num_tuning_data, _check_tracking: tracking}
+        checks: dict[Callable[[Any], Any], Any] = {
+            _check_presets: presets,
+            _check_seed: seed,
+            _check_holdout: holdout_frac,
+            _check_max_rows: max_num_tuning_data,
+            _check_tracking: tracking,
+        }
         for check, argument in checks.items():
             with problems.gather():
                 check(argument)
@@ -261,7 +268,7 @@ class MultiModalPredictor:
 
     def _adopt(self, artifact: Artifact, path: Path) -> None:
         self._artifact, self._path = artifact, path
-        artifact.model.to(find_device(artifact.config.env), memory_format=torch.channels_last)
+        artifact.model.to(find_device(artifact.config.env)).to(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------------------------------------------------------ predict
 
@@ -488,23 +495,26 @@ def _train(plan: FitPlan, monitor: SearchMonitor, progress: Progress) -> None:
 
 def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
     """The best epoch of the best trial as a predictor; where its weights are damaged, the next best, and that is said."""
-    for record in sorted((record for record in records.trials() if record.best), key=lambda record: -record.score):
+    for record in records.ranked():
+        best = record.best
+        if best is None:  # this one and all behind it
+            break
         config = Config.from_flat(record.config)
         model = build_model(config, plan.problem.num_outputs, load_weights=False)
         folder = records.folder_of(record.number)
         try:
-            check_checkpoint(folder.checkpoint(record.best))
-            load_weights(model, folder.checkpoint(record.best) / "model.safetensors")
+            check_checkpoint(folder.checkpoint(best))
+            load_weights(model, folder.checkpoint(best) / "model.safetensors")
         except CorruptFile as problem:
             if list_checkpoints(folder.checkpoints):
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
             continue
         summary = {
-            f"val_{plan.validation_metric.name}": record.best.metric,
+            f"val_{plan.validation_metric.name}": best.metric,
             "training_time": round(time.time() - started, 2),
             "num_trials": len(records),
             "best_trial": record.number,
-            "best_epoch": record.best.epoch,
+            "best_epoch": best.epoch,
             "hyperparameters": dict(record.tuned),
         }
         return record, Artifact(plan.problem, plan.columns, plan.encoders, config, model, plan.eval_metric.name, plan.validation_metric.name, summary)

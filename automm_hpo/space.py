@@ -59,8 +59,8 @@ class Int:
 
     def draw(self, rng: np.random.Generator) -> float:
         # each value owns the interval half a step below to half a step above it, so all are drawn alike
-        low, high = (_nearest_multiple(end, self.low, self.high, self.step) for end in (self.low, self.high))
-        low, high = (low - 0.5) * self.step, (high + 0.5) * self.step
+        low = (_nearest_multiple(self.low, self.low, self.high, self.step) - 0.5) * self.step
+        high = (_nearest_multiple(self.high, self.low, self.high, self.step) + 0.5) * self.step
         return math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high)
 
     def finish(self, raw: float) -> int:

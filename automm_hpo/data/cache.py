@@ -157,9 +157,9 @@ def cache_key(paths: Sequence[Sequence[str]], target: np.ndarray, geometry: Imag
         for path in row:
             try:
                 status = check_file(path)
-                identity = (path, status.st_size, status.st_mtime_ns)
+                identity: tuple[object, ...] = (path, status.st_size, status.st_mtime_ns)
             except UnreadableImage as problem:
-                identity = (path, str(problem), 0)
+                identity = (path, -1, str(problem))
             digest.update(repr(identity).encode())
     return digest.hexdigest()
 

@@ -105,7 +105,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "datetime", "sampled values parse as ISO 8601 dates"
     if all(_is_base64_image(value) for value in sample.astype(str)):
         return "image_base64_str", "sampled values decode to images"
-    if texts.str.split().str.len().mean() >= 3:
+    if texts.map(lambda value: len(value.split())).mean() >= 3:
         return "text", "three words or more on average"
     return "categorical", "short strings"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
         path = Path(data).expanduser().absolute()
         if not path.is_file():
             raise MissingData(f"{name}: no such file: {path}")
-        readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
+        readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
         if path.suffix.lower() not in readers:
             raise InvalidData(f"{name}: expected a .csv or .parquet file, got {path.name}")
         try:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 # Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
 RAY_ENVIRONMENT = {
@@ -37,10 +38,10 @@ def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
     try:
         if own:
             address = os.environ.get("RAY_ADDRESS", "local")
-            sizes = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
+            sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
             if address == "local" and num_gpus >= 0:
                 sizes["num_gpus"] = num_gpus
-            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level="error", **sizes)
+            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level=logging.ERROR, **sizes)
         for logger in loggers:  # failures of trials are told in our words, once
             logger.setLevel(logging.CRITICAL)
         yield ray.cluster_resources()

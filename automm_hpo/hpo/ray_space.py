@@ -72,7 +72,8 @@ def _to_space(value: Any) -> Space:
 
     if isinstance(value, sample.Function):
         raise NotSupported("sample_from runs code that no searcher can see into; give a tune.* range or choice")
-    sampler, step = value.get_sampler(), None
+    sampler: Any = value.get_sampler()
+    step = None
     if isinstance(sampler, sample.Quantized):
         sampler, step = sampler.sampler or value.default_sampler_cls(), sampler.q
     log = isinstance(sampler, sample.LogUniform)

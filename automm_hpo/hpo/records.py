@@ -1,9 +1,9 @@
 """What a search leaves on disk, and what is read from it: one folder a trial, written as it happens.
 
-    search/trials/0003/   config.json     number, tuned values, whole config, status, reason
-                          metrics.jsonl   one EpochResult a line, written by the trial itself
-                          error.txt       the traceback of a trial that failed
-                          checkpoints/    see training/checkpoint.py
+search/trials/0003/   config.json     number, tuned values, whole config, status, reason
+                      metrics.jsonl   one EpochResult a line, written by the trial itself
+                      error.txt       the traceback of a trial that failed
+                      checkpoints/    see training/checkpoint.py
 """
 
 from __future__ import annotations
@@ -159,9 +159,12 @@ class SearchRecords:
         return [self._closed.get(number) or self.folder_of(number).read() for number in self._numbers()]
 
     def best(self) -> TrialRecord | None:
-        """The trial with the best best epoch; of equals the earliest."""
-        scored = [record for record in self.trials() if record.best]
-        return max(scored, key=lambda record: record.score, default=None)
+        """The trial with the best best epoch; of equals the earliest; None where no trial has a score."""
+        return next((record for record in self.ranked() if record.best), None)
+
+    def ranked(self) -> list[TrialRecord]:
+        """By their best epoch, those without a score last."""
+        return sorted(self.trials(), key=lambda record: -record.score)
 
     def leaderboard(self, metric: Metric) -> pd.DataFrame:
         """One row a trial, best first, trials without a score last.
@@ -170,11 +173,11 @@ class SearchRecords:
             Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
             seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter.
         """
-        ranked = sorted(self.trials(), key=lambda record: -record.score)
+        ranked = self.ranked()
         keys = dict.fromkeys(key for record in ranked for key in record.tuned)
         rows = []
         for record in ranked:
-            row = {"trial": record.number, "status": record.status, "score": record.best.score if record.best else math.nan}
+            row: dict[str, Any] = {"trial": record.number, "status": record.status, "score": record.best.score if record.best else math.nan}
             if not metric.higher_is_better:
                 row[metric.name] = record.best.metric if record.best else math.nan
             row |= {"best_epoch": record.best.epoch if record.best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}

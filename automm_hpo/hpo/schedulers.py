@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -23,7 +24,7 @@ def _fifo(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> Tria
 def _asha(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> TrialScheduler:
     # before the warm-up is over, a trial's score says little about it
     grace_period = min(max_epochs, max(1, math.ceil(warmup_epochs)))
-    arguments = {"max_t": max_epochs, "grace_period": grace_period, "reduction_factor": 3} | settings.scheduler_init_args
+    arguments: dict[str, Any] = {"max_t": max_epochs, "grace_period": grace_period, "reduction_factor": 3} | settings.scheduler_init_args
     return ASHAScheduler(time_attr=TIME_ATTR, metric=METRIC, mode="max", **arguments)
 
 

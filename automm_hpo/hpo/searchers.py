@@ -66,7 +66,7 @@ class RecordingSearcher(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self.inner, self.space, self.config, self.records, self.deadline = inner, space, config, records, deadline
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         if self.deadline is not None and time.time() > self.deadline:
             return Searcher.FINISHED
         proposal = self.inner.suggest(trial_id)
@@ -77,8 +77,11 @@ class RecordingSearcher(Searcher):
         return {"trial": record.number}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        failed = error or not result or METRIC not in result
-        self.inner.on_trial_complete(trial_id, None if failed else {METRIC: result[METRIC]}, failed)
+        score = (result or {}).get(METRIC)
+        if error or score is None:  # raised, diverged at once, or found no time
+            self.inner.on_trial_complete(trial_id, error=True)
+        else:
+            self.inner.on_trial_complete(trial_id, {METRIC: score})
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True  # both are known since __init__

@@ -23,7 +23,7 @@ RESULT = "epoch_result"
 class TrialRunner(tune.Trainable):
     """Advances ``run_trial`` one validation a step. All state is in the trial's folder; Ray only ever sees a pointer to it."""
 
-    def setup(self, config: dict[str, Any], task: TrialTask, num_threads: int) -> None:
+    def setup(self, config: dict[str, Any], task: TrialTask, num_threads: int) -> None:  # type: ignore[override]  # with_parameters adds them
         torch.set_num_threads(num_threads)
         self.task = task
         self._begin(config["trial"])
@@ -56,5 +56,5 @@ class TrialRunner(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {"trial": self.folder.number}
 
-    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def load_checkpoint(self, checkpoint: Any) -> None:
         self._begin(checkpoint["trial"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from ..config import Config
 from ..config import TimmImage as TimmImageConfig
-from ..data.images import ImageSpec
+from ..data.images import ImageSpec, Interpolation
 from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
 
 KEY = "model.timm_image"
@@ -26,6 +27,8 @@ class TimmImage(nn.Module):
 
     def __init__(self, backbone: nn.Module, num_outputs: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
         self.backbone = backbone
         self.head = nn.Linear(_feature_size(backbone), num_outputs)
         # of pixels in [0, 255]: data never has to know which model it feeds
@@ -57,7 +60,7 @@ def build(config: Config, num_outputs: int, load_weights: bool) -> TimmImage:
 
 def image_spec(own: TimmImageConfig) -> ImageSpec:
     cfg = _pretrained_cfg(own.checkpoint_name)
-    return ImageSpec(own.image_size or cfg.input_size[-1], cfg.interpolation, cfg.crop_pct)
+    return ImageSpec(own.image_size or cfg.input_size[-1], cast(Interpolation, cfg.interpolation), cfg.crop_pct)
 
 
 def check(own: TimmImageConfig) -> None:
@@ -77,7 +80,7 @@ def check(own: TimmImageConfig) -> None:
 
 
 def _create(own: TimmImageConfig, pretrained: bool) -> nn.Module:
-    options: dict[str, object] = {"drop_rate": own.drop_rate}
+    options: dict[str, Any] = {"drop_rate": own.drop_rate}
     if own.drop_path_rate:
         options["drop_path_rate"] = own.drop_path_rate
     if own.image_size and _pretrained_cfg(own.checkpoint_name).fixed_input_size:
@@ -92,7 +95,8 @@ def _create(own: TimmImageConfig, pretrained: bool) -> nn.Module:
 
 def _feature_size(backbone: nn.Module) -> int:
     """Width of what the backbone returns without its classifier (some models end in a hidden layer wider than their last block)."""
-    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+    size: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return int(size)
 
 
 def _pretrained_cfg(name: str) -> PretrainedCfg:

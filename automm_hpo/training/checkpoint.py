@@ -1,9 +1,9 @@
 """Checkpoints of a trial: a folder each, named by its epoch, complete or absent, checksummed, without pickle.
 
-    checkpoints/0003.000/   model.safetensors        weights
-                            train_state.json         the EpochResult, and the optimizer's plain values
-                            train_state.safetensors  the optimizer's tensors; only the newest keep it
-                            MANIFEST.json            SHA-256 of the files above
+checkpoints/0003.000/   model.safetensors        weights
+                        train_state.json         the EpochResult, and the optimizer's plain values
+                        train_state.safetensors  the optimizer's tensors; only the newest keep it
+                        MANIFEST.json            SHA-256 of the files above
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def result_to_json(result: EpochResult) -> dict[str, Any]:
 
 
 def result_from_json(values: Mapping[str, Any]) -> EpochResult:
-    return EpochResult(**{key: math.nan if value is None and key != "end" else value for key, value in values.items()})
+    fields: dict[str, Any] = {key: math.nan if value is None and key != "end" else value for key, value in values.items()}
+    return EpochResult(**fields)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
