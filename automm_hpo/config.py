@@ -27,13 +27,25 @@ class Live:
     """Marks a field that may change on a trained state, as population-based training does."""
 
 
-def _plain_number(value: Any) -> Any:
-    """Refuses booleans, which Python counts among the integers, and unwraps numpy scalars (searchers propose them)."""
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, bool):
-        raise ValueError("a boolean is not a number")
+def unwrapped(value: Any) -> Any:
+    """The Python value of a numpy scalar; searchers and ``np.linspace`` give them."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _number(value: Any) -> int | float:
+    value = unwrapped(value)
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return float(value)  # "1e3", which a field of integers takes as well
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("not a number")  # Python counts booleans among the integers
     return value
+
+
+def _precision(value: Any) -> Any:
+    return "32" if str(value) in ("32", "32-true") else value
 
 
 def _distinct(values: tuple) -> tuple:
@@ -48,17 +60,17 @@ def _not_zero(value: int) -> int:
     return value
 
 
-_Number = BeforeValidator(_plain_number)
-PositiveFloat = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False), Expected("a finite float > 0")]
-NonNegativeFloat = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
-Fraction = Annotated[float, _Number, Field(ge=0, lt=1, allow_inf_nan=False), Expected("a float in [0, 1)")]
-EpochFraction = Annotated[float, _Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")]
-PositiveInt = Annotated[int, _Number, Field(ge=1), Expected("an integer >= 1")]
-NonNegativeInt = Annotated[int, _Number, Field(ge=0), Expected("an integer >= 0")]
-LimitInt = Annotated[int, _Number, AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")]
-ImageSize = Annotated[int, _Number, Field(ge=8, le=4096), Expected("an integer in [8, 4096], or None")]
+Number = BeforeValidator(_number)
+PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False), Expected("a finite float > 0")]
+NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
+Fraction = Annotated[float, Number, Field(ge=0, lt=1, allow_inf_nan=False), Expected("a float in [0, 1)")]
+EpochFraction = Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")]
+PositiveInt = Annotated[int, Number, Field(ge=1), Expected("an integer >= 1")]
+NonNegativeInt = Annotated[int, Number, Field(ge=0), Expected("an integer >= 0")]
+LimitInt = Annotated[int, Number, AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")]
+ImageSize = Annotated[int, Number, Field(ge=8, le=4096), Expected("an integer in [8, 4096], or None")]
 Text = Annotated[StrictStr, Field(min_length=1), Expected("a non-empty string")]
-Flag = Annotated[StrictBool, Expected("True or False")]
+Flag = Annotated[StrictBool, BeforeValidator(unwrapped), Expected("True or False")]
 
 
 class Section(BaseModel):
@@ -138,14 +150,11 @@ class Env(Section):
     """Rows that go through the device at once; gradients accumulate to ``batch_size``. None: ``batch_size``."""
     inference_batch_size_ratio: PositiveInt = 4
     """Validation and prediction use batches this many times larger."""
-    precision: Annotated[
-        Literal["auto", "32", "bf16-mixed"],
-        BeforeValidator(lambda value: {32: "32", "32-true": "32"}.get(value, value) if not isinstance(value, (list, dict)) else value),
-    ] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(_precision)] = "auto"
     """``auto``: bf16-mixed on a GPU that has it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """``auto``: a GPU where there is one."""
-    num_gpus: Annotated[int, _Number, Field(ge=-1), Expected("an integer >= -1")] = -1
+    num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1")] = -1
     """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
     num_workers: NonNegativeInt = 0
     """Threads that decode image files, once for the whole search; 0: one per core."""
@@ -187,6 +196,7 @@ class HyperField:
 
     adapter: TypeAdapter
     expected: str
+    options: tuple[Any, ...]
     default: Any
     live: bool
     description: str
@@ -209,6 +219,13 @@ def _expected(hint: Any) -> str:
     return words if "None" in words else f"{words}, or None"
 
 
+def _options(hint: Any) -> tuple[Any, ...]:
+    """What the Literals within a type hint allow."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(option for part in get_args(hint) for option in _options(part))
+
+
 def fields_of(section: type[Section], prefix: str = "") -> dict[str, HyperField]:
     """The leaves below a section, by dotted key."""
     found: dict[str, HyperField] = {}
@@ -220,7 +237,7 @@ def fields_of(section: type[Section], prefix: str = "") -> dict[str, HyperField]
         else:
             marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
             live = any(isinstance(mark, Live) for mark in marks)
-            found[prefix + name] = HyperField(TypeAdapter(hint), _expected(hint), info.default, live, info.description or "")
+            found[prefix + name] = HyperField(TypeAdapter(hint), _expected(hint), _options(hint), info.default, live, info.description or "")
     return found
 
 
@@ -245,7 +262,7 @@ def canonical_key(key: str) -> str:
 
 def _unknown(key: str) -> UnknownHyperparameter:
     # the whole key first, then its last word alone, so that `lr` without its group finds `optim.lr`
-    near = nearest(key, [*FIELDS, *ALIASES]) if "." in key else []
+    near = list(dict.fromkeys(map(canonical_key, nearest(key, [*FIELDS, *ALIASES])))) if "." in key else []
     if not near:
         by_leaf = {known.rsplit(".", 1)[-1]: canonical_key(known) for known in [*FIELDS, *ALIASES]}
         near = [by_leaf[leaf] for leaf in nearest(key.rsplit(".", 1)[-1], by_leaf)]
@@ -256,10 +273,7 @@ def _unknown(key: str) -> UnknownHyperparameter:
 def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """(canonical key, the name the user wrote, value), nested dicts taken apart."""
     for name, value in values.items():
-        if not isinstance(name, str):
-            yield repr(name), repr(name), value
-            continue
-        written = prefix + name
+        written = f"{prefix}{name}"
         # {"grid_search": [...]} is Ray's spelling of a space, not a group
         if canonical_key(written) in GROUPS and isinstance(value, Mapping) and set(value) != {"grid_search"}:
             yield from _entries(value, written + ".")
@@ -267,27 +281,29 @@ def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield canonical_key(written), written, value
 
 
-def resolve_keys(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
     """Flattens groups and replaces aliases; the values are passed through unseen.
 
-    Raises:
-        UnknownHyperparameter, InvalidHyperparameter, InvalidInput: unknown keys, a group that got a plain value, one key given twice.
+    Args:
+        problems: gets unknown keys, and keys given twice.
+
+    Returns:
+        Canonical key -> value, of what is in order; a group that got something other than a dict is passed through too.
     """
-    problems = Problems()
     if not isinstance(hyperparameters, Mapping):
-        raise InvalidHyperparameter(f"hyperparameters: expected a dict of dotted keys, got {type(hyperparameters).__name__} {hyperparameters!r}")
+        problems.add(InvalidHyperparameter(f"hyperparameters: expected a dict of dotted keys, got {hyperparameters!r} ({type(hyperparameters).__name__})"))
+        return {}
     resolved: dict[str, Any] = {}
     written_as: dict[str, str] = {}
     for key, written, value in _entries(hyperparameters):
-        if key in GROUPS:
-            problems.add(InvalidHyperparameter(f"{written}: is a group of hyperparameters; expected a dict of them, got {value!r}"))
-        elif key not in FIELDS:
+        if key not in FIELDS and key not in GROUPS:
             problems.add(_unknown(written))
-        elif key in resolved:
-            problems.add(InvalidHyperparameter(f"{written_as[key]} and {written} are the same hyperparameter ({key}): give one of them"))
-        else:
+        elif key not in resolved:
             resolved[key], written_as[key] = value, written
-    problems.raise_any()
+        elif written == written_as[key]:
+            problems.add(InvalidHyperparameter(f"{written}: is given twice, as a dotted key and inside the dict of its group; give one of them"))
+        else:
+            problems.add(InvalidHyperparameter(f"{written_as[key]} and {written} are the same hyperparameter ({key}): give one of them"))
     return resolved
 
 
@@ -301,7 +317,8 @@ def check_value(key: str, value: Any, fields: Mapping[str, HyperField] | None = 
     try:
         return field.adapter.validate_python(value)
     except ValidationError:
-        hint = did_you_mean(value, [w.strip("'") for w in field.expected.removeprefix("one of ").split(", ")]) if isinstance(value, str) else ""
+        words = [word for word in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(word, str) and word not in field.options]
+        hint = did_you_mean(words[0], field.options) if words else ""
         raise error(f"{key}: expected {field.expected}, got {value!r} ({type(value).__name__}).{hint}") from None
 
 

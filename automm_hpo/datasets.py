@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
+import os
+import shutil
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .errors import CorruptFile, MissingData
+from .errors import CorruptFile, MissingData, SavePathExists
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SUBSET = Path(__file__).parent / "assets" / "fashion_mnist_4000.npz"
@@ -36,6 +40,9 @@ def fashion_mnist(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Returns:
         (train, test) with columns ``image`` (absolute path) and ``label`` (class name).
+
+    Raises:
+        SavePathExists: the folder holds another data set.
     """
     with np.load(SUBSET, allow_pickle=False) as subset:
         train, test = (_unpack(Path(folder), split, subset[f"{split}_images"], subset[f"{split}_labels"]) for split in ("train", "test"))
@@ -52,6 +59,7 @@ def fashion_mnist_full(folder: str | Path, source: str | Path | None = None) -> 
     Raises:
         MissingData: there is no such folder, or nothing could be downloaded.
         CorruptFile: a file is not the published one.
+        SavePathExists: the folder holds another data set.
     """
     arrays = {}
     for name in IDX_FILES:
@@ -70,18 +78,21 @@ def _published(name: str, source: Path, download: Path, allow_download: bool) ->
         path = download / name
         if not path.exists():
             download.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{name}.part")
             try:
-                urllib.request.urlretrieve(DOWNLOAD + name, path)
-            except OSError as error:
+                with urllib.request.urlopen(DOWNLOAD + name, timeout=30) as response, open(partial, "wb") as file:
+                    shutil.copyfileobj(response, file)
+            except (OSError, http.client.HTTPException) as error:
                 raise MissingData(f"{name} is not in {source} (Debian: apt install dataset-fashion-mnist) and cannot be downloaded: {error}") from None
+            os.replace(partial, path)
     if not path.exists():
         raise MissingData(f"no such file: {path}")
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise CorruptFile(f"{path} does not unpack: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorruptFile(f"{path} does not unpack: {error}. Remove it and get it again.") from None
     if hashlib.sha256(content).hexdigest() != IDX_FILES[name]:
-        raise CorruptFile(f"{path} is not the published file: the SHA-256 of its content differs")
+        raise CorruptFile(f"{path} is not the published file: the SHA-256 of its content differs. Remove it and get it again.")
     return content
 
 
@@ -96,6 +107,9 @@ def _unpack(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) ->
         for name, pixels in zip(names, images, strict=True):
             Image.fromarray(pixels).save(folder / name)
         table = pd.DataFrame({"image": names, "label": [FASHION_CLASSES[label] for label in labels]})
-        table.to_csv(table_path, index=False)  # last: its presence says that the images are all there
+        table.to_csv(folder / f".{split}.csv.tmp", index=False)
+        os.replace(folder / f".{split}.csv.tmp", table_path)  # last: its presence says that the images are all there
     table = pd.read_csv(table_path)
+    if len(table) != len(images):
+        raise SavePathExists(f"{table_path} has {len(table):,} rows, not {len(images):,}: the folder holds another data set; give a new one")
     return table.assign(image=[str((folder / name).absolute()) for name in table["image"]])

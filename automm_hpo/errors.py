@@ -142,7 +142,8 @@ class Problems:
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """Up to three known words that look like this one, the nearest first."""
-    return difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    as_written = {name.lower(): name for name in known}
+    return [as_written[name] for name in difflib.get_close_matches(word.lower(), as_written, n=3, cutoff=0.6)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ To add a metric: a function of ``(target, prediction)`` and an entry in ``METRIC
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -29,8 +30,24 @@ def _f1(average: str) -> Callable[[np.ndarray, np.ndarray], float]:
     return _sklearn("f1_score", average=average, zero_division=0)
 
 
+def _if_varied(compute: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:
+    """nan, and no warning, where the target is the same in all rows: the metric has no meaning there."""
+    return lambda target, prediction: compute(target, prediction) if np.ptp(target) else math.nan
+
+
 def _accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
     return float((target == prediction).mean())
+
+
+def _balanced_accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
+    # the mean recall of the classes there are; scikit-learn's own function warns of predictions that no row has as its class
+    return _sklearn("recall_score", average="macro", labels=np.unique(target), zero_division=0)(target, prediction)
+
+
+def _quadratic_kappa(target: np.ndarray, prediction: np.ndarray) -> float:
+    # all classes are named: without, absent ones would leave the scale and shorten the distances across them
+    labels = np.arange(max(target.max(), prediction.max()) + 1)
+    return _sklearn("cohen_kappa_score", weights="quadratic", labels=labels)(target, prediction)
 
 
 def _log_loss(target: np.ndarray, probabilities: np.ndarray) -> float:
@@ -46,6 +63,8 @@ def _roc_auc_multiclass(multi_class: str) -> Callable[[np.ndarray, np.ndarray], 
     def compute(target: np.ndarray, probabilities: np.ndarray) -> float:
         if probabilities.shape[1] == 2:
             return _roc_auc(target, probabilities)
+        if multi_class == "ovr":  # scikit-learn's is nan as soon as a class is absent
+            return float(np.mean([_sklearn("roc_auc_score")(target == label, probabilities[:, label]) for label in np.unique(target)]))
         labels = np.arange(probabilities.shape[1])
         normalised = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 rows miss 1 by more than sklearn allows
         return _sklearn("roc_auc_score", multi_class=multi_class, labels=labels)(target, normalised)
@@ -57,18 +76,19 @@ def _average_precision(target: np.ndarray, probabilities: np.ndarray) -> float:
     return _sklearn("average_precision_score")(target, probabilities[:, 1])
 
 
-def _scipy(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    def compute(target: np.ndarray, prediction: np.ndarray) -> float:
-        import scipy.stats
+def _pearsonr(target: np.ndarray, prediction: np.ndarray) -> float:
+    return float(np.corrcoef(target, prediction)[0, 1]) if np.ptp(prediction) else math.nan
 
-        return float(getattr(scipy.stats, name)(target, prediction)[0])
 
-    return compute
+def _spearmanr(target: np.ndarray, prediction: np.ndarray) -> float:
+    import scipy.stats
+
+    return _pearsonr(scipy.stats.rankdata(target), scipy.stats.rankdata(prediction))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: what it needs, its direction, and where it makes sense."""
+    """A metric: what it needs, its direction, and where it makes sense. It is nan for rows that leave it undefined."""
 
     name: str
     compute: Callable[[np.ndarray, np.ndarray], float]
@@ -90,24 +110,24 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", _accuracy, "classes"),
-        Metric("balanced_accuracy", _sklearn("balanced_accuracy_score"), "classes"),
+        Metric("balanced_accuracy", _balanced_accuracy, "classes"),
         Metric("f1", _f1("binary"), "classes", problem_types=_BINARY),
         Metric("f1_macro", _f1("macro"), "classes"),
         Metric("f1_micro", _f1("micro"), "classes"),
         Metric("f1_weighted", _f1("weighted"), "classes"),
-        Metric("mcc", _sklearn("matthews_corrcoef"), "classes"),
-        Metric("quadratic_kappa", _sklearn("cohen_kappa_score", weights="quadratic"), "classes"),
-        Metric("roc_auc", _roc_auc, "probabilities", problem_types=_BINARY),
-        Metric("average_precision", _average_precision, "probabilities", problem_types=_BINARY),
-        Metric("roc_auc_ovr", _roc_auc_multiclass("ovr"), "probabilities"),
-        Metric("roc_auc_ovo", _roc_auc_multiclass("ovo"), "probabilities"),
+        Metric("mcc", _if_varied(_sklearn("matthews_corrcoef")), "classes"),
+        Metric("quadratic_kappa", _if_varied(_quadratic_kappa), "classes"),
+        Metric("roc_auc", _if_varied(_roc_auc), "probabilities", problem_types=_BINARY),
+        Metric("average_precision", _if_varied(_average_precision), "probabilities", problem_types=_BINARY),
+        Metric("roc_auc_ovr", _if_varied(_roc_auc_multiclass("ovr")), "probabilities"),
+        Metric("roc_auc_ovo", _if_varied(_roc_auc_multiclass("ovo")), "probabilities"),
         Metric("log_loss", _log_loss, "probabilities", higher_is_better=False),
         Metric("rmse", _sklearn("root_mean_squared_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
         Metric("mse", _sklearn("mean_squared_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
         Metric("mae", _sklearn("mean_absolute_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
-        Metric("r2", _sklearn("r2_score"), "values", problem_types=_REGRESSION),
-        Metric("pearsonr", _scipy("pearsonr"), "values", problem_types=_REGRESSION),
-        Metric("spearmanr", _scipy("spearmanr"), "values", problem_types=_REGRESSION),
+        Metric("r2", _if_varied(_sklearn("r2_score")), "values", problem_types=_REGRESSION),
+        Metric("pearsonr", _if_varied(_pearsonr), "values", problem_types=_REGRESSION),
+        Metric("spearmanr", _if_varied(_spearmanr), "values", problem_types=_REGRESSION),
     )
 }
 

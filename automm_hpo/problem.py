@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -53,15 +54,19 @@ class Problem:
         Raises:
             InvalidData: a missing or infinite label, or a class that training did not have.
         """
-        _check_present(labels, self.label)
+        _check_labels(labels, self.label)
         if not self.is_classification:
             return ((_as_floats(labels, self.label) - self.mean) / self.sd).astype(np.float32)
         index = {_plain(value): i for i, value in enumerate(self.class_labels)}
         codes = labels.map(lambda value: index.get(_plain(value), -1)).to_numpy(dtype=np.int64)
         if (codes < 0).any():
-            unseen = labels[codes < 0]
+            unseen = labels[codes < 0].astype(object)
             counts = ", ".join(f"{value!r} ({count} rows)" for value, count in unseen.value_counts().head(5).items())
-            raise InvalidData(f"label column {self.label!r}: classes that the training rows do not have: {counts}; first in row {unseen.index[0]!r}")
+            known = ", ".join(map(repr, self.class_labels[:10])) + (", ..." if len(self.class_labels) > 10 else "")
+            raise InvalidData(
+                f"label column {self.label!r}: classes that the training rows do not have: {counts}; first in row {_plain(unseen.index[0])!r}. "
+                f"Expected {known}. Drop these rows, or train with some of each class."
+            )
         return codes
 
     def decode(self, predictions: np.ndarray, index: pd.Index) -> pd.Series:
@@ -93,11 +98,13 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     Raises:
         InvalidData: missing or infinite labels, a single class, or labels that the given type cannot have.
     """
-    _check_present(labels, label)
-    kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels
+    _check_labels(labels, label)
+    # an object column of numbers is numbers
+    kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels.infer_objects()
     distinct = list(kept.cat.categories) if isinstance(kept.dtype, pd.CategoricalDtype) else sorted(kept.unique().tolist(), key=_order)
     if len(distinct) < 2:
-        raise InvalidData(f"label column {label!r}: expected at least 2 different values, got only {distinct[0]!r} in all {len(labels)} rows")
+        only = f"only {_plain(distinct[0])!r}" if distinct else "none"
+        raise InvalidData(f"label column {label!r}: expected at least 2 different values, got {only} in {len(labels)} rows")
     inferred = _infer_type(kept, len(distinct))
     problem_type = problem_type or inferred
     if problem_type == "regression":
@@ -112,7 +119,7 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
         label,
         "binary" if len(distinct) == 2 else "multiclass",
         tuple(_plain(value) for value in distinct),
-        "category" if categorical else str(labels.dtype),
+        "category" if categorical else _dtype_name(labels.dtype),
         ordered=bool(categorical and kept.cat.ordered),
     )
 
@@ -126,26 +133,43 @@ def _infer_type(labels: pd.Series, num_distinct: int) -> str:
     return "multiclass" if whole and num_distinct <= MAX_INTEGER_CLASSES else "regression"
 
 
-def _check_present(labels: pd.Series, label: str) -> None:
-    bad = labels.isna()
-    if pd.api.types.is_float_dtype(labels.dtype):
-        bad |= np.isinf(labels)
+def _dtype_name(dtype: Any) -> str:
+    """The name that pandas reads back; ``object`` where it cannot (Arrow's dictionaries)."""
+    try:
+        pd.api.types.pandas_dtype(str(dtype))
+    except TypeError:
+        return "object"
+    return str(dtype)
+
+
+def _check_labels(labels: pd.Series, label: str) -> None:
+    """Raises:
+    InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
+    """
+    values = [_plain(value) for value in labels.astype(object)]
+    bad = labels.isna().to_numpy(dtype=bool) | np.array([isinstance(value, float) and math.isinf(value) for value in values], dtype=bool)
     if bad.any():
-        rows = ", ".join(repr(row) for row in labels.index[bad][:5])
+        rows = ", ".join(repr(_plain(row)) for row in labels.index[bad][:5])
         raise InvalidData(f"label column {label!r}: {int(bad.sum())} of {len(labels)} labels are missing or infinite; first in rows {rows}. Drop or fill them.")
+    for row, value in zip(labels.index, values, strict=True):
+        if not isinstance(value, (str, int, float)):
+            raise InvalidData(
+                f"label column {label!r}: expected strings, numbers or booleans, got {type(value).__name__} {value!r} in row {_plain(row)!r}. "
+                "Convert the column: astype(str) gives classes, astype(float) numbers."
+            )
 
 
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:
     values = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
-        raise InvalidData(f"label column {label!r}: a regression needs numbers; row {labels.index[bad][0]!r} has {labels[bad].iloc[0]!r}")
+        raise InvalidData(f"label column {label!r}: a regression needs numbers; row {_plain(labels.index[bad][0])!r} has {_plain(labels[bad].iloc[0])!r}")
     return values
 
 
 def _plain(value: Any) -> Any:
     """A JSON value: numpy scalars unwrapped."""
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _order(value: Any) -> tuple[str, Any]:

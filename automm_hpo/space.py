@@ -38,8 +38,9 @@ class Float:
 
     def finish(self, raw: float) -> float:
         if self.step:
-            return _nearest_multiple(raw, self.low, self.high, self.step) * self.step
-        return min(max(float(raw), self.low), self.high)
+            # 12 digits: 0.3 rather than 3 * 0.1, which is 0.30000000000000004
+            raw = float(f"{_nearest_multiple(raw, self.low, self.high, self.step) * self.step:.12g}")
+        return float(min(max(raw, self.low), self.high))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Int:
     step: int = 1
 
     def __post_init__(self) -> None:
-        _check_range(self.low, self.high, self.log, self.step, empty=self.low > self.high)
+        _check_range(self.low, self.high, self.log, self.step, whole=True)
 
     def corners(self) -> list[Any]:
         return [self.finish(self.low), self.finish(self.high)]
@@ -76,8 +77,10 @@ class Normal:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and math.isfinite(self.sd) and self.sd > 0):
-            raise InvalidSpace(f"expected a finite mean and a standard deviation > 0, got mean={self.mean!r}, sd={self.sd!r}")
+        _check_numbers(mean=self.mean, sd=self.sd)
+        if self.sd <= 0:
+            raise InvalidSpace(f"expected a standard deviation > 0, got {self.sd!r}")
+        _check_step(self.step)
 
     def corners(self) -> list[Any]:
         # values are clipped at four standard deviations, so that the ends can be validated
@@ -88,7 +91,7 @@ class Normal:
 
     def finish(self, raw: float) -> float:
         value = min(max(float(raw), self.mean - 4 * self.sd), self.mean + 4 * self.sd)
-        return round(value / self.step) * self.step if self.step else value
+        return float(f"{round(value / self.step) * self.step:.12g}") if self.step else value
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,28 @@ SearchSpace = Mapping[str, Space]
 """Dotted key -> space. Keys keep the user's order, which is the order of the leaderboard's columns."""
 
 
-def _check_range(low: float, high: float, log: bool, step: float | None, empty: bool | None = None) -> None:
-    for name, value in (("lower", low), ("upper", high)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InvalidSpace(f"expected finite numbers as bounds, got {name}={value!r}")
-    if low >= high if empty is None else empty:
+def _check_numbers(whole: bool = False, **values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+            raise InvalidSpace(f"expected {'whole' if whole else 'finite'} numbers, got {name}={value!r}")
+
+
+def _check_step(step: float | None, whole: bool = False) -> None:
+    if step is not None:
+        _check_numbers(whole, step=step)
+        if step <= 0:
+            raise InvalidSpace(f"expected a step > 0, got {step!r}")
+
+
+def _check_range(low: float, high: float, log: bool, step: float | None, whole: bool = False) -> None:
+    _check_numbers(whole, lower=low, upper=high)
+    _check_step(step, whole)
+    if whole and low > high:
+        raise InvalidSpace(f"no whole number lies in the range, got lower={low!r}, upper={high!r} (included)")
+    if not whole and low >= high:
         raise InvalidSpace(f"expected lower < upper, got lower={low!r}, upper={high!r}")
     if log and low <= 0:
         raise InvalidSpace(f"a logarithmic range must start above 0, got lower={low!r}")
-    if step is not None and step <= 0:
-        raise InvalidSpace(f"expected a step > 0, got {step!r}")
     if step is not None and math.ceil(low / step - 1e-9) > math.floor(high / step + 1e-9):
         raise InvalidSpace(f"there is no multiple of {step!r} between {low!r} and {high!r}")
 

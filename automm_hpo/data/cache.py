@@ -5,8 +5,8 @@ On CPU the pages are shared between processes; on a GPU the whole cache moves to
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from ..errors import BadImages
+from ..files import read_json, write_json
 from .images import DECODER_VERSION, ImageGeometry, UnreadableImage, check_file, decode_image
 
 MAX_LISTED = 10
+ROWS_A_TASK = 64  # of a decoding thread
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,24 @@ def build_cache(
         The cache, and the images that could not be decoded; their pixels are zero and their mask False.
     """
     shape = (len(paths), len(paths[0]) if paths else 0, geometry.side, geometry.side, 3)
-    pixels = np.zeros(shape, np.uint8) if file is None or not len(paths) else np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    pixels = np.zeros(shape, np.uint8) if file is None or not len(paths) else _map_file(file, shape)
     mask = np.zeros(shape[:2], dtype=bool)
     bad: list[BadImage] = []
 
-    def decode(place: tuple[int, int]) -> None:
-        row, column = place
-        try:
-            pixels[row, column] = decode_image(paths[row][column], geometry)
-            mask[row, column] = True
-        except UnreadableImage as problem:
-            bad.append(BadImage(row, column, paths[row][column], str(problem)))
+    def decode_rows(start: int) -> None:
+        for row, column in np.ndindex(min(ROWS_A_TASK, len(paths) - start), shape[1]):
+            row += start
+            try:
+                pixels[row, column] = decode_image(paths[row][column], geometry)
+                mask[row, column] = True
+            except UnreadableImage as problem:
+                bad.append(BadImage(row, column, paths[row][column], str(problem)))
 
     with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:  # Pillow decodes and resizes outside the interpreter lock
-        for _ in pool.map(decode, np.ndindex(*shape[:2]), chunksize=16):
+        for _ in pool.map(decode_rows, range(0, len(paths), ROWS_A_TASK)):
             pass
-    return TensorCache(torch.from_numpy(pixels), torch.from_numpy(mask), torch.tensor(target)), sorted(bad, key=lambda image: image.row)
+    bad.sort(key=lambda image: (image.row, image.column))
+    return TensorCache(torch.from_numpy(pixels), torch.from_numpy(mask), torch.tensor(target)), bad
 
 
 def store_cache(
@@ -125,8 +129,9 @@ def store_cache(
     folder.mkdir(parents=True, exist_ok=True)
     key = cache_key(paths, target, geometry, on_bad)
     note = folder / f"{name}.json"
-    if note.exists() and json.loads(note.read_text())["key"] == key:
+    if note.exists() and read_json(note)["key"] == key:
         return
+    note.unlink(missing_ok=True)  # from here on the pixels are no longer what it says
     cache, bad = build_cache(paths, target, geometry, folder / f"{name}.npy", num_threads)
     if bad and on_bad == "raise":
         raise BadImages(describe(bad) + " Mend or remove them, or drop such rows with data.image.missing_value_strategy='skip'.")
@@ -134,11 +139,32 @@ def store_cache(
     if bad:
         if not len(kept):
             raise BadImages(f"no row of the {name} split has readable images. " + describe(bad))
-        report(f"{len(bad)} rows dropped from {name}: {describe(bad)}")
-        np.save(folder / f"{name}.tmp.npy", cache.images.numpy()[kept])
+        report(f"{len(cache) - len(kept)} rows dropped from {name}: {describe(bad)}")
+        pixels = cache.images.numpy()
+        # from file to file: all of it at once may be more than the memory
+        np.take(pixels, kept, axis=0, out=_map_file(folder / f"{name}.tmp.npy", (len(kept), *pixels.shape[1:])), mode="clip")
         os.replace(folder / f"{name}.tmp.npy", folder / f"{name}.npy")
     np.savez(folder / f"{name}.npz", image_mask=cache.image_mask.numpy()[kept], target=target[kept])
-    note.write_text(json.dumps({"key": key}))  # last: a cache without its note is unfinished
+    write_json(note, {"key": key})  # last: a cache without its note is unfinished
+
+
+def _map_file(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped .npy file of uint8, all of its disk space taken.
+
+    Raises:
+        OSError: the disk is full. Without asking first, the process would die of it in the middle (SIGBUS).
+    """
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as opened:
+            try:
+                os.posix_fallocate(opened.fileno(), 0, os.path.getsize(file))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a file system that cannot be asked
+                    return pixels
+                file.unlink()
+                raise OSError(error.errno, f"{file.parent} has no room for the decoded images, {pixels.nbytes / 1e9:.1f} GB: {error.strerror}") from None
+    return pixels
 
 
 def open_cache(folder: Path, name: str) -> TensorCache:

@@ -50,13 +50,16 @@ def infer_columns(table: pd.DataFrame, label: str, folder: Path, given: Mapping[
         InvalidData: nothing is left to learn from.
     """
     problems = Problems()
+    if not isinstance(given or {}, Mapping):
+        raise InvalidArgument(f"column_types: expected a dict of column -> type, got {given!r}")
     given = dict(given or {})
     for column, kind in given.items():
         if column not in table.columns:
             hint = did_you_mean(str(column), map(str, table.columns))
             problems.add(InvalidArgument(f"column_types: the training data has no column {column!r}.{hint}"))
         elif kind not in COLUMN_TYPES:
-            problems.add(InvalidArgument(f"column_types[{column!r}]: expected one of {', '.join(COLUMN_TYPES)}, got {kind!r}"))
+            hint = did_you_mean(str(kind), COLUMN_TYPES)
+            problems.add(InvalidArgument(f"column_types[{column!r}]: expected one of {', '.join(COLUMN_TYPES)}, got {kind!r}.{hint}"))
     problems.raise_any()
     types, reasons = {}, {}
     for column in table.columns:
@@ -84,26 +87,27 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return ("numerical", f"dtype {column.dtype}") if present.nunique() > 1 else ("null", "constant")
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return "datetime", f"dtype {column.dtype}"
-    sample = present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE]
-    if sample.map(lambda value: isinstance(value, (bytes, bytearray))).all():
+    sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
+    if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
-    texts = present.astype(str)
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
-    paths = [resolve_path(value, folder) for value in sample]
-    opened = sum(opens_as_image(path) for path in paths)
+    opened = sum(opens_as_image(resolve_path(value, folder)) for value in sampled)
     if opened:
-        return "image_path", f"{opened} of {len(paths)} sampled values open as images"
-    if sample.astype(str).str.lower().str.endswith(EXTENSIONS).all():
+        return "image_path", f"{opened} of {len(sampled)} sampled values open as images"
+    sample = [str(value) for value in sampled]
+    if all(value.lower().endswith(EXTENSIONS) for value in sample):
         return "image_path", "all sampled values end like image files"
+    # object: pandas' own strings cannot hold file names that are not UTF-8
+    texts = pd.Series([str(value) for value in present], dtype=object)
     if texts.nunique() == 1:
         return "null", "constant"
     if texts.nunique() <= min(100, max(2, len(texts) // 10)):
         return "categorical", f"{texts.nunique()} distinct values in {len(texts)} rows"
     if pd.to_numeric(texts, errors="coerce").notna().all():
         return "numerical", "all values parse as numbers"
-    if pd.to_datetime(sample.astype(str), errors="coerce", format="ISO8601").notna().all():
+    if pd.to_datetime(pd.Series(sample, dtype=object), errors="coerce", format="ISO8601", utc=True).notna().all():
         return "datetime", "sampled values parse as ISO 8601 dates"
-    if all(_is_base64_image(value) for value in sample.astype(str)):
+    if all(_is_base64_image(value) for value in sample):
         return "image_base64_str", "sampled values decode to images"
     if texts.map(lambda value: len(value.split())).mean() >= 3:
         return "text", "three words or more on average"
@@ -112,7 +116,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
 
 def _is_base64_image(value: str) -> bool:
     try:
-        head = base64.b64decode(value[:64].split(",")[-1])
+        head = base64.b64decode(value.split(",")[-1][:64])  # after the comma of a data: address
     except ValueError:
         return False
     return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*"))

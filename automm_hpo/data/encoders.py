@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,12 +30,16 @@ class Encoders:
         """(rows, image columns) absolute paths, matched by column name; an empty string where missing.
 
         Raises:
-            InvalidData: a column is missing.
+            InvalidData: a column is missing, or has a value that is no path.
         """
         absent = [column for column in self.image_columns if column not in table.columns]
         if absent:
-            hint = did_you_mean(absent[0], map(str, table.columns))
+            hint = did_you_mean(str(absent[0]), map(str, table.columns))
             raise InvalidData(f"missing columns: {', '.join(map(repr, absent))}; the data has {', '.join(map(repr, table.columns))}.{hint}")
+        for column in self.image_columns:
+            for row, value in table[column].items():
+                if not (isinstance(value, (str, os.PathLike)) or (pd.api.types.is_scalar(value) and pd.isna(value))):
+                    raise InvalidData(f"column {column!r}, row {row!r}: expected the path of an image, got {type(value).__name__} {reprlib.repr(value)}")
         columns = [[resolve_path(value, folder) for value in table[column]] for column in self.image_columns]
         return [list(row) for row in zip(*columns, strict=True)]
 

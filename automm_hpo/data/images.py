@@ -11,11 +11,13 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
-DECODER_VERSION = 1  # part of every cache key: raise it when the pixels of any file would change
+DECODER_VERSION = 2  # part of every cache key: raise it when the pixels of any file would change
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # Pillow knows 40 more, rarely used and rarely audited
 MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
+WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -67,6 +69,7 @@ def decode_image(path: str | os.PathLike[str], geometry: ImageGeometry) -> np.nd
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            _refuse_odd_greys(image)
             # JPEG decodes at 1/2, 1/4 or 1/8 for the asking; twice the side leaves the resampling its quality
             image.draft("RGB", (2 * geometry.side, 2 * geometry.side))
             square = to_rgb(ImageOps.exif_transpose(image))
@@ -102,6 +105,17 @@ def check_file(path: str | os.PathLike[str]) -> os.stat_result:
     return status
 
 
+def _refuse_odd_greys(image: Image.Image) -> None:
+    """Pillow reads some TIFF greys without scaling 12 bits to 16 or turning black and white: they would come out dark or inverted.
+
+    Raises:
+        UnreadableImage
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and (tags.get(BITSPERSAMPLE, (16,)) != (16,) or tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO):
+        raise UnreadableImage("a TIFF of 12-bit or inverted greys; save it with 8 or 16 bits, black as zero")
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB as a viewer would show it.
 
@@ -110,14 +124,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.uint16)
+        if "transparency" in image.info:  # one grey that stands for nothing
+            grey = np.where(grey == image.info["transparency"], 65_535, grey)
         return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "I":  # 32-bit integers; Pillow gives 16-bit files this mode too
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65_535:
-            raise UnreadableImage("32-bit integer pixels; save it with 8 or 16 bits")
-        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImage("floating-point pixels, whose range is not defined; save it with 8 or 16 bits")
+    if image.mode in ("I", "F"):
+        kind = "signed or 32-bit" if image.mode == "I" else "floating-point"
+        raise UnreadableImage(f"{kind} pixels, whose range is not defined; save it with 8 or 16 bits")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
@@ -126,9 +138,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def resolve_path(value: object, folder: Path) -> str:
     """An absolute path; an empty string where the value is missing."""
-    if not isinstance(value, (str, os.PathLike)):
-        return ""
-    return str(folder / Path(value).expanduser()) if str(value) else ""
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    # os.path's expanduser leaves "~x.png" alone where no user x exists; pathlib's raises
+    return str(folder / os.path.expanduser(path)) if isinstance(path, str) and path else ""
 
 
 def opens_as_image(path: str) -> bool:

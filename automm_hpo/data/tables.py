@@ -29,24 +29,32 @@ def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
     if isinstance(data, pd.DataFrame):
         table = data
     elif isinstance(data, (str, os.PathLike)):
-        path = Path(data).expanduser().absolute()
-        if not path.is_file():
-            raise MissingData(f"{name}: no such file: {path}")
-        readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
+        path = Path(os.path.expanduser(data)).absolute()
+        if not os.path.isfile(path):
+            raise MissingData(f"{name}: {'not a file' if os.path.exists(path) else 'no such file'}: {path}")
+        readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": _read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
         if path.suffix.lower() not in readers:
             raise InvalidData(f"{name}: expected a .csv or .parquet file, got {path.name}")
         try:
             table, folder = readers[path.suffix.lower()](path), path.parent
         except Exception as error:  # pandas' readers raise a dozen types
             raise InvalidData(f"{name}: {path} does not read as {path.suffix}: {type(error).__name__}: {error}") from None
-    elif isinstance(data, Mapping):
-        scalars = all(isinstance(value, (str, bytes, int, float)) for value in data.values())
-        table = pd.DataFrame([data]) if scalars else pd.DataFrame(data)
-    elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        table = pd.DataFrame(list(data))
+    elif isinstance(data, Mapping) or (isinstance(data, Sequence) and not isinstance(data, bytes) and all(isinstance(row, Mapping) for row in data)):
+        one_row = isinstance(data, Mapping) and data and not any(pd.api.types.is_list_like(value) for value in data.values())
+        try:
+            table = pd.DataFrame([data] if one_row else data)
+        except (TypeError, ValueError) as error:  # columns of different lengths, sets, matrices, ...
+            raise InvalidData(f"{name}: does not read as a table: {error}") from None
     else:
         raise InvalidData(f"{name}: expected a DataFrame, a path, a dict or a list of dicts, got {type(data).__name__}")
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise InvalidData(f"{name}: column names must be unique; repeated: {', '.join(map(repr, dict.fromkeys(repeated)))}")
     return table, folder
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """As pandas reads it, but a repeated column name stays repeated, for the caller to refuse."""
+    table = pd.read_csv(path, low_memory=False)  # in chunks, a label 1 would be a number in some and a string in others
+    header = pd.read_csv(path, header=None, nrows=1, dtype=object).iloc[0]
+    return table.set_axis(list(header), axis=1) if header.dropna().duplicated().any() else table

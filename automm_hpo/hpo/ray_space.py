@@ -6,32 +6,32 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import FIELDS, GROUPS, Config, check_value, resolve_keys
-from ..errors import AutoMMHPOError, InvalidHyperparameter, InvalidSpace, NotSupported, Problems
+from ..config import GROUPS, Config, check_value, resolve_keys, unwrapped
+from ..errors import InvalidHyperparameter, InvalidSpace, NotSupported, Problems
 from ..space import Choice, Float, Int, Normal, SearchSpace, Space
 
 
-def split_hyperparameters(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space]]:
-    """Takes the user's dict apart into fixed values and search spaces, both by canonical key, both checked.
+def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space]]:
+    """Takes the user's dicts apart into fixed values and search spaces, both by canonical key, both checked.
+
+    Args:
+        layers: the defaults of a predictor, the arguments of a call; where two give the same hyperparameter, the later wins.
 
     Raises:
         AutoMMHPOError: all problems together.
     """
     problems = Problems()
-    with problems.gather():
-        for key in hyperparameters:  # a choice of dicts on a group reads like a plain value to resolve_keys
-            if key in {*GROUPS, "optimization"} and is_space(hyperparameters[key]):
-                raise NotSupported(f"{key}: a choice of whole groups (a conditional space) is not offered by this version; tune the single keys")
-    problems.raise_any()
     fixed: dict[str, Any] = {}
     space: dict[str, Space] = {}
-    try:
-        resolved = resolve_keys(hyperparameters)
-    except AutoMMHPOError as problem:
-        problems.add(problem)
-        resolved = {key: value for key, value in hyperparameters.items() if key in FIELDS}  # what is wrong with these is said too
+    resolved: dict[str, Any] = {}
+    for layer in layers:
+        resolved |= resolve_keys(layer, problems)
     for key, value in resolved.items():
         with problems.gather():
+            if key in GROUPS and is_space(value):
+                raise NotSupported(f"{key}: a space over a whole group (a conditional space) is not offered by this version; tune the single keys")
+            if key in GROUPS:
+                raise InvalidHyperparameter(f"{key}: is a group of hyperparameters; expected a dict of them, got {value!r} ({type(value).__name__})")
             if is_space(value):
                 space[key] = checked_space(key, to_space(key, value))
             else:
@@ -66,7 +66,7 @@ def to_space(key: str, value: Any) -> Space:
 def _to_space(value: Any) -> Space:
     if isinstance(value, (Float, Int, Normal, Choice)):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or value.is_grid():
         raise NotSupported("grid_search is not offered by this version's searchers (random, bayes); tune.choice samples the same options")
     from ray.tune.search import sample
 
@@ -75,7 +75,7 @@ def _to_space(value: Any) -> Space:
     sampler: Any = value.get_sampler()
     step = None
     if isinstance(sampler, sample.Quantized):
-        sampler, step = sampler.sampler or value.default_sampler_cls(), sampler.q
+        sampler, step = sampler.sampler, unwrapped(sampler.q)
     log = isinstance(sampler, sample.LogUniform)
     if isinstance(value, sample.Categorical):
         options = tuple(value.categories)
@@ -83,15 +83,18 @@ def _to_space(value: Any) -> Space:
             raise NotSupported("a search space inside a choice (a conditional space) is not offered by this version")
         return Choice(options)
     if isinstance(sampler, sample.Normal):
-        return Normal(sampler.mean, sampler.sd, step)
+        return Normal(unwrapped(sampler.mean), unwrapped(sampler.sd), step)
+    lower, upper = unwrapped(value.lower), unwrapped(value.upper)
     if isinstance(value, sample.Integer):
-        # Ray's upper bound is outside the range, except where a step is given: Ray adds one before it draws
-        return Int(value.lower, value.upper - (0 if step and step > 1 else 1), log, int(step or 1))
-    return Float(value.lower, value.upper, log, step)
+        step = 1 if step is None else step
+        # as Ray documents it: the upper bound is outside the range, except where a step larger than 1 is given
+        included = upper - 1 if step == 1 and isinstance(upper, int) else upper
+        return Int(lower, included, log, step)
+    return Float(lower, upper, log, step)
 
 
 def checked_space(key: str, space: Space) -> Space:
-    """The space with its options as the field stores them ("10" becomes 10); both ends and every option must be valid.
+    """The space with its options as the field stores them ("10" becomes 10); every option, and of a range both ends, must be valid.
 
     Raises:
         InvalidSpace
@@ -99,12 +102,16 @@ def checked_space(key: str, space: Space) -> Space:
     if key in FIXED_IN_SEARCH:
         raise InvalidSpace(f"{key} cannot vary between the trials of one search: {FIXED_IN_SEARCH[key]}")
     problems = Problems()
-    checked = []
-    for corner in space.corners():
+    tried, checked = space.corners(), []
+    if not isinstance(space, Choice) and (centre := space.finish(0)) not in tried:
+        tried.append(centre)  # a key with a hole (-1: no limit, 0: refused) has it there
+    for value in tried:
         try:
-            checked.append(check_value(key, corner))
+            checked.append(check_value(key, value))
         except InvalidHyperparameter as problem:
             problems.add(InvalidSpace(f"search space of {problem}"))
+    if isinstance(space, (Float, Normal)) and any(isinstance(value, int) for value in checked):
+        problems.add(InvalidSpace(f"search space of {key}: it takes whole numbers, and this is a range of fractions; use tune.randint, qrandint, lograndint"))
     problems.raise_any()
     return Choice(tuple(checked)) if isinstance(space, Choice) else space
 

@@ -7,16 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..config import Expected, Flag, PositiveInt, Section, check_value, fields_of
+from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveInt, Section, check_value, fields_of
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
 
 SearcherName = Literal["random", "bayes"]
 SchedulerName = Literal["FIFO", "ASHA"]
-ASHA_ARGS = ("max_t", "grace_period", "reduction_factor", "brackets")
-BAYES_ARGS = ("n_startup_trials", "n_ei_candidates", "multivariate", "group", "constant_liar", "consider_endpoints")
 
 
 def _lower(value: Any) -> Any:
@@ -27,8 +25,59 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gpu"}
+
+
+def _by_short_name(resources: dict[str, float]) -> dict[str, float]:
+    amounts = {RESOURCE_NAMES.get(name, ""): amount for name, amount in resources.items()}
+    if "" in amounts or len(amounts) < len(resources) or amounts.get("cpu") == 0:
+        raise ValueError("an unknown name, one amount twice, or no CPU, of which Ray could give to any number of trials")
+    return amounts
+
+
 ArgsDict = Annotated[dict[str, Any], Expected("a dict")]
-Resources = Annotated[dict[Literal["cpu", "gpu", "num_cpus", "num_gpus"], Annotated[float, Field(ge=0)]], Expected("a dict like {'cpu': 1, 'gpu': 0.5}")]
+Resources = Annotated[
+    dict[str, NonNegativeFloat],
+    AfterValidator(_by_short_name),
+    Expected("a dict like {'cpu': 1, 'gpu': 0.5} of finite numbers, cpu > 0 and gpu >= 0"),
+]
+Epochs = Annotated[float, Number, Field(ge=1, allow_inf_nan=False), Expected("a number >= 1")]
+
+
+class BayesArgs(Section):
+    """Of Optuna's TPESampler; what is absent takes Optuna's default."""
+
+    n_startup_trials: NonNegativeInt
+    """Random trials before the first that is modelled."""
+    n_ei_candidates: PositiveInt
+    """Candidates drawn for each proposal."""
+    multivariate: Flag
+    """Model the hyperparameters together."""
+    group: Flag
+    """With multivariate: model those that occur together as a group."""
+    constant_liar: Flag
+    """Keep running trials apart by presuming them bad."""
+
+
+class AshaArgs(Section):
+    """Of Ray's ASHAScheduler; what is absent follows from the search."""
+
+    max_t: Epochs
+    """Epochs after which every trial ends; by default the most that optim.max_epochs can be."""
+    grace_period: Epochs
+    """Epochs that every trial gets; by default the warm-up."""
+    reduction_factor: Annotated[float, Number, Field(gt=1, allow_inf_nan=False), Expected("a number > 1")]
+    """One in this many trials passes each rung; 3 by default."""
+    brackets: PositiveInt
+    """Brackets, each with a longer grace period; 1 by default."""
+
+
+INIT_ARGS: dict[str, dict[str, HyperField]] = {
+    "random": {},
+    "bayes": fields_of(BayesArgs, "searcher_init_args."),
+    "FIFO": {},
+    "ASHA": fields_of(AshaArgs, "scheduler_init_args."),
+}
 
 
 class TuneSettings(Section):
@@ -61,8 +110,8 @@ class TuneSettings(Section):
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a trial wants, by Ray's short names ``cpu`` and ``gpu``; what the user left out is absent."""
-        return {key.removeprefix("num_").removesuffix("s"): value for key, value in (self.resources_per_trial or {}).items()}
+        """What a trial wants of ``cpu`` and ``gpu``; what the user left out is absent."""
+        return dict(self.resources_per_trial or {})
 
 
 FIELDS = fields_of(TuneSettings)
@@ -78,10 +127,10 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
         InvalidTuneSettings, InvalidInput: all problems together.
     """
     if isinstance(given, str):
-        if given not in TUNE_PRESETS:
+        if given.lower() not in TUNE_PRESETS:
             hint = did_you_mean(given, TUNE_PRESETS)
             raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: expected a dict or one of {', '.join(TUNE_PRESETS)}, got {given!r}.{hint}")
-        given = TUNE_PRESETS[given]
+        given = TUNE_PRESETS[given.lower()]
     if not isinstance(given, Mapping):
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: expected a dict or a preset's name, got {given!r}")
     problems = Problems()
@@ -92,28 +141,29 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
                 hint = did_you_mean(str(key), FIELDS)
                 raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint} Known: {', '.join(FIELDS)}")
             values[key] = check_value(key, value, FIELDS, InvalidTuneSettings)
+    for kind in ("searcher", "scheduler"):
+        if kind in values or kind not in given:  # else nobody knows whose arguments these are
+            name = values.get(kind, FIELDS[kind].default)
+            values[f"{kind}_init_args"] = _init_args(name, f"{kind}_init_args", values.get(f"{kind}_init_args", {}), problems)
     problems.raise_any()
-    settings = TuneSettings(**values)
-    for problem in _argument_problems(settings):
-        problems.add(problem)
-    problems.raise_any()
-    return settings
+    return TuneSettings(**values)
 
 
-def _argument_problems(settings: TuneSettings) -> list[InvalidTuneSettings]:
-    found = []
-    known = {"searcher_init_args": BAYES_ARGS if settings.searcher == "bayes" else (), "scheduler_init_args": ASHA_ARGS if settings.scheduler == "ASHA" else ()}
-    owner = {"searcher_init_args": settings.searcher, "scheduler_init_args": settings.scheduler}
-    for field, names in known.items():
-        for name in getattr(settings, field):
-            if name not in names:
-                hint = did_you_mean(str(name), names)
-                found.append(InvalidTuneSettings(f"{field}: {owner[field]} takes {', '.join(names) or 'no arguments'}, got {name!r}.{hint}"))
-    for name, value in settings.scheduler_init_args.items():
-        least = 2 if name == "reduction_factor" else 1
-        if name in ASHA_ARGS and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least):
-            found.append(InvalidTuneSettings(f"scheduler_init_args: {name}: expected a number >= {least}, got {value!r}"))
-    return found
+def _init_args(owner: str, field: str, given: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    """The checked arguments of a searcher or scheduler; what is wrong with them goes to ``problems``."""
+    known = INIT_ARGS[owner]
+    args: dict[str, Any] = {}
+    for name, value in given.items():
+        with problems.gather():
+            if f"{field}.{name}" not in known:
+                names = [key.removeprefix(f"{field}.") for key in known]
+                raise InvalidTuneSettings(f"{field}: {owner} takes {', '.join(names) or 'no arguments'}, got {name!r}.{did_you_mean(name, names)}")
+            args[name] = check_value(f"{field}.{name}", value, known, InvalidTuneSettings)
+    if args.get("max_t", math.inf) < args.get("grace_period", 0):
+        problems.add(InvalidTuneSettings(f"{field}: expected grace_period <= max_t, got grace_period={args['grace_period']:g}, max_t={args['max_t']:g}"))
+    if args.get("group") and not args.get("multivariate", True):
+        problems.add(InvalidTuneSettings(f"{field}: group=True needs multivariate=True"))
+    return args
 
 
 def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did
 
 KEY = "model.timm_image"
 HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
+_hub_failed: tuple[float, Exception] = (-math.inf, ConnectionError())  # when it was last out of reach, and how
 
 
 class TimmImage(nn.Module):
@@ -70,8 +73,13 @@ def check(own: TimmImageConfig) -> None:
     WeightsUnavailable: pretrained weights are wanted and cannot be had.
     """
     _pretrained_cfg(own.checkpoint_name)
-    with torch.device("meta"):  # builds the layers without their memory
-        _create(own, pretrained=False)
+    size = image_spec(own).size
+    with torch.device("meta"):  # shapes without memory or arithmetic
+        backbone = _create(own, pretrained=False).eval()
+        try:
+            backbone(torch.empty(1, 3, size, size))
+        except Exception as error:  # models refuse sizes by assertions and shape errors of many kinds
+            raise InvalidHyperparameter(f"{KEY}.image_size: {own.checkpoint_name} does not take {size} pixels: {error}") from None
     if own.checkpoint_path is not None:
         if not Path(own.checkpoint_path).is_file():
             raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
@@ -120,10 +128,12 @@ def _pretrained_cfg(name: str) -> PretrainedCfg:
     if not timm.is_model(name):
         hint = did_you_mean(name.split(".")[0], timm.list_models())
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: timm has no model {name!r}.{hint} timm.list_models() lists all.")
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if cfg is None:
+    try:
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # a tag that does not exist
         tags = ", ".join(timm.list_pretrained(name.split(".")[0] + ".*"))
-        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: no weights are published under {name!r}; there are: {tags or 'none'}")
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: no weights are published as {name!r}; there are: {tags or 'none'}") from None
+    assert cfg is not None, "every registered model has a configuration"
     return cfg
 
 
@@ -139,10 +149,15 @@ def _fetch_weights(name: str) -> None:
     repo, _, revision = repo.partition("@")
     if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in ("model.safetensors", "pytorch_model.bin")):
         return
+    global _hub_failed
     try:
+        if time.monotonic() - _hub_failed[0] < 4 * HUB_TIMEOUT:  # the next of several models need not wait as long again
+            raise _hub_failed[1]
         files = {file.rfilename for file in huggingface_hub.HfApi().model_info(repo, revision=revision or None, timeout=HUB_TIMEOUT).siblings or ()}
         huggingface_hub.hf_hub_download(repo, "model.safetensors" if "model.safetensors" in files else "pytorch_model.bin", revision=revision or None)
     except Exception as error:  # no network, no such repository, no space, ...
+        if not isinstance(error, huggingface_hub.errors.HfHubHTTPError):  # the hub did not answer at all
+            _hub_failed = (time.monotonic(), error)
         raise WeightsUnavailable(
             f"{KEY}.checkpoint_name: the pretrained weights of {name!r} (hub repository {repo}) cannot be fetched: {type(error).__name__}. "
             f"Ways out: {KEY}.pretrained=False starts from random weights; {KEY}.checkpoint_path=<file> or "

@@ -1,0 +1,45 @@
+"""What the benchmarks share: their arguments, the line that says where they ran, and how figures are printed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "timm", "ray", "mlflow", "optuna", "scikit-learn", "numpy")
+
+
+def parser(doc: str, runs: int = 5) -> argparse.ArgumentParser:
+    """The arguments of every benchmark; ``doc`` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=runs, help=f"repetitions (default {runs})")
+    return parser
+
+
+def print_machine() -> None:
+    """Where and on what the figures were taken; a load above 0 before the start means that others were computing too."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"machine   {_processor()}, {cores} cores, {platform.system()} {platform.machine()}, load before the start {os.getloadavg()[0]:.1f}")
+    print(f"versions  python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def print_figure(name: str, values: Sequence[float], unit: str, goal: str = "", digits: int = 2) -> None:
+    """One line: min, median and max over the runs."""
+    lowest, middle, highest = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    print(f"{name:<58}{lowest:>10}{middle:>10}{highest:>10} {unit:<9}{goal}".rstrip())
+
+
+def print_header(runs: int) -> None:
+    print(f"\n{f'{runs} runs' if runs > 1 else '1 run':<58}{'min':>10}{'median':>10}{'max':>10}")

@@ -1,0 +1,80 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from automm_hpo.config import Config
+from automm_hpo.hpo.records import COMPLETED, FAILED, RUNNING, SearchRecords
+from automm_hpo.metrics import find_metric
+from automm_hpo.training.loop import EpochResult
+
+RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
+
+
+def add_trial(records, metric, values, status=COMPLETED, **tuned):
+    record = records.open_trial(tuned, Config())
+    folder = records.folder_of(record.number)
+    for epoch, value in enumerate(values, 1):
+        folder.append(replace(RESULT, epoch=float(epoch), metric=value, score=metric.score(value)))
+    if status != RUNNING:
+        records.close_trial(record.number, status, "")
+    return record.number
+
+
+@pytest.mark.parametrize(
+    ("name", "curves"),
+    [
+        # the best epoch of the best trial lies in the middle; by its last value the other would win
+        ("accuracy", [[0.5, 0.9, 0.3], [0.5, 0.6, 0.7]]),
+        ("log_loss", [[0.5, 0.1, 0.8], [0.5, 0.4, 0.3]]),
+    ],
+)
+def test_the_winner_is_the_best_epoch_in_the_metrics_own_direction(tmp_path, name, curves):
+    metric = find_metric(name)
+    records = SearchRecords(tmp_path)
+    for curve in curves:
+        add_trial(records, metric, curve)
+    best = records.best()
+    assert (best.number, best.best.epoch, best.best.metric) == (0, 2.0, curves[0][1])
+    table = records.leaderboard(metric)
+    assert list(table["trial"]) == [0, 1]
+    assert table.loc[0, "best_epoch"] == 2
+    if not metric.higher_is_better:
+        assert list(table[name]) == [0.1, 0.3]
+        assert list(table["score"]) == [-0.1, -0.3]
+
+
+def test_every_trial_keeps_its_row(tmp_path):
+    metric = find_metric("accuracy")
+    records = SearchRecords(tmp_path)
+    add_trial(records, metric, [0.5], **{"optim.lr": 0.1})
+    add_trial(records, metric, [], FAILED, **{"optim.lr": 0.2})
+    add_trial(records, metric, [math.nan], **{"optim.lr": 0.3})
+    add_trial(records, metric, [0.7], RUNNING, **{"optim.max_epochs": 3})
+    table = records.leaderboard(metric)
+    assert list(table["trial"]) == [3, 0, 1, 2]
+    assert list(table["status"]) == [RUNNING, COMPLETED, FAILED, COMPLETED]
+    assert math.isnan(table.loc[2, "score"])
+    assert {"optim.lr", "optim.max_epochs", "reason", "seconds", "size_mb", "best_epoch", "epochs"} <= set(table.columns)
+
+
+def test_records_are_read_again_from_disk(tmp_path):
+    metric = find_metric("accuracy")
+    records = SearchRecords(tmp_path)
+    for value in (0.5, 0.6):
+        add_trial(records, metric, [value, math.nan], **{"optim.lr": value})
+    again = SearchRecords(tmp_path)
+    assert repr(again.trials()) == repr(records.trials())  # nan differs from itself, its text does not
+    assert again.open_trial({}, Config()).number == 2
+
+
+def test_half_a_line_is_no_result(tmp_path):
+    records = SearchRecords(tmp_path)
+    number = add_trial(records, find_metric("accuracy"), [0.5], RUNNING)
+    with open(records.folder_of(number).path / "metrics.jsonl", "a") as log:
+        log.write('{"epoch": 2.0, "sco')
+    assert len(records.trials()[0].results) == 1
+
+
+def test_an_empty_search_has_no_best(tmp_path):
+    assert SearchRecords(tmp_path).best() is None

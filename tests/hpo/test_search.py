@@ -1,0 +1,122 @@
+"""Real searches on a real Ray, small."""
+
+import math
+import time
+
+import pytest
+from ray import tune
+
+from automm_hpo import MultiModalPredictor
+from automm_hpo.errors import AllTrialsFailed
+from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords
+from automm_hpo.space import Choice, Float, draw_space
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def search(train, hyperparameters, path, tune_kwargs, **options):
+    predictor = MultiModalPredictor(label="label", verbosity=0)
+    options = {"tracking": None, "seed": 0} | options
+    return predictor.fit(train, hyperparameters=hyperparameters, save_path=path, hyperparameter_tune_kwargs=tune_kwargs, **options)
+
+
+def test_random_and_fifo(small, here, fast, ray_session):
+    space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": tune.choice(["1", "2"])}
+    predictor = search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1})
+    table = predictor.leaderboard()
+    assert sorted(table["trial"]) == [0, 1, 2, 3]
+    assert set(table["status"]) == {COMPLETED}
+    assert (table["epochs"] == table["optim.max_epochs"]).all()
+    assert table["score"].is_monotonic_decreasing
+    assert predictor.fit_summary()["val_accuracy"] == table.loc[0, "score"]
+    # trial n depends on (seed, n) only
+    ours = {"optim.lr": Float(1e-4, 1e-2, log=True), "optim.max_epochs": Choice((1, 2))}
+    for number, row in table.set_index("trial").iterrows():
+        expected = {key: ours[key].finish(raw) for key, raw in draw_space(ours, 0, number).items()}
+        assert {key: row[key] for key in expected} == expected
+    assert ray_session.is_initialized()  # the user's Ray is never shut down
+    assert not (here / "run" / "search" / "cache").exists()
+    assert MultiModalPredictor.load(here / "run").leaderboard().equals(table)
+
+
+def test_bayes_and_asha_stop_weak_trials_and_the_predictor_is_whole(small, here, fast):
+    space = {"optim.lr": tune.loguniform(1e-6, 1e-2), "optim.max_epochs": 6}
+    kwargs = {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 6, "num_to_keep": 1, "deterministic": True}
+    predictor = search(small[0], fast | space, here / "run", kwargs)
+    table = predictor.leaderboard()
+    assert len(table) == 6
+    stopped = table[table["status"] == STOPPED]
+    assert len(stopped)
+    assert (stopped["epochs"] < 6).all()
+    assert set(stopped["reason"]) == {"scheduler"}
+    assert predictor.predict(small[1]).notna().all()
+
+    again = search(small[0], fast | space, here / "again", kwargs).leaderboard()
+    columns = ["trial", "score", "epochs", "optim.lr"]
+    assert again[columns].equals(table[columns])  # deterministic: the same trials, the same results
+
+
+def test_a_trial_that_raises_is_a_row_and_the_others_go_on(small, here, fast):
+    # a batch of one row is more than batch norm can bear
+    space = {"env.batch_size": tune.choice([1, 32]), "optim.max_epochs": 1, "optim.lr": tune.choice([1e-3, 1e30])}
+    predictor = search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 6}, seed=2)
+    table = predictor.leaderboard().set_index("trial")
+    broken = table["env.batch_size"] == 1
+    assert 0 < broken.sum() < 6
+    assert set(table[broken]["status"]) == {FAILED}
+    assert table[broken]["reason"].str.contains("Expected more than 1 value per channel").all()
+    assert set(table[~broken & (table["optim.lr"] < 1)]["status"]) == {COMPLETED}
+    assert set(table[~broken & (table["optim.lr"] > 1)]["status"]) <= {DIVERGED}
+    number = int(table[broken].index[0])
+    assert "Traceback" in SearchRecords(here / "run" / "search").folder_of(number).error
+
+
+def test_all_trials_failing_raises_with_the_first_cause_and_counts(small, here, fast):
+    space = {"env.batch_size": 1, "optim.lr": tune.uniform(1e-3, 1e-2)}
+    with pytest.raises(AllTrialsFailed, match=r"none of 2 trials has a score: 2 x ValueError: Expected more than 1 value.*\n.*\nTraceback"):
+        search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 2})
+    assert len(SearchRecords(here / "run" / "search").trials()) == 2
+
+
+def test_a_time_limit_keeps_the_best_so_far(small, here, fast):
+    space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 500, "optim.patience": 500}
+    started = time.time()
+    predictor = search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 50}, time_limit=14)
+    assert time.time() - started < 14 + 5
+    table = predictor.leaderboard()
+    assert set(table["reason"].str.slice(0, 10)) == {"time limit"}
+    assert len(table) < 50
+    assert predictor.predict(small[1]).notna().all()
+
+
+def test_the_winner_is_chosen_by_a_metric_to_minimise(small, here, fast):
+    predictor = MultiModalPredictor(label="label", validation_metric="log_loss", verbosity=0)
+    predictor.fit(
+        small[0],
+        hyperparameters=fast | {"optim.lr": tune.loguniform(1e-5, 3e-2), "optim.max_epochs": 4},
+        hyperparameter_tune_kwargs={"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1},
+        save_path=here / "run",
+        tracking=None,
+    )
+    records = SearchRecords(here / "run" / "search").trials()
+    lowest = min(result.metric for record in records for result in record.results)
+    assert predictor.fit_summary()["val_log_loss"] == lowest
+    assert predictor.leaderboard().loc[0, "log_loss"] == lowest
+    valid = predictor.evaluate(small[0], metrics="log_loss")["log_loss"]
+    assert math.isfinite(valid)
+
+
+def test_what_is_kept_on_disk_is_bounded(small, here, fast):
+    space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 3}
+    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2, "keep_trials": 2}
+    search(small[0], fast | space, here / "run", kwargs)
+    weights = list((here / "run" / "search").rglob("model.safetensors"))
+    assert len(weights) == 2
+    assert not list((here / "run" / "search").rglob("train_state.safetensors"))
+
+
+def test_sizes_tuned_together_share_one_cache(small, here, fast):
+    space = {"model.timm_image.image_size": tune.choice([24, 32]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "mobilenetv3_small_050"])}
+    predictor = search(small[0], fast | space | {"optim.max_epochs": 1}, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 3}, seed=1)
+    assert predictor.leaderboard()["model.timm_image.image_size"].nunique() == 2
+    assert predictor.predict(small[1]).notna().all()

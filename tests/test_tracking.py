@@ -1,0 +1,73 @@
+"""MLflow as a user finds it after a fit, in a real sqlite database."""
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from ray import tune
+
+from automm_hpo import MultiModalPredictor
+
+SPACE = {"optim.lr": tune.loguniform(1e-4, 1e-2), "env.batch_size": tune.choice([1, 32]), "optim.max_epochs": 2}
+KWARGS = {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_uri(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    mlflow.set_tracking_uri(None)
+
+
+def test_a_parent_run_and_one_child_a_trial(small, here, fast, ray_session):
+    predictor = MultiModalPredictor(label="label", verbosity=0)
+    predictor.fit(small[0], hyperparameters=fast | SPACE, hyperparameter_tune_kwargs=KWARGS, save_path=here / "run", seed=2)
+    client = MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("automm_hpo")
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {int(run.data.tags["automm_hpo.trial"]): run for run in runs if run is not parent}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "run"
+    assert parent.data.params["model.timm_image.checkpoint_name"] == "test_resnet"
+    assert parent.data.metrics["best_score"] == predictor.fit_summary()["val_accuracy"]
+    table = predictor.leaderboard().set_index("trial")
+    assert set(children) == set(table.index)
+    for number, run in children.items():
+        row = table.loc[number]
+        assert run.data.params["optim.lr"] == str(row["optim.lr"])
+        assert run.data.tags["automm_hpo.status"] == row["status"]
+        assert run.info.status == ("FAILED" if row["status"] == "FAILED" else "FINISHED")
+        if row["status"] == "COMPLETED":
+            assert run.data.metrics["best_score"] == row["score"]
+            history = client.get_metric_history(run.info.run_id, "metric")
+            assert len(history) == row["epochs"]
+    assert {"COMPLETED", "FAILED"} == set(table["status"])
+    assert mlflow.active_run() is None
+
+
+def test_the_users_uri_is_honoured(small, here, fast):
+    mlflow.set_tracking_uri(f"sqlite:///{here / 'mine.db'}")
+    MultiModalPredictor(label="label", verbosity=0).fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "run")
+    assert (here / "mine.db").exists()
+    assert not (here / "mlflow.db").exists()
+    assert len(MlflowClient().search_runs([MlflowClient().get_experiment_by_name("automm_hpo").experiment_id])) == 2
+
+
+def test_a_broken_server_costs_one_warning(small, here, fast, monkeypatch):
+    (here / "broken.db").write_text("this is no database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here / 'broken.db'}")
+    predictor = MultiModalPredictor(label="label", verbosity=0)
+    with pytest.warns(UserWarning, match="MLflow tracking is incomplete.*the fit is unaffected") as caught:
+        predictor.fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "run")
+    assert len(caught) == 1
+    assert len(predictor.predict(small[1])) == 100
+
+
+def test_a_fit_that_raises_closes_its_runs(small, here, fast):
+    with pytest.raises(ValueError, match="Expected more than 1 value"):
+        MultiModalPredictor(label="label", verbosity=0).fit(small[0].head(60), hyperparameters=fast | {"env.batch_size": 1}, save_path=here / "run")
+    client = MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("automm_hpo").experiment_id])
+    assert {run.info.status for run in runs} == {"FAILED"}
+    assert len(runs) == 2

@@ -1,0 +1,142 @@
+import math
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from automm_hpo.errors import CorruptFile
+from automm_hpo.training import checkpoint
+from automm_hpo.training.checkpoint import (
+    STATE_TENSORS,
+    check_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    result_from_json,
+    result_to_json,
+    save_checkpoint,
+)
+from automm_hpo.training.loop import EpochResult
+
+RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
+
+
+@pytest.fixture
+def saved(trial, tmp_path):
+    """A folder with checkpoints of epochs 1 to 5, scores 3 5 1 4 2."""
+    one = trial()
+    state = one.state()
+    next(one.epochs(state))
+    for epoch, score in enumerate([3.0, 5.0, 1.0, 4.0, 2.0], 1):
+        save_checkpoint(tmp_path, state, replace(RESULT, epoch=float(epoch), score=score))
+    return tmp_path, one
+
+
+def names(folder):
+    return [int(float(path.name)) for path in list_checkpoints(folder)]
+
+
+def test_a_result_survives_json():
+    assert result_from_json(result_to_json(RESULT)) == RESULT
+    assert math.isnan(result_from_json(result_to_json(replace(RESULT, score=math.nan, end="diverged"))).score)
+
+
+def test_pruning_keeps_the_best_weights_and_the_newest_states(saved):
+    folder, _ = saved
+    prune_checkpoints(folder, num_best=2, num_states=2)
+    assert names(folder) == [2, 4, 5]
+    assert [(path / STATE_TENSORS).exists() for path in list_checkpoints(folder)] == [False, True, True]
+    for path in list_checkpoints(folder):
+        check_checkpoint(path)
+    prune_checkpoints(folder, num_best=1, num_states=0)
+    assert names(folder) == [2]
+    prune_checkpoints(folder, num_best=0, num_states=0)
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "train_state.safetensors", "train_state.json"])
+@pytest.mark.parametrize("damage", ["flip", "zero", "truncate", "remove"])
+def test_damage_is_found(saved, file, damage):
+    folder, one = saved
+    path = list_checkpoints(folder)[0] / file
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    if damage == "flip":
+        content[half] ^= 1
+    elif damage == "zero":
+        content[half:] = bytes(len(content) - half)
+    elif damage == "truncate":
+        del content[half:]
+    path.unlink() if damage == "remove" else path.write_bytes(content)
+    with pytest.raises(CorruptFile, match=file):
+        load_checkpoint(path.parent, one.state())
+
+
+def test_another_models_weights_are_refused(saved, trial):
+    other = trial(model__timm_image__checkpoint_name="test_vit").state()
+    with pytest.raises(CorruptFile, match="does not hold this model's weights"):
+        load_checkpoint(list_checkpoints(saved[0])[0], other)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_kill_between_any_two_steps_leaves_whole_checkpoints(trial, tmp_path, monkeypatch):
+    """Every rename, unlink and directory creation is a place where the process may die."""
+    one = trial()
+    state = one.state()
+    next(one.epochs(state))
+
+    def commit(folder):
+        for epoch in (1.0, 2.0, 3.0):
+            prune_checkpoints(folder, num_best=1, num_states=1)
+            save_checkpoint(folder, state, replace(RESULT, epoch=epoch, score=-epoch))
+            prune_checkpoints(folder, num_best=1, num_states=2)
+
+    steps = 0
+    kill_at = None
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal steps
+            steps += 1
+            if steps == kill_at:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "replace", counted(os.replace))
+    monkeypatch.setattr(os, "unlink", counted(os.unlink))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+    monkeypatch.setattr(checkpoint, "save_file", counted(checkpoint.save_file))
+    commit(tmp_path / "uninterrupted")
+    assert names(tmp_path / "uninterrupted") == [1, 2, 3]
+    total = steps
+    assert total > 20
+    for kill_at in range(1, total + 1):
+        steps = 0
+        folder = tmp_path / str(kill_at)
+        with pytest.raises(Killed):
+            commit(folder)
+        for path in list_checkpoints(folder):
+            check_checkpoint(path)
+        steps, before = 0, kill_at
+        kill_at = None
+        commit(folder)  # and the next run goes on over the remains
+        assert names(folder) == [1, 2, 3]
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+        kill_at = before
+
+
+def test_a_checkpoint_holds_no_shared_or_strided_surprises(saved):
+    folder, one = saved
+    state = one.state()
+    load_checkpoint(list_checkpoints(folder)[-1], state)
+    for parameter, slots in state.optimizer.state.items():
+        for value in slots.values():
+            assert value.shape != parameter.shape or value.stride() == parameter.stride()
+    assert torch.isfinite(next(iter(state.model.parameters()))).all()

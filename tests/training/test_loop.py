@@ -1,0 +1,104 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from automm_hpo.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def comparable(result):
+    return replace(result, seconds=0.0)
+
+
+def weights(state):
+    return {key: value.clone() for key, value in state.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"optim__optim_type": "sgd", "optim__lr": 0.05},
+        {"model__timm_image__drop_rate": 0.5, "optim__val_check_interval": 0.5},
+        {"env__per_gpu_batch_size": 4, "optim__lr_schedule": "linear_decay"},
+    ],
+    ids=["adamw", "sgd", "dropout and half epochs", "accumulation"],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(trial, tmp_path, overrides):
+    one = trial(**overrides)
+    whole = one.state()
+    expected = [comparable(result) for result in one.epochs(whole)]
+
+    interrupted = one.state()
+    first = next(one.epochs(interrupted))
+    path = save_checkpoint(tmp_path, interrupted, first)
+    torch.manual_seed(12345)  # whatever happened in between must not matter
+    resumed = one.state()
+    restored = load_checkpoint(path, resumed)
+    rest = [comparable(result) for result in one.epochs(resumed)]
+
+    assert restored == first
+    assert [comparable(first), *rest] == expected
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
+
+
+def test_the_same_seed_repeats_and_another_differs(trial):
+    runs = [[comparable(result) for result in one.epochs(one.state())] for one in (trial(0), trial(0), trial(1))]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_it_learns(trial):
+    one = trial(optim__max_epochs=8)
+    results = list(one.epochs(one.state()))
+    assert results[-1].train_loss < results[0].train_loss
+    assert max(result.score for result in results) > 0.6
+    assert results[-1].end == "max_epochs"
+
+
+@pytest.mark.parametrize(("interval", "positions"), [(1.0, [1, 2]), (0.5, [0.5, 1, 1.5, 2]), (0.25, [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]), (0.01, 8)])
+def test_validations_are_spread_evenly(trial, interval, positions):
+    one = trial(optim__max_epochs=2, optim__val_check_interval=interval)
+    found = [result.epoch for result in one.epochs(one.state())]
+    assert found == positions if isinstance(positions, list) else len(found) == positions
+
+
+def test_max_steps_ends_within_an_epoch(trial):
+    one = trial(optim__max_steps=6)
+    assert [(result.step, result.end) for result in one.epochs(one.state())] == [(4, None), (6, "max_epochs")]
+
+
+def test_patience_counts_validations_without_gain(trial):
+    one = trial(optim__lr=1e-12, optim__max_epochs=50, optim__patience=3)
+    results = list(one.epochs(one.state()))
+    assert results[-1].end == "patience"
+    assert len(results) < 20
+
+
+def test_divergence_is_seen_within_one_validation(trial):
+    one = trial(optim__lr=1e30, optim__gradient_clip_val=0, optim__warmup_steps=0)
+    results = list(one.epochs(one.state()))
+    assert results[-1].end == "diverged"
+    assert math.isnan(results[-1].score)
+    assert len(results) <= 2
+
+
+def test_a_stop_validates_what_was_trained(trial):
+    one = trial()
+    results = list(one.epochs(one.state(), lambda ahead: "time_limit"))
+    assert [(result.step, result.end) for result in results] == [(1, "time_limit")]
+    assert math.isfinite(results[0].score)
+
+
+def test_accumulation_takes_the_same_steps(trial):
+    # a transformer: batch norm would see other batches
+    overrides = {"model__timm_image__checkpoint_name": "test_vit", "model__timm_image__train_transforms": [], "optim__max_epochs": 2}
+    whole, parts = trial(**overrides), trial(**overrides, env__per_gpu_batch_size=3)
+    for expected, found in zip(whole.epochs(whole.state()), parts.epochs(parts.state()), strict=True):
+        assert found.valid_loss == pytest.approx(expected.valid_loss, rel=1e-3)
+
+
+def test_fewer_rows_than_a_batch(trial):
+    one = trial(env__batch_size=128, optim__max_epochs=2)
+    assert [result.step for result in one.epochs(one.state())] == [1, 2]

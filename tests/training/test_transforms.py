@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from automm_hpo.data.images import ImageSpec
+from automm_hpo.training.transforms import eval_view, train_view
+
+SPEC = ImageSpec(16, crop_pct=0.8)  # side 20
+
+
+def ramp(num_images: int = 8, side: int = 20) -> torch.Tensor:
+    """(B, 1, 3, S, S): each pixel tells its row (red) and its column (green)."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    return torch.stack([rows, columns, rows]).to(torch.uint8).expand(num_images, 1, 3, side, side)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_eval_takes_the_centre():
+    assert torch.equal(eval_view(ramp(), SPEC), ramp()[..., 2:18, 2:18])
+
+
+def test_no_transforms_train_on_what_is_evaluated():
+    assert torch.equal(train_view(ramp(), SPEC, (), rng()), eval_view(ramp(), SPEC))
+
+
+def test_random_crops_differ_between_images_and_keep_neighbours_together():
+    view = train_view(ramp(64), SPEC, ("random_crop",), rng())
+    assert view.shape == (64, 1, 3, 16, 16)
+    corners = {tuple(image[0, :2, 0, 0].tolist()) for image in view}
+    assert len(corners) > 10
+    steps = view[:, 0, 0, 1:, 0].int() - view[:, 0, 0, :-1, 0].int()
+    assert set(steps.unique().tolist()) <= {0, 1}  # 0 where the edge repeats
+
+
+def test_half_of_the_images_are_mirrored():
+    view = train_view(ramp(1000), SPEC, ("random_horizontal_flip",), rng())
+    plain = eval_view(ramp(1000), SPEC)
+    mirrored = [torch.equal(image, other.flip(-1)) for image, other in zip(view, plain, strict=True)]
+    same = [torch.equal(image, other) for image, other in zip(view, plain, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True))
+    assert 400 < sum(mirrored) < 600
+
+
+def test_the_generator_decides():
+    transforms = ("random_crop", "random_horizontal_flip")
+    first, again, other = (train_view(ramp(), SPEC, transforms, rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_smaller_trial_resizes_the_cache(interpolation):
+    spec = ImageSpec(8, interpolation, 0.8)  # side 10 out of 20
+    view = eval_view(ramp(), spec)
+    assert view.shape == (8, 1, 3, 8, 8)
+    assert view.dtype == torch.uint8
+    expected = 2 * torch.arange(1, 9) + 0.5  # a pixel of the small picture lies between two of the large
+    assert (view[0, 0, 0, :, 0].float() - expected).abs().max() <= 1
