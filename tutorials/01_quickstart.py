@@ -37,7 +37,7 @@ train.head(3)
 # ## One call
 #
 # Hyperparameters are dotted keys. A plain value is fixed; a `tune.*` space is searched. Here a Bayesian searcher proposes the learning
-# rate, the model and its number of epochs, and ASHA ends the weak trials early.
+# rate, the model and the augmentation, and ASHA ends the weak trials early.
 
 # %%
 predictor = MultiModalPredictor(label="label")
@@ -46,9 +46,10 @@ predictor.fit(
     hyperparameters={
         "optim.lr": tune.loguniform(1e-3, 2e-2),
         "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "mobilenetv3_small_050"]),
-        "optim.max_epochs": tune.choice([8, 12]),
+        "model.timm_image.train_transforms": tune.choice([[], ["random_horizontal_flip"]]),
         "model.timm_image.pretrained": False,
-        "model.timm_image.image_size": 56,
+        "model.timm_image.image_size": 64,
+        "optim.max_epochs": 8,
         "env.batch_size": 32,
     },
     hyperparameter_tune_kwargs={"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8, "num_to_keep": 2},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
@@ -18,6 +18,15 @@ DECODER_VERSION = 2  # part of every cache key: raise it when the pixels of any 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # Pillow knows 40 more, rarely used and rarely audited
 MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
 WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
+EXIF_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -71,19 +80,31 @@ def decode_image(path: str | os.PathLike[str], geometry: ImageGeometry) -> np.nd
                 raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             _refuse_odd_greys(image)
             # JPEG decodes at 1/2, 1/4 or 1/8 for the asking; twice the side leaves the resampling its quality
-            image.draft("RGB", (2 * geometry.side, 2 * geometry.side))
-            square = to_rgb(ImageOps.exif_transpose(image))
+            reduced = image.draft("RGB", (2 * geometry.side, 2 * geometry.side))
+            picture = to_rgb(image)
+            # a reduced picture is rounded up to whole pixels, of which its last row and column are not all picture
+            width, height = reduced[1][2:] if reduced else picture.size
+            edge = min(width, height)
+            left, top = (width - edge) / 2, (height - edge) / 2
+            # resizing only the centre box, a 1 x 10,000 strip never becomes a huge picture on its way
+            resample = Image.Resampling[geometry.interpolation.upper()]
+            square = picture.resize((geometry.side, geometry.side), resample, box=(left, top, left + edge, top + edge))
+            turn = EXIF_TURNS.get(_exif_orientation(image))
+            return np.asarray(square if turn is None else square.transpose(turn))
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
         raise UnreadableImage(f"not an image (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
         raise UnreadableImage(f"{type(error).__name__}: {error}") from None
-    left, top = (square.width - min(square.size)) / 2, (square.height - min(square.size)) / 2
-    # resizing only the centre box, a 1 x 10,000 strip never becomes a huge picture on its way
-    box = (left, top, left + min(square.size), top + min(square.size))
-    resample = Image.Resampling[geometry.interpolation.upper()]
-    return np.asarray(square.resize((geometry.side, geometry.side), resample, box=box))
+
+
+def _exif_orientation(image: Image.Image) -> object:
+    """Of a loaded image (TIFF is turned as it loads, and forgets it then); None where there is none."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken EXIF, which a viewer ignores too
+        return None
 
 
 def check_file(path: str | os.PathLike[str]) -> os.stat_result:

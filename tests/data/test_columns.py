@@ -1,0 +1,157 @@
+"""What each column is taken for, why, and what is refused."""
+
+import base64
+import datetime
+import decimal
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from automm_hpo.data.columns import infer_columns
+from automm_hpo.errors import InvalidArgument, InvalidData, InvalidInput, NotSupported
+
+
+def png(grey: int = 0) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (32, 32), grey).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("a.png", "b.jpg", "no_suffix"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name, "JPEG" if name.endswith("jpg") else "PNG")
+    return tmp_path
+
+
+def kind_of(values, folder) -> tuple[str, str]:
+    """(type, reason) of a column beside an image column."""
+    values = values if isinstance(values, pd.Series) else pd.Series(values)
+    table = pd.DataFrame({"image": ["a.png"] * len(values), "label": range(len(values)), "x": values})
+    try:
+        columns = infer_columns(table, "label", folder)
+    except NotSupported as refusal:
+        assert "'image'" not in str(refusal)
+        kind, _, reason = str(refusal).split("'x' (")[1].split("). Leave")[0].partition(": ")
+        return kind, reason
+    assert columns["image"] == "image_path"
+    return columns["x"], columns.reasons["x"]
+
+
+DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
+
+
+@pytest.mark.parametrize(
+    "values, kind, reason",
+    [
+        ([None, None], "null", "all values missing"),
+        (pd.Series([pd.NA, pd.NA], dtype="string"), "null", "all values missing"),
+        ([7, 7, 7], "null", "constant"),
+        (["same"] * 3, "null", "constant"),
+        (pd.Series([1.0, None], dtype="Float64"), "null", "constant"),
+        ([True, False], "categorical", "dtype bool"),
+        (pd.Series([True, None], dtype="boolean"), "categorical", "dtype boolean"),
+        (pd.Series(["a.png", "b.jpg"], dtype="category"), "categorical", "dtype category"),
+        (["red", "blue"] * 20, "categorical", "2 distinct values in 40 rows"),
+        (["1", "2"] * 20, "categorical", "2 distinct values in 40 rows"),  # before numerical, as the order says
+        ([f"word{i}" for i in range(40)], "categorical", "short strings"),
+        ([1, "a", None, 2.5], "categorical", "short strings"),
+        ([1.5, 2.5, np.nan], "numerical", "dtype float64"),
+        (pd.Series([1, 2, None], dtype="Int64"), "numerical", "dtype Int64"),
+        ([str(i) for i in range(40)], "numerical", "all values parse as numbers"),
+        ([decimal.Decimal(i) for i in range(40)], "numerical", "all values parse as numbers"),
+        (pd.to_datetime(DAYS), "datetime", "dtype datetime64"),
+        (DAYS, "datetime", "ISO 8601"),
+        ([f"2020-{month:02}-01T00:00:00+0{month % 3}:00" for month in range(1, 13)], "datetime", "ISO 8601"),  # time zones mixed
+        (["a.png", "b.jpg"], "image_path", "2 of 2 sampled values open as images"),
+        (["a.png"], "image_path", "1 of 1"),
+        (["no_suffix", None], "image_path", "1 of 1"),
+        ([Path("a.png"), Path("nowhere.png")], "image_path", "1 of 2"),
+        ([np.str_("a.png"), np.str_("b.jpg")], "image_path", "2 of 2"),
+        (pd.Series(["a.png", pd.NA], dtype="string"), "image_path", "1 of 1"),
+        (["http://x/1.PNG", "http://x/2.jpeg"], "image_path", "end like image files"),
+        ([png(1), png(2)], "image_bytearray", "bytes"),
+        ([b"a.png", b"b.jpg"], "image_bytearray", "bytes"),
+        ([base64.b64encode(png(i)).decode() for i in range(30)], "image_base64_str", "decode to images"),
+        ([f"data:image/png;base64,{base64.b64encode(png(i)).decode()}" for i in range(30)], "image_base64_str", "decode to images"),
+        ([f"this is sentence number {i}" for i in range(40)], "text", "three words"),
+        (["~nosuchuser is no home", "~nor is this one", "a third text"], "text", "three words"),
+        ([f"{i} a\0b \n" + "long " * 2000 for i in range(40)], "text", "three words"),
+        ([[1, 2], {"a": 1}, np.zeros(2)], "categorical", "short strings"),
+    ],
+)
+def test_inference(folder, values, kind, reason):
+    found, why = kind_of(values, folder)
+    assert found == kind
+    assert reason in why
+
+
+def test_a_few_pictures_among_unreadable_ones_are_still_a_picture_column(folder):
+    assert kind_of(["a.png"] + ["lost"] * 9, folder) == ("image_path", "1 of 10 sampled values open as images")
+
+
+def test_file_names_that_are_not_utf8(folder):
+    name = b"\xe9.png".decode("utf-8", "surrogateescape")  # what os.listdir gives
+    Image.new("L", (4, 4)).save(folder / name)
+    assert kind_of(pd.Series([name, "a.png"], dtype=object), folder) == ("image_path", "2 of 2 sampled values open as images")
+    assert kind_of(pd.Series([f"{name} {i}" for i in range(3)], dtype=object), folder)[0] == "categorical"
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return pd.DataFrame({"image": ["a.png", "b.jpg"], "price": [1.5, 2.5], "label": ["x", "y"]})
+
+
+def test_a_column_without_a_model_is_refused_with_the_mend(table, folder):
+    with pytest.raises(NotSupported, match=r"'price' \(numerical: dtype float64\).*column_types=\{name: 'null'\}") as raised:
+        infer_columns(table, "label", folder)
+    assert "label" not in str(raised.value)
+
+
+def test_given_types_win(table, folder):
+    columns = infer_columns(table, "label", folder, {"price": "null"})
+    assert dict(columns) == {"image": "image_path", "price": "null"}
+    assert columns.reasons["price"] == "given"
+    assert columns.of_type("image_path") == ("image",)
+    assert len(columns) == 2
+    assert infer_columns(table[["price", "label"]], "label", folder, {"price": "image_path"})["price"] == "image_path"
+
+
+def test_relative_paths_count_from_the_folder(table, folder, monkeypatch):
+    monkeypatch.chdir("/")
+    renamed = table[["image", "label"]].replace({"a.png": "no_suffix", "b.jpg": "no_suffix"})
+    assert infer_columns(renamed, "label", folder)["image"] == "image_path"
+    with pytest.raises(InvalidData, match="no column to learn from"):
+        infer_columns(renamed, "label", Path("/"))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"imge": "null"}, "no column 'imge'. Did you mean image?"),
+        ({5: "null"}, "no column 5"),
+        ({"price": "image"}, r"column_types\['price'\]: expected one of null, .*, got 'image'. Did you mean image_path"),
+        ({"price": None}, "got None"),
+        ({"price": ["null"]}, r"got \['null'\]"),
+        (["price"], r"expected a dict of column -> type, got \['price'\]"),
+        ("null", "expected a dict"),
+    ],
+)
+def test_wrong_column_types(table, folder, given, message):
+    with pytest.raises(InvalidArgument, match=message):
+        infer_columns(table, "label", folder, given)
+
+
+def test_all_wrong_column_types_are_told_together(table, folder):
+    with pytest.raises(InvalidInput, match=r"(?s)'imge'.*'nul'"):
+        infer_columns(table, "label", folder, {"imge": "null", "price": "nul"})
+
+
+@pytest.mark.parametrize("given", [None, {"image": "null", "price": "null"}])
+def test_nothing_left_to_learn_from(table, folder, given):
+    with pytest.raises(InvalidData, match="at least one image_path column"):
+        infer_columns(table if given else table[["label"]], "label", folder, given)

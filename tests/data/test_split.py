@@ -1,0 +1,60 @@
+"""Rows held out: of every class its share, the same ones for the same seed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from automm_hpo.data.split import default_holdout_frac, train_valid_split
+from automm_hpo.errors import InvalidData
+from automm_hpo.problem import infer_problem
+
+
+def split(labels, frac=None, seed=0, problem_type=None):
+    table = pd.DataFrame({"row": range(len(labels)), "label": labels}, index=[0] * len(labels))  # index labels need not be unique
+    return train_valid_split(table, infer_problem(table["label"], "label", problem_type), frac, seed)
+
+
+@pytest.mark.parametrize(
+    "num_rows, frac",
+    [(1, 0.2), (100, 0.2), (2_500, 0.2), (4_000, 0.125), (4_999, 500 / 4_999), (5_000, 0.1), (25_000, 0.1), (50_000, 0.05), (1_000_000, 0.01)],
+)
+def test_default_fraction(num_rows, frac):
+    assert default_holdout_frac(num_rows) == pytest.approx(frac)
+
+
+def test_default_fraction_is_used():
+    train, valid = split(["a", "b"] * 2_000)
+    assert (len(train), len(valid)) == (3_500, 500)
+
+
+def test_stratified_and_complete():
+    labels = ["common"] * 800 + ["rare"] * 20 + ["pair"] * 2 + ["single"]
+    train, valid = split(labels, 0.25)
+    assert valid["label"].value_counts().to_dict() == {"common": 200, "rare": 5, "pair": 1}
+    assert sorted([*train["row"], *valid["row"]]) == list(range(len(labels)))
+    assert set(train["label"]) == set(labels)
+    assert train["row"].is_monotonic_increasing  # the caller's order
+
+
+@pytest.mark.parametrize("frac", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize("counts", [(2, 2), (1, 30), (3, 5, 7)])
+def test_every_class_keeps_a_row_in_train(frac, counts):
+    train, valid = split(np.repeat([f"class {i}" for i in range(len(counts))], counts), frac)
+    assert train["label"].nunique() == len(counts)
+    assert valid["label"].nunique() == sum(count > 1 for count in counts)
+
+
+def test_seeded():
+    labels = ["a", "b", "c"] * 100
+    rows = [split(labels, seed=seed)[1]["row"].tolist() for seed in (0, 0, 1)]
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_regression_is_not_stratified():
+    train, valid = split(np.arange(100) / 7, 0.2)
+    assert (len(train), len(valid)) == (80, 20)
+
+
+def test_too_few_rows():
+    with pytest.raises(InvalidData, match="2 rows are too few to hold any out for validation; give tuning_data"):
+        split(["a", "b"])

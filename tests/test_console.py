@@ -1,0 +1,40 @@
+"""What a person sees, in a process of its own with a Ray of its own: nothing of Ray's, few lines of ours, none when quiet."""
+
+import subprocess
+import sys
+
+import pytest
+
+SEARCH = """
+import sys, warnings
+import pandas as pd
+from ray import tune
+from automm_hpo import MultiModalPredictor
+predictor = MultiModalPredictor(label="label", verbosity=int(sys.argv[2])).fit(
+    sys.argv[1],
+    hyperparameters={fast!r} | {{"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 1}},
+    hyperparameter_tune_kwargs={{"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8}},
+    save_path="run", time_limit=100,
+)
+import os, ray
+assert not ray.is_initialized()
+assert "RAY_CHDIR_TO_TRIAL_DIR" not in os.environ
+"""
+
+
+@pytest.mark.parametrize("verbosity", [0, 2])
+def test_a_search_says_little_and_leaves_the_process_as_it_was(small, here, fast, verbosity):
+    small[0].head(100).to_csv("train.csv", index=False)
+    done = subprocess.run([sys.executable, "-c", SEARCH.format(fast=fast), "train.csv", str(verbosity)], capture_output=True, text=True, check=False, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    if verbosity == 0:
+        assert lines == []
+    else:
+        assert len(lines) < 40
+        assert sum("starts" in line for line in lines) == 8
+        assert sum("ends" in line for line in lines) == 8
+        assert "s left" in done.stdout
+        assert lines[-1].startswith("best: trial")
+    assert sorted(path.name for path in here.iterdir()) == ["mlflow.db", "run", "train.csv"]

@@ -1,0 +1,175 @@
+"""Each metric against scikit-learn, its direction, and rows that leave it undefined."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics as sk
+
+from automm_hpo.errors import InvalidArgument
+from automm_hpo.metrics import ALIASES, DEFAULT_METRIC, METRICS, check_fits, find_metric
+from automm_hpo.problem import PROBLEM_TYPES
+
+REFERENCE = {
+    "accuracy": sk.accuracy_score,
+    "balanced_accuracy": sk.balanced_accuracy_score,
+    "f1": sk.f1_score,
+    "f1_macro": lambda y, p: sk.f1_score(y, p, average="macro"),
+    "f1_micro": lambda y, p: sk.f1_score(y, p, average="micro"),
+    "f1_weighted": lambda y, p: sk.f1_score(y, p, average="weighted"),
+    "mcc": sk.matthews_corrcoef,
+    "quadratic_kappa": lambda y, p: sk.cohen_kappa_score(y, p, weights="quadratic"),
+    "roc_auc": lambda y, p: sk.roc_auc_score(y, p[:, 1]),
+    "average_precision": lambda y, p: sk.average_precision_score(y, p[:, 1]),
+    "roc_auc_ovr": lambda y, p: sk.roc_auc_score(y, p if p.shape[1] > 2 else p[:, 1], multi_class="ovr"),
+    "roc_auc_ovo": lambda y, p: sk.roc_auc_score(y, p if p.shape[1] > 2 else p[:, 1], multi_class="ovo"),
+    "log_loss": sk.log_loss,
+    "rmse": sk.root_mean_squared_error,
+    "mse": sk.mean_squared_error,
+    "mae": sk.mean_absolute_error,
+    "r2": sk.r2_score,
+    "pearsonr": lambda y, p: scipy.stats.pearsonr(y, p)[0],
+    "spearmanr": lambda y, p: scipy.stats.spearmanr(y, p)[0],
+}
+BINARY = [name for name, metric in METRICS.items() if "binary" in metric.problem_types]
+MULTICLASS = [name for name, metric in METRICS.items() if "multiclass" in metric.problem_types]
+REGRESSION = [name for name, metric in METRICS.items() if "regression" in metric.problem_types]
+
+
+def probabilities(rng: np.random.Generator, target: np.ndarray, num_classes: int) -> np.ndarray:
+    """Rows that sum to 1 and lean to the target."""
+    logits = rng.normal(size=(len(target), num_classes)) + 1.5 * np.eye(num_classes)[target]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def perfect(name: str, target: np.ndarray, num_classes: int) -> np.ndarray:
+    needs = METRICS[name].needs
+    return target if needs == "classes" else np.eye(num_classes)[target] if needs == "probabilities" else target.astype(float)
+
+
+def test_every_metric_has_its_reference():
+    assert set(REFERENCE) == set(METRICS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name, num_classes", [*((name, 2) for name in BINARY), *((name, 5) for name in MULTICLASS)])
+def test_classification_equals_the_reference(name, num_classes, seed):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(num_classes, size=200)
+    likely = probabilities(rng, target, num_classes)
+    prediction = likely.argmax(1) if METRICS[name].needs == "classes" else likely
+    assert METRICS[name].compute(target, prediction) == pytest.approx(REFERENCE[name](target, prediction), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", REGRESSION)
+def test_regression_equals_the_reference(name, seed):
+    rng = np.random.default_rng(seed)
+    target = rng.normal(50, 10, 200).round()  # ties, for the ranks
+    prediction = (target + rng.normal(0, 8, 200)).round()
+    assert METRICS[name].compute(target, prediction) == pytest.approx(REFERENCE[name](target, prediction), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_perfect_prediction_has_the_highest_score(name):
+    num_classes = 2 if name in BINARY else 4
+    rng = np.random.default_rng(0)
+    target = rng.integers(num_classes, size=100)
+    metric = METRICS[name]
+    best = metric.compute(target, perfect(name, target, num_classes))
+    worse = metric.compute(target, perfect(name, rng.permutation(target), num_classes))
+    assert metric.score(best) > metric.score(worse)
+    assert metric.value(metric.score(worse)) == worse
+    assert isinstance(best, float)
+    assert metric.higher_is_better == (best > worse)
+
+
+@pytest.mark.parametrize("name", [name for name in MULTICLASS if METRICS[name].needs == "probabilities"])
+def test_float32_probabilities(name):
+    rng = np.random.default_rng(0)
+    target = rng.integers(10, size=300)
+    likely = probabilities(rng, target, 10)
+    assert METRICS[name].compute(target, likely.astype(np.float32)) == pytest.approx(METRICS[name].compute(target, likely), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", MULTICLASS)
+def test_validation_rows_that_lack_a_class(name):
+    """Class 1 of 4 occurs in the predictions only."""
+    rng = np.random.default_rng(0)
+    target = rng.choice([0, 2, 3], size=200)
+    likely = probabilities(rng, target, 4)
+    value = METRICS[name].compute(target, likely.argmax(1) if METRICS[name].needs == "classes" else likely)
+    assert math.isfinite(value)
+    if name == "log_loss":
+        assert value == pytest.approx(-np.log(likely[np.arange(200), target]).mean())
+    if name == "roc_auc_ovr":
+        assert value == pytest.approx(np.mean([sk.roc_auc_score(target == label, likely[:, label]) for label in (0, 2, 3)]))
+    if name == "roc_auc_ovo":
+        pairs = [(a, b) for a in (0, 2, 3) for b in (0, 2, 3) if a != b]
+        aucs = [sk.roc_auc_score(target[rows := np.isin(target, pair)] == pair[0], likely[rows, pair[0]]) for pair in pairs]
+        assert value == pytest.approx(np.mean(aucs))
+    if name == "balanced_accuracy":
+        hits = likely.argmax(1) == target
+        assert value == pytest.approx(np.mean([hits[target == label].mean() for label in (0, 2, 3)]))
+
+
+def test_quadratic_kappa_keeps_the_distance_across_an_absent_class():
+    target, prediction = np.array([0, 0, 4, 4, 1]), np.array([0, 1, 4, 4, 4])
+    assert METRICS["quadratic_kappa"].compute(target, prediction) == pytest.approx(
+        sk.cohen_kappa_score(target, prediction, weights="quadratic", labels=np.arange(5)),
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("num_rows", [1, 5])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_constant_target_gives_a_value_or_nan_and_no_warning(name, num_rows, label):
+    target = np.full(num_rows, label)
+    num_classes = 2 if name in BINARY else 3
+    value = METRICS[name].compute(target, perfect(name, target, num_classes))
+    undefined = {"mcc", "quadratic_kappa", "roc_auc", "average_precision", "roc_auc_ovr", "roc_auc_ovo", "r2", "pearsonr", "spearmanr"}
+    assert math.isnan(value) == (name in undefined)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_constant_prediction_gives_no_warning(name):
+    num_classes = 2 if name in BINARY else 3
+    target = np.arange(12) % num_classes
+    value = METRICS[name].compute(target, perfect(name, np.zeros(12, int), num_classes))
+    assert math.isnan(value) == (name in {"pearsonr", "spearmanr"})
+
+
+@pytest.mark.parametrize("alias, name", [("acc", "accuracy"), ("root_mean_squared_error", "rmse"), ("nll", "log_loss"), ("f1_macro", "f1_macro")])
+def test_find_metric(alias, name):
+    assert find_metric(alias).name == name
+
+
+def test_aliases_and_defaults_exist():
+    assert set(ALIASES.values()) <= set(METRICS)
+    assert not set(ALIASES) & set(METRICS)
+    assert set(DEFAULT_METRIC) == set(PROBLEM_TYPES)
+    for problem_type, name in DEFAULT_METRIC.items():
+        check_fits(find_metric(name), problem_type)
+
+
+@pytest.mark.parametrize("wrong, near", [("accurracy", "accuracy"), ("rocauc", "roc_auc"), ("log_los", "log_loss")])
+def test_a_misspelt_metric(wrong, near):
+    with pytest.raises(InvalidArgument, match=rf"eval_metric: expected one of accuracy, .*, got '{wrong}'\. Did you mean .*\b{near}\b"):
+        find_metric(wrong, "eval_metric")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["accuracy"], sk.accuracy_score])
+def test_a_metric_that_is_no_name(wrong):
+    with pytest.raises(InvalidArgument, match="expected one of"):
+        find_metric(wrong)
+
+
+@pytest.mark.parametrize("problem_type, names", [("binary", BINARY), ("multiclass", MULTICLASS), ("regression", REGRESSION)])
+@pytest.mark.parametrize("name", METRICS)
+def test_check_fits(name, problem_type, names):
+    if name in names:
+        check_fits(METRICS[name], problem_type)
+        return
+    with pytest.raises(InvalidArgument, match=f"metrics: {name} does not fit a {problem_type} problem; these do: {names[0]}, "):
+        check_fits(METRICS[name], problem_type, "metrics")
