@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ class Artifact:
     validation_metric: str
     summary: Mapping[str, Any]
 
+    def with_summary(self, **more: Any) -> Artifact:
+        return replace(self, summary={**self.summary, **more})
+
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:
     """Commits a predictor to a folder, all or nothing."""
@@ -57,7 +60,8 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "problem": artifact.problem.to_json(),
-        "columns": {"types": dict(artifact.columns.types), "reasons": dict(artifact.columns.reasons)},
+        # a list: a column's name need not be a string, which a JSON key must be
+        "columns": [[column, kind, artifact.columns.reasons[column]] for column, kind in artifact.columns.items()],
         "config": artifact.config.flat(),
         "eval_metric": artifact.eval_metric,
         "validation_metric": artifact.validation_metric,
@@ -91,7 +95,7 @@ def load_artifact(folder: Path) -> Artifact:
     load_weights(model, places[WEIGHTS])
     return Artifact(
         problem,
-        ColumnTypes(**description["columns"]),
+        ColumnTypes({column: kind for column, kind, _ in description["columns"]}, {column: reason for column, _, reason in description["columns"]}),
         Encoders.from_json(read_json(places[ENCODERS])),
         config,
         model,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from ..config import Config
+from ..errors import AllTrialsFailed
 from ..files import read_json, write_json
 from ..metrics import Metric
 from ..training.checkpoint import WEIGHTS, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
@@ -165,6 +167,18 @@ class SearchRecords:
     def ranked(self) -> list[TrialRecord]:
         """By their best epoch, those without a score last."""
         return sorted(self.trials(), key=lambda record: -record.score)
+
+    def raise_if_all_failed(self) -> None:
+        """Raises:
+        AllTrialsFailed: no trial has a score; the causes are counted, and the first traceback is in the message.
+        """
+        trials = self.trials()
+        if any(record.best for record in trials):
+            return
+        causes = Counter(record.reason or record.status for record in trials).most_common()
+        counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
+        first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
+        raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}{first}")
 
     def leaderboard(self, metric: Metric) -> pd.DataFrame:
         """One row a trial, best first, trials without a score last.

@@ -11,7 +11,6 @@ from typing import Any
 from ray import tune
 
 from ..config import Config
-from ..errors import AllTrialsFailed
 from ..space import SearchSpace
 from ..training.loop import EpochResult
 from .monitor import SearchMonitor
@@ -29,9 +28,6 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
     Args:
         config: the fixed values; the searcher's proposals override it.
         available: the cluster's resources.
-
-    Raises:
-        AllTrialsFailed: no trial has a score; the first cause is in the message, the causes are counted.
     """
     resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
     # Ray would start one actor after another where the number is not given
@@ -55,7 +51,6 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
         ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
-    _raise_if_all_failed(monitor)
 
 
 class RayEvents(tune.Callback):
@@ -79,15 +74,3 @@ class RayEvents(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.monitor.trial_failed(trial.config["trial"], str(trial.get_error() or "the trial's process died"))
-
-
-def _raise_if_all_failed(monitor: SearchMonitor) -> None:
-    trials = monitor.records.trials()
-    if any(record.best for record in trials):
-        return
-    causes: dict[str, int] = {}
-    for record in trials:
-        causes[record.reason] = causes.get(record.reason, 0) + 1
-    counted = "; ".join(f"{count} x {reason}" for reason, count in sorted(causes.items(), key=lambda item: -item[1]))
-    first = next((error for record in trials if (error := monitor.records.folder_of(record.number).error)), "")
-    raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted or 'no trial was started'}\nThe first trial's traceback:\n{first}")

@@ -64,7 +64,8 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items()}
     save_weights(state.model, temporary / WEIGHTS)
     save_file({name: value.contiguous() for name, value in tensors.items() if isinstance(value, torch.Tensor)}, temporary / STATE_TENSORS)
-    position = {"step": state.step, "best_score": state.best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
+    best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
+    position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
     write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": optimizer["param_groups"]})
     write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)))
     _remove(final)
@@ -90,7 +91,7 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
         slots.setdefault(int(index), {})[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
     state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
     for key, value in stored["position"].items():
-        setattr(state, key, value)
+        setattr(state, key, -math.inf if value is None else value)
     return result_from_json(stored["result"])
 
 
@@ -101,6 +102,8 @@ def check_checkpoint(path: Path) -> None:
     if not (path / MANIFEST).is_file():
         raise CorruptFile(f"{path} has no {MANIFEST}")
     manifest = read_json(path / MANIFEST)
+    if not isinstance(manifest, dict) or not {WEIGHTS, STATE} <= set(manifest):
+        raise CorruptFile(f"{path / MANIFEST} does not list {WEIGHTS} and {STATE}")
     check_files({name: path / name for name in manifest}, manifest)
 
 

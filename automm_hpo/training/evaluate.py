@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -79,3 +80,16 @@ def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, targe
     if metric.needs == "classes":
         return metric.compute(target, logits.argmax(1).numpy())
     return metric.compute(target, probabilities(logits))
+
+
+def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:
+    """Why a metric has no value on these rows, whatever is predicted; empty where it has one.
+
+    Args:
+        target: (N,) as ``Problem.encode`` gives it.
+    """
+    logits = torch.randn(len(target), problem.num_outputs, generator=torch.Generator().manual_seed(0))
+    if math.isfinite(compute_metric(metric, problem, logits, target)):
+        return ""
+    distinct = np.unique(target)
+    return f"all have the same label, {problem.class_labels[distinct[0]]!r}" if problem.is_classification and len(distinct) == 1 else "too few or too alike"

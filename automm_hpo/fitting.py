@@ -1,0 +1,161 @@
+"""A planned fit, carried out: caches, trials, the best of them, its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from . import __version__
+from .artifact import Artifact, save_artifact
+from .config import Config
+from .data.cache import store_cache
+from .errors import CorruptFile
+from .hpo.cluster import ray_cluster
+from .hpo.monitor import SearchMonitor
+from .hpo.progress import Progress
+from .hpo.records import SearchRecords, TrialRecord
+from .hpo.trial import TrialTask, run_here
+from .models import build_model
+from .plan import FitPlan
+from .tracking import MlflowTracker
+from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
+from .training.evaluate import find_device
+
+SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
+
+
+def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
+    """Runs the trials and commits the best one's best epoch to the plan's folder.
+
+    Raises:
+        AllTrialsFailed: no trial ended with a score.
+        BadImages: images that cannot be read; nothing is left behind.
+    """
+    started = time.time()
+    metric, records = plan.data.validation_metric, SearchRecords(plan.path / "search")
+    progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
+    _announce(plan, progress)
+    with _new_folder(plan.path), _tracker(plan, tracking) as tracker:
+        _run_trials(plan, SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials), progress)
+        best, artifact = _best_artifact(plan, records, progress)
+        artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
+        save_artifact(artifact, plan.path)
+        records.leaderboard(metric).to_csv(records.folder / "leaderboard.csv", index=False)
+        shutil.rmtree(records.folder / "cache")
+        if tracker:
+            tracker.close("FINISHED", best)
+    progress.summary(records)
+    progress.say(f"best: trial {best.number}, {metric.name} {metric.value(best.score):.4f}, saved in {plan.path}", level=1)
+    return artifact
+
+
+def _run_trials(plan: FitPlan, monitor: SearchMonitor, progress: Progress) -> None:
+    """Builds the caches and runs the trials; what they leave is in the records."""
+    data, search = plan.data, plan.search
+    deadline = None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if search.space else 0.0)
+    task = TrialTask(monitor.records.folder, data.problem, data.validation_metric.name, plan.seed, search.settings.num_to_keep, deadline)
+
+    def build_caches() -> None:
+        for name, split in (("train", data.train), ("valid", data.valid)):
+            store_cache(
+                task.search_folder / "cache",
+                name,
+                plan.encoders.image_paths(split.table, split.folder),
+                data.problem.encode(split.table[data.problem.label]),
+                plan.encoders.geometry,
+                on_bad=search.config.data.image.missing_value_strategy,
+                num_threads=search.config.env.num_workers,
+                report=progress.say,
+            )
+
+    if not search.space:
+        build_caches()
+        with torch.random.fork_rng():  # the caller's random state is not ours to move
+            run_here(task, search.config, monitor)
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            caches = pool.submit(build_caches)  # while Ray starts
+            with ray_cluster(search.config.env.num_gpus) as available:
+                from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
+
+                caches.result()
+                run_search(task, search.config, search.space, search.settings, monitor, available)
+    monitor.records.raise_if_all_failed()
+
+
+def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) -> tuple[TrialRecord, Artifact]:
+    """The best epoch of the best trial as a predictor; where its weights are damaged, the next best, and that is said."""
+    data = plan.data
+    for record in records.ranked():
+        folder, best = records.folder_of(record.number), record.best
+        if best is None:  # this one and all behind it
+            break
+        config = Config.from_flat(record.config)
+        model = build_model(config, data.problem.num_outputs, load_weights=False)
+        try:
+            check_checkpoint(folder.checkpoint(best))
+            load_weights(model, folder.checkpoint(best) / WEIGHTS)
+        except CorruptFile as problem:
+            if list_checkpoints(folder.checkpoints):  # pruned ones are simply not there
+                progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
+            continue
+        summary = {
+            f"val_{data.validation_metric.name}": best.metric,
+            "num_trials": len(records),
+            "best_trial": record.number,
+            "best_epoch": best.epoch,
+            "hyperparameters": dict(record.tuned),
+        }
+        return record, Artifact(data.problem, data.columns, plan.encoders, config, model, data.eval_metric.name, data.validation_metric.name, summary)
+    raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
+
+
+def _announce(plan: FitPlan, progress: Progress) -> None:
+    data, search = plan.data, plan.search
+    classes = f", {data.problem.num_outputs} classes" if data.problem.is_classification else ""
+    progress.say(
+        f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
+        f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate | {find_device(search.config.env).type}"
+    )
+    for column, kind in data.columns.items():
+        progress.say(f"column {column!r}: {kind} ({data.columns.reasons[column]})")
+    if search.space:
+        settings = search.settings
+        progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")
+
+
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[None]:
+    """Makes the folder of a fit; one that ends before its first trial leaves none behind."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    (path / "search").mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        if not (path / "search" / "trials").exists():
+            shutil.rmtree(path / "search")
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _tracker(plan: FitPlan, tracking: str | None) -> Iterator[MlflowTracker | None]:
+    """The MLflow run of a fit; one that raises ends FAILED, one that is interrupted KILLED."""
+    if tracking is None:
+        yield None
+        return
+    params = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
+    tags = {"automm_hpo.path": str(plan.path), "automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": plan.data.validation_metric.name}
+    tracker = MlflowTracker(plan.path / "search", plan.path.name, params, tags)
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
