@@ -21,6 +21,7 @@ from .data.columns import ColumnTypes
 from .data.encoders import Encoders
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, manifest_of, read_json, write_json
+from .metrics import find_metric
 from .models import build_model
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
@@ -85,24 +86,29 @@ def load_artifact(folder: Path) -> Artifact:
         CorruptFile: a file is not as it was written.
     """
     places = _places(folder)
-    description = read_json(places[PREDICTOR])
+    description, encoders = read_json(places[PREDICTOR]), read_json(places[ENCODERS])
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise NotAPredictor(f"{folder} was not written by automm_hpo")
-    if description["format_version"] > FORMAT_VERSION:
-        raise NotAPredictor(f"{folder} has format {description['format_version']}, this version reads up to {FORMAT_VERSION}; upgrade automm_hpo")
-    problem, config = Problem.from_json(description["problem"]), Config.from_flat(description["config"])
-    model = build_model(config, problem.num_outputs, load_weights=False)
-    load_weights(model, places[WEIGHTS])
-    return Artifact(
-        problem,
-        ColumnTypes({column: kind for column, kind, _ in description["columns"]}, {column: reason for column, _, reason in description["columns"]}),
-        Encoders.from_json(read_json(places[ENCODERS])),
-        config,
-        model,
-        description["eval_metric"],
-        description["validation_metric"],
-        description["summary"],
-    )
+    version = description.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise NotAPredictor(f"{folder} has format {version!r}, this version reads up to {FORMAT_VERSION}; upgrade automm_hpo")
+    try:
+        problem, config = Problem.from_json(description["problem"]), Config.from_flat(description["config"])
+        columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
+        artifact = Artifact(
+            problem,
+            ColumnTypes({column: kind for column, (kind, _) in columns.items()}, {column: reason for column, (_, reason) in columns.items()}),
+            Encoders.from_json(encoders),
+            config,
+            build_model(config, problem.num_outputs, load_weights=False),
+            find_metric(description["eval_metric"], "eval_metric").name,
+            find_metric(description["validation_metric"], "validation_metric").name,
+            dict(description["summary"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums are right, and yet it is not as we write it
+        raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} is not as this version writes it: {type(error).__name__}: {error}") from None
+    load_weights(artifact.model, places[WEIGHTS])
+    return artifact
 
 
 def is_predictor(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from . import __version__
 from .artifact import Artifact, save_artifact
 from .config import Config
 from .data.cache import store_cache
-from .errors import CorruptFile
+from .errors import BadImages, CorruptFile, Problems
 from .hpo.cluster import ray_cluster
 from .hpo.monitor import SearchMonitor
 from .hpo.progress import Progress
@@ -41,8 +41,11 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
     metric, records = plan.data.validation_metric, SearchRecords(plan.path / "search")
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
     _announce(plan, progress)
-    with _new_folder(plan.path), _tracker(plan, tracking) as tracker:
-        _run_trials(plan, SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials), progress)
+    with _new_folder(plan.path), contextlib.ExitStack() as stack:
+        available = _prepare(plan, stack, progress)
+        tracker = stack.enter_context(_tracker(plan, tracking))
+        monitor = SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials)
+        _run_trials(plan, monitor, available)
         best, artifact = _best_artifact(plan, records, progress)
         artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
         save_artifact(artifact, plan.path)
@@ -55,37 +58,50 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
     return artifact
 
 
-def _run_trials(plan: FitPlan, monitor: SearchMonitor, progress: Progress) -> None:
-    """Builds the caches and runs the trials; what they leave is in the records."""
+def _prepare(plan: FitPlan, stack: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
+    """Decodes the images, and starts Ray meanwhile where there is something to search.
+
+    Returns:
+        The resources of the Ray that now runs, which ``stack`` stops; empty without a search.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        caches = pool.submit(_build_caches, plan, progress)
+        available = stack.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if plan.search.space else {}
+        caches.result()
+    return available
+
+
+def _build_caches(plan: FitPlan, progress: Progress) -> None:
+    config, problems = plan.search.config, Problems()
+    for name, split in plan.data.splits.items():
+        with problems.gather():  # bad images of one split do not hide the other's
+            store_cache(
+                plan.path / "search" / "cache",
+                name,
+                plan.encoders.image_paths(split.table, split.folder),
+                plan.data.problem.encode(split.table[plan.data.problem.label]),
+                plan.encoders.geometry,
+                on_bad=config.data.image.missing_value_strategy,
+                num_threads=config.env.num_workers,
+                report=progress.say,
+                labels=list(split.table.index),
+            )
+    if problems.found:
+        raise BadImages("\n".join(map(str, problems.found)))
+
+
+def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
+    """Runs the trials; what they leave is in the records."""
     data, search = plan.data, plan.search
     deadline = None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if search.space else 0.0)
     task = TrialTask(monitor.records.folder, data.problem, data.validation_metric.name, plan.seed, search.settings.num_to_keep, deadline)
+    if search.space:
+        from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
 
-    def build_caches() -> None:
-        for name, split in (("train", data.train), ("valid", data.valid)):
-            store_cache(
-                task.search_folder / "cache",
-                name,
-                plan.encoders.image_paths(split.table, split.folder),
-                data.problem.encode(split.table[data.problem.label]),
-                plan.encoders.geometry,
-                on_bad=search.config.data.image.missing_value_strategy,
-                num_threads=search.config.env.num_workers,
-                report=progress.say,
-            )
-
-    if not search.space:
-        build_caches()
+        run_search(task, search.config, search.space, search.settings, monitor, available)
+    else:
         with torch.random.fork_rng():  # the caller's random state is not ours to move
             run_here(task, search.config, monitor)
-    else:
-        with ThreadPoolExecutor(1) as pool:
-            caches = pool.submit(build_caches)  # while Ray starts
-            with ray_cluster(search.config.env.num_gpus) as available:
-                from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
-
-                caches.result()
-                run_search(task, search.config, search.space, search.settings, monitor, available)
     monitor.records.raise_if_all_failed()
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .artifact import is_predictor
-from .config import Config, canonical_key
+from .config import Config
+from .data.cache import MEND, decode_all, describe, find_absent
 from .data.columns import ColumnTypes, infer_columns
 from .data.encoders import Encoders, fit_encoders
 from .data.images import cover
 from .data.split import train_valid_split
 from .data.tables import load_table
-from .errors import InvalidArgument, InvalidData, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
-from .hpo.ray_space import candidate_configs, split_hyperparameters
-from .hpo.settings import TuneSettings, check_resources, local_resources, parse_tune_settings
+from .errors import BadImages, InvalidArgument, InvalidData, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
+from .hpo.cluster import known_resources
+from .hpo.ray_space import candidate_configs, split_hyperparameters, to_optuna
+from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
 from .models import check_model, image_spec
 from .problem import PROBLEM_TYPES, Problem, infer_problem
@@ -65,6 +68,10 @@ class DataPlan:
     eval_metric: Metric
     validation_metric: Metric
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        return {"train": self.train, "valid": self.valid}
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -93,53 +100,46 @@ class FitPlan:
     deadline: float | None
 
 
-def plan_search(hyperparameters: Mapping[str, Any], defaults: Mapping[str, Any], tune_kwargs: Mapping[str, Any] | str | None) -> SearchPlan:
+def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping[str, Any] | str | None) -> SearchPlan:
     """Takes the hyperparameters apart and checks that every trial they allow could start.
 
     Args:
-        defaults: the predictor's own hyperparameters, which ``hyperparameters`` override.
+        layers: hyperparameters of the predictor and of the call; a later one wins.
 
     Raises:
         AutoMMHPOError: all problems together.
     """
     problems = Problems()
-    config, settings = Config(), TuneSettings()
-    space: SearchSpace = {}
-    with problems.gather():
-        if isinstance(hyperparameters, Mapping):
-            given = {canonical_key(str(key)) for key in hyperparameters}
-            hyperparameters = {key: value for key, value in defaults.items() if canonical_key(str(key)) not in given} | dict(hyperparameters)
-        fixed, space = split_hyperparameters(hyperparameters)
-        config = Config.from_flat(fixed)
-    if not problems.found:  # which keys are searched is known only when they could be read
+    settings = TuneSettings()
+    if tune_kwargs is not None:
         with problems.gather():
-            settings = _tune_settings(space, tune_kwargs)
+            settings = parse_tune_settings(tune_kwargs)
+            if (available := known_resources()) is not None:
+                check_resources(settings, available)
+    with problems.gather():
+        fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
+        config = Config.from_flat(fixed)
+        _check_space_and_settings(space, tune_kwargs)
+        if settings.searcher == "bayes":
+            to_optuna(space)  # what it cannot take is refused here
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):
             with problems.gather():
                 check_model(candidate)
-    elif tune_kwargs is not None:
-        with problems.gather():
-            parse_tune_settings(tune_kwargs)
     problems.raise_any()
     return SearchPlan(config, space, settings)
 
 
-def _tune_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> TuneSettings:
-    if tune_kwargs is None:
-        if space:
-            raise InvalidTuneSettings(
-                f"{', '.join(space)} have search spaces, and hyperparameter_tune_kwargs is None: give it (e.g. 'auto'), or give fixed values instead"
-            )
-        return TuneSettings()
-    settings = parse_tune_settings(tune_kwargs)
-    if not space:
+def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> None:
+    if space and tune_kwargs is None:
+        raise InvalidTuneSettings(
+            f"{', '.join(space)} have search spaces, and hyperparameter_tune_kwargs is None: give it (e.g. 'auto'), or give fixed values instead"
+        )
+    if not space and tune_kwargs is not None:
         raise InvalidTuneSettings(
             "hyperparameter_tune_kwargs is given, and no hyperparameter has a search space: give one a tune.* space, or leave hyperparameter_tune_kwargs out"
         )
-    check_resources(settings, local_resources())
-    return settings
 
 
 def plan_data(
@@ -162,9 +162,11 @@ def plan_data(
     eval_metric = find_metric(target.eval_metric or DEFAULT_METRIC[problem.problem_type], "eval_metric")
     validation_metric = find_metric(target.validation_metric or eval_metric.name, "validation_metric")
     problems = Problems()
-    for metric, argument in {eval_metric: "eval_metric", validation_metric: "validation_metric"}.items():
+    with problems.gather():
+        check_fits(eval_metric, problem.problem_type, "eval_metric")
+    if validation_metric is not eval_metric:
         with problems.gather():
-            check_fits(metric, problem.problem_type, argument)
+            check_fits(validation_metric, problem.problem_type, "validation_metric")
     problems.raise_any()
     columns = infer_columns(table, label, folder, column_types)
     if tuning_data is None:
@@ -182,19 +184,33 @@ def plan_data(
 
 
 def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
-    """The decoding that serves every trial."""
-    return fit_encoders(data.columns, cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)]))
+    """The decoding that serves every trial.
+
+    Raises:
+        BadImages: files that are not there; those that do not decode are found when they are decoded.
+    """
+    encoders = fit_encoders(data.columns, cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)]))
+    splits = {name: (encoders.image_paths(split.table, split.folder), list(split.table.index)) for name, split in data.splits.items()}
+    if search.config.data.image.missing_value_strategy == "raise" and any(find_absent(paths) for paths, _ in splits.values()):
+        # it is refused in any case: then let all bad files be named at once
+        bad = {name: (decode_all(paths, encoders.geometry), labels) for name, (paths, labels) in splits.items()}
+        raise BadImages("\n".join(f"{name}: {describe(found, labels)}" for name, (found, labels) in bad.items() if found) + f" {MEND}")
+    return encoders
 
 
 def _find_label(train: pd.DataFrame, label: str | None) -> str:
-    if label is None:
-        raise InvalidArgument("label: expected the name of the column to predict, got None; MultiModalPredictor(label=...)")
+    if label is None or not isinstance(label, Hashable):
+        raise InvalidArgument(f"label: expected the name of the column to predict, got {label!r}; MultiModalPredictor(label=...)")
     if label not in train.columns:
         hint = did_you_mean(str(label), map(str, train.columns))
-        raise InvalidData(f"train_data: has no label column {label!r}; it has {', '.join(map(repr, train.columns))}.{hint}")
+        raise InvalidData(f"train_data: has no label column {label!r}; it has {_names(train)}.{hint}")
     if train.empty:
         raise InvalidData("train_data: has no rows")
     return label
+
+
+def _names(table: pd.DataFrame) -> str:
+    return ", ".join(map(repr, table.columns)) or "no columns"
 
 
 def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) -> None:
@@ -202,7 +218,7 @@ def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) ->
         raise InvalidData("tuning_data: has no rows; leave it out to hold some of train_data out")
     absent = [column for column in (label, *columns.of_type("image_path")) if column not in table.columns]
     if absent:
-        raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {', '.join(map(repr, table.columns))}")
+        raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {_names(table)}")
 
 
 def plan_path(path: str | Path | None) -> Path:
@@ -218,16 +234,14 @@ def plan_path(path: str | Path | None) -> Path:
     return absolute
 
 
-def absolute_path(path: str | Path, argument: str) -> Path:
+def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
     """Raises:
     InvalidArgument: it is no path.
     """
-    if not isinstance(path, (str, Path)) or not str(path):
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgument(f"{argument}: expected a folder's path, got {path!r}")
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # "~nobody"
-        raise InvalidArgument(f"{argument}: {error}") from None
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def check_unused(path: Path, argument: str) -> None:
@@ -258,19 +272,15 @@ def check_presets(presets: str | None) -> None:
         raise NotSupported(f"presets: this version has none, got {presets!r}; name a model with model.timm_image.checkpoint_name")
 
 
-def check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InvalidArgument(f"seed: expected an integer >= 0, got {seed!r}")
+def check_flag(value: bool, argument: str) -> None:
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{argument}: expected True or False, got {value!r}")
 
 
-def check_holdout_frac(holdout_frac: float | None) -> None:
-    if holdout_frac is not None and not (isinstance(holdout_frac, float) and 0 < holdout_frac < 1):
-        raise InvalidArgument(f"holdout_frac: expected a float between 0 and 1, got {holdout_frac!r}")
-
-
-def check_max_num_tuning_data(limit: int | None) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InvalidArgument(f"max_num_tuning_data: expected an integer >= 1, got {limit!r}")
+def check_number(value: Any, argument: str, kind: type, words: str, valid: Callable[[Any], bool]) -> None:
+    """Refuses what is no ``numbers.Integral`` or ``numbers.Real`` (numpy's count, booleans do not), or is not valid."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
+        raise InvalidArgument(f"{argument}: expected {words}, got {value!r}")
 
 
 def check_tracking(tracking: str | None) -> None:
@@ -278,22 +288,21 @@ def check_tracking(tracking: str | None) -> None:
         raise InvalidArgument(f"tracking: expected 'mlflow' or None, got {tracking!r}")
 
 
-def check_verbosity(verbosity: int) -> None:
-    if isinstance(verbosity, bool) or not isinstance(verbosity, int) or verbosity < 0:
-        raise InvalidArgument(f"verbosity: expected an integer >= 0, got {verbosity!r}")
-
-
-def check_time_limit(time_limit: float | None) -> None:
-    number = isinstance(time_limit, (int, float)) and not isinstance(time_limit, bool)
-    if time_limit is not None and not (number and 0 < time_limit < math.inf):
-        raise InvalidArgument(f"time_limit: expected seconds > 0 or None, got {time_limit!r}")
-
-
-FIT_CHECKS: dict[str, Callable[[Any], None]] = {
-    "presets": check_presets,
-    "seed": check_seed,
-    "holdout_frac": check_holdout_frac,
-    "max_num_tuning_data": check_max_num_tuning_data,
-    "tracking": check_tracking,
-    "time_limit": check_time_limit,
+# the numbers among fit's arguments: kind, what is expected, whether it is so
+NUMBERS: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
+    "seed": (Integral, "an integer >= 0", lambda seed: seed >= 0),
+    "time_limit": (Real, "seconds > 0, or None", lambda seconds: 0 < seconds < math.inf),
+    "holdout_frac": (Real, "a float between 0 and 1, or None", lambda fraction: 0 < fraction < 1),
+    "max_num_tuning_data": (Integral, "an integer >= 1, or None", lambda rows: rows >= 1),
 }
+
+
+def checked_numbers(problems: Problems, seed: int, **others: float | None) -> dict[str, Any]:
+    """``fit``'s numeric arguments; one that is refused goes to ``problems`` and its default stands in, so that the rest is checked too."""
+    checked: dict[str, Any] = {"seed": 0} | dict.fromkeys(others)
+    for name, value in ({"seed": seed} | others).items():
+        if value is not None or name == "seed":
+            with problems.gather():
+                check_number(value, name, *NUMBERS[name])
+                checked[name] = value
+    return checked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,9 +21,9 @@ from .fitting import run_fit
 from .hpo.records import SearchRecords
 from .metrics import METRICS, check_fits, find_metric
 from .models import image_spec
-from .plan import (
-    FIT_CHECKS, FitPlan, Target, absolute_path, check_presets, check_problem_type, check_unused, check_verbosity, plan_data, plan_encoders, plan_path, plan_search,
-)  # fmt: skip
+from .plan import FitPlan, Target, absolute_path, check_unused, checked_numbers, plan_data, plan_encoders, plan_path, plan_search
+
+from .plan import check_flag, check_number, check_presets, check_problem_type, check_tracking  # isort: skip
 from .training.evaluate import compute_metric, find_device, predict_logits, probabilities, values
 
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
@@ -57,7 +58,7 @@ class MultiModalPredictor:
         enable_progress_bar: bool | None = None,
     ) -> None:
         problems = Problems()
-        for check, argument in ((check_problem_type, problem_type), (check_presets, presets), (check_verbosity, verbosity)):
+        for check, argument in ((check_problem_type, problem_type), (check_presets, presets)):
             with problems.gather():
                 check(argument)
         for name, metric in (("eval_metric", eval_metric), ("validation_metric", validation_metric)):
@@ -65,11 +66,15 @@ class MultiModalPredictor:
                 if metric is not None:
                     find_metric(metric, name)
         with problems.gather():
+            check_flag(pretrained, "pretrained")
+        with problems.gather():
+            check_number(verbosity, "verbosity", Integral, "an integer >= 0", lambda level: level >= 0)
+        with problems.gather():
             self._path = None if path is None else absolute_path(path, "path")
         problems.raise_any()
         self.verbosity = verbosity
         self._target = Target(label, problem_type, eval_metric, validation_metric)
-        self._hyperparameters = ({} if pretrained else {"model.timm_image.pretrained": False}) | dict(hyperparameters or {})
+        self._layers = ({} if pretrained else {"model.timm_image.pretrained": False}, hyperparameters)
         self._artifact: Artifact | None = None
 
     # ---------------------------------------------------------------------------------------------------------------- fit
@@ -113,18 +118,18 @@ class MultiModalPredictor:
         """
         called = time.time()
         problems = Problems()
-        single = {"presets": presets, "seed": seed, "holdout_frac": holdout_frac, "max_num_tuning_data": max_num_tuning_data}
-        for name, argument in (single | {"tracking": tracking, "time_limit": time_limit}).items():
+        numbers = checked_numbers(problems, seed, time_limit=time_limit, holdout_frac=holdout_frac, max_num_tuning_data=max_num_tuning_data)
+        for check, argument in ((check_presets, presets), (check_tracking, tracking)):
             with problems.gather():
-                FIT_CHECKS[name](argument)
+                check(argument)
         with problems.gather():
             folder = plan_path(self._path if save_path is None else save_path)
         with problems.gather():
-            search = plan_search({} if hyperparameters is None else hyperparameters, self._hyperparameters, hyperparameter_tune_kwargs)
+            search = plan_search((*self._layers, hyperparameters), hyperparameter_tune_kwargs)
         with problems.gather():
-            data = plan_data(self._target, train_data, tuning_data, max_num_tuning_data, holdout_frac, column_types, seed)
+            data = plan_data(self._target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
-        deadline = None if time_limit is None else called + time_limit
+        deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, plan_encoders(data, search), int(seed), deadline)
         self._adopt(run_fit(plan, self.verbosity, tracking), folder)
         return self
@@ -190,7 +195,7 @@ class MultiModalPredictor:
             InvalidData: no label column, or classes that training did not have.
         """
         artifact = self._fitted
-        names = [artifact.eval_metric] if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+        names = [artifact.eval_metric] if metrics is None else list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
         found = [find_metric(name, "metrics") for name in names]
         for metric in found:
             check_fits(metric, artifact.problem.problem_type, "metrics")
@@ -224,7 +229,7 @@ class MultiModalPredictor:
             bad += [BadImage(start + image.row, image.column, image.path, image.reason) for image in unread]
             chunks.append(predict_logits(artifact.model, cache, spec, artifact.config.env))
         if bad and artifact.config.data.image.missing_value_strategy == "raise":
-            raise BadImages(describe(bad) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
+            raise BadImages(describe(bad, list(table.index)) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
         return table, torch.cat(chunks), bad
 
     # ---------------------------------------------------------------------------------------------------------- afterwards

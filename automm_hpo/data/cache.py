@@ -21,6 +21,7 @@ from ..files import read_json, write_json
 from .images import DECODER_VERSION, ImageGeometry, UnreadableImage, check_file, decode_image
 
 MAX_LISTED = 10
+MEND = "Mend or remove them, or drop such rows with data.image.missing_value_strategy='skip'."
 ROWS_A_TASK = 64  # of a decoding thread
 
 
@@ -90,22 +91,46 @@ def build_cache(
     shape = (len(paths), len(paths[0]) if paths else 0, geometry.side, geometry.side, 3)
     pixels = np.zeros(shape, np.uint8) if file is None or not len(paths) else _map_file(file, shape)
     mask = np.zeros(shape[:2], dtype=bool)
+
+    def keep(row: int, column: int, image: np.ndarray) -> None:
+        pixels[row, column], mask[row, column] = image, True
+
+    bad = decode_all(paths, geometry, keep, num_threads)
+    return TensorCache(torch.from_numpy(pixels), torch.from_numpy(mask), torch.tensor(target)), bad
+
+
+def decode_all(
+    paths: Sequence[Sequence[str]],
+    geometry: ImageGeometry,
+    keep: Callable[[int, int, np.ndarray], None] = lambda row, column, image: None,
+    num_threads: int = 0,
+) -> list[BadImage]:
+    """Decodes (N, I) files on several threads, hands each picture to ``keep``, and returns those that are none, in order."""
     bad: list[BadImage] = []
 
     def decode_rows(start: int) -> None:
-        for row, column in np.ndindex(min(ROWS_A_TASK, len(paths) - start), shape[1]):
-            row += start
-            try:
-                pixels[row, column] = decode_image(paths[row][column], geometry)
-                mask[row, column] = True
-            except UnreadableImage as problem:
-                bad.append(BadImage(row, column, paths[row][column], str(problem)))
+        for row in range(start, min(start + ROWS_A_TASK, len(paths))):
+            for column, path in enumerate(paths[row]):
+                try:
+                    keep(row, column, decode_image(path, geometry))
+                except UnreadableImage as problem:
+                    bad.append(BadImage(row, column, path, str(problem)))
 
     with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:  # Pillow decodes and resizes outside the interpreter lock
         for _ in pool.map(decode_rows, range(0, len(paths), ROWS_A_TASK)):
             pass
-    bad.sort(key=lambda image: (image.row, image.column))
-    return TensorCache(torch.from_numpy(pixels), torch.from_numpy(mask), torch.tensor(target)), bad
+    return sorted(bad, key=lambda image: (image.row, image.column))
+
+
+def find_absent(paths: Sequence[Sequence[str]]) -> bool:
+    """Whether a file is plainly not there or no file; nothing is opened."""
+    for row in paths:
+        for path in row:
+            try:
+                check_file(path)
+            except UnreadableImage:
+                return True
+    return False
 
 
 def store_cache(
@@ -117,11 +142,13 @@ def store_cache(
     on_bad: str = "raise",
     num_threads: int = 0,
     report: Callable[[str], None] = lambda line: None,
+    labels: Sequence[object] | None = None,
 ) -> None:
     """Builds the cache of a split as files ``<name>.npy`` and ``<name>.npz`` that ``open_cache`` maps; built already, it is kept.
 
     Args:
         on_bad: ``raise`` refuses the split when an image cannot be read; ``skip`` drops those rows and reports them.
+        labels: what the caller's table calls its rows, for messages.
 
     Raises:
         BadImages: lists the files.
@@ -134,12 +161,12 @@ def store_cache(
     note.unlink(missing_ok=True)  # from here on the pixels are no longer what it says
     cache, bad = build_cache(paths, target, geometry, folder / f"{name}.npy", num_threads)
     if bad and on_bad == "raise":
-        raise BadImages(describe(bad) + " Mend or remove them, or drop such rows with data.image.missing_value_strategy='skip'.")
+        raise BadImages(f"{name}: {describe(bad, labels)} {MEND}")
     kept = np.setdiff1d(np.arange(len(cache)), [image.row for image in bad])
     if bad:
         if not len(kept):
-            raise BadImages(f"no row of the {name} split has readable images. " + describe(bad))
-        report(f"{len(cache) - len(kept)} rows dropped from {name}: {describe(bad)}")
+            raise BadImages(f"no row of the {name} split has readable images. " + describe(bad, labels))
+        report(f"{len(cache) - len(kept)} rows dropped from {name}: {describe(bad, labels)}")
         pixels = cache.images.numpy()
         # from file to file: all of it at once may be more than the memory
         np.take(pixels, kept, axis=0, out=_map_file(folder / f"{name}.tmp.npy", (len(kept), *pixels.shape[1:])), mode="clip")
@@ -190,8 +217,12 @@ def cache_key(paths: Sequence[Sequence[str]], target: np.ndarray, geometry: Imag
     return digest.hexdigest()
 
 
-def describe(bad: list[BadImage]) -> str:
-    """The unreadable images in one sentence."""
-    listed = "; ".join(str(image) for image in bad[:MAX_LISTED])
+def describe(bad: list[BadImage], labels: Sequence[object] | None = None) -> str:
+    """The unreadable images in one sentence.
+
+    Args:
+        labels: what the caller's table calls its rows.
+    """
+    listed = "; ".join(f"row {image.row if labels is None else labels[image.row]!r}: {image}" for image in bad[:MAX_LISTED])
     more = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
     return f"{len(bad)} images cannot be read: {listed}{more}."

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from .settings import local_resources
 
 # Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
 RAY_ENVIRONMENT = {
@@ -19,6 +22,15 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that found no time reports no metric
     "TUNE_WARN_THRESHOLD_S": "3600",
 }
+
+
+def known_resources() -> dict[str, float] | None:
+    """``cpu`` and ``gpu`` that a search will have, by the names of ``resources_per_trial``; None before a cluster is connected to."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        found = ray.cluster_resources()
+        return {"cpu": found.get("CPU", 0.0), "gpu": found.get("GPU", 0.0)}
+    return None if "RAY_ADDRESS" in os.environ else local_resources()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from .monitor import SearchMonitor
 from .ray_space import values_of
 from .schedulers import SCHEDULERS
 from .searchers import SEARCHERS, RecordingSearcher
-from .settings import TuneSettings
+from .settings import TuneSettings, check_resources
 from .trainable import RESULT, TrialRunner
 from .trial import TrialTask
 
@@ -29,6 +29,7 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
         config: the fixed values; the searcher's proposals override it.
         available: the cluster's resources.
     """
+    check_resources(settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)})
     resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
     # Ray would start one actor after another where the number is not given
     slots = min(int(available.get(kind.upper(), 0) / wanted) for kind, wanted in resources.items() if wanted)

@@ -160,7 +160,7 @@ def test_skip_of_several_images_a_row(paths, folder):
     store_cache(folder, "train", pairs, TARGET, GEOMETRY, on_bad="skip", report=lines.append)
     stored = open_cache(folder, "train")
     assert stored.images[5, :, 0, 0, 0].tolist() == [6, NUM_ROWS - 7]
-    assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: (no path): missing; /nowhere.png: no such file.")
+    assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: row 5: (no path): missing; row 5: /nowhere.png: no such file.")
 
 
 def test_skip_of_everything_is_refused(folder):

@@ -226,7 +226,6 @@ def test_the_library_takes_the_schedulers_arguments(args, max_epochs, warmup_epo
     SCHEDULERS["ASHA"](parse_tune_settings({"scheduler_init_args": args}), max_epochs, warmup_epochs)
 
 
-@pytest.mark.xfail(strict=True, reason="schedulers._asha derives the other bound without looking at the given one; Ray's assertion fails in the search")
 @pytest.mark.parametrize("args", [{"max_t": 1}, {"max_t": 2.5}, {"grace_period": 9}], ids=repr)
 def test_a_derived_bound_gives_way_to_the_given_one(args):
     SCHEDULERS["ASHA"](parse_tune_settings({"scheduler_init_args": args}), 5, 2.5)
