@@ -14,13 +14,18 @@ from .errors import CorruptFile
 MANIFEST = "MANIFEST.json"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes under a temporary name, flushes to the disk, renames."""
+def write_json(path: Path, value: Any, sync: bool = True) -> None:
+    """Writes under a temporary name, flushes to the disk, renames.
+
+    Args:
+        sync: False leaves the moment of the flush to the system, where a checksum would find what a power cut tore.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -40,7 +40,7 @@ class TimmImage(nn.Module):
 
     def features(self, images: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
         """(B, I, 3, H, W) uint8, (B, I) bool -> (B, F)."""
-        flat = (images.flatten(0, 1).float() - self.pixel_mean) / self.pixel_std  # (B*I, 3, H, W)
+        flat = images.flatten(0, 1).float().sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
         pooled = self.backbone(flat).unflatten(0, image_mask.shape)  # (B, I, F)
         if image_mask.shape[1] == 1:
             return pooled.squeeze(1)

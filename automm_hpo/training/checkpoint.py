@@ -66,8 +66,8 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     save_file({name: value.contiguous() for name, value in tensors.items() if isinstance(value, torch.Tensor)}, temporary / STATE_TENSORS)
     best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
     position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
-    write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": optimizer["param_groups"]})
-    write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)))
+    write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": optimizer["param_groups"]}, sync=False)
+    write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)), sync=False)
     _remove(final)
     os.replace(temporary, final)
     return final
@@ -141,7 +141,7 @@ def _strip(path: Path) -> None:
     if (path / STATE_TENSORS).exists():
         manifest = read_json(path / MANIFEST)
         manifest.pop(STATE_TENSORS, None)
-        write_json(path / MANIFEST, manifest)
+        write_json(path / MANIFEST, manifest, sync=False)
         (path / STATE_TENSORS).unlink()
 
 

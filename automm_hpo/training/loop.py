@@ -94,6 +94,8 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     total_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
     validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
     rng = torch.Generator(device)
+    # dropout draws from the device's default generator; torch.manual_seed would seed those of all devices, in a step's hundredth part
+    dropout_rng = torch.cuda.default_generators[torch.cuda.current_device()] if device.type == "cuda" else torch.default_generator
     order = None
     validation_seconds = 0.0
     end = None
@@ -108,7 +110,7 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
                 order = epoch_order(seed, epoch, len(data.train))
             rows = order[position * batch_size : (position + 1) * batch_size]
             rng.manual_seed(step_seed(seed, state.step))  # windows and mirrors
-            torch.manual_seed(step_seed(seed, state.step))  # dropout
+            dropout_rng.manual_seed(step_seed(seed, state.step))
             for micro_rows in rows.split(micro_batch_size):
                 batch = data.train.batch(micro_rows.to(data.train.images.device))
                 images = train_view(batch.images.to(device), data.spec, config.model.timm_image.train_transforms, rng)
