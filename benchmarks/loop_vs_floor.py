@@ -42,6 +42,7 @@ CONFIG = Config.from_flat(
         "model.timm_image.checkpoint_name": "test_resnet",
         "model.timm_image.pretrained": False,
         "model.timm_image.image_size": SIZE,
+        "model.timm_image.train_transforms": ["random_crop", "random_horizontal_flip"],
         "env.batch_size": BATCH,
         "env.accelerator": "cpu",
         "optim.max_epochs": EPOCHS,

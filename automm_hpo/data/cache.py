@@ -60,7 +60,9 @@ class TensorCache:
         return replace(self, images=self.images.to(device), image_mask=self.image_mask.to(device), target=self.target.to(device))
 
     def batch(self, rows: torch.Tensor | slice) -> Batch:
-        return Batch(self.images[rows].permute(0, 1, 4, 2, 3), self.image_mask[rows], self.target[rows])
+        # index_select copies whole images, indexing goes byte by byte
+        images = self.images[rows] if isinstance(rows, slice) else self.images.index_select(0, rows)
+        return Batch(images.permute(0, 1, 4, 2, 3), self.image_mask[rows], self.target[rows])
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,14 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     """
     optim, env = config.optim, config.env
     model, optimizer = state.model, state.optimizer
-    device = next(model.parameters()).device
+    parameters = list(model.parameters())  # walking the modules at every step would take longer than the clipping
+    device = parameters[0].device
     batch_size = min(env.batch_size, len(data.train))
     micro_batch_size = min(env.per_gpu_batch_size or batch_size, batch_size)
     steps_per_epoch = len(data.train) // batch_size  # the rest of an epoch's shuffled rows waits for another epoch
     total_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
     validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
-    rng = torch.Generator(device)
+    view_rng = torch.Generator(device)  # windows and mirrors
     # dropout draws from the device's default generator; torch.manual_seed would seed those of all devices, in a step's hundredth part
     dropout_rng = torch.cuda.default_generators[torch.cuda.current_device()] if device.type == "cuda" else torch.default_generator
     order = None
@@ -109,18 +110,19 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             if position == 0 or order is None:
                 order = epoch_order(seed, epoch, len(data.train))
             rows = order[position * batch_size : (position + 1) * batch_size]
-            rng.manual_seed(step_seed(seed, state.step))  # windows and mirrors
-            dropout_rng.manual_seed(step_seed(seed, state.step))
+            randomness = step_seed(seed, state.step)
+            view_rng.manual_seed(randomness)
+            dropout_rng.manual_seed(randomness)
             for micro_rows in rows.split(micro_batch_size):
                 batch = data.train.batch(micro_rows.to(data.train.images.device))
-                images = train_view(batch.images.to(device), data.spec, config.model.timm_image.train_transforms, rng)
+                images = train_view(batch.images.to(device), data.spec, config.model.timm_image.train_transforms, view_rng)
                 with autocast(env, device):
                     logits = model(images, batch.image_mask.to(device))  # (B, K)
                     loss = loss_function(data.problem, logits, batch.target.to(device), optim.label_smoothing)
                 (loss * (len(batch) / len(rows))).backward()
                 losses.append(loss.detach())
             if optim.gradient_clip_val:
-                nn.utils.clip_grad_norm_(model.parameters(), optim.gradient_clip_val)
+                nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
             lr = optim.lr * lr_factor(optim, state.step, total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
