@@ -44,12 +44,12 @@ predictor = MultiModalPredictor(label="label")
 predictor.fit(
     train_data=train,
     hyperparameters={
-        "optim.lr": tune.loguniform(1e-3, 2e-2),
+        "optim.lr": tune.loguniform(1e-3, 1e-2),
         "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "mobilenetv3_small_050"]),
         "model.timm_image.train_transforms": tune.choice([[], ["random_horizontal_flip"]]),
         "model.timm_image.pretrained": False,
         "model.timm_image.image_size": 64,
-        "optim.max_epochs": 8,
+        "optim.max_epochs": 10,
         "env.batch_size": 32,
     },
     hyperparameter_tune_kwargs={"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8, "num_to_keep": 2},

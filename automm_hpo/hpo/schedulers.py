@@ -24,8 +24,8 @@ def _fifo(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> Tria
 def _asha(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> TrialScheduler:
     given = settings.scheduler_init_args
     max_t = given.get("max_t", max(max_epochs, given.get("grace_period", 1)))
-    # before the warm-up is over, a trial's score says little about it
-    grace_period = min(max_t, max(1, math.ceil(warmup_epochs)))
+    # early scores mislead: with batch norm the best trials often look the worst for some epochs (benchmarks/RESULTS.md)
+    grace_period = min(max_t, math.ceil(max(warmup_epochs, math.sqrt(max_t))))
     arguments: dict[str, Any] = {"max_t": max_t, "grace_period": grace_period, "reduction_factor": 3} | given
     return ASHAScheduler(time_attr=TIME_ATTR, metric=METRIC, mode="max", **arguments)
 

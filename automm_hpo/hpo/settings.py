@@ -65,7 +65,7 @@ class AshaArgs(Section):
     max_t: Epochs
     """Epochs after which every trial ends; by default the most that optim.max_epochs can be."""
     grace_period: Epochs
-    """Epochs that every trial gets; by default the warm-up."""
+    """Epochs that every trial gets; by default the square root of ``max_t``, and never less than the warm-up."""
     reduction_factor: Annotated[float, Number, Field(gt=1, allow_inf_nan=False), Expected("a number > 1")]
     """One in this many trials passes each rung; 3 by default."""
     brackets: PositiveInt
