@@ -24,7 +24,13 @@ test-all: .venv/.installed  ## every test, the slow ones too
 	$(VENV)/mypy
 	$(VENV)/python -m pytest
 
+notebooks: .venv/.installed  ## write the tutorials' notebooks from their scripts, with outputs
+	for script in tutorials/*.py; do \
+		$(VENV)/jupytext --quiet --to ipynb $$script && \
+		(cd tutorials && PATH="$(CURDIR)/$(VENV):$$PATH" jupyter execute --inplace $$(basename $$script .py).ipynb) || exit 1; \
+	done
+
 clean:  ## remove the environment and everything made
 	rm -rf .venv build runs automm_hpo_models mlflow.db *.egg-info
 
-.PHONY: help demo test test-all clean
+.PHONY: help demo test test-all notebooks clean

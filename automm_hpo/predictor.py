@@ -271,6 +271,12 @@ class MultiModalPredictor:
         predictor._adopt(artifact, folder)
         return predictor
 
+    def __repr__(self) -> str:
+        if self._artifact is None:
+            return f"MultiModalPredictor(label={self.label!r}, not fitted)"
+        metric, summary = self._artifact.validation_metric, self._artifact.summary
+        return f"MultiModalPredictor(label={self.label!r}, {self.problem_type}, validation {metric} {summary[f'val_{metric}']:.4f}, {self.path})"
+
     @property
     def _fitted(self) -> Artifact:
         if self._artifact is None:

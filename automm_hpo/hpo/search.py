@@ -48,10 +48,22 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
                 max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, settings.num_trials)),
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(name="search", storage_path=str(ray_files), verbose=0, callbacks=[RayEvents(monitor)]),
+            run_config=tune.RunConfig(
+                name="search", storage_path=str(ray_files), verbose=0, progress_reporter=NoReporter(), callbacks=[RayEvents(monitor)]
+            ),
         ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
+
+
+class NoReporter(tune.ProgressReporter):
+    """Ray's own would clear the notebook's cell, verbose or not."""
+
+    def should_report(self, trials: list, done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list, done: bool, *sys_info: str) -> None:
+        pass
 
 
 class RayEvents(tune.Callback):
