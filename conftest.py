@@ -29,13 +29,14 @@ def ray_session():
     """One Ray for all tests that search, as a user would who started it before; its daemons cost seconds and memory."""
     from automm_hpo.hpo.cluster import RAY_ENVIRONMENT
 
-    os.environ.update(RAY_ENVIRONMENT)
-    import ray
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        import ray
 
-    # workers of a module under pytest find the tests' own modules by path
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
-    yield ray
-    ray.shutdown()
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from .hpo.records import SearchRecords, TrialRecord
 from .hpo.trial import TrialTask, run_here
 from .models import build_model
 from .plan import FitPlan
+from .process import process_unchanged
 from .tracking import MlflowTracker
 from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
 from .training.evaluate import find_device
@@ -41,7 +42,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
     metric, records = plan.data.validation_metric, SearchRecords(plan.path / "search")
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
     _announce(plan, progress)
-    with _new_folder(plan.path), contextlib.ExitStack() as stack:
+    with process_unchanged(), torch.random.fork_rng(), _new_folder(plan.path), contextlib.ExitStack() as stack:
         available = _prepare(plan, stack, progress)
         tracker = stack.enter_context(_tracker(plan, tracking))
         monitor = SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials)
@@ -100,8 +101,7 @@ def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, f
 
         run_search(task, search.config, search.space, search.settings, monitor, available)
     else:
-        with torch.random.fork_rng():  # the caller's random state is not ours to move
-            run_here(task, search.config, monitor)
+        run_here(task, search.config, monitor)
     monitor.records.raise_if_all_failed()
 
 

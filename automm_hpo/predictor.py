@@ -178,7 +178,7 @@ class MultiModalPredictor:
             raise InvalidArgument("predict_proba: a regression has no classes; use predict")
         table, logits, bad = self._logits(data)
         frame = pd.DataFrame(probabilities(logits), index=table.index, columns=list(problem.class_labels))
-        frame = frame.mask(_rows(bad, len(table))) if len(bad) else frame
+        frame.iloc[_rows(bad, len(table))] = np.nan
         result = frame if as_multiclass or problem.problem_type != "binary" else frame[problem.positive_class]
         return result.to_numpy() if as_pandas is False else result
 

@@ -71,7 +71,8 @@ class MlflowTracker:
         if self._thread.is_alive():
             self._failure = TimeoutError(f"not done after {CLOSE_TIMEOUT:.0f} s")
         if self._failure is not None:
-            warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {self._failure}); the fit is unaffected", stacklevel=3)
+            what = str(self._failure).partition("\n")[0]  # databases add their statements
+            warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=3)
 
     # everything below runs on the thread
 

@@ -6,19 +6,28 @@ import sys
 import pytest
 
 SEARCH = """
-import sys, warnings
-import pandas as pd
+import os, random, signal, sys
+import numpy as np, torch
 from ray import tune
 from automm_hpo import MultiModalPredictor
+
+def state():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    rng = [random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()]
+    return dict(os.environ), os.getcwd(), handlers, torch.get_num_threads(), rng
+
+before = state()
 predictor = MultiModalPredictor(label="label", verbosity=int(sys.argv[2])).fit(
     sys.argv[1],
     hyperparameters={fast!r} | {{"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 1}},
     hyperparameter_tune_kwargs={{"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8}},
     save_path="run", time_limit=100,
 )
-import os, ray
+import ray
 assert not ray.is_initialized()
-assert "RAY_CHDIR_TO_TRIAL_DIR" not in os.environ
+names = ("environment", "cwd", "signal handlers", "torch threads", "random states")
+changed = [name for name, was, now in zip(names, before, state()) if was != now]
+assert not changed, changed
 """
 
 

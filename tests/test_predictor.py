@@ -88,3 +88,81 @@ def test_the_callers_frame_is_not_changed(small, here, fast):
     before = train.copy(deep=True)
     MultiModalPredictor(label="label", verbosity=0).fit(train, hyperparameters=fast | {"optim.max_epochs": 1}, tracking=None)
     pd.testing.assert_frame_equal(train, before)
+
+
+def quick_fit(table, here, hyperparameters, **options):
+    return MultiModalPredictor(label="label", verbosity=0, **options).fit(table, hyperparameters=hyperparameters, save_path=here / "run", tracking=None)
+
+
+@pytest.mark.parametrize("kind", ["str", "int", "bool", "category"])
+def test_binary_labels_come_back_in_their_own_dtype(fashion, here, fast, kind):
+    table = pd.concat(list(fashion)).reset_index(drop=True)
+    table = table[table["label"].isin(["Trouser", "Bag"])].head(200)
+    is_bag = table["label"] == "Bag"
+    labels = {"str": table["label"], "int": is_bag.astype(int) + 5, "bool": is_bag, "category": table["label"].astype("category")}[kind]
+    table = table.assign(label=labels)
+    predictor = quick_fit(table.head(150), here, fast | {"optim.max_epochs": 12, "env.batch_size": 16})
+    assert predictor.problem_type == "binary"
+    assert predictor.eval_metric == "roc_auc"
+    loaded = MultiModalPredictor.load(here / "run")
+    predicted = loaded.predict(table.tail(50))
+    assert predicted.dtype == labels.dtype
+    assert (predicted == labels.tail(50)).mean() > 0.9
+    assert loaded.evaluate(table.tail(50))["roc_auc"] > 0.95
+    assert loaded.positive_class == sorted(labels.unique())[1]
+    positive = loaded.predict_proba(table.tail(50), as_multiclass=False)
+    assert np.allclose(positive, loaded.predict_proba(table.tail(50))[loaded.positive_class])
+
+
+def test_regression_predicts_in_the_labels_own_unit(fashion, here, fast):
+    from PIL import Image
+
+    table = fashion[0].head(400)
+    brightness = [1000 + 10 * float(np.asarray(Image.open(path)).mean()) for path in table["image"]]
+    table = table.assign(label=brightness)
+    predictor = quick_fit(table.head(300), here, fast | {"optim.max_epochs": 8})
+    assert predictor.problem_type == "regression"
+    found = MultiModalPredictor.load(here / "run").evaluate(table.tail(100), metrics=["rmse", "r2"])
+    assert found["r2"] > 0.5
+    assert 0 < found["rmse"] < np.std(brightness)
+    assert predictor.fit_summary()["val_rmse"] > 0
+    assert predictor.leaderboard().loc[0, "score"] < 0
+    with pytest.raises(ValueError, match="regression has no classes"):
+        predictor.predict_proba(table)
+
+
+def test_two_image_columns_of_which_one_may_be_missing(small, here, fast):
+    table = small[0].assign(other=small[0]["image"].iloc[::-1].to_numpy())
+    predictor = quick_fit(table, here, fast)
+    assert predictor.column_types == {"image": "image_path", "other": "image_path"}
+    assert len(predictor.predict(table.head(5))) == 5
+
+
+def test_skipping_gives_a_missing_prediction_for_exactly_the_bad_rows(small, here, fast):
+    table = small[0].copy()
+    table.loc[table.index[3], "image"] = "nowhere.png"
+    predictor = quick_fit(table, here, fast | {"data.image.missing_value_strategy": "skip"})
+    test = small[1].copy()
+    test.loc[test.index[[2, 5]], "image"] = ["nowhere.png", None]
+    predicted = predictor.predict(test)
+    assert list(predicted.index[predicted.isna()]) == list(test.index[[2, 5]])
+    rest = test.drop(index=test.index[[2, 5]])
+    assert (predicted.dropna() == predictor.predict(rest)).all()
+    assert predictor.predict_proba(test).isna().all(axis=1).sum() == 2
+    assert np.isfinite(predictor.evaluate(test)["accuracy"])
+
+
+def test_the_random_state_of_the_process_is_left_alone(small, here, fast):
+    import random
+
+    import torch
+
+    states = [random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()]
+    quick_fit(small[0].head(60), here, fast | {"optim.max_epochs": 1})
+    assert states == [random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()]
+
+
+def test_tuning_data_and_its_limit(small, here, fast):
+    predictor = MultiModalPredictor(label="label", verbosity=0)
+    predictor.fit(small[0], tuning_data=small[1], max_num_tuning_data=30, hyperparameters=fast, save_path=here / "run", tracking=None)
+    assert round(predictor.fit_summary()["val_accuracy"] * 30, 6).is_integer()

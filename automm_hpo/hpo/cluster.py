@@ -35,13 +35,13 @@ def known_resources() -> dict[str, float] | None:
 
 @contextmanager
 def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
-    """The user's running Ray, or one of our own for the time of the search.
+    """The user's running Ray, or one of our own for the time of the search. It sets variables and handlers: see ``process.py``.
 
     Yields:
         The cluster's resources.
     """
-    saved = {key: os.environ.get(key) for key in RAY_ENVIRONMENT}
-    os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if saved[key] is None})
+    for key, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
     import ray
 
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
@@ -62,6 +62,3 @@ def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
             ray.shutdown()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        for key, value in saved.items():
-            if value is None:
-                os.environ.pop(key, None)

@@ -48,9 +48,7 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
                 max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, settings.num_trials)),
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(
-                name="search", storage_path=str(ray_files), verbose=0, progress_reporter=NoReporter(), callbacks=[RayEvents(monitor)]
-            ),
+            run_config=tune.RunConfig(name="search", storage_path=str(ray_files), verbose=0, progress_reporter=NoReporter(), callbacks=[RayEvents(monitor)]),
         ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config
-from ..data.cache import open_cache
+from ..data.cache import TensorCache, open_cache
 from ..metrics import find_metric
 from ..models import build_model, image_spec
 from ..problem import Problem
@@ -52,7 +52,7 @@ def run_trial(task: TrialTask, number: int, config: Config) -> Iterator[EpochRes
     """Trains a trial; each result is on disk before it is yielded."""
     folder = TrialFolder(task.search_folder, number)
     data = load_trial_data(task, config)
-    state = build_state(config, task.problem, task.seed, data.train.images.device)
+    state = build_state(config, task.problem, task.seed, find_device(config.env))
     for result in train_epochs(state, data, config, task.seed, task.should_stop):
         if result.end != "diverged":  # the last finite checkpoint stays the newest
             prune_checkpoints(folder.checkpoints, task.num_to_keep, NUM_STATES - 1)
@@ -90,5 +90,9 @@ def load_trial_data(task: TrialTask, config: Config) -> TrialData:
 
 
 @functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it
-def _open_split(search_folder: Path, name: str, device: torch.device):
-    return open_cache(search_folder / "cache", name).to(device)
+def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorCache:
+    """On the device where it fits, with as much again left for the model; else mapped, and each batch travels."""
+    split = open_cache(search_folder / "cache", name)
+    if device.type == "cuda" and 2 * split.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return split
+    return split.to(device)
