@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, metric: Metric, verbosity: int, num_trials: int, deadline: float | None, write: Callable[[str], None] = print) -> None:
         self.metric, self.verbosity, self.num_trials, self.deadline, self.write = metric, verbosity, num_trials, deadline, write
-        self.best: tuple[float, int] | None = None
+        self.best: tuple[EpochResult, int] | None = None
         self._said_best = 0.0
 
     def say(self, line: str, level: int = 2) -> None:
@@ -33,9 +33,9 @@ class Progress:
         self.say(f"trial {record.number:>3} starts  {values}" if values else "training starts")
 
     def trial_reported(self, record: TrialRecord, result: EpochResult) -> None:
-        if math.isnan(result.score) or (self.best is not None and result.score <= self.best[0]):
+        if math.isnan(result.score) or (self.best is not None and result.rank <= self.best[0].rank):
             return
-        self.best = (result.score, record.number)
+        self.best = (result, record.number)
         if time.time() - self._said_best >= SECONDS_BETWEEN_BESTS and result.end is None:
             self._said_best = time.time()
             self.say(f"{self._trial(record)} best    {self._metric(result)} at epoch {result.epoch:g}{self._time_left()}")
@@ -43,7 +43,7 @@ class Progress:
     def trial_ended(self, record: TrialRecord) -> None:
         outcome = f"{self._metric(record.best)} at epoch {record.best.epoch:g} of {record.epochs:g}" if record.best else "no score"
         why = f" ({record.reason})" if record.reason else ""
-        best = f" | best so far {self.metric.value(self.best[0]):.4f} (trial {self.best[1]})" if self.best and self.num_trials > 1 else ""
+        best = f" | best so far {self.best[0].metric:.4f} (trial {self.best[1]})" if self.best and self.num_trials > 1 else ""
         word = "fails " if record.status == FAILED else "ends  "
         self.say(f"{self._trial(record)} {word}  {record.status.lower()}{why}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}")
 

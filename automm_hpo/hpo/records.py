@@ -61,13 +61,9 @@ class TrialRecord:
 
     @property
     def best(self) -> EpochResult | None:
-        """The best epoch by score; of equals the earliest."""
+        """The best epoch by ``EpochResult.rank``; None where no epoch has a score."""
         finite = [result for result in self.results if math.isfinite(result.score)]
-        return max(finite, key=lambda result: result.score, default=None)
-
-    @property
-    def score(self) -> float:
-        return self.best.score if self.best else -math.inf
+        return max(finite, key=lambda result: result.rank, default=None)
 
     @property
     def epochs(self) -> float:
@@ -120,6 +116,10 @@ class TrialFolder:
         self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8")
 
 
+def _rank(record: TrialRecord) -> tuple[float, float]:
+    return record.best.rank if record.best else (-math.inf, -math.inf)
+
+
 class SearchRecords:
     """All trials of a search. The driver's view: it opens trials, closes them, and decides whose weights are kept."""
 
@@ -145,7 +145,7 @@ class SearchRecords:
 
     def prune(self, keep_trials: int) -> None:
         """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch; rows and curves stay for ever."""
-        ranked = sorted(self._closed.values(), key=lambda record: -record.score)
+        ranked = sorted(self._closed.values(), key=_rank, reverse=True)
         for rank, record in enumerate(ranked):
             kept = 1 if rank < keep_trials else 0
             prune_checkpoints(self.folder_of(record.number).checkpoints, num_best=kept, num_states=0)
@@ -161,12 +161,12 @@ class SearchRecords:
         return [self._closed.get(number) or self.folder_of(number).read() for number in self._numbers()]
 
     def best(self) -> TrialRecord | None:
-        """The trial with the best best epoch; of equals the earliest; None where no trial has a score."""
+        """The trial with the best best epoch; None where no trial has a score."""
         return next((record for record in self.ranked() if record.best), None)
 
     def ranked(self) -> list[TrialRecord]:
         """By their best epoch, those without a score last."""
-        return sorted(self.trials(), key=lambda record: -record.score)
+        return sorted(self.trials(), key=_rank, reverse=True)
 
     def raise_if_all_failed(self) -> None:
         """Raises:

@@ -118,22 +118,21 @@ def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     checkpoints = list_checkpoints(folder)
     newest = checkpoints[len(checkpoints) - num_states :]
-    by_score = sorted(checkpoints, key=lambda path: -_score(path))  # stable: of equals the earliest, as the trial's best epoch is
+    best = sorted(checkpoints, key=_rank, reverse=True)[:num_best]
     for path in checkpoints:
         if path in newest:
             continue
-        if path in by_score[:num_best]:
+        if path in best:
             _strip(path)
         else:
             _remove(path)
 
 
-def _score(path: Path) -> float:
+def _rank(path: Path) -> tuple[float, float]:
     try:
-        score = read_json(path / STATE)["result"]["score"]
-    except (CorruptFile, OSError, KeyError):
-        return -math.inf
-    return -math.inf if score is None else score
+        return result_from_json(read_json(path / STATE)["result"]).rank
+    except (CorruptFile, OSError, KeyError, TypeError):
+        return -math.inf, -math.inf
 
 
 def _strip(path: Path) -> None:

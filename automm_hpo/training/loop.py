@@ -53,6 +53,11 @@ class EpochResult:
     seconds: float
     end: str | None = None
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Orders epochs, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
+        return (self.score, -self.valid_loss) if math.isfinite(self.score) else (-math.inf, -math.inf)
+
 
 @dataclass
 class TrainState:

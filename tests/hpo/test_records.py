@@ -44,6 +44,17 @@ def test_the_winner_is_the_best_epoch_in_the_metrics_own_direction(tmp_path, nam
         assert list(table["score"]) == [-0.1, -0.3]
 
 
+def test_of_equal_scores_the_lower_loss_wins(tmp_path):
+    records = SearchRecords(tmp_path)
+    number = records.open_trial({}, Config()).number
+    for epoch, loss in enumerate([0.7, 0.2, 0.4], 1):
+        records.folder_of(number).append(replace(RESULT, epoch=float(epoch), valid_loss=loss))
+    records.close_trial(number, COMPLETED, "")
+    add_trial(records, find_metric("accuracy"), [RESULT.score])  # as good, with a loss of 1
+    assert records.best().number == number
+    assert records.best().best.epoch == 2
+
+
 def test_every_trial_keeps_its_row(tmp_path):
     metric = find_metric("accuracy")
     records = SearchRecords(tmp_path)
