@@ -55,7 +55,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
         if tracker:
             tracker.close("FINISHED", best)
     progress.summary(records)
-    progress.say(f"best: trial {best.number}, {metric.name} {metric.value(best.score):.4f}, saved in {plan.path}", level=1)
+    progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
     return artifact
 
 
