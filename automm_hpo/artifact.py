@@ -22,7 +22,7 @@ from .data.encoders import Encoders
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, manifest_of, read_json, write_json
 from .metrics import find_metric
-from .models import build_model
+from .models import build_model, describe_source, remember_source
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
 
@@ -64,6 +64,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         # a list: a column's name need not be a string, which a JSON key must be
         "columns": [[column, kind, artifact.columns.reasons[column]] for column, kind in artifact.columns.items()],
         "config": artifact.config.flat(),
+        "model_source": describe_source(artifact.config),
         "eval_metric": artifact.eval_metric,
         "validation_metric": artifact.validation_metric,
         "summary": dict(artifact.summary),
@@ -94,6 +95,7 @@ def load_artifact(folder: Path) -> Artifact:
         raise NotAPredictor(f"{folder} has format {version!r}, this version reads up to {FORMAT_VERSION}; upgrade automm_hpo")
     try:
         problem, config = Problem.from_json(description["problem"]), Config.from_flat(description["config"])
+        remember_source(config, description["model_source"])
         columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
         artifact = Artifact(
             problem,

@@ -166,3 +166,20 @@ def test_tuning_data_and_its_limit(small, here, fast):
     predictor = MultiModalPredictor(label="label", verbosity=0)
     predictor.fit(small[0], tuning_data=small[1], max_num_tuning_data=30, hyperparameters=fast, save_path=here / "run", tracking=None)
     assert round(predictor.fit_summary()["val_accuracy"] * 30, 6).is_integer()
+
+
+def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast, monkeypatch):
+    import shutil
+
+    import timm
+    from timm.models import save_for_hf
+
+    from automm_hpo.models import timm_image
+
+    save_for_hf(timm.create_model("test_resnet", num_classes=10), here / "weights", model_args={})
+    hyperparameters = fast | {"model.timm_image.checkpoint_name": f"local-dir:{here / 'weights'}", "model.timm_image.pretrained": True}
+    predictor = quick_fit(small[0].head(60), here, hyperparameters | {"optim.max_epochs": 1})
+    expected = predictor.predict_proba(small[1])
+    shutil.rmtree(here / "weights")
+    monkeypatch.setattr(timm_image, "_remembered", {})  # as in a new process
+    assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(small[1]), expected)

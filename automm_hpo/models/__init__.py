@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from ..config import Config
@@ -28,6 +31,16 @@ def build_model(config: Config, num_outputs: int, load_weights: bool = True) -> 
 def image_spec(config: Config) -> ImageSpec:
     """Size, interpolation and crop that the config's image model wants; the model is not built."""
     return timm_image.image_spec(config.model.timm_image)
+
+
+def describe_source(config: Config) -> dict[str, Any]:
+    """What a saved predictor keeps, so that ``build_model`` works where the model's own folder or hub is out of reach; JSON."""
+    return timm_image.describe_source(config.model.timm_image)
+
+
+def remember_source(config: Config, described: Mapping[str, Any]) -> None:
+    """The inverse of ``describe_source``."""
+    timm_image.remember_source(config.model.timm_image, described)
 
 
 def check_model(config: Config) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,12 +58,12 @@ def build(config: Config, num_outputs: int, load_weights: bool) -> TimmImage:
     backbone = _create(own, pretrained=load_weights and own.pretrained and not from_file)
     if from_file:
         _load_backbone(backbone, Path(str(own.checkpoint_path)))
-    cfg = _pretrained_cfg(own.checkpoint_name)
+    cfg = _source(own.checkpoint_name).cfg
     return TimmImage(backbone, num_outputs, tuple(cfg.mean), tuple(cfg.std))
 
 
 def image_spec(own: TimmImageConfig) -> ImageSpec:
-    cfg = _pretrained_cfg(own.checkpoint_name)
+    cfg = _source(own.checkpoint_name).cfg
     return ImageSpec(own.image_size or cfg.input_size[-1], cast(Interpolation, cfg.interpolation), cfg.crop_pct)
 
 
@@ -72,7 +73,6 @@ def check(own: TimmImageConfig) -> None:
     MissingData: ``checkpoint_path`` is not there.
     WeightsUnavailable: pretrained weights are wanted and cannot be had.
     """
-    _pretrained_cfg(own.checkpoint_name)
     size = image_spec(own).size
     with torch.device("meta"):  # shapes without memory or arithmetic
         backbone = _create(own, pretrained=False).eval()
@@ -88,15 +88,18 @@ def check(own: TimmImageConfig) -> None:
 
 
 def _create(own: TimmImageConfig, pretrained: bool) -> nn.Module:
+    source = _source(own.checkpoint_name)
     options: dict[str, Any] = {"drop_rate": own.drop_rate}
     if own.drop_path_rate:
         options["drop_path_rate"] = own.drop_path_rate
-    if own.image_size and _pretrained_cfg(own.checkpoint_name).fixed_input_size:
+    if own.image_size and source.cfg.fixed_input_size:
         options["img_size"] = own.image_size
     try:
         with warnings.catch_warnings():  # "mapping deprecated model name": the user's choice of name stands
             warnings.simplefilter("ignore")
-            return timm.create_model(own.checkpoint_name, pretrained=pretrained, num_classes=0, **options)
+            if pretrained:
+                return timm.create_model(own.checkpoint_name, pretrained=True, num_classes=0, **options)
+            return timm.create_model(source.architecture, **{**source.arguments, **options, "num_classes": 0})
     except TypeError as error:
         raise InvalidHyperparameter(f"{KEY}: {own.checkpoint_name} does not take {', '.join(options)}: {error}") from None
 
@@ -107,24 +110,49 @@ def _feature_size(backbone: nn.Module) -> int:
     return int(size)
 
 
-def _pretrained_cfg(name: str) -> PretrainedCfg:
-    """timm's note on a model: sizes, normalisation, where its weights are.
+@dataclass(frozen=True)
+class Source:
+    """What timm needs to build a model: a name of its own, or what the config.json of a folder or hub repository says."""
+
+    architecture: str
+    cfg: PretrainedCfg
+    arguments: Mapping[str, Any]
+
+
+_remembered: dict[str, Source] = {}  # of loaded predictors, whose folder or repository may be out of reach
+
+
+def describe_source(own: TimmImageConfig) -> dict[str, Any]:
+    """As JSON, what a predictor must keep of a model that is not timm's own; empty for those that are."""
+    source = _source(own.checkpoint_name)
+    if timm.is_model(own.checkpoint_name):
+        return {}
+    return {"architecture": source.architecture, "cfg": source.cfg.to_dict(), "arguments": dict(source.arguments)}
+
+
+def remember_source(own: TimmImageConfig, described: Mapping[str, Any]) -> None:
+    """Makes ``describe_source``'s model known again, so that it is built without its folder or repository."""
+    if described:
+        _remembered[own.checkpoint_name] = Source(described["architecture"], PretrainedCfg(**described["cfg"]), described["arguments"])
+
+
+def _source(name: str) -> Source:
+    """Where a model comes from.
 
     Raises:
         InvalidHyperparameter, WeightsUnavailable
     """
-    source, _, place = name.partition(":")
-    if source in ("hf-hub", "hf_hub", "local-dir") and place:
+    kind, _, place = name.partition(":")
+    if kind in ("hf-hub", "hf_hub", "local-dir") and place:
         from timm.models import _hub
 
         try:
-            if source == "local-dir":
-                found, _, _ = _hub.load_model_config_from_path(place)
-            else:
-                found, _, _ = _hub.load_model_config_from_hf(place)
+            cfg, architecture, arguments = (_hub.load_model_config_from_path if kind == "local-dir" else _hub.load_model_config_from_hf)(place)
         except Exception as error:
+            if name in _remembered:
+                return _remembered[name]
             raise WeightsUnavailable(f"{KEY}.checkpoint_name: {name} cannot be read: {type(error).__name__}: {error}") from None
-        return PretrainedCfg(**found) if isinstance(found, Mapping) else found
+        return Source(architecture, PretrainedCfg(**cfg) if isinstance(cfg, Mapping) else cfg, arguments or {})
     if not timm.is_model(name):
         hint = did_you_mean(name.split(".")[0], timm.list_models())
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: timm has no model {name!r}.{hint} timm.list_models() lists all.")
@@ -134,7 +162,7 @@ def _pretrained_cfg(name: str) -> PretrainedCfg:
         tags = ", ".join(timm.list_pretrained(name.split(".")[0] + ".*"))
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: no weights are published as {name!r}; there are: {tags or 'none'}") from None
     assert cfg is not None, "every registered model has a configuration"
-    return cfg
+    return Source(name, cfg, {})
 
 
 def _fetch_weights(name: str) -> None:
@@ -143,7 +171,7 @@ def _fetch_weights(name: str) -> None:
 
     if name.startswith("local-dir:"):
         return
-    repo = name.partition(":")[2] or _pretrained_cfg(name).hf_hub_id
+    repo = name.partition(":")[2] or _source(name).cfg.hf_hub_id
     if not repo:
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: no pretrained weights are published for {name!r}; set {KEY}.pretrained to False")
     repo, _, revision = repo.partition("@")
