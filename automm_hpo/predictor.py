@@ -21,10 +21,23 @@ from .fitting import run_fit
 from .hpo.records import SearchRecords
 from .metrics import METRICS, check_fits, find_metric
 from .models import image_spec
-from .plan import FitPlan, Target, absolute_path, check_unused, checked_numbers, plan_data, plan_encoders, plan_path, plan_search
-
-from .plan import check_flag, check_number, check_presets, check_problem_type, check_tracking  # isort: skip
-from .training.evaluate import compute_metric, find_device, predict_logits, probabilities, values
+from .plan import (
+    FitPlan,
+    Target,
+    absolute_path,
+    check_flag,
+    check_number,
+    check_presets,
+    check_problem_type,
+    check_tracking,
+    check_unused,
+    checked_numbers,
+    plan_data,
+    plan_encoders,
+    plan_path,
+    plan_search,
+)
+from .training.evaluate import compute_metric, pick_device, predict_logits, probabilities, values
 
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
 
@@ -70,12 +83,13 @@ class MultiModalPredictor:
         with problems.gather():
             check_number(verbosity, "verbosity", Integral, "an integer >= 0", lambda level: level >= 0)
         with problems.gather():
-            self._path = None if path is None else absolute_path(path, "path")
+            self._fit_path = None if path is None else absolute_path(path, "path")
         problems.raise_any()
         self.verbosity = verbosity
         self._target = Target(label, problem_type, eval_metric, validation_metric)
         self._layers = ({} if pretrained else {"model.timm_image.pretrained": False}, hyperparameters)
         self._artifact: Artifact | None = None
+        self._path: Path | None = None  # where the artifact lies
 
     # ---------------------------------------------------------------------------------------------------------------- fit
 
@@ -123,7 +137,7 @@ class MultiModalPredictor:
             with problems.gather():
                 check(argument)
         with problems.gather():
-            folder = plan_path(self._path if save_path is None else save_path)
+            folder = plan_path(self._fit_path if save_path is None else save_path)
         with problems.gather():
             search = plan_search((*self._layers, hyperparameters), hyperparameter_tune_kwargs)
         with problems.gather():
@@ -136,7 +150,7 @@ class MultiModalPredictor:
 
     def _adopt(self, artifact: Artifact, path: Path) -> None:
         self._artifact, self._path = artifact, path
-        artifact.model.to(find_device(artifact.config.env)).to(memory_format=torch.channels_last)
+        artifact.model.to(pick_device(artifact.config.env)).to(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------------------------------------------------------ predict
 
@@ -153,11 +167,7 @@ class MultiModalPredictor:
         Raises:
             BadImages: an image cannot be read. With ``data.image.missing_value_strategy="skip"`` that row is missing instead.
         """
-        table, logits, bad = self._logits(data)
-        problem = self._fitted.problem
-        predicted = problem.decode(logits.argmax(1).numpy() if problem.is_classification else values(problem, logits), table.index)
-        if len(bad):
-            predicted = predicted.mask(_rows(bad, len(table)))
+        predicted = self._decode(*self._logits(data))
         return predicted.to_numpy() if as_pandas is False else predicted
 
     def predict_proba(self, data: Any, as_pandas: bool | None = None, as_multiclass: bool = True) -> pd.DataFrame | pd.Series | np.ndarray:
@@ -213,8 +223,7 @@ class MultiModalPredictor:
         }
         if not return_pred:
             return scores
-        decoded = logits.argmax(1).numpy() if artifact.problem.is_classification else values(artifact.problem, logits)
-        return scores, artifact.problem.decode(decoded, table.index)
+        return scores, self._decode(table, logits, bad)
 
     def _logits(self, data: Any, folder: Path | None = None) -> tuple[pd.DataFrame, torch.Tensor, list[BadImage]]:
         """The table, its (N, num_outputs) logits, and the images that could not be read (their rows hold zeros)."""
@@ -231,6 +240,12 @@ class MultiModalPredictor:
         if bad and artifact.config.data.image.missing_value_strategy == "raise":
             raise BadImages(describe(bad, list(table.index)) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
         return table, torch.cat(chunks), bad
+
+    def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage]) -> pd.Series:
+        """Predictions in the label's own dtype, missing where an image could not be read."""
+        problem = self._fitted.problem
+        predicted = problem.decode(logits.argmax(1).numpy() if problem.is_classification else values(problem, logits), table.index)
+        return predicted.mask(_rows(bad, len(table))) if bad else predicted
 
     # ---------------------------------------------------------------------------------------------------------- afterwards
 
@@ -291,7 +306,8 @@ class MultiModalPredictor:
 
     @property
     def path(self) -> str | None:
-        return str(self._path) if self._path else None
+        path = self._path or self._fit_path
+        return str(path) if path else None
 
     @property
     def label(self) -> str | None:

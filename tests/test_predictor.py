@@ -183,3 +183,9 @@ def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast, monk
     shutil.rmtree(here / "weights")
     monkeypatch.setattr(timm_image, "_remembered", {})  # as in a new process
     assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(small[1]), expected)
+
+
+def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):
+    predictor = MultiModalPredictor(label="label", verbosity=0)
+    paths = [predictor.fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, tracking=None).path for _ in range(2)]
+    assert paths[0] != paths[1]

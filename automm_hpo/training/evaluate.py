@@ -25,10 +25,14 @@ def find_device(env: Env) -> torch.device:
     Raises:
         InvalidHyperparameter: a GPU is demanded and there is none.
     """
-    has_gpu = torch.cuda.is_available()
-    if (env.accelerator == "gpu" or env.num_gpus > 0) and not has_gpu:
+    if (env.accelerator == "gpu" or env.num_gpus > 0) and not torch.cuda.is_available():
         raise InvalidHyperparameter("env.accelerator, env.num_gpus: a GPU is asked for, and torch finds none; accelerator='auto' takes what there is")
-    return torch.device("cuda" if has_gpu and env.accelerator != "cpu" and env.num_gpus != 0 else "cpu")
+    return pick_device(env)
+
+
+def pick_device(env: Env) -> torch.device:
+    """A GPU where there is one and the config does not forbid it; a predictor trained on a GPU predicts on what its new machine has."""
+    return torch.device("cuda" if torch.cuda.is_available() and env.accelerator != "cpu" and env.num_gpus != 0 else "cpu")
 
 
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:
