@@ -15,7 +15,7 @@ from . import __version__
 from .artifact import Artifact, save_artifact
 from .config import Config
 from .data.cache import store_cache
-from .errors import BadImages, CorruptFile, Problems
+from .errors import BadImages, CorruptFile, Problems, SavePathExists, TimeLimitTooShort
 from .hpo.cluster import ray_cluster
 from .hpo.monitor import SearchMonitor
 from .hpo.progress import Progress
@@ -46,14 +46,21 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
         available = _prepare(plan, stack, progress)
         tracker = stack.enter_context(_tracker(plan, tracking))
         monitor = SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials)
-        _run_trials(plan, monitor, available)
+        try:
+            _run_trials(plan, monitor, available)
+        except KeyboardInterrupt:
+            monitor.interrupted()
+            if records.best() is not None:
+                _, artifact = _best_artifact(plan, records, progress)
+                save_artifact(artifact, plan.path)
+                progress.say(f"interrupted: the best so far is kept, MultiModalPredictor.load({str(plan.path)!r}) gives it", level=1)
+            raise
         best, artifact = _best_artifact(plan, records, progress)
         artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
         save_artifact(artifact, plan.path)
         records.leaderboard(metric).to_csv(records.folder / "leaderboard.csv", index=False)
-        shutil.rmtree(records.folder / "cache")
         if tracker:
-            tracker.close("FINISHED", best)
+            tracker.close("FINISHED", best, plan.deadline)
     progress.summary(records)
     progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
     return artifact
@@ -96,6 +103,11 @@ def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, f
     data, search = plan.data, plan.search
     deadline = None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if search.space else 0.0)
     task = TrialTask(monitor.records.folder, data.problem, data.validation_metric.name, plan.seed, search.settings.num_to_keep, deadline)
+    if deadline is not None and search.space and time.time() > deadline:
+        late = time.time() - (plan.deadline or 0.0)
+        raise TimeLimitTooShort(
+            f"time_limit: reading the images and starting Ray took it all, and {late + SAVE_SECONDS + RAY_STOP_SECONDS:.1f} s more are needed"
+        )
     if search.space:
         from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
 
@@ -150,15 +162,21 @@ def _announce(plan: FitPlan, progress: Progress) -> None:
 def _new_folder(path: Path) -> Iterator[None]:
     """Makes the folder of a fit; one that ends before its first trial leaves none behind."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    (path / "search").mkdir(parents=True)
+    try:
+        (path / "search").mkdir(parents=True)
+    except FileExistsError:
+        raise SavePathExists(f"save_path: another fit has just begun in {path}; give another folder") from None
     try:
         yield
     except BaseException:
         if not (path / "search" / "trials").exists():
             shutil.rmtree(path / "search")
-            for folder in made:
-                folder.rmdir()
+            with contextlib.suppress(OSError):  # another fit may have made its own folder beside this one
+                for folder in made:
+                    folder.rmdir()
         raise
+    finally:
+        shutil.rmtree(path / "search" / "cache", ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -173,5 +191,5 @@ def _tracker(plan: FitPlan, tracking: str | None) -> Iterator[MlflowTracker | No
     try:
         yield tracker
     except BaseException as error:
-        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED", deadline=plan.deadline)
         raise

@@ -26,7 +26,7 @@ from .hpo.cluster import known_resources
 from .hpo.ray_space import candidate_configs, split_hyperparameters, to_optuna
 from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
-from .models import check_model, image_spec
+from .models import check_model, fetch_weights, image_spec
 from .problem import PROBLEM_TYPES, Problem, infer_problem
 from .space import SearchSpace
 from .training.evaluate import find_device, undefined_on
@@ -129,6 +129,19 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
                 check_model(candidate)
     problems.raise_any()
     return SearchPlan(config, space, settings)
+
+
+def plan_weights(search: SearchPlan) -> None:
+    """Has the pretrained weights of all trials at hand, fetched where they are not.
+
+    Raises:
+        WeightsUnavailable, InvalidInput
+    """
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
+        with problems.gather():
+            fetch_weights(config)
+    problems.raise_any()
 
 
 def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> None:

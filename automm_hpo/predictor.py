@@ -16,7 +16,7 @@ import torch
 from .artifact import Artifact, is_predictor, load_artifact, save_artifact
 from .data.cache import BadImage, build_cache, describe
 from .data.tables import load_table
-from .errors import BadImages, InvalidArgument, InvalidData, NotFitted, Problems
+from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .fitting import run_fit
 from .hpo.records import SearchRecords
 from .metrics import METRICS, check_fits, find_metric
@@ -36,6 +36,7 @@ from .plan import (
     plan_encoders,
     plan_path,
     plan_search,
+    plan_weights,
 )
 from .training.evaluate import compute_metric, pick_device, predict_logits, probabilities, values
 
@@ -143,6 +144,7 @@ class MultiModalPredictor:
         with problems.gather():
             data = plan_data(self._target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
+        plan_weights(search)  # the network only for a call that is otherwise right
         deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, plan_encoders(data, search), int(seed), deadline)
         self._adopt(run_fit(plan, self.verbosity, tracking), folder)
@@ -245,13 +247,18 @@ class MultiModalPredictor:
         """Predictions in the label's own dtype, missing where an image could not be read."""
         problem = self._fitted.problem
         predicted = problem.decode(logits.argmax(1).numpy() if problem.is_classification else values(problem, logits), table.index)
-        return predicted.mask(_rows(bad, len(table))) if bad else predicted
+        if not bad:
+            return predicted
+        nullable: Any = {"i": "Int64", "u": "Int64", "b": "boolean"}.get(getattr(predicted.dtype, "kind", ""), predicted.dtype)
+        return predicted.astype(nullable).mask(_rows(bad, len(table)))  # numpy's integers and booleans have no missing value
 
     # ---------------------------------------------------------------------------------------------------------- afterwards
 
     def leaderboard(self) -> pd.DataFrame:
         """One row a trial, best first; columns as ``hpo.records.SearchRecords.leaderboard`` lists them."""
         artifact = self._fitted
+        if not (self._folder / "search").is_dir():
+            raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
         return SearchRecords(self._folder / "search").leaderboard(METRICS[artifact.validation_metric])
 
     def fit_summary(self) -> dict[str, Any]:
@@ -265,13 +272,18 @@ class MultiModalPredictor:
             SavePathExists: the folder holds files that are not a predictor's.
         """
         artifact, target = self._fitted, absolute_path(path, "path")
-        if target == self._folder:
+        source = self._folder / "search"
+        if not source.is_dir():
+            raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
+        if target.resolve() == self._folder.resolve():
             return
+        if target.resolve().is_relative_to(source.resolve()):
+            raise InvalidArgument(f"path: {target} lies inside the predictor that is to be copied")
         if not is_predictor(target):
             check_unused(target, "path")
         save_artifact(artifact, target)
         shutil.rmtree(target / "search", ignore_errors=True)
-        shutil.copytree(self._folder / "search", target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache"))
+        shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache"))
 
     @classmethod
     def load(cls, path: str | Path, verbosity: int = 2) -> Self:

@@ -117,7 +117,7 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     categorical = isinstance(kept.dtype, pd.CategoricalDtype)
     return Problem(
         label,
-        "binary" if len(distinct) == 2 else "multiclass",
+        "binary" if len(distinct) == 2 and problem_type != "multiclass" else "multiclass",
         tuple(_plain(value) for value in distinct),
         "category" if categorical else _dtype_name(labels.dtype),
         ordered=bool(categorical and kept.cat.ordered),

@@ -41,7 +41,9 @@ class MlflowTracker:
         self._experiment = ""
         self._parent = ""
         self._runs: dict[int, str] = {}
+        self._validations: dict[int, int] = {}
         self._failure: Exception | None = None
+        self._ending: tuple[str, Any] = ("KILLED", None)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
@@ -52,24 +54,28 @@ class MlflowTracker:
 
     def trial_reported(self, record: Any, result: Any) -> None:
         now = _now()
-        values = {key: getattr(result, key) for key in ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "seconds")}
-        self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, result.step, now))
+        values = {key: getattr(result, key) for key in ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")}
+        # MLflow's axis is whole numbers: validations, which are the epochs where there is one an epoch
+        self._validations[record.number] = validation = self._validations.get(record.number, 0) + 1
+        self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, validation, now))
 
     def trial_ended(self, record: Any) -> None:
         self._jobs.put(lambda: self._end_trial(record))
 
-    def close(self, status: str, best: Any = None) -> None:
+    def close(self, status: str, best: Any = None, deadline: float | None = None) -> None:
         """Ends the parent run and waits, within bounds, until all is written.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             best: the winning trial's record.
+            deadline: time.time() after which it waits two seconds at most.
         """
-        self._jobs.put(lambda: self._close(status, best))
         self._jobs.put(None)
-        self._thread.join(CLOSE_TIMEOUT)
+        self._ending = (status, best)
+        timeout = CLOSE_TIMEOUT if deadline is None else min(CLOSE_TIMEOUT, max(2.0, deadline - time.time()))
+        self._thread.join(timeout)
         if self._thread.is_alive():
-            self._failure = TimeoutError(f"not done after {CLOSE_TIMEOUT:.0f} s")
+            self._failure = TimeoutError(f"not done after {timeout:.0f} s")
         if self._failure is not None:
             what = str(self._failure).partition("\n")[0]  # databases add their statements
             warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=3)
@@ -79,10 +85,15 @@ class MlflowTracker:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._failure is None:
-                try:
-                    job()
-                except Exception as error:  # whatever a tracking server can do, it cannot fail a fit
-                    self._failure = error
+                self._attempt(job)
+        if self._parent:  # even after a failure: a run left RUNNING would run for ever
+            self._attempt(lambda: self._close(*self._ending))
+
+    def _attempt(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as error:  # whatever a tracking server can do, it cannot fail a fit
+            self._failure = self._failure or error
 
     def _open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         for logger in ("mlflow.store.db.utils", "alembic"):
@@ -93,7 +104,10 @@ class MlflowTracker:
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         found = self._client.get_experiment_by_name(experiment)
-        self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+        try:
+            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+        except mlflow.MlflowException:  # another fit was quicker
+            self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
         self._parent = self._create_run(name, params, tags, self._folder / "mlflow.json")
 
     def _create_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
@@ -118,7 +132,7 @@ class MlflowTracker:
     def _end_trial(self, record: Any) -> None:
         run_id = self._runs.pop(record.number)
         if record.best:
-            self._log_metrics(run_id, {"best_score": record.best.score, "best_epoch": record.best.epoch}, record.best.step, _now())
+            self._log_metrics(run_id, {"best_score": record.best.score, "best_epoch": record.best.epoch}, 0, _now())
         for tag, value in (("automm_hpo.status", record.status), ("automm_hpo.reason", record.reason)):
             self._client.set_tag(run_id, tag, value)
         self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])

@@ -189,3 +189,55 @@ def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):
     predictor = MultiModalPredictor(label="label", verbosity=0)
     paths = [predictor.fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, tracking=None).path for _ in range(2)]
     assert paths[0] != paths[1]
+
+
+def test_a_reused_folder_holds_the_new_data(small, here, fast):
+    """In one process, as in a notebook: nothing of the first fit may be remembered under the folder's name."""
+    import shutil
+
+    quick_fit(small[0], here, fast)
+    shutil.rmtree(here / "run")
+    rotated = dict(zip(sorted(small[0]["label"].unique()), [*sorted(small[0]["label"].unique())[1:], "Bag"], strict=True))
+    other = small[0].assign(label=small[0]["label"].map(rotated).replace("Bag", "nothing"))
+    predictor = quick_fit(other, here, fast | {"optim.max_epochs": 8})
+    assert predictor.evaluate(other)["accuracy"] > 0.3
+    with open("/proc/self/maps") as maps:
+        assert "cache/train.npy" not in maps.read()
+
+
+@pytest.mark.parametrize("spelling", ["run/../run", "link", "run/search/deeper"])
+def test_saving_a_predictor_onto_itself_loses_nothing(small, here, fast, spelling):
+    predictor = quick_fit(small[0].head(60), here, fast | {"optim.max_epochs": 1})
+    (here / "link").symlink_to(here / "run")
+    if "search" in spelling:
+        with pytest.raises(ValueError, match="lies inside"):
+            predictor.save(here / spelling)
+    else:
+        predictor.save(here / spelling)
+    assert len(MultiModalPredictor.load(here / "run").leaderboard()) == 1
+
+
+def test_an_interrupt_keeps_the_best_so_far(small, here, fast, monkeypatch):
+    from automm_hpo.hpo.progress import Progress
+
+    seen = []
+
+    def interrupt_later(self, record, result):
+        seen.append(result)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "trial_reported", interrupt_later)
+    with pytest.raises(KeyboardInterrupt):
+        quick_fit(small[0], here, fast | {"optim.max_epochs": 50})
+    predictor = MultiModalPredictor.load(here / "run")
+    assert predictor.leaderboard().loc[0, ["status", "reason", "epochs"]].tolist() == ["STOPPED", "interrupted", 3]
+    assert not (here / "run" / "search" / "cache").exists()
+    assert len(predictor.predict(small[1])) == 100
+
+
+def test_skipped_rows_of_an_integer_label_stay_integers(small, here, fast):
+    table = small[0].assign(label=small[0]["label"].astype("category").cat.codes.astype("int64"))
+    predictor = quick_fit(table.head(100), here, fast | {"data.image.missing_value_strategy": "skip", "optim.max_epochs": 1})
+    test = table.tail(5).assign(image=["nowhere.png", *table["image"].tail(4)])
+    assert predictor.predict(test).dtype == "Int64"

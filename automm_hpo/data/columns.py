@@ -77,7 +77,7 @@ def infer_columns(table: pd.DataFrame, label: str, folder: Path, given: Mapping[
 
 
 def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
-    """(type, reason), in the order the README documents."""
+    """(type, reason): the first that fits; pictures before categories, for a few of them are still pictures."""
     present = column.dropna()
     if present.empty:
         return "null", "all values missing"

@@ -23,8 +23,10 @@ class SearchMonitor:
         self.records, self.listeners, self.keep_trials = records, listeners, keep_trials
         self._started: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
+        self._open: set[int] = set()
 
     def trial_started(self, number: int) -> None:
+        self._open.add(number)
         self._started[number] = record = self.records.folder_of(number).read()
         for listener in self.listeners:
             listener.trial_started(record)
@@ -52,7 +54,13 @@ class SearchMonitor:
         lines = folder.error.strip().splitlines()
         self._close(number, FAILED, lines[-1] if lines else "unknown")
 
+    def interrupted(self) -> None:
+        """The search ends here; what still runs is stopped."""
+        for number in sorted(self._open):
+            self._close(number, STOPPED, "interrupted")
+
     def _close(self, number: int, status: str, reason: str) -> None:
+        self._open.discard(number)
         record = self.records.close_trial(number, status, reason)
         self.records.prune(self.keep_trials)
         for listener in self.listeners:

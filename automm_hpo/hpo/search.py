@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from .settings import TuneSettings, check_resources
 from .trainable import RESULT, TrialRunner
 from .trial import TrialTask
 
+LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
+
 
 def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: TuneSettings, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
     """Runs all trials on the running Ray.
@@ -32,7 +35,7 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
     check_resources(settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)})
     resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
     # Ray would start one actor after another where the number is not given
-    slots = min(int(available.get(kind.upper(), 0) / wanted) for kind, wanted in resources.items() if wanted)
+    slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
     searcher = RecordingSearcher(SEARCHERS[settings.searcher](space, settings, task.seed), space, config, monitor.records, task.deadline)
     max_epochs = max(values_of("optim.max_epochs", config, space))
     scheduler = SCHEDULERS[settings.scheduler](settings, max_epochs, max_epochs * max(values_of("optim.warmup_steps", config, space)))
@@ -45,6 +48,7 @@ def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: Tu
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=settings.num_trials,
+                time_budget_s=None if task.deadline is None else max(1.0, task.deadline - time.time() + LATE_SECONDS),
                 max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, settings.num_trials)),
                 reuse_actors=True,
             ),

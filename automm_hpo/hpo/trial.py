@@ -69,9 +69,11 @@ def run_here(task: TrialTask, config: Config, monitor: SearchMonitor) -> None:
     try:
         for result in run_trial(task, number, config):
             monitor.trial_reported(number, result)
-    except BaseException:
+    except Exception:
         monitor.trial_failed(number, traceback.format_exc())
         raise
+    finally:
+        _open_split.cache_clear()  # this process lives on; another fit may use the same folder's name
     monitor.trial_ended(number)
 
 

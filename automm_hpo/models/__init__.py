@@ -44,5 +44,10 @@ def remember_source(config: Config, described: Mapping[str, Any]) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Refuses, before any process starts, what would fail in every trial: unknown names, weights out of reach."""
+    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes the model does not take."""
     timm_image.check(config.model.timm_image)
+
+
+def fetch_weights(config: Config) -> None:
+    """Has the pretrained weights that the config asks for on this machine."""
+    timm_image.fetch_weights(config.model.timm_image)

@@ -71,7 +71,6 @@ def check(own: TimmImageConfig) -> None:
     """Raises:
     InvalidHyperparameter: no such model, or it cannot be built with these values.
     MissingData: ``checkpoint_path`` is not there.
-    WeightsUnavailable: pretrained weights are wanted and cannot be had.
     """
     size = image_spec(own).size
     with torch.device("meta"):  # shapes without memory or arithmetic
@@ -80,10 +79,15 @@ def check(own: TimmImageConfig) -> None:
             backbone(torch.empty(1, 3, size, size))
         except Exception as error:  # models refuse sizes by assertions and shape errors of many kinds
             raise InvalidHyperparameter(f"{KEY}.image_size: {own.checkpoint_name} does not take {size} pixels: {error}") from None
-    if own.checkpoint_path is not None:
-        if not Path(own.checkpoint_path).is_file():
-            raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
-    elif own.pretrained:
+    if own.checkpoint_path is not None and not Path(own.checkpoint_path).is_file():
+        raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
+
+
+def fetch_weights(own: TimmImageConfig) -> None:
+    """Raises:
+    WeightsUnavailable: pretrained weights are wanted and cannot be had.
+    """
+    if own.pretrained and own.checkpoint_path is None:
         _fetch_weights(own.checkpoint_name)
 
 

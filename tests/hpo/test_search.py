@@ -120,3 +120,21 @@ def test_sizes_tuned_together_share_one_cache(small, here, fast):
     predictor = search(small[0], fast | space | {"optim.max_epochs": 1}, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 3}, seed=1)
     assert predictor.leaderboard()["model.timm_image.image_size"].nunique() == 2
     assert predictor.predict(small[1]).notna().all()
+
+
+def test_a_time_limit_that_starting_takes_is_said(small, here, fast):
+    space = {"optim.lr": tune.loguniform(1e-4, 1e-2)}
+    with pytest.raises(TimeoutError, match=r"time_limit: reading the images and starting Ray took it all, and \d+\.\d s more are needed"):
+        search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 2}, time_limit=0.1)
+    assert not (here / "run").exists()
+
+
+def test_a_silent_worker_cannot_hold_up_the_fit(small, here, fast, ray_session):
+    """All CPUs are another's, so no trial ever starts."""
+    blocker = ray_session.remote(num_cpus=2)(type("Blocker", (), {"ready": lambda self: True})).remote()
+    ray_session.get(blocker.ready.remote())
+    started = time.time()
+    with pytest.raises(AllTrialsFailed):
+        search(small[0], fast | {"optim.lr": tune.loguniform(1e-4, 1e-2)}, here / "run", {"num_trials": 2}, time_limit=8)
+    ray_session.kill(blocker)
+    assert time.time() - started < 8 + 5
