@@ -51,14 +51,10 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
         except KeyboardInterrupt:
             monitor.interrupted()
             if records.best() is not None:
-                _, artifact = _best_artifact(plan, records, progress)
-                save_artifact(artifact, plan.path)
+                _commit_best(plan, records, progress, started)
                 progress.say(f"interrupted: the best so far is kept, MultiModalPredictor.load({str(plan.path)!r}) gives it", level=1)
             raise
-        best, artifact = _best_artifact(plan, records, progress)
-        artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
-        save_artifact(artifact, plan.path)
-        records.leaderboard(metric).to_csv(records.folder / "leaderboard.csv", index=False)
+        best, artifact = _commit_best(plan, records, progress, started)
         if tracker:
             tracker.close("FINISHED", best, plan.deadline)
     progress.summary(records)
@@ -115,6 +111,15 @@ def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, f
     else:
         run_here(task, search.config, monitor)
     monitor.records.raise_if_all_failed()
+
+
+def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
+    """Makes the best so far the predictor of the plan's folder; of a whole search and of an interrupted one alike."""
+    best, artifact = _best_artifact(plan, records, progress)
+    artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
+    save_artifact(artifact, plan.path)
+    records.leaderboard(plan.data.validation_metric).to_csv(records.folder / "leaderboard.csv", index=False)
+    return best, artifact
 
 
 def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) -> tuple[TrialRecord, Artifact]:
