@@ -23,7 +23,7 @@ from ..config import Config
 from ..errors import AllTrialsFailed
 from ..files import read_json, write_json
 from ..metrics import Metric
-from ..training.checkpoint import WEIGHTS, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
+from ..training.checkpoint import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
 from ..training.loop import EpochResult
 
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
@@ -105,7 +105,7 @@ class TrialFolder:
         return tuple(result_from_json(json.loads(line)) for line in lines if line.endswith("\n"))  # a kill can leave half a line
 
     def checkpoint(self, result: EpochResult) -> Path:
-        return self.checkpoints / f"{result.epoch:08.3f}"
+        return self.checkpoints / checkpoint_name(result)
 
     @property
     def error(self) -> str:

@@ -1,9 +1,9 @@
-"""Checkpoints of a trial: a folder each, named by its epoch, complete or absent, checksummed, without pickle.
+"""Checkpoints of a trial: a folder each, named by its segment and epoch, complete or absent, checksummed, without pickle.
 
-checkpoints/0003.000/   model.safetensors        weights
-                        train_state.json         the EpochResult, and the optimizer's plain values
-                        train_state.safetensors  the optimizer's tensors; only the newest keep it
-                        MANIFEST.json            SHA-256 of the files above
+checkpoints/000-0003.000/   model.safetensors        weights
+(segment and epoch)         train_state.json         the EpochResult, and the optimizer's plain values
+                            train_state.safetensors  the optimizer's tensors; only the newest keep it
+                            MANIFEST.json            SHA-256 of the files above
 """
 
 from __future__ import annotations
@@ -54,9 +54,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CorruptFile(f"{path} does not hold this model's weights: {type(error).__name__}: {error}") from None
 
 
+def checkpoint_name(result: EpochResult) -> str:
+    """Names sort in the order of writing; a new segment may go back in epochs."""
+    return f"{result.segment:03d}-{result.epoch:08.3f}"
+
+
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
-    """Writes ``folder/<epoch>`` under a temporary name and renames it when it is whole."""
-    final = folder / f"{result.epoch:08.3f}"
+    """Writes the checkpoint's folder under a temporary name and renames it when it is whole."""
+    final = folder / checkpoint_name(result)
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,8 @@ class EpochResult:
         lr: learning rate of the last step.
         seconds: spent in this trial so far, training and validating.
         end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
+        segment: counted from 0; population-based training begins another where a trial takes over a better one's weights.
+        extra: further values by name, in their natural sign; those an objective of the user's returned.
     """
 
     epoch: float
@@ -52,6 +54,8 @@ class EpochResult:
     lr: float
     seconds: float
     end: str | None = None
+    segment: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -69,6 +73,7 @@ class TrainState:
     best_score: float = -math.inf
     validations_since_best: int = 0
     seconds: float = 0.0
+    segment: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             end = "patience"
         else:
             end = end or should_stop(validation_seconds)
-        yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, valid_loss, lr, state.seconds, end)
+        yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, valid_loss, lr, state.seconds, end, state.segment)
 
 
 def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:

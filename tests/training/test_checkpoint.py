@@ -35,7 +35,7 @@ def saved(trial, tmp_path):
 
 
 def names(folder):
-    return [int(float(path.name)) for path in list_checkpoints(folder)]
+    return [int(float(path.name.split("-")[1])) for path in list_checkpoints(folder)]
 
 
 def test_a_result_survives_json():
