@@ -15,6 +15,8 @@ Each class is also the natural builtin, so ``except ValueError`` works for peopl
     ├── NotSupported (NotImplementedError)    known, named, and not offered
     ├── WeightsUnavailable (OSError)          pretrained weights that cannot be had
     ├── SavePathExists (FileExistsError)      a folder that holds somebody's files
+    ├── SearchMismatch (ValueError)           a folder holds a search, and this call is another one
+    ├── SearchInUse (RuntimeError)            another process is searching in this folder
     ├── NotFitted (RuntimeError)
     ├── NotAPredictor (ValueError)            a folder that is none of ours, or of a newer format
     ├── CorruptFile (ValueError)              a checksum does not match
@@ -86,6 +88,14 @@ class WeightsUnavailable(AutoMMHPOError, OSError):
 
 
 class SavePathExists(AutoMMHPOError, FileExistsError):
+    pass
+
+
+class SearchMismatch(AutoMMHPOError, ValueError):
+    pass
+
+
+class SearchInUse(AutoMMHPOError, RuntimeError):
     pass
 
 

@@ -15,6 +15,11 @@ MANIFEST = "MANIFEST.json"
 
 
 def write_json(path: Path, value: Any, sync: bool = True) -> None:
+    """``write_text`` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False), sync)
+
+
+def write_text(path: Path, text: str, sync: bool = True) -> None:
     """Writes under a temporary name, flushes to the disk, renames.
 
     Args:
@@ -22,7 +27,7 @@ def write_json(path: Path, value: Any, sync: bool = True) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
+        file.write(text)
         if sync:
             file.flush()
             os.fsync(file.fileno())

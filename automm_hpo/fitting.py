@@ -4,73 +4,96 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
 from . import __version__
-from .artifact import Artifact, save_artifact
+from .artifact import Artifact, is_predictor, load_artifact, save_artifact
 from .config import Config
 from .data.cache import store_cache
 from .errors import BadImages, CorruptFile, Problems, SavePathExists, TimeLimitTooShort
 from .hpo.cluster import ray_cluster
-from .hpo.monitor import SearchMonitor
+from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import SearchRecords, TrialRecord
-from .hpo.trial import TrialTask, run_here
+from .hpo.ray_space import values_of
+from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord
+from .hpo.session import (
+    COMPLETE,
+    Outcome,
+    check_same_search,
+    is_finished,
+    is_search,
+    read_identity,
+    search_lock,
+    write_identity,
+    write_outcome,
+)
+from .hpo.trial import STOP_FILE, Training, TrialTask, run_here
 from .models import build_model
 from .plan import FitPlan
-from .process import process_unchanged
+from .process import Interruption, interruptible, process_unchanged
 from .tracking import MlflowTracker
 from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
 from .training.evaluate import find_device
 
+DEFAULT_KEEP_TRIALS = 3
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
 
 
-def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
+def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
     """Runs the trials and commits the best one's best epoch to the plan's folder.
+
+    Returns:
+        The best, and whether the search was asked to end before its end; the caller raises that on.
 
     Raises:
         AllTrialsFailed: no trial ended with a score.
         BadImages: images that cannot be read; nothing is left behind.
     """
     started = time.time()
-    metric, records = plan.data.validation_metric, SearchRecords(plan.path / "search")
+    metric, search, settings = plan.data.validation_metric, plan.path / "search", plan.search.settings
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
-    _announce(plan, progress)
-    with process_unchanged(), torch.random.fork_rng(), _new_folder(plan.path), contextlib.ExitStack() as stack:
-        available = _prepare(plan, stack, progress)
+    with process_unchanged(), torch.random.fork_rng(), _search_folder(plan, progress), contextlib.ExitStack() as stack:
+        records = SearchRecords(search)
+        if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
+            progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
+            return load_artifact(plan.path), Interruption()
+        _announce(plan, records, progress)
+        available = _prepare(plan, records, stack, progress)
         tracker = stack.enter_context(_tracker(plan, tracking))
-        monitor = SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials)
-        try:
-            _run_trials(plan, monitor, available)
-        except KeyboardInterrupt:
-            monitor.interrupted()
-            if records.best() is not None:
-                _commit_best(plan, records, progress, started)
-                progress.say(f"interrupted: the best so far is kept, MultiModalPredictor.load({str(plan.path)!r}) gives it", level=1)
-            raise
+        goal = None if settings.goal is None else metric.score(settings.goal)
+        listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
+        monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, goal, settings.max_failed_trials)
+        interruption = _run_trials(plan, monitor, available, progress)
+        if interruption.signal is not None and records.best() is None:
+            interruption.reraise()
+        records.raise_if_all_failed()
         best, artifact = _commit_best(plan, records, progress, started)
+        write_outcome(search, Outcome(monitor.over or COMPLETE, plan.identity.limits))
         if tracker:
-            tracker.close("FINISHED", best, plan.deadline)
+            tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, plan.deadline)
     progress.summary(records)
     progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
-    return artifact
+    if monitor.over in (INTERRUPTED, TIME_LIMIT):
+        progress.say(f"ended early ({monitor.over}); the same call goes on with it, as does MultiModalPredictor.load({str(plan.path)!r}, resume=True)", level=1)
+    return artifact, interruption
 
 
-def _prepare(plan: FitPlan, stack: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
+def _prepare(plan: FitPlan, records: SearchRecords, stack: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
     """Decodes the images, and starts Ray meanwhile where there is something to search.
 
     Returns:
-        The resources of the Ray that now runs, which ``stack`` stops; empty without a search.
+        The resources of the Ray that now runs, which ``stack`` stops; empty where nothing is left to search.
     """
+    trials = records.trials()
+    searching = plan.search.space and not (len(trials) >= plan.search.num_trials and all(record.has_ended for record in trials))
     with ThreadPoolExecutor(1) as pool:
         caches = pool.submit(_build_caches, plan, progress)
-        available = stack.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if plan.search.space else {}
+        available = stack.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
         caches.result()
     return available
 
@@ -94,23 +117,44 @@ def _build_caches(plan: FitPlan, progress: Progress) -> None:
         raise BadImages("\n".join(map(str, problems.found)))
 
 
-def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
-    """Runs the trials; what they leave is in the records."""
-    data, search = plan.data, plan.search
+def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, float], progress: Progress) -> Interruption:
+    """Runs the trials that are left; what they leave is in the records, and why it ended is in ``monitor.over``, empty for a whole search."""
+    data, search, settings = plan.data, plan.search, plan.search.settings
     deadline = None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if search.space else 0.0)
-    task = TrialTask(monitor.records.folder, data.problem, data.validation_metric.name, plan.seed, search.settings.num_to_keep, deadline)
-    if deadline is not None and search.space and time.time() > deadline:
+    training = Training(data.problem, data.validation_metric.name, plan.seed, settings.num_to_keep)
+    task = TrialTask(monitor.records.folder, training, deadline, settings.trial_time_limit)
+    if deadline is not None and search.space and time.time() > deadline and monitor.records.best() is None:
         late = time.time() - (plan.deadline or 0.0)
         raise TimeLimitTooShort(
             f"time_limit: reading the images and starting Ray took it all, and {late + SAVE_SECONDS + RAY_STOP_SECONDS:.1f} s more are needed"
         )
-    if search.space:
-        from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
 
-        run_search(task, search.config, search.space, search.settings, monitor, available)
-    else:
-        run_here(task, search.config, monitor)
-    monitor.records.raise_if_all_failed()
+    def end_soon() -> None:
+        (task.search_folder / STOP_FILE).touch()
+        progress.say("ending: the epochs under way are validated and kept; a second interrupt ends at once", level=1)
+
+    interruption = Interruption()
+    try:
+        with interruptible(end_soon) as interruption:
+            if not search.space:
+                number = 0 if len(monitor.records) else monitor.records.open_trial({}, {}, search.config.flat()).number
+                run_here(task, number, monitor)
+            elif available:
+                from .hpo.search import SearchJob, run_search  # Ray is imported in the environment that ray_cluster sets
+
+                flat, max_epochs = search.config.flat(), max(values_of("optim.max_epochs", search.config, search.space))
+                warmup_epochs = max_epochs * max(values_of("optim.warmup_steps", search.config, search.space))
+                job = SearchJob(
+                    search.space, flat, settings, search.num_trials, plan.seed, data.validation_metric.name, max_epochs, warmup_epochs, search.first_points
+                )
+                run_search(job, task, monitor, available)
+    except KeyboardInterrupt:
+        interruption.signal = interruption.signal or signal.SIGINT
+    reason = monitor.over or (INTERRUPTED if interruption.signal is not None else TIME_LIMIT)
+    monitor.close_open(reason)
+    if interruption.signal is not None or not all(record.has_ended for record in monitor.records.trials()):
+        monitor.over = reason
+    return interruption
 
 
 def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
@@ -149,7 +193,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 
-def _announce(plan: FitPlan, progress: Progress) -> None:
+def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None:
     data, search = plan.data, plan.search
     classes = f", {data.problem.num_outputs} classes" if data.problem.is_classification else ""
     progress.say(
@@ -161,27 +205,36 @@ def _announce(plan: FitPlan, progress: Progress) -> None:
     if search.space:
         settings = search.settings
         progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")
+    if trials := records.trials():
+        ended = sum(record.has_ended for record in trials)
+        progress.say(f"resuming {plan.path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
 
 
 @contextlib.contextmanager
-def _new_folder(path: Path) -> Iterator[None]:
-    """Makes the folder of a fit; one that ends before its first trial leaves none behind."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        (path / "search").mkdir(parents=True)
-    except FileExistsError:
-        raise SavePathExists(f"save_path: another fit has just begun in {path}; give another folder") from None
-    try:
-        yield
-    except BaseException:
-        if not (path / "search" / "trials").exists():
-            shutil.rmtree(path / "search")
-            with contextlib.suppress(OSError):  # another fit may have made its own folder beside this one
-                for folder in made:
-                    folder.rmdir()
-        raise
-    finally:
-        shutil.rmtree(path / "search" / "cache", ignore_errors=True)
+def _search_folder(plan: FitPlan, progress: Progress) -> Iterator[None]:
+    """Makes, locks and marks the folder of a fit; one that ends before its first trial leaves none behind."""
+    made = [folder for folder in (plan.path, *plan.path.parents) if not folder.exists()]
+    search = plan.path / "search"
+    search.mkdir(parents=True, exist_ok=True)
+    with search_lock(search):
+        if plan.resuming:
+            check_same_search(read_identity(search), plan.identity, search)  # again: now nobody else can change it
+            for name in (STOP_FILE, "outcome.json") if not is_finished(search, plan.identity) else ():
+                (search / name).unlink(missing_ok=True)
+        elif is_search(search):
+            raise SavePathExists(f"save_path: another fit has just begun in {plan.path}; give another folder")
+        write_identity(search, plan.identity)
+        try:
+            yield
+        except BaseException:
+            if not (search / "trials").exists():
+                shutil.rmtree(search)
+                with contextlib.suppress(OSError):  # another fit may have made its own folder beside this one
+                    for folder in made:
+                        folder.rmdir()
+            raise
+        finally:
+            shutil.rmtree(search / "cache", ignore_errors=True)
 
 
 @contextlib.contextmanager

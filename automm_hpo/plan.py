@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
 from .artifact import is_predictor
-from .config import Config
+from .config import Config, resolve_keys
 from .data.cache import MEND, decode_all, describe, find_absent
 from .data.columns import ColumnTypes, infer_columns
 from .data.encoders import Encoders, fit_encoders
 from .data.images import cover
 from .data.split import train_valid_split
+from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
-from .errors import BadImages, InvalidArgument, InvalidData, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
+from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
 from .hpo.cluster import known_resources
-from .hpo.ray_space import candidate_configs, split_hyperparameters, to_optuna
-from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from .hpo.ray_space import candidate_configs, split_hyperparameters
+from .hpo.session import SearchIdentity, is_search
+from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
 from .models import check_model, fetch_weights, image_spec
 from .problem import PROBLEM_TYPES, Problem, infer_problem
-from .space import SearchSpace
+from .space import RawProposal, SearchSpace, default_point, describe_space, grid_size, to_raw
 from .training.evaluate import find_device, undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
@@ -47,6 +51,20 @@ class Target:
     problem_type: str | None
     eval_metric: str | None
     validation_metric: str | None
+
+    def searched_by(self, settings: TuneSettings) -> Self:
+        """The same, with the metric that the search was told to go by.
+
+        Raises:
+            InvalidTuneSettings: the predictor was told another.
+        """
+        if settings.metric is None:
+            return self
+        if self.validation_metric is not None and find_metric(self.validation_metric, "validation_metric") is not find_metric(settings.metric, "metric"):
+            raise InvalidTuneSettings(
+                f"hyperparameter_tune_kwargs: metric={settings.metric!r}, but the predictor's validation_metric is {self.validation_metric!r}; give one of them"
+            )
+        return replace(self, validation_metric=settings.metric)
 
 
 @dataclass(frozen=True)
@@ -75,20 +93,27 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is tried. Without a space, ``settings`` are the defaults and there is one trial."""
+    """What is tried. Without a space, ``settings`` are the defaults and there is one trial.
+
+    Attributes:
+        first_points: raw proposals to try before the searcher's own.
+    """
 
     config: Config
     space: SearchSpace
     settings: TuneSettings
+    first_points: tuple[RawProposal, ...] = ()
 
     @property
     def num_trials(self) -> int:
-        return self.settings.num_trials if self.space else 1
+        return self.settings.num_trials or DEFAULT_NUM_TRIALS if self.space else 1
 
 
 @dataclass(frozen=True)
 class FitPlan:
     """Attributes:
+    identity: what makes the search the same in another call.
+    resuming: the folder holds this search already.
     deadline: time.time() at which ``fit`` must return; None: no limit.
     """
 
@@ -97,6 +122,8 @@ class FitPlan:
     search: SearchPlan
     encoders: Encoders
     seed: int
+    identity: SearchIdentity
+    resuming: bool
     deadline: float | None
 
 
@@ -110,7 +137,7 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
         AutoMMHPOError: all problems together.
     """
     problems = Problems()
-    settings = TuneSettings()
+    settings, first_points = TuneSettings(), []
     if tune_kwargs is not None:
         with problems.gather():
             settings = parse_tune_settings(tune_kwargs)
@@ -120,15 +147,96 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
         fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
         config = Config.from_flat(fixed)
         _check_space_and_settings(space, tune_kwargs)
-        if settings.searcher == "bayes":
-            to_optuna(space)  # what it cannot take is refused here
+        if space:
+            settings = _resolve_settings(settings, space)
+            first_points = _first_points(settings, space, config)
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):
             with problems.gather():
                 check_model(candidate)
     problems.raise_any()
-    return SearchPlan(config, space, settings)
+    return SearchPlan(config, space, settings, tuple(first_points))
+
+
+def _resolve_settings(settings: TuneSettings, space: SearchSpace) -> TuneSettings:
+    """The settings with their defaults that depend on the space; a searcher or scheduler that cannot take it is refused."""
+    whole_grid = grid_size(space) if settings.searcher == "grid" else None
+    return settings.model_copy(update={"num_trials": settings.num_trials or whole_grid or DEFAULT_NUM_TRIALS})
+
+
+def _first_points(settings: TuneSettings, space: SearchSpace, config: Config) -> list[RawProposal]:
+    """The defaults, where they lie inside the space, and the user's own points.
+
+    Raises:
+        InvalidSpace: a point names what is not tuned, or lies outside the space.
+    """
+    default = default_point(space, config.flat()) if settings.default_first else None
+    problems, points = Problems(), [] if default is None else [default]
+    for number, given in enumerate(settings.points_to_evaluate):
+        with problems.gather():
+            try:
+                point = to_raw(space, resolve_keys(given, problems))
+            except InvalidSpace as problem:
+                raise InvalidSpace(f"points_to_evaluate[{number}]: {problem}") from None
+            if point not in points:
+                points.append(point)
+    problems.raise_any()
+    return points
+
+
+def check_goal(settings: TuneSettings, metric: Metric) -> None:
+    """Raises:
+    InvalidTuneSettings: ``mode`` is not the metric's own.
+    """
+    own = "max" if metric.higher_is_better else "min"
+    if settings.mode not in (None, own):
+        better = "more" if own == "max" else "less"
+        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")
+
+
+def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any]) -> SearchIdentity:
+    """What tells this search from another one.
+
+    Args:
+        call: fit's other arguments, JSON values.
+        limits: those of fit that may change from call to call.
+    """
+    settings = search.settings
+    fingerprint = {
+        "label": data.problem.label,
+        "problem_type": data.problem.problem_type,
+        "validation_metric": data.validation_metric.name,
+        "columns": dict(data.columns),
+        **{name: fingerprint_table(split.table, chain.from_iterable(encoders.image_paths(split.table, split.folder))) for name, split in data.splits.items()},
+        "seed": seed,
+        **{key: value for key, value in search.config.flat().items() if key not in search.space},
+        **describe_space(search.space),
+    }
+    changeable = {}
+    if search.space:
+        stated = {name: as_json(value) for name, value in settings.model_dump().items()}
+        changeable = {name: stated.pop(name) for name in LIMITS}
+        fingerprint |= stated
+    fingerprint = {str(name): value for name, value in fingerprint.items()}
+    return SearchIdentity(_json_copy(fingerprint), _json_copy(changeable | dict(limits)), _json_copy(call))
+
+
+LIMITS = (  # of the tune settings: may change when a search is resumed
+    "num_trials", "num_to_keep", "keep_trials", "disk_quota_mb", "max_concurrent_trials", "resources_per_trial", "trial_time_limit",
+    "max_failed_trials", "goal",
+)  # fmt: skip
+
+
+def as_json(value: Any) -> Any:
+    """A setting as JSON can hold it; a searcher or scheduler object by its class."""
+    plain = value is None or isinstance(value, (str, int, float, bool, list, tuple, dict))
+    return value if plain else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _json_copy(value: Any) -> Any:
+    """As it will come back from the file, so that the two compare equal."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def plan_weights(search: SearchPlan) -> None:
@@ -234,17 +342,33 @@ def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) ->
         raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {_names(table)}")
 
 
-def plan_path(path: str | Path | None) -> Path:
-    """The folder of a fit, absolute; a new name after the time where none is given.
+def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
+    """The folder of a fit, absolute, and whether it holds a search to go on with; a new name after the time where none is given.
 
     Raises:
         SavePathExists, InvalidArgument
     """
+    if resume not in ("auto", True, False):
+        raise InvalidArgument(f"resume: expected 'auto', True or False, got {resume!r}")
+    if path is None and resume is True:
+        raise InvalidArgument("resume=True: give the save_path of the search to resume")
     if path is None:
-        return Path("automm_hpo_models").absolute() / datetime.now().strftime("%Y%m%d_%H%M%S_%f")
+        return Path("automm_hpo_models").absolute() / datetime.now().strftime("%Y%m%d_%H%M%S_%f"), False
     absolute = absolute_path(path, "save_path")
-    check_unused(absolute, "save_path")
-    return absolute
+    if is_search(absolute / "search"):
+        if resume is False:
+            raise SavePathExists(f"save_path: {absolute} holds a search; resume=True goes on with it, another folder begins anew. Nothing in it was touched.")
+        return absolute, True
+    if resume is True:
+        raise InvalidArgument(f"resume=True: {absolute} holds no search; resume='auto' begins one where there is none")
+    if not is_abandoned(absolute):
+        check_unused(absolute, "save_path")
+    return absolute, False
+
+
+def is_abandoned(path: Path) -> bool:
+    """A folder in which a search was killed before it knew what it was."""
+    return path.is_dir() and {entry.name for entry in path.iterdir()} == {"search"} and {entry.name for entry in (path / "search").iterdir()} <= {"lock"}
 
 
 def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:

@@ -19,6 +19,7 @@ from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .fitting import run_fit
 from .hpo.records import SearchRecords
+from .hpo.session import check_same_search, read_identity
 from .metrics import METRICS, check_fits, find_metric
 from .models import image_spec
 from .plan import (
@@ -26,6 +27,7 @@ from .plan import (
     Target,
     absolute_path,
     check_flag,
+    check_goal,
     check_number,
     check_presets,
     check_problem_type,
@@ -34,6 +36,7 @@ from .plan import (
     checked_numbers,
     plan_data,
     plan_encoders,
+    plan_identity,
     plan_path,
     plan_search,
     plan_weights,
@@ -107,6 +110,7 @@ class MultiModalPredictor:
         holdout_frac: float | None = None,
         seed: int = 0,
         hyperparameter_tune_kwargs: Mapping[str, Any] | str | None = None,
+        resume: bool | str = "auto",
         tracking: str | None = "mlflow",
     ) -> Self:
         """Trains, or searches: with a ``tune.*`` space among the hyperparameters, each trial is one configuration.
@@ -116,12 +120,14 @@ class MultiModalPredictor:
             tuning_data: rows to validate on; None holds some of ``train_data`` out, stratified and seeded.
             max_num_tuning_data: at most that many of ``tuning_data``'s rows, drawn with the seed.
             time_limit: seconds from this call to its return; the best so far is kept.
-            save_path: new or empty folder; None makes one named after the time.
+            save_path: new or empty folder, or the one of an earlier call with these arguments; None makes one named after the time.
             hyperparameters: dotted key -> value or search space.
             column_types: column -> type, where inference is wrong; ``null`` leaves a column out.
             holdout_frac: fraction of rows held out.
             seed: of split, weights, batches and searcher.
             hyperparameter_tune_kwargs: searcher, scheduler, num_trials, num_to_keep, ... (``hpo/settings.py``), or a preset's name.
+            resume: ``auto`` goes on with the search that ``save_path`` holds, where it is the same search; so does True, which demands
+                that there is one; False refuses a folder that holds one.
             tracking: ``mlflow``, or None.
 
         Returns:
@@ -129,6 +135,8 @@ class MultiModalPredictor:
 
         Raises:
             InvalidInput: everything wrong with the call, listed together, before anything is started.
+            SearchMismatch: ``save_path`` holds another search.
+            SearchInUse: another process is searching there.
             AllTrialsFailed: no trial ended with a score.
         """
         called = time.time()
@@ -138,16 +146,25 @@ class MultiModalPredictor:
             with problems.gather():
                 check(argument)
         with problems.gather():
-            folder = plan_path(self._fit_path if save_path is None else save_path)
+            folder, resuming = plan_path(self._fit_path if save_path is None else save_path, resume)
+        target = self._target
         with problems.gather():
             search = plan_search((*self._layers, hyperparameters), hyperparameter_tune_kwargs)
+            target = target.searched_by(search.settings)
         with problems.gather():
-            data = plan_data(self._target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
+            data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
+        check_goal(search.settings, data.validation_metric)
+        encoders = plan_encoders(data, search)
+        identity = plan_identity(data, search, encoders, int(seed), {}, {})
+        if resuming:
+            check_same_search(read_identity(folder / "search"), identity, folder / "search")
         plan_weights(search)  # the network only for a call that is otherwise right
         deadline = None if time_limit is None else called + float(time_limit)
-        plan = FitPlan(folder, data, search, plan_encoders(data, search), int(seed), deadline)
-        self._adopt(run_fit(plan, self.verbosity, tracking), folder)
+        plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, deadline)
+        artifact, interruption = run_fit(plan, self.verbosity, tracking)
+        self._adopt(artifact, folder)
+        interruption.reraise()
         return self
 
     def _adopt(self, artifact: Artifact, path: Path) -> None:

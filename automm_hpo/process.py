@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,6 @@ def process_unchanged() -> Iterator[None]:
     Torch keeps its own (``torch.random.fork_rng``). Handlers can be set in the main thread only, and are left alone elsewhere.
     """
     environment, folder = dict(os.environ), os.getcwd()
-    in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -29,11 +29,58 @@ def process_unchanged() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        if in_main_thread:
-            for number, handler in handlers.items():
-                if handler is not None:  # None: set by something that is not Python, and so not ours to put back
-                    signal.signal(number, handler)
+        _set_handlers(handlers)
         os.chdir(folder)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
+
+
+class Interruption:
+    """A request to end, by Ctrl-C or SIGTERM.
+
+    Attributes:
+        signal: the number of the first one; None: there was none.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def reraise(self) -> None:
+        """Ends as the caller would have ended without our handlers: KeyboardInterrupt, or exit with 143 where nobody handles SIGTERM."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            handler = signal.getsignal(self.signal)
+            if handler in (signal.SIG_DFL, None):
+                raise SystemExit(128 + self.signal)
+            os.kill(os.getpid(), self.signal)
+
+
+@contextmanager
+def interruptible(on_request: Callable[[], None]) -> Iterator[Interruption]:
+    """Within, the first Ctrl-C or SIGTERM calls ``on_request`` and work goes on to its end; a second one interrupts at once.
+
+    Outside the main thread, where no handler can be set, nothing changes.
+    """
+    request = Interruption()
+
+    def handle(number: int, frame: Any) -> None:
+        if request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+        on_request()
+
+    handlers = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}  # nohup's, say
+    _set_handlers(dict.fromkeys(handlers, handle))
+    try:
+        yield request
+    finally:
+        _set_handlers(handlers)
+
+
+def _set_handlers(handlers: dict[Any, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:  # None: set by something that is not Python, and so not ours to put back
+                signal.signal(number, handler)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from .files import read_json, write_json
 
 EXPERIMENT = "automm_hpo"
 MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
@@ -49,12 +49,19 @@ class MlflowTracker:
         self._thread.start()
         self._jobs.put(lambda: self._open(name, params, tags))
 
+    def trial_resumed(self, record: Any) -> None:
+        """Completes what an earlier session, cut short, did not get to log."""
+        self._validations[record.number] = len(record.results)
+        self._jobs.put(lambda: self._resume_trial(record))
+
+    def trial_retried(self, record: Any, cause: str) -> None:
+        self._jobs.put(lambda: self._client.set_tag(self._runs[record.number], "automm_hpo.retried", cause))
+
     def trial_started(self, record: Any) -> None:
         self._jobs.put(lambda: self._start_trial(record))
 
     def trial_reported(self, record: Any, result: Any) -> None:
-        now = _now()
-        values = {key: getattr(result, key) for key in ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")}
+        now, values = _now(), _values(result)
         # MLflow's axis is whole numbers: validations, which are the epochs where there is one an epoch
         self._validations[record.number] = validation = self._validations.get(record.number, 0) + 1
         self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, validation, now))
@@ -108,11 +115,21 @@ class MlflowTracker:
             self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
         except mlflow.MlflowException:  # another fit was quicker
             self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
-        self._parent = self._create_run(name, params, tags, self._folder / "mlflow.json")
+        self._parent = self._open_run(name, params, tags, self._folder / "mlflow.json")
 
-    def _create_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
+    def _open_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
+        """The run that an earlier session noted, running again where it is still there; else a new one."""
+        import mlflow
         from mlflow.entities import Param
 
+        if note.exists():
+            run_id = read_json(note)["run_id"]
+            try:
+                if self._client.get_run(run_id).info.lifecycle_stage == "active":
+                    self._client.update_run(run_id, status="RUNNING")
+                    return run_id
+            except mlflow.MlflowException:  # another server, or a database that is gone
+                pass
         run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
         self._client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
         write_json(note, {"run_id": run_id})
@@ -121,7 +138,17 @@ class MlflowTracker:
     def _start_trial(self, record: Any) -> None:
         note = self._folder / "trials" / f"{record.number:04d}" / "mlflow.json"
         tags = {"mlflow.parentRunId": self._parent, "automm_hpo.trial": str(record.number)}
-        self._runs[record.number] = self._create_run(f"trial {record.number}", record.config, tags, note)
+        self._runs[record.number] = self._open_run(f"trial {record.number}", record.config, tags, note)
+
+    def _resume_trial(self, record: Any) -> None:
+        self._start_trial(record)
+        run_id = self._runs[record.number]
+        logged = {metric.step for metric in self._client.get_metric_history(run_id, "epoch")}
+        for validation, result in enumerate(record.results, 1):
+            if validation not in logged:
+                self._log_metrics(run_id, _values(result), validation, _now())
+        if record.has_ended:
+            self._end_trial(record)
 
     def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int, timestamp: int) -> None:
         from mlflow.entities import Metric
@@ -144,6 +171,11 @@ class MlflowTracker:
         for run_id in self._runs.values():  # trials that were under way when the search was cut short
             self._client.set_terminated(run_id, "KILLED")
         self._client.set_terminated(self._parent, status)
+
+
+def _values(result: Any) -> dict[str, float]:
+    names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
+    return {name: getattr(result, name) for name in names} | dict(result.extra)
 
 
 def _now() -> int:

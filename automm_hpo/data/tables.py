@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,27 @@ def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
     if len(repeated):
         raise InvalidData(f"{name}: column names must be unique; repeated: {', '.join(map(repr, dict.fromkeys(repeated)))}")
     return table, folder
+
+
+def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:
+    """16 hex digits that change with any name, dtype or value of a table, and with size or time of change of a file it refers to."""
+    digest = hashlib.sha256()
+    for column in table.columns:
+        series = table[column]
+        digest.update(f"{column!r}\0{series.dtype}\0".encode())
+        try:
+            digest.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
+        except TypeError:  # arrays, images and other things without a hash
+            for value in series:
+                digest.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
+    for path in files:
+        try:
+            status = os.stat(path)
+        except OSError:
+            digest.update(b"absent")
+        else:
+            digest.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

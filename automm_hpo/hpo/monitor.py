@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..training.loop import EpochResult
-from .records import ENDS, FAILED, STOPPED, SearchRecords, TrialRecord
+from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
 
 
 class Listener(Protocol):
     """Hears of the events of a search; ``Progress`` prints them, the MLflow tracker stores them."""
 
-    def trial_started(self, record: TrialRecord) -> None: ...
+    def trial_resumed(self, record: TrialRecord) -> None:
+        """A trial that an earlier session left, ended or not; told before anything runs."""
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """With results already, where it goes on."""
+
+    def trial_retried(self, record: TrialRecord, cause: str) -> None:
+        """Its process died; it goes on in another."""
 
     def trial_reported(self, record: TrialRecord, result: EpochResult) -> None: ...
 
@@ -19,30 +26,63 @@ class Listener(Protocol):
 
 
 class SearchMonitor:
-    def __init__(self, records: SearchRecords, listeners: list[Listener], keep_trials: int) -> None:
-        self.records, self.listeners, self.keep_trials = records, listeners, keep_trials
-        self._started: dict[int, TrialRecord] = {}
+    """Args:
+    goal: the score at which the search is over; None: there is none.
+    max_failed_trials: failed trials at which it is over; None: any number.
+
+    Attributes:
+        over: why the whole search ends now; empty while it goes on.
+    """
+
+    def __init__(
+        self, records: SearchRecords, listeners: list[Listener], keep_trials: int, goal: float | None = None, max_failed_trials: int | None = None
+    ) -> None:
+        self.records, self.listeners, self.keep_trials, self.goal, self.max_failed_trials = records, listeners, keep_trials, goal, max_failed_trials
+        self.over = ""
+        self._open: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
-        self._open: set[int] = set()
+        self._num_failed = 0
+
+    def resume(self) -> None:
+        """Takes note of what earlier sessions left."""
+        for record in self.records.trials():
+            if record.has_ended:
+                self.records.remember(record)
+                self._num_failed += record.status == FAILED
+            for listener in self.listeners:
+                listener.trial_resumed(record)
 
     def trial_started(self, number: int) -> None:
-        self._open.add(number)
-        self._started[number] = record = self.records.folder_of(number).read()
+        """A trial has a place now; one that had it before, and lost it for a while, is not told again."""
+        if number in self._open or self.records.is_closed(number):
+            return
+        self._open[number] = record = self.records.reopen_trial(number)
+        if record.results:
+            self._last[number] = record.results[-1]
         for listener in self.listeners:
             listener.trial_started(record)
 
+    def trial_retried(self, number: int, cause: str) -> None:
+        for listener in self.listeners:
+            listener.trial_retried(self._open[number], cause)
+
     def trial_reported(self, number: int, result: EpochResult) -> None:
+        record, last = self._open[number], self._last.get(number)
+        if last and last.segment != result.segment:
+            self._open[number] = record = self.records.folder_of(number).read()
         self._last[number] = result
         for listener in self.listeners:
-            listener.trial_reported(self._started[number], result)
+            listener.trial_reported(record, result)
+        if self.goal is not None and result.score >= self.goal:
+            self.over = "goal reached"
 
     def trial_ended(self, number: int) -> None:
         """A trial ended by itself or by the scheduler."""
         last = self._last.get(number)
-        status, reason = ENDS[last.end] if last else (STOPPED, "time limit, before its first step")
+        status, reason = ENDS[last.end] if last else (STOPPED, TIME_LIMIT)
         self._close(number, status, reason)
 
-    def trial_failed(self, number: int, error: str) -> None:
+    def trial_failed(self, number: int, error: str = "") -> None:
         """A trial raised, or its process died.
 
         Args:
@@ -54,14 +94,18 @@ class SearchMonitor:
         lines = folder.error.strip().splitlines()
         self._close(number, FAILED, lines[-1] if lines else "unknown")
 
-    def interrupted(self) -> None:
+    def close_open(self, reason: str) -> None:
         """The search ends here; what still runs is stopped."""
         for number in sorted(self._open):
-            self._close(number, STOPPED, "interrupted")
+            self._close(number, STOPPED, reason)
 
     def _close(self, number: int, status: str, reason: str) -> None:
-        self._open.discard(number)
+        if self._open.pop(number, None) is None:
+            return  # it was closed in an earlier session, and only reported again
         record = self.records.close_trial(number, status, reason)
         self.records.prune(self.keep_trials)
+        self._num_failed += status == FAILED
+        if self.max_failed_trials is not None and self._num_failed > self.max_failed_trials:
+            self.over = f"more than {self.max_failed_trials} failed trials"
         for listener in self.listeners:
             listener.trial_ended(record)

@@ -28,7 +28,17 @@ class Progress:
         if self.verbosity >= level:
             self.write(line)
 
+    def trial_resumed(self, record: TrialRecord) -> None:
+        if record.best and (self.best is None or record.best.rank > self.best[0].rank):
+            self.best = (record.best, record.number)
+
+    def trial_retried(self, record: TrialRecord, cause: str) -> None:
+        self.say(f"{self._trial(record)} lost its process and goes on in another ({cause})", level=1)
+
     def trial_started(self, record: TrialRecord) -> None:
+        if record.results:
+            self.say(f"{self._trial(record)} goes on at epoch {record.epochs:g}")
+            return
         values = " ".join(f"{_short(key, record.tuned)}={_value(value)}" for key, value in record.tuned.items())
         self.say(f"trial {record.number:>3} starts  {values}" if values else "training starts")
 

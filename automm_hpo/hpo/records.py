@@ -1,6 +1,6 @@
 """What a search leaves on disk, and what is read from it: one folder a trial, written as it happens.
 
-search/trials/0003/   config.json     number, tuned values, whole config, status, reason
+search/trials/0003/   config.json     number, raw proposal, tuned values, whole config, segments, status, reason
                       metrics.jsonl   one EpochResult a line, written by the trial itself
                       error.txt       the traceback of a trial that failed
                       checkpoints/    see training/checkpoint.py
@@ -12,30 +12,50 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..config import Config
 from ..errors import AllTrialsFailed
-from ..files import read_json, write_json
+from ..files import read_json, write_json, write_text
 from ..metrics import Metric
 from ..training.checkpoint import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
 from ..training.loop import EpochResult
 
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
 
+TIME_LIMIT, INTERRUPTED = "time limit", "interrupted"
+GOES_ON = {TIME_LIMIT, INTERRUPTED}  # reasons for which a trial stopped that a resumed search takes up again
+
 # the `end` of a trial's last EpochResult -> status and reason of its row
 ENDS = {
     "max_epochs": (COMPLETED, ""),
     "patience": (COMPLETED, "no better score within optim.patience validations"),
-    "time_limit": (STOPPED, "time limit"),
+    "time_limit": (STOPPED, TIME_LIMIT),
+    "interrupted": (STOPPED, INTERRUPTED),
+    "trial_time_limit": (STOPPED, "trial time limit"),
     "diverged": (DIVERGED, "loss or predictions became nan or infinite"),
     None: (STOPPED, "scheduler"),
 }
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a trial under one configuration; all but population-based training know only one.
+
+    Attributes:
+        number: counted from 0.
+        parent, epoch: the trial whose weights it began with, and where they were; None and 0 for the first.
+        tuned: the values the search chose, by dotted key.
+    """
+
+    number: int
+    parent: int | None
+    epoch: float
+    tuned: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,18 +64,24 @@ class TrialRecord:
 
     Attributes:
         number: counted from 0 in the order of proposal.
-        tuned: the values the search chose, by dotted key.
-        config: all hyperparameters, by dotted key.
+        tuned: the values the search chose, by dotted key; of the last segment.
+        config: all hyperparameters, by dotted key; of the last segment.
+        raw: the searcher's own proposal, which a resumed search makes again.
+        segments: all of them, in order.
         results: one a validation, in order.
+        started, ended: time.time() of the first start and of the end; 0 while it runs.
         weights_bytes: of one set of weights; 0 where none were kept.
     """
 
     number: int
     tuned: Mapping[str, Any]
     config: Mapping[str, Any]
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
     status: str = RUNNING
     reason: str = ""
     started: float = 0.0
+    ended: float = 0.0
     weights_bytes: int = 0
     results: tuple[EpochResult, ...] = ()
 
@@ -66,12 +92,22 @@ class TrialRecord:
         return max(finite, key=lambda result: result.rank, default=None)
 
     @property
+    def best_tuned(self) -> Mapping[str, Any]:
+        """The tuned values of the segment that the best epoch lies in."""
+        return self.segments[self.best.segment].tuned if self.best else self.tuned
+
+    @property
     def epochs(self) -> float:
         return self.results[-1].epoch if self.results else 0.0
 
     @property
     def seconds(self) -> float:
         return self.results[-1].seconds if self.results else 0.0
+
+    @property
+    def has_ended(self) -> bool:
+        """Ended for good: a resumed search reports it and does not touch it."""
+        return self.status != RUNNING and self.reason not in GOES_ON
 
 
 class TrialFolder:
@@ -82,18 +118,20 @@ class TrialFolder:
         self.path = search_folder / "trials" / f"{number:04d}"
         self.checkpoints = self.path / "checkpoints"
 
-    def create(self, tuned: Mapping[str, Any], config: Config) -> TrialRecord:
-        self.path.mkdir(parents=True)
-        record = TrialRecord(self.number, tuned, config.flat(), started=time.time())
+    def create(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any]) -> TrialRecord:
+        self.path.mkdir(parents=True, exist_ok=True)  # a kill may have left the bare folder
+        record = TrialRecord(self.number, tuned, config, raw, (Segment(0, None, 0.0, tuned),), started=time.time())
         self.write(record)
         return record
 
     def write(self, record: TrialRecord) -> None:
-        fields = ("number", "tuned", "config", "status", "reason", "started", "weights_bytes")
-        write_json(self.path / "config.json", {field: getattr(record, field) for field in fields})
+        stored = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "results"}
+        write_json(self.path / "config.json", stored | {"segments": [asdict(segment) for segment in record.segments]})
 
     def read(self) -> TrialRecord:
-        return replace(TrialRecord(**read_json(self.path / "config.json")), results=self.results())
+        stored = read_json(self.path / "config.json")
+        segments = tuple(Segment(**segment) for segment in stored.pop("segments"))
+        return TrialRecord(**stored, segments=segments, results=self.results())
 
     def append(self, result: EpochResult) -> None:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as log:
@@ -103,6 +141,9 @@ class TrialFolder:
         log = self.path / "metrics.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         return tuple(result_from_json(json.loads(line)) for line in lines if line.endswith("\n"))  # a kill can leave half a line
+
+    def rewrite_results(self, results: Sequence[EpochResult]) -> None:
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(result_to_json(result)) + "\n" for result in results))
 
     def checkpoint(self, result: EpochResult) -> Path:
         return self.checkpoints / checkpoint_name(result)
@@ -126,32 +167,54 @@ class SearchRecords:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._closed: dict[int, TrialRecord] = {}  # an ended trial's files no longer change
+        self._keepers: list[TrialRecord] = []  # ended trials that still have weights, best first
+        self._count = len(self._numbers())  # numbers are given by this process alone
 
     def folder_of(self, number: int) -> TrialFolder:
         return TrialFolder(self.folder, number)
 
-    def open_trial(self, tuned: Mapping[str, Any], config: Config) -> TrialRecord:
+    def open_trial(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any]) -> TrialRecord:
         """Numbers a trial and writes its configuration, before anything runs it."""
-        return self.folder_of(len(self)).create(tuned, config)
+        record = self.folder_of(self._count).create(raw, tuned, config)
+        self._count += 1
+        return record
+
+    def reopen_trial(self, number: int) -> TrialRecord:
+        """A trial that goes on is running again."""
+        record = replace(self.folder_of(number).read(), status=RUNNING, reason="", ended=0.0)
+        self.folder_of(number).write(record)
+        return record
 
     def close_trial(self, number: int, status: str, reason: str) -> TrialRecord:
         folder = self.folder_of(number)
         stored = list_checkpoints(folder.checkpoints)
-        size = (stored[-1] / WEIGHTS).stat().st_size if stored else 0
-        record = replace(folder.read(), status=status, reason=reason, weights_bytes=size)
+        size = (stored[-1] / WEIGHTS).stat().st_size if stored and (stored[-1] / WEIGHTS).exists() else 0
+        record = replace(folder.read(), status=status, reason=reason, ended=time.time(), weights_bytes=size)
         folder.write(record)
-        self._closed[number] = record
+        self.remember(record)
         return record
 
+    def remember(self, record: TrialRecord) -> None:
+        """Counts a trial among the closed ones; its files are not read again."""
+        self._closed[record.number] = record
+        self._keepers.append(record)
+
+    def is_closed(self, number: int) -> bool:
+        return number in self._closed and self._closed[number].has_ended
+
     def prune(self, keep_trials: int) -> None:
-        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch; rows and curves stay for ever."""
-        ranked = sorted(self._closed.values(), key=_rank, reverse=True)
-        for rank, record in enumerate(ranked):
-            kept = 1 if rank < keep_trials else 0
-            prune_checkpoints(self.folder_of(record.number).checkpoints, num_best=kept, num_states=0)
+        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch; those that may go on keep what they need to.
+
+        Rows and curves of all stay for ever.
+        """
+        self._keepers.sort(key=_rank, reverse=True)
+        ended = [record for record in self._keepers if record.has_ended]
+        for rank, record in enumerate(ended):
+            prune_checkpoints(self.folder_of(record.number).checkpoints, num_best=1 if rank < keep_trials else 0, num_states=0)
+        self._keepers = ended[:keep_trials] + [record for record in self._keepers if not record.has_ended]
 
     def __len__(self) -> int:
-        return len(self._numbers())
+        return self._count
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.parent.name) for path in self.folder.glob("trials/*/config.json"))
@@ -188,7 +251,7 @@ class SearchRecords:
             seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter.
         """
         ranked = self.ranked()
-        keys = dict.fromkeys(key for record in ranked for key in record.tuned)
+        keys = dict.fromkeys(key for record in sorted(ranked, key=lambda record: record.number) for key in record.tuned)
         rows = []
         for record in ranked:
             row: dict[str, Any] = {"trial": record.number, "status": record.status, "score": record.best.score if record.best else math.nan}
@@ -196,5 +259,5 @@ class SearchRecords:
                 row[metric.name] = record.best.metric if record.best else math.nan
             row |= {"best_epoch": record.best.epoch if record.best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
             row |= {"size_mb": round(record.weights_bytes / 1e6, 2), "reason": record.reason}
-            rows.append(row | {key: record.tuned.get(key) for key in keys})
+            rows.append(row | {key: record.best_tuned.get(key) for key in keys})
         return pd.DataFrame(rows)

@@ -31,3 +31,7 @@ def _asha(settings: TuneSettings, max_epochs: int, warmup_epochs: float) -> Tria
 
 
 SCHEDULERS: dict[str, Callable[[TuneSettings, int, float], TrialScheduler]] = {"FIFO": _fifo, "ASHA": _asha}
+
+
+def build_scheduler(settings, space, max_epochs, warmup_epochs, seed):
+    return SCHEDULERS[settings.scheduler](settings, max_epochs, warmup_epochs)

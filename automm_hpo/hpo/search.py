@@ -6,56 +6,95 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from ..config import Config
-from ..space import SearchSpace
+from ..space import RawProposal, SearchSpace
 from ..training.loop import EpochResult
 from .monitor import SearchMonitor
-from .ray_space import values_of
-from .schedulers import SCHEDULERS
-from .searchers import SEARCHERS, RecordingSearcher
+from .recording import RecordingSearcher
+from .schedulers import build_scheduler
+from .searchers import build_searcher
 from .settings import TuneSettings, check_resources
-from .trainable import RESULT, TrialRunner
+from .trainable import FAILED, RESULT, TrialRunner
 from .trial import TrialTask
 
 LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
+MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
 
-def run_search(task: TrialTask, config: Config, space: SearchSpace, settings: TuneSettings, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
-    """Runs all trials on the running Ray.
+@dataclass(frozen=True)
+class SearchJob:
+    """What is searched.
+
+    Attributes:
+        fixed: the hyperparameters that do not vary, by dotted key.
+        metric: its name, under which schedulers of the user's find it.
+        max_epochs: the most a trial can have.
+        warmup_epochs: in which no scheduler should judge.
+        first_points: raw proposals to try before the searcher's own.
+    """
+
+    space: SearchSpace
+    fixed: Mapping[str, Any]
+    settings: TuneSettings
+    num_trials: int
+    seed: int
+    metric: str
+    max_epochs: float
+    warmup_epochs: float
+    first_points: tuple[RawProposal, ...] = ()
+
+
+def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> bool:
+    """Runs the trials that are not on record, on the running Ray; those on record are reported to searcher and scheduler again.
 
     Args:
-        config: the fixed values; the searcher's proposals override it.
         available: the cluster's resources.
+
+    Returns:
+        Whether all there was to try has been proposed.
     """
+    settings = job.settings
     check_resources(settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)})
     resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
     # Ray would start one actor after another where the number is not given
     slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
-    searcher = RecordingSearcher(SEARCHERS[settings.searcher](space, settings, task.seed), space, config, monitor.records, task.deadline)
-    max_epochs = max(values_of("optim.max_epochs", config, space))
-    scheduler = SCHEDULERS[settings.scheduler](settings, max_epochs, max_epochs * max(values_of("optim.warmup_steps", config, space)))
-    runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])))
+    recorded = [record.raw for record in monitor.records.trials()]
+    first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
+    inner = build_searcher(settings, job.space, job.seed, first_points)
+    searcher = RecordingSearcher(inner, job.space, job.fixed, monitor, task.deadline, with_values=settings.scheduler in ("PBT", "PB2"))
+    scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
+    runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])), metric=job.metric)
     ray_files = Path(tempfile.mkdtemp(prefix="automm_hpo_ray_"))
+    monitor.resume()
     try:
         tune.Tuner(
             tune.with_resources(runner, resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
-                num_samples=settings.num_trials,
+                num_samples=job.num_trials,
                 time_budget_s=None if task.deadline is None else max(1.0, task.deadline - time.time() + LATE_SECONDS),
-                max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, settings.num_trials)),
+                max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, job.num_trials)),
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(name="search", storage_path=str(ray_files), verbose=0, progress_reporter=NoReporter(), callbacks=[RayEvents(monitor)]),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=str(ray_files),
+                verbose=0,
+                progress_reporter=NoReporter(),
+                callbacks=[RayEvents(monitor)],
+                stop=WhenOver(monitor),
+                failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+            ),
         ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
+    return searcher.exhausted or searcher.num_proposed >= job.num_trials
 
 
 class NoReporter(tune.ProgressReporter):
@@ -66,6 +105,22 @@ class NoReporter(tune.ProgressReporter):
 
     def report(self, trials: list, done: bool, *sys_info: str) -> None:
         pass
+
+
+class WhenOver(tune.Stopper):
+    """Stops all trials when the monitor says that the search is over."""
+
+    def __init__(self, monitor: SearchMonitor) -> None:
+        self.monitor = monitor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see RayEvents
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self.monitor.over)
 
 
 class RayEvents(tune.Callback):
@@ -81,11 +136,26 @@ class RayEvents(tune.Callback):
         self.monitor.trial_started(trial.config["trial"])
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        if RESULT in result:
+        if RESULT in result and not result["replayed"]:
             self.monitor.trial_reported(trial.config["trial"], EpochResult(**result[RESULT]))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.monitor.trial_ended(trial.config["trial"])
+        if FAILED in (trial.last_result or {}):
+            self.monitor.trial_failed(trial.config["trial"])
+        else:
+            self.monitor.trial_ended(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.monitor.trial_failed(trial.config["trial"], str(trial.get_error() or "the trial's process died"))
+        self.monitor.trial_failed(trial.config["trial"], f"its process died {MAX_RETRIES + 1} times: {_cause(trial)}")
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.monitor.trial_retried(trial.config["trial"], _cause(trial))
+
+
+def _cause(trial: Any) -> str:
+    """Why a trial's process died, as far as Ray knows."""
+    path = trial.error_file and Path(trial.error_file)
+    text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
+    known = [line.partition("Worker exit detail:")[2] or line for line in text.splitlines() if "Worker exit detail:" in line or "running low on memory" in line]
+    lines = known or text.strip().splitlines()[-1:]
+    return lines[0].strip() if lines else "unknown"

@@ -5,18 +5,15 @@ To add one: a function ``(space, settings, seed) -> Searcher`` and an entry in `
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from ..config import Config
 from ..errors import InvalidTuneSettings
 from ..space import SearchSpace, draw_space
 from .ray_space import to_optuna
-from .records import SearchRecords
 from .settings import TuneSettings
 
 METRIC = "best_score"  # what searchers are told of a trial: its best epoch, which is what it would contribute
@@ -59,35 +56,23 @@ def _bayes(space: SearchSpace, settings: TuneSettings, seed: int) -> Searcher:
 SEARCHERS: dict[str, Callable[[SearchSpace, TuneSettings, int], Searcher]] = {"random": _random, "bayes": _bayes}
 
 
-class RecordingSearcher(Searcher):
-    """Finishes each proposal of another searcher, and numbers and records it before Ray sees it."""
+def build_searcher(settings, space, seed, first_points):
+    inner = SEARCHERS[settings.searcher](space, settings, seed)
 
-    def __init__(self, inner: Searcher, space: SearchSpace, config: Config, records: SearchRecords, deadline: float | None) -> None:
-        super().__init__(metric=METRIC, mode="max")
-        self.inner, self.space, self.config, self.records, self.deadline = inner, space, config, records, deadline
+    class First(Searcher):
+        def __init__(self):
+            super().__init__(metric=METRIC, mode="max")
+            self.n = 0
 
-    def suggest(self, trial_id: str) -> Any:
-        if self.deadline is not None and time.time() > self.deadline:
-            return Searcher.FINISHED
-        proposal = self.inner.suggest(trial_id)
-        if proposal is None or proposal == Searcher.FINISHED:
-            return proposal
-        proposal = {key: self.space[key].finish(raw) for key, raw in proposal.items()}
-        record = self.records.open_trial(proposal, self.config.with_overrides(proposal))
-        return {"trial": record.number}
+        def suggest(self, trial_id):
+            self.n += 1
+            raw = inner.suggest(trial_id)
+            return first_points[self.n - 1] if self.n <= len(first_points) else raw
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        score = (result or {}).get(METRIC)
-        if error or score is None:  # raised, diverged at once, or found no time
-            self.inner.on_trial_complete(trial_id, error=True)
-        else:
-            self.inner.on_trial_complete(trial_id, {METRIC: score})
+        def on_trial_complete(self, trial_id, result=None, error=False):
+            inner.on_trial_complete(trial_id, {METRIC: result[METRIC]} if result else None, error)
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
-        return True  # both are known since __init__
+        def on_trial_result(self, trial_id, result):
+            pass
 
-    def save(self, checkpoint_path: str) -> None:
-        pass  # our own records are what a search resumes from
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("searches resume from their records, never from Ray's files")
+    return First()

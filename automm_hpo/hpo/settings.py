@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveInt, Section, check_value, fields_of
+from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, check_value, fields_of
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
+
+DEFAULT_NUM_TRIALS = 10
 
 SearcherName = Literal["random", "bayes"]
 SchedulerName = Literal["FIFO", "ASHA"]
@@ -41,6 +43,8 @@ Resources = Annotated[
     AfterValidator(_by_short_name),
     Expected("a dict like {'cpu': 1, 'gpu': 0.5} of finite numbers, cpu > 0 and gpu >= 0"),
 ]
+Finite = Annotated[float, Number, Field(allow_inf_nan=False), Expected("a finite number")]
+Points = Annotated[tuple[dict[str, Any], ...], Expected("a list of dicts of dotted keys")]
 Epochs = Annotated[float, Number, Field(ge=1, allow_inf_nan=False), Expected("a number >= 1")]
 
 
@@ -87,16 +91,32 @@ class TuneSettings(Section):
     """Who proposes configurations: ``random``, or ``bayes`` (Optuna's tree-structured Parzen estimator)."""
     scheduler: Annotated[SchedulerName, BeforeValidator(_upper)] = "ASHA"
     """Who ends weak trials early: ``FIFO`` nobody, ``ASHA`` asynchronous successive halving over epochs."""
-    num_trials: PositiveInt = 10
-    """Configurations to try."""
+    num_trials: PositiveInt | None = None
+    """Configurations to try; None: 10, or the whole grid where the searcher is ``grid``."""
     num_to_keep: PositiveInt = 3
     """Best epochs whose weights each running trial keeps."""
-    keep_trials: PositiveInt = 3
-    """Ended trials that keep the weights of their best epoch; rows and curves of all stay for ever."""
+    keep_trials: PositiveInt | None = None
+    """Ended trials that keep the weights of their best epoch, rows and curves of all stay for ever; None: 3, or as many as the ensemble may have."""
+    disk_quota_mb: PositiveFloat | None = None
+    """Megabytes that all checkpoints of the search may take at their peak, said before the start where it cannot do; None: no limit."""
     max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; None: as many as the resources allow."""
     resources_per_trial: Resources | None = None
     """CPUs and GPUs of one trial, fractions allowed; None: one CPU, and one GPU where there is one."""
+    trial_time_limit: PositiveFloat | None = None
+    """Seconds of one trial; it ends then with the best it has."""
+    max_failed_trials: NonNegativeInt | None = None
+    """The search ends when more than this many trials have failed; None: it tries them all."""
+    goal: Finite | None = None
+    """The search ends when a trial's validation metric, in its natural sign, is as good as this."""
+    metric: Text | None = None
+    """What the search goes by: HyperDrive's primary metric, another name for the predictor's ``validation_metric``."""
+    mode: Literal["max", "min"] | None = None
+    """Whether more or less of the metric is better; every metric here knows that, so this is only compared."""
+    default_first: Flag = True
+    """The first trial takes the defaults of the tuned hyperparameters, where they all lie inside the search space."""
+    points_to_evaluate: Points = ()
+    """Configurations of the tuned hyperparameters, dicts of dotted keys, to try before the searcher's own."""
     deterministic: Flag = False
     """One trial at a time, so that a model-based searcher proposes the same configurations again."""
     searcher_init_args: ArgsDict = Field(default_factory=dict)

@@ -3,58 +3,100 @@
 from __future__ import annotations
 
 import math
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from ray import tune
 
-from ..config import Config
 from ..training.loop import EpochResult
-from .records import TrialFolder
+from .records import Segment, TrialFolder
 from .searchers import METRIC
-from .trial import TrialTask, run_trial
+from .trial import TrialStep, TrialTask, run_trial, take_over
 
-RESULT = "epoch_result"
+RESULT, FAILED = "epoch_result", "failed"
+POINTER = ("trial", "segment", "epoch")
 
 
 class TrialRunner(tune.Trainable):
     """Advances ``run_trial`` one validation a step. All state is in the trial's folder; Ray only ever sees a pointer to it."""
 
-    def setup(self, config: dict[str, Any], task: TrialTask, num_threads: int) -> None:  # type: ignore[override]  # with_parameters adds them
+    def setup(self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str) -> None:  # type: ignore[override]  # with_parameters adds them
         torch.set_num_threads(num_threads)
-        self.task = task
-        self._begin(config["trial"])
+        self.task, self.metric_name = task, metric
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config["trial"])
+        self._begin(new_config)
         return True
 
-    def _begin(self, number: int) -> None:
-        self.folder = TrialFolder(self.task.search_folder, number)
-        self.results: Iterator[EpochResult] | None = None
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        self.proposal = dict(config)
+        self.folder = TrialFolder(self.task.search_folder, config["trial"])
+        self.steps: Iterator[TrialStep] | None = None
+        self.known: tuple[int, float] | None = None  # Ray has heard of everything up to this (segment, epoch)
+        self.last: EpochResult | None = None
         self.best_score = -math.inf
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Goes on where a pointer says, or takes over the trial it points to (population-based training)."""
+        if checkpoint["trial"] == self.folder.number:
+            self._begin(self.proposal)
+            self.known = (checkpoint["segment"], checkpoint["epoch"])
+            return
+        segment = self.proposal["segment"]
+        if segment > self.folder.read().segments[-1].number:  # else it was done already, before this actor's predecessor died
+            tuned = {key: value for key, value in self.proposal.items() if key not in ("trial", "segment", "parent")}
+            take_over(self.folder, TrialFolder(self.task.search_folder, checkpoint["trial"]), Segment(segment, checkpoint["trial"], 0.0, tuned))
+        self._begin(self.proposal)
+        self.known = (segment, -1.0)  # earlier segments are told already
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        segment, epoch = (self.last.segment, self.last.epoch) if self.last else (0, -1.0)
+        return dict(zip(POINTER, (self.folder.number, segment, epoch), strict=True))
 
     def step(self) -> dict[str, Any]:
         try:
-            if self.results is None:
-                if self.task.should_stop(0.0) and any(self.task.search_folder.glob("trials/*/metrics.jsonl")):
-                    return {"done": True}  # it was proposed in time and found no time; others have a result to show
-                config = Config.from_flat(self.folder.read().config)
-                self.results = run_trial(self.task, self.folder.number, config)
-            result = next(self.results)
-        except Exception:
+            if self.steps is None:
+                if not self.folder.results() and self._too_late():
+                    return {"done": True}
+                self.steps = run_trial(self.task, self.folder.number)
+            while True:
+                step = next(self.steps, None)
+                if step is None or step.result is None:
+                    return {"done": True, "replayed": True}
+                self._note(step.result)
+                if not self._known(step):
+                    return self._report(step, step.result)
+        except Exception as error:
+            if "CUDA error" in str(error):
+                raise  # this process cannot be used again; Ray starts another, in which the trial goes on
             self.folder.write_error(traceback.format_exc())
-            raise
+            # the actor is sound: told as a result, a failure costs no new one
+            return {"done": True, FAILED: True} | self._best()
+
+    def _too_late(self) -> bool:
+        """It was proposed in time and found no time; others have a result to show."""
+        deadline, folder = self.task.deadline, self.task.search_folder
+        return deadline is not None and time.time() > deadline and any(folder.glob("trials/*/metrics.jsonl"))
+
+    def _known(self, step: TrialStep) -> bool:
+        result = step.result
+        return step.replayed and not step.done and self.known is not None and result is not None and (result.segment, result.epoch) <= self.known
+
+    def _note(self, result: EpochResult) -> None:
+        self.last = result
         if math.isfinite(result.score):
             self.best_score = max(self.best_score, result.score)
-        report = {"epoch": result.epoch, RESULT: asdict(result), "done": result.end is not None}
-        return report | ({METRIC: self.best_score} if math.isfinite(self.best_score) else {})
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        return {"trial": self.folder.number}
+    def _best(self) -> dict[str, float]:
+        return {METRIC: self.best_score} if math.isfinite(self.best_score) else {}
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        self._begin(checkpoint["trial"])
+    def _report(self, step: TrialStep, result: EpochResult) -> dict[str, Any]:
+        report = {"epoch": result.epoch, RESULT: asdict(result), "done": step.done, "replayed": step.replayed}
+        if math.isfinite(result.score):
+            report |= {"score": result.score, self.metric_name: result.metric}
+        return report | self._best()

@@ -1,80 +1,207 @@
-"""One trial: a config becomes data, model and loop; every validation leaves a checkpoint and a line in the log. Needs no Ray."""
+"""One trial: a config becomes data, model and loop; every validation leaves a checkpoint and a line in the log. Needs no Ray.
+
+A trial that finds its own log reports those rows again and goes on from its newest checkpoint. So a resumed search, a killed worker
+and a trial that was paused are one case.
+"""
 
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ..config import Config
 from ..data.cache import TensorCache, open_cache
+from ..errors import CorruptFile
 from ..metrics import find_metric
 from ..models import build_model, image_spec
 from ..problem import Problem
-from ..training.checkpoint import prune_checkpoints, save_checkpoint
+from ..training.checkpoint import (
+    inherit_checkpoint,
+    is_inherited,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from ..training.evaluate import find_device
-from ..training.loop import EpochResult, TrainState, TrialData, train_epochs
+from ..training.loop import EpochResult, StopCheck, TrainState, TrialData, train_epochs
 from ..training.optim import build_optimizer
 from .monitor import SearchMonitor
-from .records import TrialFolder
+from .records import ENDS, GOES_ON, Segment, TrialFolder, TrialRecord
 
 NUM_STATES = 2  # resumable checkpoints a running trial keeps: the newest, and one before it should that be damaged
+STOP_FILE = "stop"  # in the search's folder; while it is there, trials end after the step they are at
+
+TrialFunction = Callable[[TrialFolder, StopCheck], Iterator[EpochResult]]
+"""Runs a trial from where its folder says it is, and records each result there before yielding it."""
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a search share.
+    """What all trials of a search share; travels to the actors.
 
     Attributes:
-        search_folder: absolute; holds the cache and the trials.
-        num_to_keep: best epochs whose weights a running trial keeps.
+        search_folder: absolute.
+        run: what a trial does.
         deadline: time.time() at which trials end; None: never.
+        trial_time_limit: seconds of one trial, over all its sessions; None: no limit.
     """
 
     search_folder: Path
-    problem: Problem
-    metric: str
-    seed: int
-    num_to_keep: int
+    run: TrialFunction
     deadline: float | None = None
-
-    def should_stop(self, ahead: float) -> str | None:
-        """Whether ending, which takes ``ahead`` seconds, must begin now."""
-        return "time_limit" if self.deadline is not None and time.time() + ahead > self.deadline else None
+    trial_time_limit: float | None = None
 
 
-def run_trial(task: TrialTask, number: int, config: Config) -> Iterator[EpochResult]:
-    """Trains a trial; each result is on disk before it is yielded."""
+@dataclass(frozen=True)
+class TrialStep:
+    """What a trial says next.
+
+    Attributes:
+        result: None where a recorded trial never had one.
+        replayed: it was on record already.
+        done: the trial ends here.
+    """
+
+    result: EpochResult | None
+    replayed: bool
+    done: bool
+
+
+def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
+    """First what is on record, then, where the trial has not ended, its further course."""
     folder = TrialFolder(task.search_folder, number)
-    data = load_trial_data(task, config)
-    state = build_state(config, task.problem, task.seed, find_device(config.env))
-    for result in train_epochs(state, data, config, task.seed, task.should_stop):
-        if result.end != "diverged":  # the last finite checkpoint stays the newest
-            prune_checkpoints(folder.checkpoints, task.num_to_keep, NUM_STATES - 1)
-            save_checkpoint(folder.checkpoints, state, result)
-            prune_checkpoints(folder.checkpoints, task.num_to_keep, NUM_STATES)
-        folder.append(result)
-        yield result
+    record = recover_trial(folder)
+    ended = record.has_ended or (bool(record.results) and ENDS[record.results[-1].end][1] not in GOES_ON and record.results[-1].end is not None)
+    if ended and not record.results:
+        yield TrialStep(None, replayed=True, done=True)
+    for place, result in enumerate(record.results, 1):
+        yield TrialStep(result, replayed=True, done=ended and place == len(record.results))
+    if not ended:
+        for result in task.run(folder, _stop_check(task, record)):
+            yield TrialStep(result, replayed=False, done=result.end is not None)
 
 
-def run_here(task: TrialTask, config: Config, monitor: SearchMonitor) -> None:
+def _stop_check(task: TrialTask, record: TrialRecord) -> StopCheck:
+    started, stop_file = time.time() - record.seconds, task.search_folder / STOP_FILE
+
+    def should_stop(ahead: float) -> str | None:
+        now = time.time() + ahead  # ending must begin so much earlier
+        if stop_file.exists():
+            return "interrupted"
+        if task.deadline is not None and now > task.deadline:
+            return "time_limit"
+        if task.trial_time_limit is not None and now > started + task.trial_time_limit:
+            return "trial_time_limit"
+        return None
+
+    return should_stop
+
+
+def recover_trial(folder: TrialFolder) -> TrialRecord:
+    """The record of a trial whose log and newest checkpoint are brought to agree; what lies behind a damaged checkpoint is done again."""
+    record = folder.read()
+    if record.has_ended or not (record.results or folder.checkpoints.is_dir()):
+        return record
+    last_segment = record.segments[-1].number
+    for path in list_checkpoints(folder.checkpoints):
+        if int(path.name.partition("-")[0]) > last_segment:
+            shutil.rmtree(path)  # a takeover that a kill cut short before it was recorded
+    if record.results and record.results[-1].end == "diverged":
+        return record
+    newest = newest_checkpoint(folder.checkpoints)
+    kept: list[EpochResult] = []
+    if newest is None:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    else:
+        path, result = newest
+        place = (result.segment, result.epoch)
+        for behind in list_checkpoints(folder.checkpoints):
+            if behind.name > path.name:
+                shutil.rmtree(behind)  # damaged, else it would be the newest
+        kept = [row for row in record.results if (row.segment, row.epoch) < place]
+        if not is_inherited(path):
+            kept.append(result)
+    if repr(kept) != repr(list(record.results)):  # nan differs from itself, its text does not
+        folder.rewrite_results(kept)
+    return replace(record, results=tuple(kept))
+
+
+def take_over(folder: TrialFolder, parent: TrialFolder, segment: Segment, attempts: int = 20) -> None:
+    """Begins a new segment with another trial's newest weights and optimizer.
+
+    Args:
+        segment: its epoch is filled in here.
+
+    Raises:
+        CorruptFile: the parent has no intact state.
+    """
+    for _ in range(attempts):  # the parent trains on, and may drop a checkpoint while it is being read
+        newest = newest_checkpoint(parent.checkpoints)
+        if newest is None:
+            time.sleep(0.05)
+            continue
+        try:
+            start = inherit_checkpoint(newest[0], folder.checkpoints, segment.number)
+        except (CorruptFile, OSError):
+            continue
+        record = folder.read()
+        config = {**record.config, **segment.tuned}
+        tuned = {**record.tuned, **segment.tuned}
+        folder.write(replace(record, tuned=tuned, config=config, segments=(*record.segments, replace(segment, epoch=start.epoch, tuned=tuned))))
+        return
+    raise CorruptFile(f"trial {parent.number} has no intact checkpoint to take over")
+
+
+def run_here(task: TrialTask, number: int, monitor: SearchMonitor) -> None:
     """A whole search of one trial, in this process, without Ray. What it raises reaches the caller."""
-    number = monitor.records.open_trial({}, config).number
     monitor.trial_started(number)
     try:
-        for result in run_trial(task, number, config):
-            monitor.trial_reported(number, result)
+        for step in run_trial(task, number):
+            if step.result and not step.replayed:
+                monitor.trial_reported(number, step.result)
     except Exception:
         monitor.trial_failed(number, traceback.format_exc())
         raise
     finally:
         _open_split.cache_clear()  # this process lives on; another fit may use the same folder's name
     monitor.trial_ended(number)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trial of ``fit``: trains a model.
+
+    Attributes:
+        num_to_keep: best epochs whose weights a running trial keeps.
+    """
+
+    problem: Problem
+    metric: str
+    seed: int
+    num_to_keep: int
+
+    def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
+        config = Config.from_flat(folder.read().config)
+        data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
+        state = build_state(config, self.problem, self.seed, find_device(config.env))
+        if newest := newest_checkpoint(folder.checkpoints):
+            restore_state(newest[0], state, config)
+        for result in train_epochs(state, data, config, self.seed, should_stop):
+            if result.end != "diverged":  # the last finite checkpoint stays the newest
+                prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES - 1)
+                save_checkpoint(folder.checkpoints, state, result)
+                prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
+            folder.append(result)
+            yield result
 
 
 def build_state(config: Config, problem: Problem, seed: int, device: torch.device) -> TrainState:
@@ -84,11 +211,19 @@ def build_state(config: Config, problem: Problem, seed: int, device: torch.devic
     return TrainState(model, build_optimizer(model, config.optim))
 
 
-def load_trial_data(task: TrialTask, config: Config) -> TrialData:
+def restore_state(path: Path, state: TrainState, config: Config) -> None:
+    """Loads a checkpoint; hyperparameters that live in the optimizer are the config's, for a new segment may have changed them."""
+    wanted = [group["weight_decay"] for group in state.optimizer.param_groups]
+    load_checkpoint(path, state)
+    for group, weight_decay in zip(state.optimizer.param_groups, wanted, strict=True):
+        group["weight_decay"] = weight_decay
+
+
+def load_trial_data(search_folder: Path, config: Config, problem: Problem, metric: str) -> TrialData:
     device = find_device(config.env)
-    train, valid = _open_split(task.search_folder, "train", device), _open_split(task.search_folder, "valid", device)
+    train, valid = _open_split(search_folder, "train", device), _open_split(search_folder, "valid", device)
     target = valid.target.cpu().numpy()
-    return TrialData(train, valid, task.problem, find_metric(task.metric), image_spec(config), target)
+    return TrialData(train, valid, problem, find_metric(metric), image_spec(config), target)
 
 
 @functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,55 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
     state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
     for key, value in stored["position"].items():
         setattr(state, key, -math.inf if value is None else value)
-    return result_from_json(stored["result"])
+    result = result_from_json(stored["result"])
+    state.segment = result.segment
+    return result
+
+
+def newest_checkpoint(folder: Path, resumable: bool = True) -> tuple[Path, EpochResult] | None:
+    """The newest intact checkpoint and its result; damaged ones are passed over.
+
+    Args:
+        resumable: only those that still have their optimizer.
+    """
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            check_checkpoint(path)
+            if (path / STATE_TENSORS).exists() or not resumable:
+                return path, result_from_json(read_json(path / STATE)["result"])
+        except (CorruptFile, OSError):
+            continue
+    return None
+
+
+def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
+    """Makes another trial's checkpoint the start of a new segment. Its tensors are linked, not copied, where the file system can.
+
+    Raises:
+        CorruptFile, OSError: the source is damaged, or has gone meanwhile.
+    """
+    stored = read_json(source / STATE)
+    result = replace(result_from_json(stored["result"]), segment=segment, end=None)
+    final = folder / checkpoint_name(result)
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name in (WEIGHTS, STATE_TENSORS):
+        try:
+            os.link(source / name, temporary / name)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(source / name, temporary / name)
+    write_json(temporary / STATE, stored | {"result": result_to_json(result), "inherited": True}, sync=False)
+    write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)), sync=False)
+    _remove(final)
+    os.replace(temporary, final)
+    return result
+
+
+def is_inherited(path: Path) -> bool:
+    return bool(read_json(path / STATE).get("inherited"))
 
 
 def check_checkpoint(path: Path) -> None:
@@ -135,7 +183,9 @@ def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:
 
 def _rank(path: Path) -> tuple[float, float]:
     try:
-        return result_from_json(read_json(path / STATE)["result"]).rank
+        stored = read_json(path / STATE)
+        # an inherited one is its parent's achievement, and has no row here
+        return (-math.inf, -math.inf) if stored.get("inherited") else result_from_json(stored["result"]).rank
     except (CorruptFile, OSError, KeyError, TypeError):
         return -math.inf, -math.inf
 

@@ -12,7 +12,7 @@ RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 
 
 def add_trial(records, metric, values, status=COMPLETED, **tuned):
-    record = records.open_trial(tuned, Config())
+    record = records.open_trial({}, tuned, Config().flat())
     folder = records.folder_of(record.number)
     for epoch, value in enumerate(values, 1):
         folder.append(replace(RESULT, epoch=float(epoch), metric=value, score=metric.score(value)))
@@ -46,7 +46,7 @@ def test_the_winner_is_the_best_epoch_in_the_metrics_own_direction(tmp_path, nam
 
 def test_of_equal_scores_the_lower_loss_wins(tmp_path):
     records = SearchRecords(tmp_path)
-    number = records.open_trial({}, Config()).number
+    number = records.open_trial({}, {}, Config().flat()).number
     for epoch, loss in enumerate([0.7, 0.2, 0.4], 1):
         records.folder_of(number).append(replace(RESULT, epoch=float(epoch), valid_loss=loss))
     records.close_trial(number, COMPLETED, "")
@@ -76,7 +76,7 @@ def test_records_are_read_again_from_disk(tmp_path):
         add_trial(records, metric, [value, math.nan], **{"optim.lr": value})
     again = SearchRecords(tmp_path)
     assert repr(again.trials()) == repr(records.trials())  # nan differs from itself, its text does not
-    assert again.open_trial({}, Config()).number == 2
+    assert again.open_trial({}, {}, Config().flat()).number == 2
 
 
 def test_half_a_line_is_no_result(tmp_path):

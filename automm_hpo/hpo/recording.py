@@ -1,0 +1,89 @@
+"""The searcher that stands between the searchers and Ray: it numbers and records every proposal before Ray sees it, and repeats those on record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from ..config import unwrapped
+from ..space import SearchSpace, finish_proposal
+from . import records
+from .monitor import SearchMonitor
+from .searchers import METRIC
+from .trainable import FAILED
+
+
+class RecordingSearcher(Searcher):
+    """Proposes what another searcher proposes, recorded.
+
+    The other searcher's first proposals are the recorded ones, in order (it was built with them); the record, not its repetition, is
+    what is used.
+    """
+
+    def __init__(
+        self, inner: Searcher, space: SearchSpace, fixed: Mapping[str, Any], monitor: SearchMonitor, deadline: float | None, with_values: bool
+    ) -> None:
+        """Args:
+        fixed: all other hyperparameters, by dotted key.
+        with_values: Ray is given the tuned values besides the number, which population-based training changes.
+        """
+        super().__init__(metric=METRIC, mode="max")
+        self.inner, self.space, self.fixed, self.monitor, self.deadline, self.with_values = inner, space, fixed, monitor, deadline, with_values
+        self.records = monitor.records
+        self.num_recorded, self.num_proposed = len(self.records), 0
+        self.failed: set[str] = set()
+        self.exhausted = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles what it may restore from; we resume from our own records
+
+    def suggest(self, trial_id: str) -> Any:
+        repeats = self.num_proposed < self.num_recorded
+        if self.monitor.over or (self.deadline is not None and time.time() > self.deadline and not repeats):
+            return Searcher.FINISHED
+        raw = self.inner.suggest(trial_id)
+        if raw is None:
+            return None
+        if raw == Searcher.FINISHED:
+            self.exhausted = True
+            return raw
+        if repeats:
+            record = self.records.folder_of(self.num_proposed).read()
+            if record.status == records.FAILED:
+                self.failed.add(trial_id)
+        else:
+            raw = {path: unwrapped(value) for path, value in raw.items()}
+            tuned = finish_proposal(self.space, raw, self.fixed)
+            record = self.records.open_trial(raw, tuned, {**self.fixed, **tuned})
+        self.num_proposed += 1
+        return {"trial": record.number, "segment": record.segments[-1].number} | (dict(record.tuned) if self.with_values else {})
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if METRIC in result:
+            self.inner.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        result = result or {}
+        if error or FAILED in result or trial_id in self.failed or METRIC not in result:  # raised, diverged at once, or found no time
+            self.inner.on_trial_complete(trial_id, error=True)
+        else:
+            self.inner.on_trial_complete(trial_id, result)
+
+    def on_pause(self, trial_id: str) -> None:
+        """BOHB's scheduler tells its searcher."""
+        self.inner.on_pause(trial_id)  # type: ignore[attr-defined]
+
+    def on_unpause(self, trial_id: str) -> None:
+        self.inner.on_unpause(trial_id)  # type: ignore[attr-defined]
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        return True  # both are known since __init__
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("searches resume from their records, never from Ray's files")

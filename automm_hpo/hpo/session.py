@@ -1,0 +1,123 @@
+"""What makes a search the same search in another process: its lock, the fingerprint of what is searched, and how the last session ended.
+
+search/  lock           held, by the system's own lock, while a process searches here; holds its pid
+         settings.json  fingerprint, limits and the call that began the search
+         outcome.json   how the last session ended; absent while one runs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorruptFile, SearchInUse, SearchMismatch
+from ..files import read_json, write_json
+
+FORMAT = 1
+COMPLETE, GOAL = "complete", "goal reached"
+
+
+@dataclass(frozen=True)
+class SearchIdentity:
+    """Attributes:
+    fingerprint: what must be equal for a search to be resumed, by the name under which a difference is reported.
+    limits: what may change from call to call.
+    call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again.
+    """
+
+    fingerprint: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    call: Mapping[str, Any]
+
+
+def is_search(folder: Path) -> bool:
+    return (folder / "settings.json").is_file()
+
+
+def read_identity(folder: Path) -> SearchIdentity:
+    """Raises:
+    CorruptFile: the file is not as this version writes it.
+    """
+    stored = read_json(folder / "settings.json")
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise CorruptFile(f"{folder / 'settings.json'} was not written by this version of automm_hpo")
+    return SearchIdentity(stored["fingerprint"], stored["limits"], stored["call"])
+
+
+def write_identity(folder: Path, identity: SearchIdentity) -> None:
+    write_json(folder / "settings.json", {"format": FORMAT, **asdict(identity)})
+
+
+def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Path) -> None:
+    """Raises:
+    SearchMismatch: lists every difference.
+    """
+    names = dict.fromkeys([*stored.fingerprint, *wanted.fingerprint])
+    absent = "absent"
+    differences = [
+        f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
+        for name in names
+        if stored.fingerprint.get(name, absent) != wanted.fingerprint.get(name, absent)
+    ]
+    before, now = stored.limits.get("num_trials") or 0, wanted.limits.get("num_trials") or 0
+    if now < before:
+        differences.append(f"num_trials: was {before}, is {now}; it can only be raised")
+    if differences:
+        listed = "\n".join(f"  {difference}" for difference in differences)
+        raise SearchMismatch(
+            f"save_path: {folder.parent} holds a search that is not the one asked for, and nothing in it was touched:\n{listed}\n"
+            "Give the same arguments to go on with it, or another save_path."
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session ended: ``complete``, ``goal reached``, ``time limit``, ``interrupted``, ..., and under which limits."""
+
+    reason: str
+    limits: Mapping[str, Any]
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    path = folder / "outcome.json"
+    return Outcome(**read_json(path)) if path.is_file() else None
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    write_json(folder / "outcome.json", asdict(outcome))
+
+
+def is_finished(folder: Path, wanted: SearchIdentity) -> bool:
+    """Whether nothing is left to do for these limits."""
+    outcome = read_outcome(folder)
+    if outcome is None or outcome.reason not in (COMPLETE, GOAL):
+        return False
+    deciding = ("num_trials", "goal", "ensemble_size", "refit")
+    return all(outcome.limits.get(name) == wanted.limits.get(name) for name in deciding)
+
+
+@contextmanager
+def search_lock(folder: Path) -> Iterator[None]:
+    """Holds a search's folder; the system lets go of it when this process ends, however it ends.
+
+    Raises:
+        SearchInUse: another process, or another thread of this one, holds it.
+    """
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace") or "another process"
+            raise SearchInUse(f"save_path: {folder.parent} is in use by {holder}; wait for it, or give another save_path") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        os.close(descriptor)
