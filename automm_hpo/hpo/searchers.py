@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from ..config import Config
 from ..errors import InvalidTuneSettings
-from ..space import SearchSpace, draw_space
+from ..space import SearchSpace, draw_space, finish_proposal
 from .ray_space import to_optuna
 from .records import SearchRecords
 from .settings import TuneSettings
@@ -72,7 +72,7 @@ class RecordingSearcher(Searcher):
         proposal = self.inner.suggest(trial_id)
         if proposal is None or proposal == Searcher.FINISHED:
             return proposal
-        proposal = {key: self.space[key].finish(raw) for key, raw in proposal.items()}
+        proposal = finish_proposal(self.space, proposal, self.config.flat())
         record = self.records.open_trial(proposal, self.config.with_overrides(proposal))
         return {"trial": record.number}
 
