@@ -47,8 +47,8 @@ def test_draws_stay_between_the_corners(space):
     assert all(low <= value <= high for value in values)
     assert all(type(value) is (int if isinstance(space, Int) else float) for value in [*values, low, high])
     if isinstance(space, (Float, Int)):
-        assert space.low <= low
-        assert high <= space.high
+        assert space.lower <= low
+        assert high <= space.upper
 
 
 @pytest.mark.parametrize("space", STEPPED.values(), ids=STEPPED)

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..config import GROUPS, Config, check_value, resolve_keys, unwrapped
 from ..errors import InvalidHyperparameter, InvalidSpace, NotSupported, Problems
-from ..space import Choice, Float, Int, Normal, SearchSpace, Space
+from ..space import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space
+from ..space.kinds import int_below
 
 
 def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space]]:
@@ -86,11 +87,8 @@ def _to_space(value: Any) -> Space:
         return Normal(unwrapped(sampler.mean), unwrapped(sampler.sd), step)
     lower, upper = unwrapped(value.lower), unwrapped(value.upper)
     if isinstance(value, sample.Integer):
-        step = 1 if step is None else step
-        # as Ray documents it: the upper bound is outside the range, except where a step larger than 1 is given
-        included = upper - 1 if step == 1 and isinstance(upper, int) else upper
-        return Int(lower, included, log, step)
-    return Float(lower, upper, log, step)
+        return int_below(lower, upper, log=log, step=1 if step is None else step)
+    return Float(lower, upper, log=log, step=step)
 
 
 def checked_space(key: str, space: Space) -> Space:
@@ -126,37 +124,68 @@ FIXED_IN_SEARCH = {
 
 def values_of(key: str, config: Config, space: SearchSpace) -> list[Any]:
     """The values a hyperparameter can take in this search; of a range, its ends."""
-    return space[key].corners() if key in space else [config.flat()[key]]
+    return [one.flat()[key] for one in candidate_configs(config, space, (key,))]
 
 
 def candidate_configs(config: Config, space: SearchSpace, keys: tuple[str, ...]) -> list[Config]:
     """The configs of a search as far as they differ in ``keys``: every option of a choice, both ends of a range."""
-    configs = [config]
-    for key in keys:
-        if key in space:
-            configs = [one.with_overrides({key: value}) for one in configs for value in space[key].corners()]
-    return configs
+    return [config.with_overrides(values) for values in _candidates(space, keys)]
 
 
-def to_optuna(space: Mapping[str, Space]) -> dict[str, Any]:
-    """Optuna's distributions; steps are left to ``Space.finish``, which quantises what comes back.
+def _candidates(space: SearchSpace, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The values that ``keys`` can take together; in a branch, those it fixes besides those it tunes."""
+    found: list[dict[str, Any]] = [{}]
+    for key, domain in space.items():
+        if isinstance(domain, Branches):
+            choices = [_fixed_among(branch, keys) | values for branch in domain.options for values in _candidates(branch.space, keys)]
+        elif key not in keys:
+            continue
+        elif isinstance(domain, Computed):
+            raise NotSupported(f"{key}: cannot be computed by sample_from: what it can be must be known before the search; use a choice")
+        else:
+            choices = [{key: value} for value in domain.corners()]
+        distinct = [values for index, values in enumerate(choices) if values not in choices[:index]]
+        found = [one | other for one in found for other in distinct]
+    return found
+
+
+def _fixed_among(branch: Branch, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in branch.fixed.items() if key in keys}
+
+
+def optuna_distribution(space: Space) -> Any:
+    """Optuna's distribution of one space's raw values; steps are left to ``finish``, which quantises what comes back.
 
     Raises:
         NotSupported: Optuna has no such distribution.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    match space:
+        case Float():
+            return FloatDistribution(space.lower, space.upper, log=space.log)
+        case Int():
+            return IntDistribution(space.lower, space.upper, log=space.log)
+        case Choice():
+            return CategoricalDistribution(tuple(range(len(space.options))))
+    raise NotSupported("Optuna's searchers cannot take a normal distribution; use searcher='random', or a uniform range")
+
+
+def to_optuna(space: SearchSpace) -> dict[str, Any]:
+    """Optuna's distributions by key.
+
+    Raises:
+        NotSupported, InvalidInput: all that Optuna has not, by key.
+    """
     problems = Problems()
     distributions: dict[str, Any] = {}
     for key, domain in space.items():
-        match domain:
-            case Float():
-                distributions[key] = FloatDistribution(domain.low, domain.high, log=domain.log)
-            case Int():
-                distributions[key] = IntDistribution(domain.low, domain.high, log=domain.log)
-            case Choice():
-                distributions[key] = CategoricalDistribution(tuple(range(len(domain.options))))
-            case Normal():
-                problems.add(NotSupported(f"{key}: the searcher 'bayes' cannot take a normal distribution; use searcher='random', or a uniform range"))
+        with problems.gather():
+            if isinstance(domain, (Branches, Computed)):
+                raise NotSupported(f"{key}: the searcher 'bayes' cannot take a conditional or computed space; use searcher='random'")
+            try:
+                distributions[key] = optuna_distribution(domain)
+            except NotSupported as problem:
+                raise NotSupported(f"{key}: {problem}") from None
     problems.raise_any()
     return distributions

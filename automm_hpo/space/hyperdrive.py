@@ -1,0 +1,62 @@
+"""HyperDrive's parameter expressions, with HyperDrive's own meaning; ``from automm_hpo.space.hyperdrive import choice, loguniform``.
+
+Where Ray Tune uses the same word for something else: ``loguniform`` and ``qloguniform`` take exponents, ``randint`` one bound.
+Two differences from HyperDrive: rounded values stay within the bounds, and normal ones within four standard deviations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .kinds import Choice, Float, Int, Normal, choice_of
+
+
+def choice(*options: Any) -> Choice:
+    """One of the options: ``choice(1, 2)``, ``choice([1, 2])``, ``choice(range(1, 5))``."""
+    return choice_of(*options)
+
+
+def randint(upper: int) -> Int:
+    """An integer in [0, upper)."""
+    return Int(0, upper - 1)
+
+
+def uniform(min_value: float, max_value: float) -> Float:
+    return Float(min_value, max_value)
+
+
+def quniform(min_value: float, max_value: float, q: float) -> Float | Int:
+    """round(uniform / q) * q, an integer where all three are."""
+    if all(isinstance(number, int) for number in (min_value, max_value, q)):
+        return Int(int(min_value), int(max_value), step=int(q))
+    return Float(min_value, max_value, step=q)
+
+
+def loguniform(min_value: float, max_value: float) -> Float:
+    """exp(uniform(min_value, max_value)): from exp(min_value) to exp(max_value)."""
+    return Float(math.exp(min_value), math.exp(max_value), log=True)
+
+
+def qloguniform(min_value: float, max_value: float, q: float) -> Float:
+    """round(exp(uniform(min_value, max_value)) / q) * q."""
+    return Float(math.exp(min_value), math.exp(max_value), log=True, step=q)
+
+
+def normal(mu: float, sigma: float) -> Normal:
+    return Normal(mu, sigma)
+
+
+def qnormal(mu: float, sigma: float, q: float) -> Normal:
+    """round(normal(mu, sigma) / q) * q."""
+    return Normal(mu, sigma, step=q)
+
+
+def lognormal(mu: float, sigma: float) -> Normal:
+    """exp(normal(mu, sigma))."""
+    return Normal(mu, sigma, log=True)
+
+
+def qlognormal(mu: float, sigma: float, q: float) -> Normal:
+    """round(exp(normal(mu, sigma)) / q) * q."""
+    return Normal(mu, sigma, log=True, step=q)

@@ -1,0 +1,248 @@
+"""One walk over a search space, which random, grid and Optuna's searchers share.
+
+A raw proposal says for each *path* what was proposed there, as JSON can hold it. The path of a space is its key, and so is that
+of a choice among branches, which holds the branch's index; below branch ``i`` of the group ``optim``, the key ``optim.lr`` has
+the path ``optim[i].lr``. Only the chosen branch's paths are there::
+
+    {"env.batch_size": 64, "optim": 1, "optim[1].lr": 0.003}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidSpace, Problems
+from .kinds import Branch, Branches, Choice, Computed, SearchSpace, Space, same_value, text_of
+
+RawProposal = dict[str, Any]
+
+
+def propose(space: SearchSpace, ask: Callable[[str, Space], Any]) -> RawProposal:
+    """Asks for each raw value in turn, and descends into chosen branches only.
+
+    Args:
+        ask: (path, space) -> raw value; of branches the index is asked for, as a ``Choice``.
+    """
+    raw: RawProposal = {}
+    for path, _, domain in _walk(space, raw):
+        if not isinstance(domain, Computed):
+            raw[path] = ask(path, domain.index if isinstance(domain, Branches) else domain)
+    return raw
+
+
+def finish_proposal(space: SearchSpace, raw: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a trial by key, those that its branches fix included; paths that are not of the space are ignored.
+
+    Args:
+        fixed: the values that the search does not touch; only functions of computed values read them.
+    """
+    values: dict[str, Any] = {}
+    computed: dict[str, Computed] = {}
+    for path, key, domain in _walk(space, raw):
+        if isinstance(domain, Computed):
+            computed[key] = domain
+        elif isinstance(domain, Branches):
+            values |= domain.options[int(raw[path])].fixed
+        else:
+            values[key] = domain.finish(raw[path])
+    for key, domain in computed.items():
+        values[key] = domain.value({**fixed, **values})
+    return values
+
+
+def draw_space(space: SearchSpace, seed: int, trial: int) -> RawProposal:
+    """The raw proposal of one trial of a random search; it depends on ``(seed, trial)`` and nothing else.
+
+    Exhaustive choices (``grid_search``) take the next point of their grid, round and round; all else is drawn.
+    """
+    rng = np.random.default_rng([seed, trial])
+    gridded = _grid_point(space, trial % exhaustive_size(space), exhaustive_only=True)
+    return propose(space, lambda path, domain: gridded[path] if path in gridded else domain.draw(rng))
+
+
+def grid_size(space: SearchSpace) -> int | None:
+    """How many points the whole space has, all branches together; None where a space of it is not finite."""
+    return _grid_size(space, exhaustive_only=False)
+
+
+def grid_point(space: SearchSpace, index: int) -> RawProposal:
+    """Point ``index`` of the grid over a finite space; the last key changes fastest."""
+    return _grid_point(space, index, exhaustive_only=False)
+
+
+def exhaustive_size(space: SearchSpace) -> int:
+    """How many points the grid over the exhaustive choices (``grid_search``) has; 1 without any."""
+    return _grid_size(space, exhaustive_only=True) or 1
+
+
+def exhaustive_keys(space: SearchSpace) -> tuple[str, ...]:
+    """The keys of exhaustive choices, those within branches included."""
+    found: dict[str, None] = {}
+    for key, domain in space.items():
+        if isinstance(domain, (Choice, Branches)) and domain.exhaustive:
+            found[key] = None
+        if isinstance(domain, Branches):
+            found |= dict.fromkeys(inner for branch in domain.options for inner in exhaustive_keys(branch.space))
+    return tuple(found)
+
+
+def tuned_keys(space: SearchSpace) -> tuple[str, ...]:
+    """All keys that can differ between trials, in the user's order; of branches, all that any of them fixes or tunes."""
+    found: dict[str, None] = {}
+    for key, domain in space.items():
+        if isinstance(domain, Branches):
+            found |= dict.fromkeys(inner for branch in domain.options for inner in (*branch.fixed, *tuned_keys(branch.space)))
+        else:
+            found[key] = None
+    return tuple(found)
+
+
+def to_raw(space: SearchSpace, values: Mapping[str, Any]) -> RawProposal:
+    """The raw proposal that finishes to these values, the inverse of ``finish_proposal``.
+
+    Args:
+        values: by key: of every unconditional space, and of one branch all that it fixes and tunes. Computed values may be given and are not looked at.
+
+    Raises:
+        InvalidSpace, InvalidInput: keys that are absent, unknown or outside their space, all together.
+    """
+    found = _invert(space, values, defaults_first=False)
+    problems = Problems()
+    for message in [*found.wrong, *(f"{key}: has no search space, or not in the branch of the other values" for key in values if key not in found.used)]:
+        problems.add(InvalidSpace(message))
+    problems.raise_any()
+    return found.raw
+
+
+def default_point(space: SearchSpace, defaults: Mapping[str, Any]) -> RawProposal | None:
+    """The configuration to try first: each space's own default where it has one, else the hyperparameter's.
+
+    Args:
+        defaults: the values of a trial that tunes nothing, by key.
+
+    Returns:
+        A raw proposal; None where some space has no default inside it.
+    """
+    found = _invert(space, defaults, defaults_first=True)
+    return None if found.wrong else found.raw
+
+
+def _below(path: str, group: str, index: int) -> Callable[[str], str]:
+    """Key -> path, below a branch of the group that stands at ``path``."""
+    return lambda key: f"{path}[{index}]{key.removeprefix(group)}"
+
+
+def _walk(space: SearchSpace, raw: Mapping[str, Any], path_of: Callable[[str], str] = str) -> Iterator[tuple[str, str, Any]]:
+    """(path, key, space) in order, and into the branches that ``raw`` names by the time the walk goes on."""
+    for key, domain in space.items():
+        path = path_of(key)
+        yield path, key, domain
+        if isinstance(domain, Branches):
+            chosen = int(raw[path])
+            yield from _walk(domain.options[chosen].space, raw, _below(path, key, chosen))
+
+
+def _grid_size(space: SearchSpace, exhaustive_only: bool) -> int | None:
+    sizes = [_num_points(domain, exhaustive_only) for domain in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def _num_points(domain: Space | Branches | Computed, exhaustive_only: bool) -> int | None:
+    if isinstance(domain, Computed) or (exhaustive_only and not _holds_exhaustive(domain)):
+        return 1
+    if isinstance(domain, Branches):
+        sizes = [_grid_size(branch.space, exhaustive_only) for branch in domain.options]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+    return domain.num_points
+
+
+def _holds_exhaustive(domain: Space | Branches | Computed) -> bool:
+    return bool(exhaustive_keys({"": domain}))
+
+
+def _grid_point(space: SearchSpace, index: int, exhaustive_only: bool, path_of: Callable[[str], str] = str) -> RawProposal:
+    rest = _grid_size(space, exhaustive_only)
+    if rest is None or not 0 <= index < rest:
+        raise IndexError(f"the grid has {rest or 'no'} points, asked for number {index}")
+    raw: RawProposal = {}
+    for key, domain in space.items():
+        rest //= _num_points(domain, exhaustive_only) or 1
+        digit, index = divmod(index, rest)
+        path = path_of(key)
+        if isinstance(domain, Computed) or (exhaustive_only and not _holds_exhaustive(domain)):
+            continue
+        if isinstance(domain, Branches):
+            for chosen, branch in enumerate(domain.options):
+                inside = _grid_size(branch.space, exhaustive_only) or 1
+                if digit < inside:
+                    raw[path] = chosen
+                    raw |= _grid_point(branch.space, digit, exhaustive_only, _below(path, key, chosen))
+                    break
+                digit -= inside
+        else:
+            raw[path] = domain.point(digit)
+    return raw
+
+
+@dataclass
+class _Inverted:
+    """What is known of the raw proposal behind some values.
+
+    Attributes:
+        used: the keys that the space, or the branch that fits best, has.
+        others: in how many of its fixed values a branch is another one than meant.
+        wrong: what does not fit, in words.
+    """
+
+    raw: RawProposal = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    others: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, inner: _Inverted) -> None:
+        self.raw |= inner.raw
+        self.used |= inner.used
+        self.wrong += inner.wrong
+
+
+def _invert(space: SearchSpace, values: Mapping[str, Any], defaults_first: bool, path_of: Callable[[str], str] = str) -> _Inverted:
+    found = _Inverted()
+    for key, domain in space.items():
+        path = path_of(key)
+        if isinstance(domain, Branches):
+            tries = [_invert_branch(branch, values, defaults_first, _below(path, key, index)) for index, branch in enumerate(domain.options)]
+            # several may fit: then the one that explains most of the values
+            chosen = min(range(len(tries)), key=lambda index: (tries[index].others, len(tries[index].wrong), -len(tries[index].used & values.keys())))
+            found.raw[path] = chosen
+            found.add(tries[chosen])
+            continue
+        found.used.add(key)
+        if isinstance(domain, Computed):
+            continue
+        if defaults_first and domain.default is not None:
+            found.raw[path] = domain.default if isinstance(domain, Choice) else domain.raw_of(domain.default)
+        elif key not in values:
+            found.wrong.append(f"{key}: is absent; expected one value of {domain}")
+        else:
+            try:
+                found.raw[path] = domain.raw_of(values[key])
+            except InvalidSpace as problem:
+                found.wrong.append(f"{key}: {problem}")
+    return found
+
+
+def _invert_branch(branch: Branch, values: Mapping[str, Any], defaults_first: bool, path_of: Callable[[str], str]) -> _Inverted:
+    found = _invert(branch.space, values, defaults_first, path_of)
+    for key, value in branch.fixed.items():
+        found.used.add(key)
+        if key not in values:
+            found.wrong.append(f"{key}: is absent; this branch has {text_of(value)}")
+        elif not same_value(value, values[key]):
+            found.others += 1
+            found.wrong.append(f"{key}: {values[key]!r} is in no branch; the nearest has {text_of(value)}")
+    return found
