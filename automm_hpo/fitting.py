@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -15,33 +13,23 @@ from . import __version__
 from .artifact import Artifact, is_predictor, load_artifact, save_artifact
 from .config import Config
 from .data.cache import store_cache
-from .errors import BadImages, CorruptFile, Problems, SavePathExists, TimeLimitTooShort
+from .errors import BadImages, CorruptFile, Problems
 from .hpo.cluster import ray_cluster
+from .hpo.job import SearchJob
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
 from .hpo.ray_space import values_of
 from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord
-from .hpo.session import (
-    COMPLETE,
-    Outcome,
-    check_same_search,
-    is_finished,
-    is_search,
-    read_identity,
-    search_lock,
-    write_identity,
-    write_outcome,
-)
-from .hpo.trial import STOP_FILE, Training, TrialTask, run_here
+from .hpo.session import COMPLETE, Outcome, is_finished, write_outcome
+from .hpo.trial import Training, TrialTask
 from .models import build_model
 from .plan import FitPlan
-from .process import Interruption, interruptible, process_unchanged
-from .tracking import MlflowTracker
+from .process import Interruption, process_unchanged
+from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
 from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
 from .training.evaluate import find_device
 
 DEFAULT_KEEP_TRIALS = 3
-SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
@@ -57,18 +45,24 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     started = time.time()
     metric, search, settings = plan.data.validation_metric, plan.path / "search", plan.search.settings
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
-    with process_unchanged(), torch.random.fork_rng(), _search_folder(plan, progress), contextlib.ExitStack() as stack:
+    with process_unchanged(), torch.random.fork_rng(), search_folder(plan.path, plan.identity, plan.resuming), contextlib.ExitStack() as stack:
         records = SearchRecords(search)
         if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return load_artifact(plan.path), Interruption()
         _announce(plan, records, progress)
         available = _prepare(plan, records, stack, progress)
-        tracker = stack.enter_context(_tracker(plan, tracking))
+        fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
+        tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
+        tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
         goal = None if settings.goal is None else metric.score(settings.goal)
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, goal, settings.max_failed_trials)
-        interruption = _run_trials(plan, monitor, available, progress)
+        training = Training(plan.data.problem, metric.name, plan.seed, settings.num_to_keep)
+        task = TrialTask(search, training, trials_deadline(plan.deadline, bool(plan.search.space)), settings.trial_time_limit)
+        if not plan.search.space and not len(records):
+            records.open_trial({}, {}, plan.search.config.flat())
+        interruption = run_trials(task, _search_job(plan), monitor, available, progress)
         if interruption.signal is not None and records.best() is None:
             interruption.reraise()
         records.raise_if_all_failed()
@@ -89,8 +83,7 @@ def _prepare(plan: FitPlan, records: SearchRecords, stack: contextlib.ExitStack,
     Returns:
         The resources of the Ray that now runs, which ``stack`` stops; empty where nothing is left to search.
     """
-    trials = records.trials()
-    searching = plan.search.space and not (len(trials) >= plan.search.num_trials and all(record.has_ended for record in trials))
+    searching = plan.search.space and is_anything_left(records, plan.search.num_trials)
     with ThreadPoolExecutor(1) as pool:
         caches = pool.submit(_build_caches, plan, progress)
         available = stack.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
@@ -117,44 +110,17 @@ def _build_caches(plan: FitPlan, progress: Progress) -> None:
         raise BadImages("\n".join(map(str, problems.found)))
 
 
-def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, float], progress: Progress) -> Interruption:
-    """Runs the trials that are left; what they leave is in the records, and why it ended is in ``monitor.over``, empty for a whole search."""
-    data, search, settings = plan.data, plan.search, plan.search.settings
-    deadline = None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if search.space else 0.0)
-    training = Training(data.problem, data.validation_metric.name, plan.seed, settings.num_to_keep)
-    task = TrialTask(monitor.records.folder, training, deadline, settings.trial_time_limit)
-    if deadline is not None and search.space and time.time() > deadline and monitor.records.best() is None:
-        late = time.time() - (plan.deadline or 0.0)
-        raise TimeLimitTooShort(
-            f"time_limit: reading the images and starting Ray took it all, and {late + SAVE_SECONDS + RAY_STOP_SECONDS:.1f} s more are needed"
-        )
-
-    def end_soon() -> None:
-        (task.search_folder / STOP_FILE).touch()
-        progress.say("ending: the epochs under way are validated and kept; a second interrupt ends at once", level=1)
-
-    interruption = Interruption()
-    try:
-        with interruptible(end_soon) as interruption:
-            if not search.space:
-                number = 0 if len(monitor.records) else monitor.records.open_trial({}, {}, search.config.flat()).number
-                run_here(task, number, monitor)
-            elif available:
-                from .hpo.search import SearchJob, run_search  # Ray is imported in the environment that ray_cluster sets
-
-                flat, max_epochs = search.config.flat(), max(values_of("optim.max_epochs", search.config, search.space))
-                warmup_epochs = max_epochs * max(values_of("optim.warmup_steps", search.config, search.space))
-                job = SearchJob(
-                    search.space, flat, settings, search.num_trials, plan.seed, data.validation_metric.name, max_epochs, warmup_epochs, search.first_points
-                )
-                run_search(job, task, monitor, available)
-    except KeyboardInterrupt:
-        interruption.signal = interruption.signal or signal.SIGINT
-    reason = monitor.over or (INTERRUPTED if interruption.signal is not None else TIME_LIMIT)
-    monitor.close_open(reason)
-    if interruption.signal is not None or not all(record.has_ended for record in monitor.records.trials()):
-        monitor.over = reason
-    return interruption
+def _search_job(plan: FitPlan) -> SearchJob | None:
+    """What is searched; None without a space."""
+    search = plan.search
+    if not search.space:
+        return None
+    max_epochs = max(values_of("optim.max_epochs", search.config, search.space))
+    warmup_epochs = max_epochs * max(values_of("optim.warmup_steps", search.config, search.space))
+    metric = plan.data.validation_metric.name
+    return SearchJob(
+        search.space, search.config.flat(), search.settings, search.num_trials, plan.seed, metric, max_epochs, warmup_epochs, search.first_points
+    )
 
 
 def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
@@ -208,46 +174,3 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
     if trials := records.trials():
         ended = sum(record.has_ended for record in trials)
         progress.say(f"resuming {plan.path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
-
-
-@contextlib.contextmanager
-def _search_folder(plan: FitPlan, progress: Progress) -> Iterator[None]:
-    """Makes, locks and marks the folder of a fit; one that ends before its first trial leaves none behind."""
-    made = [folder for folder in (plan.path, *plan.path.parents) if not folder.exists()]
-    search = plan.path / "search"
-    search.mkdir(parents=True, exist_ok=True)
-    with search_lock(search):
-        if plan.resuming:
-            check_same_search(read_identity(search), plan.identity, search)  # again: now nobody else can change it
-            for name in (STOP_FILE, "outcome.json") if not is_finished(search, plan.identity) else ():
-                (search / name).unlink(missing_ok=True)
-        elif is_search(search):
-            raise SavePathExists(f"save_path: another fit has just begun in {plan.path}; give another folder")
-        write_identity(search, plan.identity)
-        try:
-            yield
-        except BaseException:
-            if not (search / "trials").exists():
-                shutil.rmtree(search)
-                with contextlib.suppress(OSError):  # another fit may have made its own folder beside this one
-                    for folder in made:
-                        folder.rmdir()
-            raise
-        finally:
-            shutil.rmtree(search / "cache", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _tracker(plan: FitPlan, tracking: str | None) -> Iterator[MlflowTracker | None]:
-    """The MLflow run of a fit; one that raises ends FAILED, one that is interrupted KILLED."""
-    if tracking is None:
-        yield None
-        return
-    params = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
-    tags = {"automm_hpo.path": str(plan.path), "automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": plan.data.validation_metric.name}
-    tracker = MlflowTracker(plan.path / "search", plan.path.name, params, tags)
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED", deadline=plan.deadline)
-        raise

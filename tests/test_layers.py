@@ -18,8 +18,8 @@ LAYERS = [
     ["training"],
     ["hpo"],
     ["artifact", "plots"],
-    ["plan"],
-    ["fitting"],
+    ["plan", "searching"],
+    ["fitting", "objective"],
     ["predictor"],
 ]
 DOORS = {  # library -> the places that may import it

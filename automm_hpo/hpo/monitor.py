@@ -78,8 +78,8 @@ class SearchMonitor:
 
     def trial_ended(self, number: int) -> None:
         """A trial ended by itself or by the scheduler."""
-        last = self._last.get(number)
-        status, reason = ENDS[last.end] if last else (STOPPED, TIME_LIMIT)
+        results = self.records.folder_of(number).results()  # an objective's last row learns late that it was the last
+        status, reason = ENDS[results[-1].end] if results else (STOPPED, TIME_LIMIT)
         self._close(number, status, reason)
 
     def trial_failed(self, number: int, error: str = "") -> None:

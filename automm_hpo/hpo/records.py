@@ -33,6 +33,7 @@ GOES_ON = {TIME_LIMIT, INTERRUPTED}  # reasons for which a trial stopped that a 
 # the `end` of a trial's last EpochResult -> status and reason of its row
 ENDS = {
     "max_epochs": (COMPLETED, ""),
+    "returned": (COMPLETED, ""),  # an objective of the user's
     "patience": (COMPLETED, "no better score within optim.patience validations"),
     "time_limit": (STOPPED, TIME_LIMIT),
     "interrupted": (STOPPED, INTERRUPTED),

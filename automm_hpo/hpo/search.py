@@ -6,47 +6,23 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from ..space import RawProposal, SearchSpace
 from ..training.loop import EpochResult
+from .job import SearchJob
 from .monitor import SearchMonitor
 from .recording import RecordingSearcher
 from .schedulers import build_scheduler
 from .searchers import build_searcher
-from .settings import TuneSettings, check_resources
+from .settings import check_resources
 from .trainable import FAILED, RESULT, TrialRunner
 from .trial import TrialTask
 
 LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
-
-
-@dataclass(frozen=True)
-class SearchJob:
-    """What is searched.
-
-    Attributes:
-        fixed: the hyperparameters that do not vary, by dotted key.
-        metric: its name, under which schedulers of the user's find it.
-        max_epochs: the most a trial can have.
-        warmup_epochs: in which no scheduler should judge.
-        first_points: raw proposals to try before the searcher's own.
-    """
-
-    space: SearchSpace
-    fixed: Mapping[str, Any]
-    settings: TuneSettings
-    num_trials: int
-    seed: int
-    metric: str
-    max_epochs: float
-    warmup_epochs: float
-    first_points: tuple[RawProposal, ...] = ()
 
 
 def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> bool:

@@ -15,7 +15,7 @@ from ray import tune
 from ..training.loop import EpochResult
 from .records import Segment, TrialFolder
 from .searchers import METRIC
-from .trial import TrialStep, TrialTask, run_trial, take_over
+from .trial import TrialStep, TrialTask, run_trial
 
 RESULT, FAILED = "epoch_result", "failed"
 POINTER = ("trial", "segment", "epoch")
@@ -50,7 +50,8 @@ class TrialRunner(tune.Trainable):
         segment = self.proposal["segment"]
         if segment > self.folder.read().segments[-1].number:  # else it was done already, before this actor's predecessor died
             tuned = {key: value for key, value in self.proposal.items() if key not in ("trial", "segment", "parent")}
-            take_over(self.folder, TrialFolder(self.task.search_folder, checkpoint["trial"]), Segment(segment, checkpoint["trial"], 0.0, tuned))
+            parent = TrialFolder(self.task.search_folder, checkpoint["trial"])
+            self.task.run.take_over(self.folder, parent, Segment(segment, parent.number, 0.0, tuned))
         self._begin(self.proposal)
         self.known = (segment, -1.0)  # earlier segments are told already
 
@@ -65,9 +66,9 @@ class TrialRunner(tune.Trainable):
                     return {"done": True}
                 self.steps = run_trial(self.task, self.folder.number)
             while True:
-                step = next(self.steps, None)
-                if step is None or step.result is None:
-                    return {"done": True, "replayed": True}
+                step = next(self.steps)
+                if step.result is None:
+                    return {"done": True, "replayed": step.replayed} | self._best()
                 self._note(step.result)
                 if not self._known(step):
                     return self._report(step, step.result)

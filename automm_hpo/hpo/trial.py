@@ -6,13 +6,15 @@ and a trial that was paused are one case.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -23,6 +25,7 @@ from ..metrics import find_metric
 from ..models import build_model, image_spec
 from ..problem import Problem
 from ..training.checkpoint import (
+    checkpoint_name,
     inherit_checkpoint,
     is_inherited,
     list_checkpoints,
@@ -40,8 +43,18 @@ from .records import ENDS, GOES_ON, Segment, TrialFolder, TrialRecord
 NUM_STATES = 2  # resumable checkpoints a running trial keeps: the newest, and one before it should that be damaged
 STOP_FILE = "stop"  # in the search's folder; while it is there, trials end after the step they are at
 
-TrialFunction = Callable[[TrialFolder, StopCheck], Iterator[EpochResult]]
-"""Runs a trial from where its folder says it is, and records each result there before yielding it."""
+
+class TrialFunction(Protocol):
+    """What the trials of a search do; travels to the actors."""
+
+    def recover(self, folder: TrialFolder) -> TrialRecord:
+        """The record of a trial whose log and newest state are brought to agree; what lies behind a damaged state is done again."""
+
+    def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
+        """Begins a new segment with another trial's newest state; the segment's epoch is filled in."""
+
+    def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
+        """Runs a trial from where its folder says it is, and records each result there before yielding it."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +92,17 @@ class TrialStep:
 def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
     """First what is on record, then, where the trial has not ended, its further course."""
     folder = TrialFolder(task.search_folder, number)
-    record = recover_trial(folder)
-    ended = record.has_ended or (bool(record.results) and ENDS[record.results[-1].end][1] not in GOES_ON and record.results[-1].end is not None)
-    if ended and not record.results:
-        yield TrialStep(None, replayed=True, done=True)
+    record = folder.read()
+    if not record.has_ended:
+        record = task.run.recover(folder)
+    last = record.results[-1].end if record.results else None
+    ended = record.has_ended or (last is not None and ENDS[last][1] not in GOES_ON)
     for place, result in enumerate(record.results, 1):
         yield TrialStep(result, replayed=True, done=ended and place == len(record.results))
     if not ended:
         for result in task.run(folder, _stop_check(task, record)):
             yield TrialStep(result, replayed=False, done=result.end is not None)
+    yield TrialStep(None, replayed=ended, done=True)  # where no result has said so
 
 
 def _stop_check(task: TrialTask, record: TrialRecord) -> StopCheck:
@@ -106,59 +121,39 @@ def _stop_check(task: TrialTask, record: TrialRecord) -> StopCheck:
     return should_stop
 
 
-def recover_trial(folder: TrialFolder) -> TrialRecord:
-    """The record of a trial whose log and newest checkpoint are brought to agree; what lies behind a damaged checkpoint is done again."""
-    record = folder.read()
-    if record.has_ended or not (record.results or folder.checkpoints.is_dir()):
-        return record
-    last_segment = record.segments[-1].number
+def drop_unrecorded(folder: TrialFolder, record: TrialRecord) -> None:
+    """A takeover that a kill cut short before it was recorded has not happened."""
     for path in list_checkpoints(folder.checkpoints):
-        if int(path.name.partition("-")[0]) > last_segment:
-            shutil.rmtree(path)  # a takeover that a kill cut short before it was recorded
-    if record.results and record.results[-1].end == "diverged":
-        return record
-    newest = newest_checkpoint(folder.checkpoints)
+        if int(path.name.partition("-")[0]) > record.segments[-1].number:
+            shutil.rmtree(path)
+
+
+def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None, inherited: bool) -> TrialRecord:
+    """Brings the log to end with the newest state, and drops damaged states behind it.
+
+    Args:
+        newest: the result that state was saved with; None: there is none, and the trial begins again.
+        inherited: it was another trial's, and has no row here.
+    """
     kept: list[EpochResult] = []
     if newest is None:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
     else:
-        path, result = newest
-        place = (result.segment, result.epoch)
-        for behind in list_checkpoints(folder.checkpoints):
-            if behind.name > path.name:
-                shutil.rmtree(behind)  # damaged, else it would be the newest
-        kept = [row for row in record.results if (row.segment, row.epoch) < place]
-        if not is_inherited(path):
-            kept.append(result)
+        place = (newest.segment, newest.epoch)
+        for path in list_checkpoints(folder.checkpoints):
+            if path.name > checkpoint_name(newest):
+                shutil.rmtree(path)
+        kept = [row for row in record.results if (row.segment, row.epoch) < place] + ([] if inherited else [newest])
     if repr(kept) != repr(list(record.results)):  # nan differs from itself, its text does not
         folder.rewrite_results(kept)
     return replace(record, results=tuple(kept))
 
 
-def take_over(folder: TrialFolder, parent: TrialFolder, segment: Segment, attempts: int = 20) -> None:
-    """Begins a new segment with another trial's newest weights and optimizer.
-
-    Args:
-        segment: its epoch is filled in here.
-
-    Raises:
-        CorruptFile: the parent has no intact state.
-    """
-    for _ in range(attempts):  # the parent trains on, and may drop a checkpoint while it is being read
-        newest = newest_checkpoint(parent.checkpoints)
-        if newest is None:
-            time.sleep(0.05)
-            continue
-        try:
-            start = inherit_checkpoint(newest[0], folder.checkpoints, segment.number)
-        except (CorruptFile, OSError):
-            continue
-        record = folder.read()
-        config = {**record.config, **segment.tuned}
-        tuned = {**record.tuned, **segment.tuned}
-        folder.write(replace(record, tuned=tuned, config=config, segments=(*record.segments, replace(segment, epoch=start.epoch, tuned=tuned))))
-        return
-    raise CorruptFile(f"trial {parent.number} has no intact checkpoint to take over")
+def add_segment(folder: TrialFolder, segment: Segment) -> None:
+    """From here on the trial runs under the segment's values; this makes a takeover final."""
+    record = folder.read()
+    tuned = {**record.tuned, **segment.tuned}
+    folder.write(replace(record, tuned=tuned, config={**record.config, **tuned}, segments=(*record.segments, replace(segment, tuned=tuned))))
 
 
 def run_here(task: TrialTask, number: int, monitor: SearchMonitor) -> None:
@@ -188,6 +183,27 @@ class Training:
     metric: str
     seed: int
     num_to_keep: int
+
+    def recover(self, folder: TrialFolder) -> TrialRecord:
+        record = folder.read()
+        if record.results and record.results[-1].end == "diverged":
+            return record  # ended; its last row has no checkpoint
+        drop_unrecorded(folder, record)
+        newest = newest_checkpoint(folder.checkpoints)
+        if newest is None:
+            return cut_log(folder, record, None, inherited=False)
+        return cut_log(folder, record, newest[1], is_inherited(newest[0]))
+
+    def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
+        for _ in range(20):  # the parent trains on, and may drop a checkpoint while it is being read
+            newest = newest_checkpoint(parent.checkpoints)
+            if newest is None:
+                time.sleep(0.05)
+                continue
+            with contextlib.suppress(CorruptFile, OSError):
+                start = inherit_checkpoint(newest[0], folder.checkpoints, segment.number)
+                return add_segment(folder, replace(segment, epoch=start.epoch))
+        raise CorruptFile(f"trial {parent.number} has no intact checkpoint to take over")
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
         config = Config.from_flat(folder.read().config)

@@ -124,7 +124,7 @@ def test_sizes_tuned_together_share_one_cache(small, here, fast):
 
 def test_a_time_limit_that_starting_takes_is_said(small, here, fast):
     space = {"optim.lr": tune.loguniform(1e-4, 1e-2)}
-    with pytest.raises(TimeoutError, match=r"time_limit: reading the images and starting Ray took it all, and \d+\.\d s more are needed"):
+    with pytest.raises(TimeoutError, match=r"time_limit: reading the data and starting Ray took it all, and \d+\.\d s more are needed"):
         search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 2}, time_limit=0.1)
     assert not (here / "run").exists()
 

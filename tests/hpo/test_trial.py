@@ -1,0 +1,173 @@
+"""A trial that is cut off anywhere goes on and ends as if nothing had happened. In this process, without Ray."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from automm_hpo.config import Config
+from automm_hpo.data.cache import store_cache
+from automm_hpo.data.images import ImageGeometry
+from automm_hpo.hpo.records import RUNNING, STOPPED, Segment, SearchRecords
+from automm_hpo.hpo.trial import STOP_FILE, Training, TrialTask, _open_split, run_trial
+from automm_hpo.problem import Problem
+from automm_hpo.training.checkpoint import STATE_TENSORS, WEIGHTS, list_checkpoints
+
+CONFIG = {
+    "model.timm_image.checkpoint_name": "test_resnet",
+    "model.timm_image.pretrained": False,
+    "model.timm_image.image_size": 32,
+    "env.batch_size": 16,
+    "optim.lr": 3e-3,
+    "optim.max_epochs": 4,
+    "optim.val_check_interval": 0.5,
+}
+NUM_ROWS = 8  # two validations an epoch
+
+
+@pytest.fixture
+def search(small, tmp_path):
+    """(task, records) of a search with its cache; nothing has run yet."""
+    _open_split.cache_clear()
+    table = small[0].head(96)
+    problem = Problem("label", "multiclass", tuple(sorted(small[0]["label"].unique())), "object")
+    for name, rows in (("train", table.head(64)), ("valid", table.tail(32))):
+        paths = [[path] for path in rows["image"]]
+        store_cache(tmp_path / "cache", name, paths, problem.encode(rows["label"]), ImageGeometry(32), "raise", 1, print, list(rows.index))
+    yield TrialTask(tmp_path, Training(problem, "accuracy", 0, num_to_keep=2)), SearchRecords(tmp_path)
+    _open_split.cache_clear()
+
+
+def begin(records, **tuned):
+    return records.open_trial({}, tuned, Config.from_flat(CONFIG | tuned).flat()).number
+
+
+def rows(steps):
+    """What a result says of learning; the seconds differ."""
+    return [(step.result.segment, step.result.epoch, step.result.score, step.result.train_loss, step.result.valid_loss) for step in steps if step.result]
+
+
+@pytest.fixture
+def whole(search):
+    task, records = search
+    return rows(run_trial(task, begin(records)))
+
+
+@pytest.mark.parametrize("cut", range(1, NUM_ROWS))
+def test_a_trial_cut_off_after_any_validation_ends_as_a_whole_one(search, whole, cut):
+    task, records = search
+    number = begin(records)
+    steps = run_trial(task, number)
+    for _ in range(cut):
+        next(steps)
+    steps.close()
+    again = list(run_trial(task, number))
+    assert rows(again) == whole
+    assert [step.replayed for step in again if step.result] == [True] * cut + [False] * (NUM_ROWS - cut)
+    assert rows([step for step in run_trial(task, number) if step.replayed]) == whole  # a third time, all from the log
+
+
+def test_a_row_that_a_kill_kept_from_the_log_is_read_from_its_checkpoint(search, whole):
+    task, records = search
+    number = begin(records)
+    steps = run_trial(task, number)
+    for _ in range(3):
+        next(steps)
+    log = records.folder_of(number).path / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]) + '{"epoch": 1.5, "sc')
+    assert rows(run_trial(task, number)) == whole
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("file", [WEIGHTS, STATE_TENSORS, "MANIFEST.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(search, whole, file, damage):
+    task, records = search
+    number = begin(records)
+    steps = run_trial(task, number)
+    for _ in range(4):
+        next(steps)
+    path = list_checkpoints(records.folder_of(number).checkpoints)[-1] / file
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    again = list(run_trial(task, number))
+    assert rows(again) == whole
+    assert sum(step.replayed for step in again if step.result) == 3  # one epoch's validation is done again
+
+
+def test_without_any_checkpoint_it_begins_again(search, whole):
+    task, records = search
+    number = begin(records)
+    steps = run_trial(task, number)
+    for _ in range(4):
+        next(steps)
+    shutil.rmtree(records.folder_of(number).checkpoints)
+    again = list(run_trial(task, number))
+    assert rows(again) == whole
+    assert not any(step.replayed for step in again if step.result)
+
+
+def test_a_stop_file_ends_the_trial_with_a_result_and_it_goes_on_without_the_file(search, whole):
+    task, records = search
+    number = begin(records)
+    steps = run_trial(task, number)
+    next(steps)
+    (task.search_folder / STOP_FILE).touch()
+    ended = next(steps)
+    assert (ended.done, ended.result.end) == (True, "interrupted")
+    records.close_trial(number, STOPPED, "interrupted")
+    assert not records.trials()[0].has_ended
+    (task.search_folder / STOP_FILE).unlink()
+    assert records.reopen_trial(number).status == RUNNING
+    again = rows(run_trial(task, number))
+    assert again[-1][3:] == whole[-1][3:]  # the same steps were taken; only one validation came early
+    assert again[-1][1] == whole[-1][1]
+
+
+def test_a_trial_has_its_own_time_limit_over_all_its_sessions(search):
+    task, records = search
+    limited = TrialTask(task.search_folder, task.run, trial_time_limit=1e-6)
+    number = begin(records)
+    first = list(run_trial(limited, number))
+    assert first[0].result.end == "trial_time_limit"
+    assert [step.replayed for step in run_trial(limited, number) if step.result] == [True]  # it has ended for good
+
+
+def test_a_takeover_goes_on_from_the_parents_weights_under_the_new_values(search):
+    task, records = search
+    parent, child = begin(records), begin(records, **{"optim.lr": 1e-5})
+    parent_steps = run_trial(task, parent)
+    for _ in range(4):
+        next(parent_steps)
+    steps = run_trial(task, child)
+    for _ in range(2):
+        next(steps)
+    folder = records.folder_of(child)
+    task.run.take_over(folder, records.folder_of(parent), Segment(1, parent, 0.0, {"optim.lr": 2e-3}))
+    again = rows(run_trial(task, child))
+    assert [row[:2] for row in again] == [(0, 0.5), (0, 1.0), (1, 2.5), (1, 3.0), (1, 3.5), (1, 4.0)]
+    record = records.trials()[child]
+    assert record.config["optim.lr"] == 2e-3
+    assert record.segments[1] == Segment(1, parent, 2.0, {"optim.lr": 2e-3})
+    assert record.segments[0].tuned == {"optim.lr": 1e-5}
+    assert record.best_tuned == record.segments[record.best.segment].tuned
+    assert folder.checkpoint(record.best).is_dir()  # the inherited checkpoint did not push it out
+
+    # cut off in its second segment it ends just so
+    other = begin(records, **{"optim.lr": 1e-5})
+    steps = run_trial(task, other)
+    for _ in range(2):
+        next(steps)
+    task.run.take_over(records.folder_of(other), records.folder_of(parent), Segment(1, parent, 0.0, {"optim.lr": 2e-3}))
+    for cut in (2, 3, 4):
+        steps = run_trial(task, other)
+        for _ in range(cut):
+            next(steps)
+        steps.close()
+    assert np.array_equal(np.array(rows(run_trial(task, other))), np.array(again))
+
