@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from . import errors
+from . import errors, space
 
 if TYPE_CHECKING:
+    from .objective import tune_objective
     from .predictor import MultiModalPredictor
 
 __version__ = "0.1.0"
-__all__ = ["MultiModalPredictor", "__version__", "errors"]
+__all__ = ["MultiModalPredictor", "tune_objective", "space", "errors", "__version__"]
+
+LAZY = {"MultiModalPredictor": "predictor", "tune_objective": "objective"}
 
 
 def __getattr__(name: str):  # PEP 562: pandas and torch load when the predictor is first asked for, not with the package
-    if name == "MultiModalPredictor":
-        from .predictor import MultiModalPredictor
-
-        return MultiModalPredictor
+    if name in LAZY:
+        return getattr(importlib.import_module(f".{LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

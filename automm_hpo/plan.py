@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,15 +23,16 @@ from .data.images import cover
 from .data.split import train_valid_split
 from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
-from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
+from .errors import BadImages, InvalidArgument, InvalidData, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
 from .hpo.cluster import known_resources
+from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, split_hyperparameters
 from .hpo.session import SearchIdentity, is_search
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
 from .models import check_model, fetch_weights, image_spec
 from .problem import PROBLEM_TYPES, Problem, infer_problem
-from .space import RawProposal, SearchSpace, default_point, describe_space, grid_size, to_raw
+from .space import RawProposal, SearchSpace, describe_space
 from .training.evaluate import find_device, undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
@@ -137,7 +137,7 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
         AutoMMHPOError: all problems together.
     """
     problems = Problems()
-    settings, first_points = TuneSettings(), []
+    settings, points = TuneSettings(), []
     if tune_kwargs is not None:
         with problems.gather():
             settings = parse_tune_settings(tune_kwargs)
@@ -148,41 +148,15 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
         config = Config.from_flat(fixed)
         _check_space_and_settings(space, tune_kwargs)
         if space:
-            settings = _resolve_settings(settings, space)
-            first_points = _first_points(settings, space, config)
+            settings = resolve_settings(settings, space)
+            points = first_points(settings, space, config.flat(), lambda given: resolve_keys(given, problems))
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):
             with problems.gather():
                 check_model(candidate)
     problems.raise_any()
-    return SearchPlan(config, space, settings, tuple(first_points))
-
-
-def _resolve_settings(settings: TuneSettings, space: SearchSpace) -> TuneSettings:
-    """The settings with their defaults that depend on the space; a searcher or scheduler that cannot take it is refused."""
-    whole_grid = grid_size(space) if settings.searcher == "grid" else None
-    return settings.model_copy(update={"num_trials": settings.num_trials or whole_grid or DEFAULT_NUM_TRIALS})
-
-
-def _first_points(settings: TuneSettings, space: SearchSpace, config: Config) -> list[RawProposal]:
-    """The defaults, where they lie inside the space, and the user's own points.
-
-    Raises:
-        InvalidSpace: a point names what is not tuned, or lies outside the space.
-    """
-    default = default_point(space, config.flat()) if settings.default_first else None
-    problems, points = Problems(), [] if default is None else [default]
-    for number, given in enumerate(settings.points_to_evaluate):
-        with problems.gather():
-            try:
-                point = to_raw(space, resolve_keys(given, problems))
-            except InvalidSpace as problem:
-                raise InvalidSpace(f"points_to_evaluate[{number}]: {problem}") from None
-            if point not in points:
-                points.append(point)
-    problems.raise_any()
-    return points
+    return SearchPlan(config, space, settings, tuple(points))
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:
@@ -213,30 +187,11 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
         **{key: value for key, value in search.config.flat().items() if key not in search.space},
         **describe_space(search.space),
     }
-    changeable = {}
+    changeable: dict[str, Any] = {}
     if search.space:
-        stated = {name: as_json(value) for name, value in settings.model_dump().items()}
-        changeable = {name: stated.pop(name) for name in LIMITS}
+        stated, changeable = limits_of(settings)
         fingerprint |= stated
-    fingerprint = {str(name): value for name, value in fingerprint.items()}
-    return SearchIdentity(_json_copy(fingerprint), _json_copy(changeable | dict(limits)), _json_copy(call))
-
-
-LIMITS = (  # of the tune settings: may change when a search is resumed
-    "num_trials", "num_to_keep", "keep_trials", "disk_quota_mb", "max_concurrent_trials", "resources_per_trial", "trial_time_limit",
-    "max_failed_trials", "goal",
-)  # fmt: skip
-
-
-def as_json(value: Any) -> Any:
-    """A setting as JSON can hold it; a searcher or scheduler object by its class."""
-    plain = value is None or isinstance(value, (str, int, float, bool, list, tuple, dict))
-    return value if plain else f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _json_copy(value: Any) -> Any:
-    """As it will come back from the file, so that the two compare equal."""
-    return json.loads(json.dumps(value, default=str))
+    return SearchIdentity.of(fingerprint, changeable | dict(limits), call)
 
 
 def plan_weights(search: SearchPlan) -> None:

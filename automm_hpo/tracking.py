@@ -12,7 +12,8 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class MlflowTracker:
                 pass
         run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
         self._client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
-        write_json(note, {"run_id": run_id})
+        write_json(note, {"run_id": run_id, "uri": self._client.tracking_uri})
         return run_id
 
     def _start_trial(self, record: Any) -> None:
@@ -171,6 +172,34 @@ class MlflowTracker:
         for run_id in self._runs.values():  # trials that were under way when the search was cut short
             self._client.set_terminated(run_id, "KILLED")
         self._client.set_terminated(self._parent, status)
+
+
+@contextmanager
+def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
+    """Makes a trial's run the active one, so that ``mlflow.log_metric`` and autologging land there. In the process of the trial.
+
+    Args:
+        timeout: seconds to wait for the tracker to open the run; without it, the trial goes on untracked.
+    """
+    note, deadline = trial_folder / "mlflow.json", time.time() + timeout
+    while not note.exists() and time.time() < deadline:
+        time.sleep(0.01)
+    if not note.exists():
+        yield
+        return
+    import mlflow
+
+    stored = read_json(note)
+    mlflow.set_tracking_uri(stored["uri"])
+    mlflow.start_run(run_id=stored["run_id"])
+    status = "FINISHED"  # also of a trial that the scheduler stops
+    try:
+        yield
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        mlflow.end_run(status)
 
 
 def _values(result: Any) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..space import RawProposal, SearchSpace
-from .settings import TuneSettings
+from ..errors import InvalidSpace, Problems
+from ..space import RawProposal, SearchSpace, default_point, grid_size, to_raw
+from .settings import DEFAULT_NUM_TRIALS, TuneSettings
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,60 @@ class SearchJob:
     max_epochs: float
     warmup_epochs: float
     first_points: tuple[RawProposal, ...] = ()
+
+
+def resolve_settings(settings: TuneSettings, space: SearchSpace) -> TuneSettings:
+    """The settings with the defaults that depend on the space.
+
+    Raises:
+        AutoMMHPOError: the searcher or the scheduler cannot take this space.
+    """
+    whole_grid = grid_size(space) if settings.searcher == "grid" else None
+    return settings.model_copy(update={"num_trials": settings.num_trials or whole_grid or DEFAULT_NUM_TRIALS})
+
+
+def first_points(
+    settings: TuneSettings,
+    space: SearchSpace,
+    defaults: Mapping[str, Any] | None = None,
+    resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> list[RawProposal]:
+    """The defaults, where they lie inside the space, and the user's own points.
+
+    Args:
+        resolve: the user's keys -> the space's.
+
+    Raises:
+        InvalidSpace: a point names what is not tuned, or lies outside the space.
+    """
+    default = default_point(space, defaults or {}) if settings.default_first else None
+    problems, points = Problems(), [] if default is None else [default]
+    for number, given in enumerate(settings.points_to_evaluate):
+        with problems.gather():
+            try:
+                point = to_raw(space, resolve(given))
+            except InvalidSpace as problem:
+                raise InvalidSpace(f"points_to_evaluate[{number}]: {problem}") from None
+            if point not in points:
+                points.append(point)
+    problems.raise_any()
+    return points
+
+
+LIMITS = (
+    "num_trials", "num_to_keep", "keep_trials", "disk_quota_mb", "max_concurrent_trials", "resources_per_trial", "trial_time_limit",
+    "max_failed_trials", "goal",
+)  # fmt: skip
+
+
+def limits_of(settings: TuneSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what must stay the same for a search to be resumed, what may change from call to call), as JSON values."""
+    stated = {name: _as_json(value) for name, value in settings.model_dump().items()}
+    limits = {name: stated.pop(name) for name in LIMITS}
+    return stated, limits
+
+
+def _as_json(value: Any) -> Any:
+    """A setting as JSON can hold it; a searcher or scheduler object by its class."""
+    plain = value is None or isinstance(value, (str, int, float, bool, list, tuple, dict))
+    return value if plain else f"{type(value).__module__}.{type(value).__qualname__}"

@@ -8,13 +8,14 @@ search/  lock           held, by the system's own lock, while a process searches
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import CorruptFile, SearchInUse, SearchMismatch
 from ..files import read_json, write_json
@@ -34,6 +35,11 @@ class SearchIdentity:
     fingerprint: Mapping[str, Any]
     limits: Mapping[str, Any]
     call: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, fingerprint: Mapping[Any, Any], limits: Mapping[str, Any], call: Mapping[str, Any]) -> Self:
+        """As it will come back from the file, so that the two compare equal."""
+        return cls(*(json.loads(json.dumps({str(name): value for name, value in part.items()}, default=str)) for part in (fingerprint, limits, call)))
 
 
 def is_search(folder: Path) -> bool:

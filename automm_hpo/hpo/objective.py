@@ -1,0 +1,185 @@
+"""A trial of the user's own: a function of a config, a generator that yields once an epoch, or a ``tune.Trainable`` class."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import numbers
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..config import unwrapped
+from ..errors import CorruptFile, InvalidArgument, NotSupported
+from ..files import read_json, write_json
+from ..space import SearchSpace, finish_proposal
+from ..tracking import active_run
+from ..training.checkpoint import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
+from ..training.loop import EpochResult, StopCheck
+from .objective_space import nest
+from .records import Segment, TrialFolder, TrialRecord
+from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded
+
+DONE = "done"  # in what an objective reports: this was the last
+
+
+def check_objective(objective: Any, max_epochs: int | None) -> None:
+    """Raises:
+    InvalidArgument
+    """
+    if isinstance(objective, type):
+        from ray.tune import Trainable
+
+        if not issubclass(objective, Trainable):
+            raise InvalidArgument(f"objective: expected a function or a class that inherits ray.tune.Trainable, got the class {objective.__name__}")
+        if max_epochs is None:
+            raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
+    elif not callable(objective):
+        raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Attributes:
+    function: ``config -> number, dict or iterator of dicts``, or a class that inherits ``ray.tune.Trainable``.
+    metric: the name of the value that is searched by; a function that returns a bare number means this one.
+    max_epochs: reports after which a trial is ended; None: when the objective says so.
+    num_to_keep: best states of a Trainable that a running trial keeps.
+    tracked: the trial's MLflow run is the active one while the objective runs.
+    """
+
+    function: Callable[[dict[str, Any]], Any]
+    space: SearchSpace
+    fixed: Mapping[str, Any]
+    metric: str
+    higher_is_better: bool
+    num_to_keep: int
+    max_epochs: int | None = None
+    tracked: bool = False
+
+    def config_of(self, record: TrialRecord) -> dict[str, Any]:
+        """What the objective is called with: the user's own objects, which need not be JSON."""
+        values = {**self.fixed, **finish_proposal(self.space, dict(record.raw), self.fixed)}
+        if record.segments[-1].number > 0:
+            values |= record.segments[-1].tuned
+        return nest(values)
+
+    def recover(self, folder: TrialFolder) -> TrialRecord:
+        record = folder.read()
+        if record.results and record.results[-1].end == "returned":
+            return record
+        drop_unrecorded(folder, record)
+        newest = _newest_state(folder)
+        if newest is None:  # a function has no state, and begins again
+            return cut_log(folder, record, None, inherited=False)
+        return cut_log(folder, record, newest[1], is_inherited(newest[0]))
+
+    def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
+        for _ in range(20):  # the parent goes on, and may drop a state while it is being copied
+            newest = _newest_state(parent)
+            if newest is None:
+                time.sleep(0.05)
+                continue
+            path, start = newest[0], replace(newest[1], segment=segment.number, end=None)
+            with contextlib.suppress(OSError, shutil.Error):
+                _store(folder, start, lambda place: shutil.copytree(path, place, dirs_exist_ok=True), inherited=True)  # noqa: B023  # called at once
+                return add_segment(folder, replace(segment, epoch=start.epoch))
+        raise CorruptFile(f"trial {parent.number} has no saved state to take over")
+
+    def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
+        with active_run(folder.path) if self.tracked else contextlib.nullcontext():
+            results = self._run_class(folder) if isinstance(self.function, type) else self._run_function(folder)
+            for result in results:
+                end = result.end or should_stop(0.0)
+                if end is None and self.max_epochs is not None and result.step >= self.max_epochs:
+                    end = "max_epochs"
+                result = replace(result, end=end)
+                folder.append(result)
+                yield result
+                if end is not None:
+                    return
+        self._mark_last(folder)
+
+    def _mark_last(self, folder: TrialFolder) -> None:
+        """That a generator had no more to say is known only when it is asked."""
+        rows = folder.results()
+        if not rows:
+            raise InvalidArgument("the objective yielded nothing; yield or return a dict of metrics")
+        folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
+
+    def _run_function(self, folder: TrialFolder) -> Iterator[EpochResult]:
+        started = time.time()
+        returned: Any = self.function(self.config_of(folder.read()))
+        if inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping)):
+            for epoch, values in enumerate(returned, 1):
+                yield self._result(values, epoch, time.time() - started, 0)
+        else:
+            yield replace(self._result(returned, 1, time.time() - started, 0), end="returned")
+
+    def _run_class(self, folder: TrialFolder) -> Iterator[EpochResult]:
+        """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can."""
+        record = folder.read()
+        trainable: Any = self.function(config=self.config_of(record))  # type: ignore[call-arg]
+        try:
+            epoch, before = 0, record.seconds
+            if newest := _newest_state(folder):
+                trainable.load_checkpoint(str(newest[0]))
+                epoch = newest[1].step
+            started, can_save = time.time(), True
+            while True:
+                epoch += 1
+                result = self._result(trainable.step(), epoch, before + time.time() - started, record.segments[-1].number)
+                if can_save:
+                    can_save = _store(folder, result, lambda place: trainable.save_checkpoint(str(place)))
+                    prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
+                yield result
+                if result.end is not None:
+                    return
+        finally:
+            trainable.cleanup()
+
+    def _result(self, values: Any, epoch: int, seconds: float, segment: int) -> EpochResult:
+        reported = dict(values) if isinstance(values, Mapping) else {self.metric: values}
+        done = bool(reported.pop(DONE, False))
+        if self.metric not in reported:
+            raise InvalidArgument(f"the objective reported {', '.join(map(repr, reported)) or 'nothing'}, and not the metric {self.metric!r}")
+        plain = {str(name): unwrapped(value) for name, value in reported.items()}
+        metric = plain.pop(self.metric)
+        if isinstance(metric, bool) or not isinstance(metric, numbers.Real):
+            raise InvalidArgument(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__})")
+        extra = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
+        score = float(metric) if self.higher_is_better else -float(metric)
+        end = "diverged" if not math.isfinite(score) else "returned" if done else None
+        score = score if math.isfinite(score) else math.nan
+        return EpochResult(float(epoch), epoch, score, float(metric), math.nan, math.nan, math.nan, seconds, end, segment, extra)
+
+
+def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any], inherited: bool = False) -> bool:
+    """Saves a state under a temporary name and renames it when it is whole; False where the Trainable has no way to save."""
+    final = folder.checkpoints / checkpoint_name(result)
+    temporary = folder.checkpoints / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        saved = save(temporary)
+    except NotImplementedError:
+        shutil.rmtree(temporary)
+        return False
+    if isinstance(saved, dict):
+        raise NotSupported("save_checkpoint: write files into the folder it is given; a dict would have to be pickled")
+    write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited})
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    return True
+
+
+def _newest_state(folder: TrialFolder) -> tuple[Path, EpochResult] | None:
+    for path in reversed(list_checkpoints(folder.checkpoints)):
+        with contextlib.suppress(CorruptFile, OSError):
+            return path, result_from_json(read_json(path / STATE)["result"])
+    return None

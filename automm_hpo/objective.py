@@ -1,0 +1,150 @@
+"""``tune_objective``: the search for a function of the user's own, by the same engine as ``fit``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidArgument, InvalidTuneSettings, Problems
+from .hpo.cluster import known_resources, ray_cluster
+from .hpo.job import SearchJob, first_points, limits_of, resolve_settings
+from .hpo.monitor import Listener, SearchMonitor
+from .hpo.objective import Objective, check_objective
+from .hpo.objective_space import split_objective_space
+from .hpo.progress import Progress
+from .hpo.records import SearchRecords
+from .hpo.results import SearchResults
+from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
+from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from .hpo.trial import TrialTask
+from .metrics import Metric
+from .plan import check_number, check_tracking, checked_numbers, plan_path
+from .process import process_unchanged
+from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
+from .space import describe_space
+
+
+def tune_objective(
+    objective: Callable[[dict[str, Any]], Any],
+    space: Mapping[str, Any],
+    hyperparameter_tune_kwargs: Mapping[str, Any] | str = "auto",
+    metric: str | None = None,
+    mode: str | None = None,
+    *,
+    max_epochs: int | None = None,
+    time_limit: float | None = None,
+    save_path: str | Path | None = None,
+    seed: int = 0,
+    resume: bool | str = "auto",
+    tracking: str | None = "mlflow",
+    verbosity: int = 2,
+) -> SearchResults:
+    """Searches the config with which an objective does best.
+
+    Args:
+        objective: called with a config, a dict with the space's names. It returns the metric, or a dict of metrics; or it yields a dict
+            once an epoch, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class, whose ``step`` does the same
+            and whose ``save_checkpoint`` and ``load_checkpoint`` (with files, not a dict) let it go on where it was. It is sent to the
+            trials' processes by value. A reported ``done=True`` ends the trial.
+        space: name -> value or search space; nested dicts are welcome.
+        hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
+        metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
+        mode: ``max`` or ``min``.
+        max_epochs: reports after which a trial is ended; what ASHA and the other schedulers plan with. A Trainable needs it.
+        time_limit: seconds from this call to its return.
+        save_path: new or empty folder, or that of an earlier call with these arguments, which then goes on; None makes one.
+        seed: of the searcher.
+        tracking: ``mlflow``, whose run of the trial is the active one while the objective runs, or None.
+
+    Returns:
+        The trials: ``best``, ``leaderboard()``, ``curves()``, pictures.
+
+    Raises:
+        InvalidInput: everything wrong with the call, listed together, before anything is started.
+        AllTrialsFailed: no trial ended with a finite metric.
+    """
+    called, problems = time.time(), Problems()
+    numbers = checked_numbers(problems, seed, time_limit=time_limit)
+    settings, points, fixed, spaces, folder, resuming = TuneSettings(), [], {}, {}, Path(), False
+    with problems.gather():
+        check_tracking(tracking)
+    with problems.gather():
+        check_number(verbosity, "verbosity", Integral, "an integer >= 0", lambda level: level >= 0)
+    with problems.gather():
+        if max_epochs is not None:
+            check_number(max_epochs, "max_epochs", Integral, "an integer >= 1, or None", lambda epochs: epochs >= 1)
+    with problems.gather():
+        check_objective(objective, max_epochs)
+    with problems.gather():
+        folder, resuming = plan_path(save_path, resume)
+    with problems.gather():
+        settings = parse_tune_settings(hyperparameter_tune_kwargs)
+        if (available := known_resources()) is not None:
+            check_resources(settings, available)
+        fixed, spaces = split_objective_space(space)
+        if not spaces:
+            raise InvalidTuneSettings("space: has no search space, only fixed values; nothing is to be searched")
+        settings = resolve_settings(settings, spaces)
+        points = first_points(settings, spaces)
+    with problems.gather():
+        searched = _metric(metric, mode, settings)
+    problems.raise_any()
+
+    identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])
+    if resuming:
+        check_same_search(read_identity(folder / "search"), identity, folder / "search")
+    deadline = None if time_limit is None else called + float(time_limit)
+    results = SearchResults(SearchRecords(folder / "search"), searched)
+    progress = Progress(searched, verbosity, settings.num_trials or 1, deadline)
+    with process_unchanged(), search_folder(folder, identity, resuming), contextlib.ExitStack() as stack:
+        records = SearchRecords(folder / "search")
+        if resuming and is_finished(folder / "search", identity):
+            progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
+            return results
+        progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(spaces)}")
+        cluster = stack.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1) else {}
+        tags = {"automm_hpo.metric": searched.name}
+        tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
+        listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
+        goal = None if settings.goal is None else searched.score(settings.goal)
+        monitor = SearchMonitor(records, listeners, settings.keep_trials or 1, goal, settings.max_failed_trials)
+        run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, max_epochs, tracker is not None)
+        task = TrialTask(folder / "search", run, trials_deadline(deadline, with_ray=True), settings.trial_time_limit)
+        job = SearchJob(spaces, fixed, settings, settings.num_trials or 1, numbers["seed"], searched.name, max_epochs or 100, 0.0, tuple(points))
+        interruption = run_trials(task, job, monitor, cluster, progress)
+        if interruption.signal is not None and records.best() is None:
+            interruption.reraise()
+        records.raise_if_all_failed()
+        records.leaderboard(searched).to_csv(records.folder / "leaderboard.csv", index=False)
+        write_outcome(records.folder, Outcome(monitor.over or COMPLETE, identity.limits))
+        if tracker:
+            tracker.close("KILLED" if interruption.signal is not None else "FINISHED", records.best(), deadline)
+    progress.summary(records)
+    interruption.reraise()
+    return SearchResults(SearchRecords(folder / "search"), searched)
+
+
+def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Metric:
+    """What is searched by; said as arguments or, as HyperDrive's primary metric, among the tune settings."""
+    for name, given, setting in (("metric", metric, settings.metric), ("mode", mode, settings.mode)):
+        if given is not None and setting is not None and given != setting:
+            raise InvalidArgument(f"{name}: is {given!r} in the call and {setting!r} in hyperparameter_tune_kwargs; give one of them")
+    name, direction = metric or settings.metric or "objective", mode or settings.mode
+    if direction not in ("max", "min"):
+        raise InvalidArgument(f"mode: expected 'max' or 'min', whether more or less of {name!r} is better, got {direction!r}")
+    return Metric(name, lambda target, prediction: float("nan"), "values", direction == "max")
+
+
+def _identity(
+    objective: Any, fixed: Mapping[str, Any], spaces: Any, settings: TuneSettings, metric: Metric, max_epochs: int | None, seed: int
+) -> SearchIdentity:
+    """The objective goes by its name: its code may be mended between two sessions."""
+    stated, limits = limits_of(settings)
+    name, mode = getattr(objective, "__qualname__", type(objective).__qualname__), "max" if metric.higher_is_better else "min"
+    named = {"objective": name, "metric": metric.name, "mode": mode}
+    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: repr(value) for key, value in fixed.items()}, **describe_space(spaces)}
+    return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": mode})
