@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+from optuna.distributions import FloatDistribution
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo import space as spaces
 from automm_hpo.errors import (
     AutoMMHPOError,
     BadImages,
@@ -184,10 +186,26 @@ SPACES = [
     space(InvalidSpace, ValueError, tune.choice(["adamw", "sgdd"]), "'sgdd'", "Did you mean sgd?", key="optim.optim_type"),
     space(InvalidSpace, ValueError, tune.randint(0, 2), "cannot vary", key="env.num_gpus"),
     space(InvalidHyperparameter, ValueError, tune.choice(["test_resnet", "resnet81"]), "'resnet81'", "Did you mean", key="model.timm_image.checkpoint_name"),
-    space(NotSupported, NotImplementedError, tune.grid_search([1e-3, 1e-4]), "grid_search", "tune.choice"),
-    space(NotSupported, NotImplementedError, tune.sample_from(lambda config: 1e-3), "sample_from"),
-    space(NotSupported, NotImplementedError, tune.choice([1e-3, tune.uniform(0.1, 0.2)]), "inside a choice"),
-    space(NotSupported, NotImplementedError, tune.choice([{"lr": 1e-3}, {"optim_type": "sgd"}]), "single keys", key="optim"),
+    space(NotSupported, NotImplementedError, tune.grid_search([1e-3, 1e-4]), "grid_search", "'bayes'", "tune.choice", hyperparameter_tune_kwargs="bayes"),
+    space(InvalidSpace, ValueError, tune.grid_search([]), "at least one option"),
+    space(InvalidSpace, ValueError, {"grid_search": 1e-3}, "grid_search", "expected a list", "got 0.001"),
+    space(InvalidSpace, ValueError, FloatDistribution(0, 0.1), "finite float > 0", "got 0.0"),
+    space(InvalidSpace, ValueError, spaces.lognormal(0, 0.1), "[0, 1)", "1.49", key="optim.momentum"),
+    space(InvalidSpace, ValueError, spaces.hyperdrive.loguniform(-3, 1), "[0, 1)", "2.71", key="optim.momentum"),
+    space(InvalidSpace, ValueError, tune.sample_from(lambda config: config["lr"]), "sample_from", "KeyError: 'lr'", "optim.max_epochs"),
+    space(InvalidSpace, ValueError, tune.sample_from(lambda config: -config["optim.max_epochs"]), "finite float > 0", "got -2", "sample_from"),
+    space(NotSupported, NotImplementedError, tune.sample_from(lambda: 32), "sample_from", "before the search", key="model.timm_image.image_size"),
+    space(InvalidSpace, ValueError, tune.choice([1e-3, tune.uniform(0, 0.2)]), "optim.lr[1]", "got 0.0"),
+    space(InvalidSpace, ValueError, tune.choice([1e-3, tune.choice([])]), "at least one option"),
+    space(InvalidSpace, ValueError, tune.uniform(0, 1), "group", "choice of dicts", key="optim"),
+    space(InvalidSpace, ValueError, tune.choice([{"optim_type": "sgd"}, 5]), "expected dicts", "got 5", key="optim"),
+    space(InvalidSpace, ValueError, tune.choice([{}]), "only empty dicts", key="optim"),
+    space(InvalidSpace, ValueError, tune.choice([{"momentum": 0.5}, {"momentum": tune.uniform(0, 2)}]), "optim[1]", "optim.momentum", "got 2.0", key="optim"),
+    space(UnknownHyperparameter, ValueError, tune.choice([{"momentun": 0.5}, {}]), "optim[0]", "Did you mean optim.momentum?", key="optim"),
+    space(InvalidHyperparameter, ValueError, tune.choice([{"optim_type": "sgd"}, {"optim_type": "sgdd"}]), "optim[1]", "Did you mean sgd?", key="optim"),
+    space(InvalidHyperparameter, ValueError, tune.choice([{"max_epochs": 3}, {}]), "optim.max_epochs", "by optim", key="optim"),
+    space(InvalidSpace, ValueError, tune.choice([{"num_gpus": 0}, {}]), "cannot vary", key="env"),
+    space(MissingData, FileNotFoundError, tune.choice([{"checkpoint_path": "absent.bin"}, {}]), "checkpoint_path", "absent.bin", key="model.timm_image"),
     space(
         NotSupported,
         NotImplementedError,

@@ -1,18 +1,52 @@
-"""Ray's search-space objects -> ours, and ours -> Optuna's distributions. The user writes ``tune.*`` and never sees this."""
+"""The user's dicts -> fixed values and checked spaces, and our spaces -> Ray's and Optuna's. The user writes ``tune.*`` and never sees this."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import GROUPS, Config, check_value, resolve_keys, unwrapped
-from ..errors import InvalidHyperparameter, InvalidSpace, NotSupported, Problems
-from ..space import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space
-from ..space.kinds import int_below
+from ..config import GROUPS, Config, check_value, check_values, resolve_keys
+from ..errors import AutoMMHPOError, InvalidHyperparameter, InvalidSpace, NotSupported, Problems
+from ..space import (
+    Branch,
+    Branches,
+    Choice,
+    Computed,
+    Float,
+    Int,
+    Normal,
+    RawProposal,
+    SearchSpace,
+    Space,
+    draw_space,
+    exhaustive_keys,
+    finish_proposal,
+    to_raw,
+)
+from .foreign_spaces import is_space, to_space
+
+NUM_TRIED = 100  # draws whose computed values are checked before a search starts
+
+# ---------------------------------------------------------------------------------------------------- hyperparameters -> space
 
 
-def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space]]:
+@dataclass(frozen=True)
+class _Alternatives:
+    """A choice whose options have keys and spaces of their own, with their keys resolved and nothing checked."""
+
+    options: tuple[Mapping[str, Any], ...]
+    exhaustive: bool
+
+    def keys(self) -> set[str]:
+        return {key for option in self.options for key in _keys_of(option)}
+
+    def without(self, keys: set[str]) -> _Alternatives:
+        return replace(self, options=tuple(_without(option, keys) for option in self.options))
+
+
+def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space | Branches | Computed]]:
     """Takes the user's dicts apart into fixed values and search spaces, both by canonical key, both checked.
 
     Args:
@@ -22,83 +56,122 @@ def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], d
         AutoMMHPOError: all problems together.
     """
     problems = Problems()
-    fixed: dict[str, Any] = {}
-    space: dict[str, Space] = {}
     resolved: dict[str, Any] = {}
     for layer in layers:
-        resolved |= resolve_keys(layer, problems)
-    for key, value in resolved.items():
-        with problems.gather():
-            if key in GROUPS and is_space(value):
-                raise NotSupported(f"{key}: a space over a whole group (a conditional space) is not offered by this version; tune the single keys")
-            if key in GROUPS:
-                raise InvalidHyperparameter(f"{key}: is a group of hyperparameters; expected a dict of them, got {value!r} ({type(value).__name__})")
-            if is_space(value):
-                space[key] = checked_space(key, to_space(key, value))
-            else:
-                fixed[key] = check_value(key, value)
+        later = _resolve(layer, problems)
+        kept = _without(resolved, _keys_of(later))
+        resolved = {key: later.get(key, kept.get(key)) for key in resolved if key in kept or key in later} | later
+    fixed, space = _split(resolved, problems)
     problems.raise_any()
+    check_computed(space, Config.from_flat(fixed).flat(), check_value)
     return fixed, space
 
 
-def is_space(value: Any) -> bool:
-    if isinstance(value, (Float, Int, Normal, Choice)):
-        return True
-    if isinstance(value, Mapping) and set(value) == {"grid_search"}:
-        return True
-    # a Ray object exists only where Ray is loaded already: no need to load it here
-    sample = sys.modules.get("ray.tune.search.sample")
-    return sample is not None and isinstance(value, (sample.Domain, sample.Function))
+def _resolve(hyperparameters: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    """``resolve_keys``, and the options of conditional spaces likewise."""
+    resolved = resolve_keys(hyperparameters, problems)
+    owner: dict[str, str] = {}
+    for key, value in list(resolved.items()):
+        try:
+            resolved[key] = _conditional(key, value, problems)
+        except AutoMMHPOError as problem:
+            problems.add(problem)
+            del resolved[key]
+            continue
+        for leaf in _keys_of({key: resolved[key]}):
+            if leaf in owner:
+                problems.add(InvalidHyperparameter(f"{leaf}: is given by {owner[leaf]} and by {key}; give it in one of them"))
+            owner[leaf] = key
+    return resolved
 
 
-def to_space(key: str, value: Any) -> Space:
-    """A Ray domain as one of our spaces.
-
-    Raises:
-        InvalidSpace: a range that cannot be.
-        NotSupported: a kind that no searcher of this version takes; named.
-    """
-    try:
-        return _to_space(value)
-    except (InvalidSpace, NotSupported) as problem:
-        raise type(problem)(f"{key}: {problem}") from None
-
-
-def _to_space(value: Any) -> Space:
-    if isinstance(value, (Float, Int, Normal, Choice)):
+def _conditional(key: str, value: Any, problems: Problems) -> Any:
+    """The value with its options resolved, where it is a choice among dicts of a group, or holds spaces."""
+    if not is_space(value):
         return value
-    if isinstance(value, Mapping) or value.is_grid():
-        raise NotSupported("grid_search is not offered by this version's searchers (random, bayes); tune.choice samples the same options")
-    from ray.tune.search import sample
-
-    if isinstance(value, sample.Function):
-        raise NotSupported("sample_from runs code that no searcher can see into; give a tune.* range or choice")
-    sampler: Any = value.get_sampler()
-    step = None
-    if isinstance(sampler, sample.Quantized):
-        sampler, step = sampler.sampler, unwrapped(sampler.q)
-    log = isinstance(sampler, sample.LogUniform)
-    if isinstance(value, sample.Categorical):
-        options = tuple(value.categories)
-        if any(is_space(option) for option in options):
-            raise NotSupported("a search space inside a choice (a conditional space) is not offered by this version")
-        return Choice(options)
-    if isinstance(sampler, sample.Normal):
-        return Normal(unwrapped(sampler.mean), unwrapped(sampler.sd), step)
-    lower, upper = unwrapped(value.lower), unwrapped(value.upper)
-    if isinstance(value, sample.Integer):
-        return int_below(lower, upper, log=log, step=1 if step is None else step)
-    return Float(lower, upper, log=log, step=step)
+    if key in GROUPS:
+        space = to_space(key, value)
+        if not isinstance(space, Choice):
+            raise InvalidSpace(f"{key}: is a group of hyperparameters; expected a choice of dicts, or spaces of the single keys, got {space}")
+        if others := [option for option in space.options if not isinstance(option, Mapping) or is_space(option)]:
+            raise InvalidSpace(f"{key}: is a group of hyperparameters; expected dicts of them as options, got {others[0]!r}")
+        if not any(space.options):
+            raise InvalidSpace(f"{key}: expected options with values or spaces in them, got only empty dicts")
+        return _Alternatives(tuple(_resolve_branches(key, space.options, problems)), space.exhaustive)
+    try:
+        space = to_space(key, value)
+    except AutoMMHPOError:
+        return value  # a later layer may replace it; if none does, it is refused with all else
+    if isinstance(space, Choice) and any(map(is_space, space.options)):
+        return _Alternatives(tuple(_resolve_branches(key, space.options, problems)), space.exhaustive)
+    return space
 
 
-def checked_space(key: str, space: Space) -> Space:
+def _resolve_branches(key: str, options: Iterable[Any], problems: Problems) -> Iterator[dict[str, Any]]:
+    for index, option in enumerate(options):
+        with in_branch(key, index, problems) as inner:
+            yield _resolve({key: option}, inner)
+
+
+@contextmanager
+def in_branch(group: str, index: int, problems: Problems) -> Iterator[Problems]:
+    """Takes problems and passes them on, saying which branch they are of."""
+    inner = Problems()
+    yield inner
+    for problem in inner.found:
+        problems.add(type(problem)(f"{group}[{index}]: {problem}"))
+
+
+def _keys_of(resolved: Mapping[str, Any]) -> set[str]:
+    return {leaf for key, value in resolved.items() for leaf in (value.keys() if isinstance(value, _Alternatives) else [key])}
+
+
+def _without(resolved: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    left: dict[str, Any] = {}
+    for key, value in resolved.items():
+        if isinstance(value, _Alternatives):
+            if (fewer := value.without(keys)).keys():
+                left[key] = fewer
+        elif key not in keys:
+            left[key] = value
+    return left
+
+
+def _split(resolved: Mapping[str, Any], problems: Problems) -> tuple[dict[str, Any], dict[str, Space | Branches | Computed]]:
+    fixed: dict[str, Any] = {}
+    space: dict[str, Space | Branches | Computed] = {}
+    for key, value in resolved.items():
+        with problems.gather():
+            if isinstance(value, _Alternatives):
+                space[key] = Branches(tuple(_split_branches(key, value.options, problems)), value.exhaustive)
+            elif key in GROUPS:
+                raise InvalidHyperparameter(f"{key}: is a group of hyperparameters; expected a dict of them, got {value!r} ({type(value).__name__})")
+            elif is_space(value):
+                space[key] = checked_space(key, to_space(key, value))
+            else:
+                fixed[key] = check_value(key, value)
+    return fixed, space
+
+
+def _split_branches(key: str, options: Iterable[Mapping[str, Any]], problems: Problems) -> Iterator[Branch]:
+    for index, option in enumerate(options):
+        with in_branch(key, index, problems) as inner:
+            fixed, space = _split(option, inner)
+            for varying in fixed:
+                with inner.gather():
+                    _check_may_vary(varying)
+            yield Branch(fixed, space)
+
+
+def checked_space(key: str, space: Space | Computed) -> Space | Computed:
     """The space with its options as the field stores them ("10" becomes 10); every option, and of a range both ends, must be valid.
 
     Raises:
         InvalidSpace
     """
-    if key in FIXED_IN_SEARCH:
-        raise InvalidSpace(f"{key} cannot vary between the trials of one search: {FIXED_IN_SEARCH[key]}")
+    _check_may_vary(key)
+    if isinstance(space, Computed):
+        return space
     problems = Problems()
     tried, checked = space.corners(), []
     if not isinstance(space, Choice) and (centre := space.finish(0)) not in tried:
@@ -111,7 +184,7 @@ def checked_space(key: str, space: Space) -> Space:
     if isinstance(space, (Float, Normal)) and any(isinstance(value, int) for value in checked):
         problems.add(InvalidSpace(f"search space of {key}: it takes whole numbers, and this is a range of fractions; use tune.randint, qrandint, lograndint"))
     problems.raise_any()
-    return Choice(tuple(checked)) if isinstance(space, Choice) else space
+    return replace(space, options=tuple(checked)) if isinstance(space, Choice) else space
 
 
 FIXED_IN_SEARCH = {
@@ -122,8 +195,70 @@ FIXED_IN_SEARCH = {
 }
 
 
+def _check_may_vary(key: str) -> None:
+    if key in FIXED_IN_SEARCH:
+        raise InvalidSpace(f"{key} cannot vary between the trials of one search: {FIXED_IN_SEARCH[key]}")
+
+
+def check_computed(space: SearchSpace, fixed: Mapping[str, Any], check: Callable[[str, Any], Any]) -> None:
+    """Tries the functions of computed values on some trials, which ``draw_space`` would draw.
+
+    Raises:
+        InvalidSpace, InvalidInput: one raised, or gave what its key forbids.
+    """
+    computed = set(_computed_keys(space))
+    if not computed:
+        return
+    problems: dict[str, InvalidSpace] = {}
+    for values in _tried(space, fixed):
+        for key in computed & values.keys():
+            try:
+                check(key, values[key])
+            except InvalidHyperparameter as problem:
+                others = ", ".join(f"{name}={value!r}" for name, value in values.items() if name not in computed)
+                problems.setdefault(key, InvalidSpace(f"search space of {problem} sample_from gave it for {others or 'no other values'}"))
+    found = Problems()
+    for one in problems.values():
+        found.add(one)
+    found.raise_any()
+
+
+def _tried(space: SearchSpace, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What some trials of a random search would be."""
+    return (finish_proposal(space, draw_space(space, 0, trial), fixed, draw=(0, trial)) for trial in range(NUM_TRIED))
+
+
+def _computed_keys(space: SearchSpace) -> Iterator[str]:
+    for key, domain in space.items():
+        if isinstance(domain, Computed):
+            yield key
+        elif isinstance(domain, Branches):
+            for branch in domain.options:
+                yield from _computed_keys(branch.space)
+
+
+def point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
+    """A configuration that the user wants tried, as a raw proposal.
+
+    Args:
+        point: hyperparameters under any of their names, nested or dotted: a value for each that has a space.
+
+    Raises:
+        AutoMMHPOError: all problems together.
+    """
+    problems = Problems()
+    values = resolve_keys(point, problems)
+    problems.raise_any()
+    return to_raw(space, check_values(values))
+
+
+# ------------------------------------------------------------------------------------------------------- what a space allows
+
+
 def values_of(key: str, config: Config, space: SearchSpace) -> list[Any]:
-    """The values a hyperparameter can take in this search; of a range, its ends."""
+    """The values a hyperparameter can take in this search; of a range its ends, of computed values some that come up."""
+    if key in _computed_keys(space):
+        return [config.flat()[key], *(values[key] for values in _tried(space, config.flat()) if key in values)]
     return [one.flat()[key] for one in candidate_configs(config, space, (key,))]
 
 
@@ -141,7 +276,7 @@ def _candidates(space: SearchSpace, keys: tuple[str, ...]) -> list[dict[str, Any
         elif key not in keys:
             continue
         elif isinstance(domain, Computed):
-            raise NotSupported(f"{key}: cannot be computed by sample_from: what it can be must be known before the search; use a choice")
+            raise NotSupported(f"{key}: sample_from cannot compute it, since all its values must be known before the search; use a choice, or one of dicts")
         else:
             choices = [{key: value} for value in domain.corners()]
         distinct = [values for index, values in enumerate(choices) if values not in choices[:index]]
@@ -153,8 +288,67 @@ def _fixed_among(branch: Branch, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in branch.fixed.items() if key in keys}
 
 
+# ------------------------------------------------------------------------------------------------------- space -> searchers
+
+
+def to_ray(space: SearchSpace, searcher_name: str) -> dict[str, Any]:
+    """Ray's domains of the raw values, by key; computed values are left out.
+
+    Raises:
+        NotSupported, InvalidInput: a conditional space or grid_search, which only some searchers of ours take.
+    """
+    from ray import tune
+
+    def domain_of(space: Space) -> Any:
+        match space:
+            case Float():
+                return (tune.loguniform if space.log else tune.uniform)(space.lower, space.upper)
+            case Int():
+                # half a step more at both ends, so that finishing gives the outer multiples their share
+                lower, upper = space.corners()
+                half = (space.step - 1) // 2
+                return tune.lograndint(max(1, lower - half), upper + half + 1) if space.log else tune.randint(lower - half, upper + half + 1)
+            case Normal():
+                return tune.randn(space.mean, space.sd)
+            case Choice():
+                return tune.choice(list(range(len(space.options))))
+
+    return {key: domain_of(domain) for key, domain in plain_spaces(space, searcher_name).items()}
+
+
+def plain_spaces(space: SearchSpace, searcher_name: str) -> dict[str, Space]:
+    """The spaces of a searcher that takes one flat set of them; computed values are left out.
+
+    Raises:
+        NotSupported, InvalidInput: conditional spaces and grid_search, by key.
+    """
+    problems = Problems()
+    plain: dict[str, Space] = {}
+    for key, domain in space.items():
+        with problems.gather():
+            if isinstance(domain, Branches):
+                raise NotSupported(f"{key}: the searcher {searcher_name!r} cannot take a conditional space; random, grid and Optuna's searchers can")
+            refuse_exhaustive({key: domain}, searcher_name)
+            if not isinstance(domain, Computed):
+                plain[key] = domain
+    problems.raise_any()
+    return plain
+
+
+def refuse_exhaustive(space: SearchSpace, searcher_name: str) -> None:
+    """Raises:
+    NotSupported, InvalidInput: grid_search anywhere in the space, by key.
+    """
+    problems = Problems()
+    for key in exhaustive_keys(space):
+        problems.add(
+            NotSupported(f"{key}: the searcher {searcher_name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options")
+        )
+    problems.raise_any()
+
+
 def optuna_distribution(space: Space) -> Any:
-    """Optuna's distribution of one space's raw values; steps are left to ``finish``, which quantises what comes back.
+    """Optuna's distribution of one space's raw values.
 
     Raises:
         NotSupported: Optuna has no such distribution.
@@ -162,13 +356,15 @@ def optuna_distribution(space: Space) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     match space:
-        case Float():
-            return FloatDistribution(space.lower, space.upper, log=space.log)
-        case Int():
-            return IntDistribution(space.lower, space.upper, log=space.log)
         case Choice():
             return CategoricalDistribution(tuple(range(len(space.options))))
-    raise NotSupported("Optuna's searchers cannot take a normal distribution; use searcher='random', or a uniform range")
+        case Normal():
+            raise NotSupported("Optuna's searchers cannot take a normal distribution; use searcher='random', or a uniform range")
+    kind: Any = FloatDistribution if isinstance(space, Float) else IntDistribution
+    if space.log:  # Optuna takes no steps with it: ``finish`` rounds
+        return kind(space.lower, space.upper, log=True)
+    lower, upper = space.corners()  # multiples of the step, which Optuna counts from the lower end
+    return kind(lower, upper, step=space.step)
 
 
 def to_optuna(space: SearchSpace) -> dict[str, Any]:
@@ -179,13 +375,10 @@ def to_optuna(space: SearchSpace) -> dict[str, Any]:
     """
     problems = Problems()
     distributions: dict[str, Any] = {}
-    for key, domain in space.items():
-        with problems.gather():
-            if isinstance(domain, (Branches, Computed)):
-                raise NotSupported(f"{key}: the searcher 'bayes' cannot take a conditional or computed space; use searcher='random'")
-            try:
-                distributions[key] = optuna_distribution(domain)
-            except NotSupported as problem:
-                raise NotSupported(f"{key}: {problem}") from None
+    for key, domain in plain_spaces(space, "bayes").items():
+        try:
+            distributions[key] = optuna_distribution(domain)
+        except NotSupported as problem:
+            problems.add(NotSupported(f"{key}: {problem}"))
     problems.raise_any()
     return distributions

@@ -49,7 +49,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import hyperdrive
-from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, choice_of, int_below
+from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, choice_of, grid_of, int_below
 from .text import describe_space, space_from_json, space_to_json
 from .walk import (
     RawProposal,
@@ -143,7 +143,7 @@ def choice(*options: Any) -> Choice:
 
 def grid_search(values: Iterable[Any]) -> Choice:
     """Every value, with every one of every other ``grid_search``; for the searchers "grid" and "random"."""
-    return Choice(tuple(values), exhaustive=True)
+    return grid_of(values)
 
 
 def sample_from(function: Callable[..., Any]) -> Computed:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .kinds import Choice, Float, Int, Normal, choice_of
+from ..errors import InvalidSpace
+from .kinds import Choice, Float, Int, Normal, choice_of, int_below
 
 
 def choice(*options: Any) -> Choice:
@@ -19,7 +20,7 @@ def choice(*options: Any) -> Choice:
 
 def randint(upper: int) -> Int:
     """An integer in [0, upper)."""
-    return Int(0, upper - 1)
+    return int_below(0, upper)
 
 
 def uniform(min_value: float, max_value: float) -> Float:
@@ -35,12 +36,18 @@ def quniform(min_value: float, max_value: float, q: float) -> Float | Int:
 
 def loguniform(min_value: float, max_value: float) -> Float:
     """exp(uniform(min_value, max_value)): from exp(min_value) to exp(max_value)."""
-    return Float(math.exp(min_value), math.exp(max_value), log=True)
+    return Float(_exp(min_value), _exp(max_value), log=True)
 
 
 def qloguniform(min_value: float, max_value: float, q: float) -> Float:
     """round(exp(uniform(min_value, max_value)) / q) * q."""
-    return Float(math.exp(min_value), math.exp(max_value), log=True, step=q)
+    return Float(_exp(min_value), _exp(max_value), log=True, step=q)
+
+
+def _exp(exponent: float) -> float:
+    if not isinstance(exponent, (int, float)) or not -700 < exponent < 700:
+        raise InvalidSpace(f"expected exponents between -700 and 700, got {exponent!r}; -6 stands for exp(-6), {math.exp(-6):.2g}")
+    return math.exp(exponent)
 
 
 def normal(mu: float, sigma: float) -> Normal:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Float:
     step: float | None = None
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_range(self.lower, self.upper, self.log, self.step)
         _check_default(self)
 
@@ -82,6 +84,7 @@ class Int:
     step: int = 1
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_range(self.lower, self.upper, self.log, self.step, whole=True)
         _check_default(self)
 
@@ -130,6 +133,7 @@ class Normal:
     default: float | None = None
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_numbers(mean=self.mean, sd=self.sd)
         if self.sd <= 0:
             raise InvalidSpace(f"expected a standard deviation > 0, got {self.sd!r}")
@@ -237,7 +241,7 @@ class Computed:
             inspect.signature(self.function).bind(values)
         except TypeError:
             return self.function()
-        except ValueError:  # some functions written in C do not tell
+        except ValueError:  # some functions written in C do not say what they take
             pass
         return self.function(TrialValues(values))
 
@@ -298,6 +302,7 @@ SearchSpace = Mapping[str, "Space | Branches | Computed"]
 
 def int_below(lower: int, upper: int, log: bool = False, step: int = 1) -> Int:
     """As Ray documents it: the upper bound is outside the range, except where a step larger than 1 is given."""
+    upper = plain(upper)
     return Int(lower, upper - 1 if step == 1 and isinstance(upper, int) else upper, log=log, step=step)
 
 
@@ -306,6 +311,17 @@ def choice_of(*options: Any) -> Choice:
     if len(options) == 1 and isinstance(options[0], Iterable) and not isinstance(options[0], (str, bytes, Mapping)):
         return Choice(tuple(options[0]))
     return Choice(tuple(inner for option in options for inner in (option if isinstance(option, range) else [option])))
+
+
+def grid_of(values: Any) -> Choice:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidSpace(f"grid_search: expected a list of values, got {values!r}")
+    return Choice(tuple(values), exhaustive=True)
+
+
+def plain(value: Any) -> Any:
+    """The Python value of a numpy scalar."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def same_value(one: Any, other: Any) -> bool:
@@ -344,6 +360,11 @@ def _default_words(space: Space) -> str:
     return "" if space.default is None else f", default={space.default!r}"
 
 
+def _make_plain(space: Float | Int | Normal) -> None:
+    for one in fields(space):
+        object.__setattr__(space, one.name, plain(getattr(space, one.name)))
+
+
 def _inside(space: Float | Int | Normal, value: Any, raw: float) -> float:
     """The raw value where it finishes to the value, whole or not."""
     if not _is_finite(value) or not math.isclose(space.finish(raw), value, rel_tol=1e-9):
@@ -360,7 +381,7 @@ def _check_default(space: Float | Int | Normal) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check_numbers(whole: bool = False, **values: Any) -> None:

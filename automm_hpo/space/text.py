@@ -71,12 +71,20 @@ def _domain_to_json(key: str, domain: Space | Branches | Computed) -> dict[str, 
     if isinstance(domain, Computed):
         raise InvalidSpace(f"{key}: sample_from holds a function, which no file of ours holds")
     if isinstance(domain, Branches):
-        branches = [
-            {"fixed": {inner: _value_to_json(inner, value) for inner, value in branch.fixed.items()}, "space": space_to_json(branch.space)}
-            for branch in domain.options
-        ]
-        return {"kind": "Branches", "options": branches, "exhaustive": domain.exhaustive}
+        return {"kind": "Branches", "options": list(map(_branch_to_json, domain.options)), "exhaustive": domain.exhaustive}
     return {"kind": type(domain).__name__} | {field.name: _value_to_json(key, getattr(domain, field.name)) for field in fields(domain)}
+
+
+def _branch_to_json(branch: Branch) -> dict[str, Any]:
+    problems = Problems()
+    fixed: dict[str, Any] = {}
+    for key, value in branch.fixed.items():
+        with problems.gather():
+            fixed[key] = _value_to_json(key, value)
+    with problems.gather():
+        space = space_to_json(branch.space)
+    problems.raise_any()
+    return {"fixed": fixed, "space": space}
 
 
 def space_from_json(written: Mapping[str, Any]) -> dict[str, Space | Branches | Computed]:

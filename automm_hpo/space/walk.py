@@ -10,14 +10,16 @@ the path ``optim[i].lr``. Only the chosen branch's paths are there::
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidSpace, Problems
-from .kinds import Branch, Branches, Choice, Computed, SearchSpace, Space, same_value, text_of
+from .kinds import Branch, Branches, Choice, Computed, SearchSpace, Space, plain, same_value, text_of
 
 RawProposal = dict[str, Any]
 
@@ -35,11 +37,16 @@ def propose(space: SearchSpace, ask: Callable[[str, Space], Any]) -> RawProposal
     return raw
 
 
-def finish_proposal(space: SearchSpace, raw: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+def finish_proposal(space: SearchSpace, raw: Mapping[str, Any], fixed: Mapping[str, Any], draw: tuple[int, int] | None = None) -> dict[str, Any]:
     """The values of a trial by key, those that its branches fix included; paths that are not of the space are ignored.
 
     Args:
         fixed: the values that the search does not touch; only functions of computed values read them.
+        draw: (seed, trial). What functions of computed values draw from numpy's and Python's global generators then depends on it and
+            nothing else; the generators are put back.
+
+    Raises:
+        InvalidSpace: the function of a computed value raised.
     """
     values: dict[str, Any] = {}
     computed: dict[str, Computed] = {}
@@ -50,9 +57,35 @@ def finish_proposal(space: SearchSpace, raw: Mapping[str, Any], fixed: Mapping[s
             values |= domain.options[int(raw[path])].fixed
         else:
             values[key] = domain.finish(raw[path])
-    for key, domain in computed.items():
-        values[key] = domain.value({**fixed, **values})
+    if computed:
+        with _seeded(draw):
+            for key, domain in computed.items():
+                values[key] = _compute(key, domain, {**fixed, **values})
     return values
+
+
+def _compute(key: str, computed: Computed, values: Mapping[str, Any]) -> Any:
+    try:
+        value = computed.value(values)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise InvalidSpace(f"{key}: the function of {computed} raised {why}. It is given {', '.join(values)}, and computed values in their order") from error
+    return plain(value)
+
+
+@contextmanager
+def _seeded(draw: tuple[int, int] | None) -> Iterator[None]:
+    if draw is None:
+        yield
+        return
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(f"{draw}")
+    np.random.seed(draw)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def draw_space(space: SearchSpace, seed: int, trial: int) -> RawProposal:

@@ -1,7 +1,8 @@
-"""Ray's search-space objects become ours with exactly Ray's bounds, or are refused by name."""
+"""The user's dicts become fixed values and checked spaces, or are refused by name; spaces become Ray's and Optuna's."""
 
 import copy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -9,87 +10,237 @@ import pytest
 from ray import tune
 from ray.tune.search.sample import Categorical
 
+from automm_hpo import space as words
 from automm_hpo.config import Config
 from automm_hpo.errors import AutoMMHPOError, InvalidHyperparameter, InvalidInput, InvalidSpace, NotSupported, UnknownHyperparameter
-from automm_hpo.hpo.ray_space import FIXED_IN_SEARCH, candidate_configs, split_hyperparameters, to_optuna, to_space, values_of
-from automm_hpo.space import Choice, Float, Int, Normal, draw_space
+from automm_hpo.hpo.foreign_spaces import to_space
+from automm_hpo.hpo.ray_space import (
+    FIXED_IN_SEARCH,
+    candidate_configs,
+    optuna_distribution,
+    plain_spaces,
+    point_to_raw,
+    refuse_exhaustive,
+    split_hyperparameters,
+    to_optuna,
+    to_ray,
+    values_of,
+)
+from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, Normal, draw_space, finish_proposal, propose, sample_from
+from automm_hpo.space import Categorical as CategoricalOf
 
-CONVERSIONS = {
-    "uniform": (lambda: tune.uniform(0.1, 0.7), Float(0.1, 0.7)),
-    "quniform": (lambda: tune.quniform(0.1, 0.7, 0.2 / 2), Float(0.1, 0.7, step=0.1)),
-    "loguniform": (lambda: tune.loguniform(1e-5, 1e-2), Float(1e-5, 1e-2, log=True)),
-    "qloguniform": (lambda: tune.qloguniform(1e-4, 1e-1, 1e-4), Float(1e-4, 1e-1, log=True, step=1e-4)),
-    "randint": (lambda: tune.randint(2, 6), Int(2, 5)),
-    "randint of one": (lambda: tune.randint(5, 6), Int(5, 5)),
-    "qrandint": (lambda: tune.qrandint(4, 12, 4), Int(4, 12, step=4)),
-    "qrandint off the ends": (lambda: tune.qrandint(1, 11, 3), Int(1, 11, step=3)),
-    "qrandint by 1": (lambda: tune.qrandint(1, 4), Int(1, 3)),
-    "lograndint": (lambda: tune.lograndint(1, 5), Int(1, 4, log=True)),
-    "qlograndint": (lambda: tune.qlograndint(2, 8, 2), Int(2, 8, log=True, step=2)),
-    "qlograndint by 1": (lambda: tune.qlograndint(1, 4, 1), Int(1, 3, log=True)),
-    "numpy bounds": (lambda: tune.randint(np.int64(2), np.int32(6)), Int(2, 5)),
-    "numpy floats": (lambda: tune.uniform(np.float32(0.5), np.float64(0.75)), Float(0.5, 0.75)),
-    "randn": (lambda: tune.randn(0.5, 0.1), Normal(0.5, 0.1)),
-    "qrandn": (lambda: tune.qrandn(0.5, 0.1, 0.05), Normal(0.5, 0.1, step=0.05)),
-    "choice": (lambda: tune.choice(["a", None, 3]), Choice(("a", None, 3))),
-    "choice of lists": (lambda: tune.choice([["a"], []]), Choice((["a"], []))),
-}
-
-
-@pytest.mark.parametrize(("build", "space"), CONVERSIONS.values(), ids=CONVERSIONS)
-def test_conversion(build, space):
-    assert to_space("optim.lr", build()) == space
-    assert to_space("optim.lr", space) is space
+BRANCHES = [
+    {"optim_type": "sgd", "learning_rate": tune.loguniform(1e-3, 1e-1), "momentum": tune.choice(["0.8", 0.9])},
+    {"optim_type": "adamw", "lr": tune.loguniform(1e-5, 1e-3)},
+]
+OPTIM = Branches(
+    (
+        Branch({"optim.optim_type": "sgd"}, {"optim.lr": Float(1e-3, 1e-1, log=True), "optim.momentum": Choice((0.8, 0.9))}),
+        Branch({"optim.optim_type": "adamw"}, {"optim.lr": Float(1e-5, 1e-3, log=True)}),
+    )
+)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, space) in CONVERSIONS.items() if isinstance(space, Int)])
-def test_integers_take_exactly_the_values_that_ray_draws(name):
-    build, space = CONVERSIONS[name]
-    domain, rng = build(), np.random.default_rng(0)
-    assert {space.finish(space.draw(rng)) for _ in range(800)} == {domain.sample(random_state=rng) for _ in range(800)}
+@pytest.mark.parametrize("choose", [tune.choice, words.choice, lambda options: words.choice(*options), lambda options: CategoricalOf(*options)])
+@pytest.mark.parametrize("group", ["optim", "optimization"])
+def test_a_group_may_hold_a_choice_of_dicts(choose, group):
+    fixed, space = split_hyperparameters({"env.batch_size": 8, group: choose(BRANCHES)})
+    assert (fixed, space) == ({"env.batch_size": 8}, {"optim": OPTIM})
 
 
-@pytest.mark.parametrize("name", [name for name, (_, space) in CONVERSIONS.items() if isinstance(space, (Float, Normal))])
-def test_floats_have_the_range_and_the_spread_that_ray_draws(name):
-    build, space = CONVERSIONS[name]
-    domain, rng = build(), np.random.default_rng(0)
-    ours = np.array([space.finish(space.draw(rng)) for _ in range(2_000)])
-    rays = np.asarray(domain.sample(size=2_000, random_state=rng), dtype=float)
-    low, high = space.corners()
-    assert low <= ours.min() <= ours.max() <= high
-    if isinstance(space, Float):
-        assert low - 1e-9 <= rays.min() <= rays.max() <= high + 1e-9
-    quantiles = np.linspace(0.1, 0.9, 9)
-    near = max(0.1 * (np.quantile(rays, 0.95) - np.quantile(rays, 0.05)), 1.01 * (space.step or 0))
-    assert np.quantile(ours, quantiles) == pytest.approx(np.quantile(rays, quantiles), abs=near)
+def test_a_group_may_hold_a_grid_of_dicts():
+    for grid in (tune.grid_search(BRANCHES), words.grid_search(BRANCHES), Categorical(BRANCHES).grid()):
+        _, space = split_hyperparameters({"optim": grid})
+        assert space == {"optim": Branches(OPTIM.options, exhaustive=True)}
 
 
-def choice_of_groups():
-    return tune.choice([{"optim_type": "sgd", "lr": tune.loguniform(1e-3, 1e-1)}, {"optim_type": "adamw"}])
+def test_groups_within_groups():
+    inner = tune.choice([{"drop_rate": tune.uniform(0, 0.5)}, {"drop_path_rate": 0.1}])
+    expected = Branches((Branch({}, {"model.timm_image.drop_rate": Float(0, 0.5)}), Branch({"model.timm_image.drop_path_rate": 0.1}, {})))
+    assert split_hyperparameters({"model": {"timm_image": inner}}) == ({}, {"model.timm_image": expected})
+    _, space = split_hyperparameters({"model": tune.choice([{"timm_image": inner}, {"timm_image": {"image_size": 64}}, {"timm_image.image_size": 32}, {}])})
+    options = space["model"].options
+    assert options[0] == Branch({}, {"model.timm_image": expected})
+    assert [dict(branch.fixed) for branch in options] == [{}, {"model.timm_image.image_size": 64}, {"model.timm_image.image_size": 32}, {}]
+    assert "model[0].timm_image[0].drop_rate" in {path for trial in range(30) for path in draw_space(space, 0, trial)}
+
+
+def test_a_choice_of_one_hyperparameter_may_hold_spaces():
+    _, space = split_hyperparameters({"optim.momentum": tune.choice(["0", tune.uniform(0.8, 0.9), {"grid_search": [0.5]}])})
+    assert space == {
+        "optim.momentum": Branches(
+            (
+                Branch({"optim.momentum": 0.0}, {}),
+                Branch({}, {"optim.momentum": Float(0.8, 0.9)}),
+                Branch({}, {"optim.momentum": Choice((0.5,), exhaustive=True)}),
+            )
+        )
+    }
+    _, space = split_hyperparameters({"optim.momentum": tune.choice([0, tune.uniform(0.8, 0.9)])})
+    values = [finish_proposal(space, draw_space(space, 0, trial), {})["optim.momentum"] for trial in range(40)]
+    assert {value == 0.0 or 0.8 <= value <= 0.9 for value in values} == {True}
+    assert 10 < values.count(0.0) < 30
+    with pytest.raises(InvalidHyperparameter, match=r"optim.lr\[0\]: optim.lr: expected a finite float > 0, got 0"):
+        split_hyperparameters({"optim.lr": tune.choice([0, tune.uniform(1, 2)])})
+
+
+def test_every_draw_of_a_conditional_space_makes_a_valid_config():
+    _, space = split_hyperparameters({"optim": tune.choice(BRANCHES), "optim.weight_decay": tune.sample_from(lambda config: config["optim"]["lr"] / 10)})
+    for trial in range(40):
+        values = finish_proposal(space, draw_space(space, 0, trial), {})
+        config = Config().with_overrides(values)
+        assert config.optim.weight_decay == config.optim.lr / 10
+        assert config.optim.momentum == (values["optim.momentum"] if config.optim.optim_type == "sgd" else 0.9)
 
 
 @pytest.mark.parametrize(
-    ("hyperparameters", "words"),
+    ("given", "named"),
     [
-        ({"optim.lr": tune.grid_search([1e-3, 1e-4])}, ["optim.lr", "grid_search", "tune.choice"]),
-        ({"optim.lr": {"grid_search": [1e-3]}}, ["optim.lr", "grid_search"]),
-        ({"optim": {"lr": {"grid_search": [1e-3]}}}, ["optim.lr", "grid_search"]),
-        ({"optim.lr": Categorical([1e-3, 1e-4]).grid()}, ["optim.lr", "grid_search"]),
-        ({"optim.lr": tune.sample_from(lambda config: 1e-3)}, ["optim.lr", "sample_from"]),
-        ({"optim.lr": tune.choice([1e-3, tune.uniform(0.1, 0.2)])}, ["optim.lr", "inside a choice"]),
-        ({"optim.lr": tune.choice([1e-3, {"grid_search": [1]}])}, ["optim.lr", "inside a choice"]),
-        ({"optim.lr": tune.choice([tune.sample_from(lambda config: 1)])}, ["optim.lr", "inside a choice"]),
-        ({"optim": choice_of_groups()}, ["optim:", "group", "single keys"]),
-        ({"optimization": choice_of_groups()}, ["optim:", "group", "single keys"]),
-        ({"model": {"timm_image": choice_of_groups()}}, ["model.timm_image:", "group", "single keys"]),
-        ({"model.timm_image": {"grid_search": [{}]}}, ["model.timm_image:", "group"]),
+        ({"optim": tune.choice(BRANCHES), "optim.lr": 1}, ["optim.lr", "by optim and by optim.lr"]),
+        ({"optim.learning_rate": tune.uniform(1, 2), "optim": tune.choice(BRANCHES)}, ["optim.lr", "by optim.lr and by optim"]),
+        ({"optim": tune.choice(BRANCHES), "optimization": {"momentum": 0.5}}, ["optim.momentum", "by optim and by optim.momentum"]),
+        (
+            {"model": tune.choice([{"timm_image": {"drop_rate": 0}}]), "model.timm_image": tune.choice([{"drop_rate": 0}, {}])},
+            ["model.timm_image.drop_rate", "by model and by model.timm_image"],
+        ),
+        ({"optim": tune.choice([{"lr": 1, "learning_rate": 2}])}, ["optim[0]: ", "optim.lr and optim.learning_rate are the same"]),
+        (
+            {"model": tune.choice([{"timm_image": tune.choice([{"drop_rate": 0}]), "timm_image.drop_rate": 0}])},
+            ["model[0]: model.timm_image.drop_rate", "by model.timm_image and by model.timm_image.drop_rate"],
+        ),
     ],
 )
-def test_kinds_that_no_searcher_takes_are_refused_by_name(hyperparameters, words):
-    with pytest.raises(NotSupported) as caught:
-        split_hyperparameters(hyperparameters)
+def test_a_key_inside_and_outside_of_branches_is_a_conflict(given, named):
+    with pytest.raises(InvalidHyperparameter) as caught:
+        split_hyperparameters(given)
+    assert all(word in str(caught.value) for word in named), str(caught.value)
+
+
+def test_every_branch_is_checked_whole_and_named():
+    with pytest.raises(InvalidInput) as caught:
+        split_hyperparameters(
+            {
+                "optim": tune.choice(
+                    [
+                        {"optim_type": "sgdd", "lr": tune.uniform(0, 1)},
+                        {"momentun": 0.5, "max_epochs": tune.choice([1, 0])},
+                        {"patience": tune.randint(5, 5), "lr": tune.choice([1, tune.uniform(0, 1)])},
+                    ]
+                ),
+                "env": tune.choice([{"num_gpus": 1}, {"num_gpus": tune.choice([0, 1])}]),
+                "model": tune.choice([{"timm_image": tune.choice([{}, {"drop_rate": 2}])}]),
+                "optim.weight_decay": -1,
+            }
+        )
+    found = sorted((type(problem).__name__, str(problem).replace("search space of ", "").split(" ")[0:2]) for problem in caught.value.problems)
+    assert found == [
+        ("InvalidHyperparameter", ["model[0]:", "model.timm_image[1]:"]),
+        ("InvalidHyperparameter", ["optim.weight_decay:", "expected"]),
+        ("InvalidHyperparameter", ["optim[0]:", "optim.optim_type:"]),
+        ("InvalidSpace", ["env[0]:", "env.num_gpus"]),
+        ("InvalidSpace", ["env[1]:", "env.num_gpus"]),
+        ("InvalidSpace", ["optim[0]:", "optim.lr:"]),
+        ("InvalidSpace", ["optim[1]:", "optim.max_epochs:"]),
+        ("InvalidSpace", ["optim[2]:", "optim.lr[1]:"]),
+        ("InvalidSpace", ["optim[2]:", "optim.patience:"]),
+        ("UnknownHyperparameter", ["optim[1]:", "optim.momentun:"]),
+    ]
+    assert "Did you mean optim.momentum?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (tune.uniform(0, 1), ["expected a choice of dicts", "got uniform(0, 1)"]),
+        (tune.sample_from(lambda config: {}), ["expected a choice of dicts", "sample_from"]),
+        (tune.choice([{"lr": 1}, 5]), ["expected dicts", "got 5"]),
+        (tune.choice([{"lr": 1}, None]), ["expected dicts", "got None"]),
+        (tune.choice([{"grid_search": [{"lr": 1}]}]), ["expected dicts", "got {'grid_search'"]),
+        (tune.choice([{}, {}]), ["only empty dicts"]),
+        (tune.choice([]), ["at least one option"]),
+        ({"grid_search": 5}, ["expected a list of values, got 5"]),
+    ],
+)
+def test_a_group_takes_no_other_space(value, words):
+    with pytest.raises(InvalidSpace) as caught:
+        split_hyperparameters({"optim": value})
+    assert str(caught.value).startswith("optim: ")
     assert all(word in str(caught.value) for word in words), str(caught.value)
-    assert isinstance(caught.value, NotImplementedError)
+
+
+def test_later_layers_win_over_branches_and_branches_over_earlier_layers():
+    sgd, adamw = OPTIM.options
+    # a value replaces what the branches say of its key
+    fixed, space = split_hyperparameters({"optim": tune.choice(BRANCHES)}, {"optim.lr": 1})
+    assert fixed == {"optim.lr": 1.0}
+    assert space == {"optim": Branches((replace(sgd, space={"optim.momentum": Choice((0.8, 0.9))}), replace(adamw, space={})))}
+    # branches replace all values of their keys, and no others
+    fixed, space = split_hyperparameters({"optim.lr": "wrong", "optim.momentum": 0.5, "optim.patience": 3}, {"optim": tune.choice(BRANCHES)})
+    assert (fixed, space) == ({"optim.patience": 3}, {"optim": OPTIM})
+    # branches replace branches of the same group; where nothing is left of the earlier ones they go
+    _, space = split_hyperparameters({"optim": tune.choice([{"lr": 1, "patience": 2}])}, {"optim": tune.choice(BRANCHES)})
+    assert space == {"optim": OPTIM}
+    fixed, space = split_hyperparameters({"optim": tune.choice([{"lr": 1}, {"lr": 2}])}, {"optim.lr": 3})
+    assert (fixed, space) == ({"optim.lr": 3.0}, {})
+    fixed, space = split_hyperparameters({"optim.momentum": tune.choice([0, tune.uniform(0.8, 0.9)])}, {"optim.momentum": 0.5})
+    assert (fixed, space) == ({"optim.momentum": 0.5}, {})
+
+
+def test_a_later_layer_keeps_the_order():
+    """The order of the keys is the order of the draws."""
+    _, space = split_hyperparameters({"optim.lr": tune.uniform(1, 2), "optim.momentum": tune.uniform(0, 0.5)}, {"optim.lr": tune.uniform(2, 3)})
+    assert list(space) == ["optim.lr", "optim.momentum"]
+
+
+# -------------------------------------------------------------------------------------------------------------- computed values
+
+
+def test_computed_values_follow_the_others():
+    fixed, space = split_hyperparameters(
+        {
+            "env.batch_size": tune.choice([32, 64]),
+            "optim.lr": tune.sample_from(lambda spec: spec.config.env.batch_size * 1e-5),
+            "optim.weight_decay": tune.sample_from(lambda config: config["optim.lr"] / config["optim.patience"]),
+            "optim.patience": 5,
+        }
+    )
+    assert fixed == {"optim.patience": 5}
+    assert finish_proposal(space, {"env.batch_size": 1}, Config.from_flat(fixed).flat()) == {
+        "env.batch_size": 64,
+        "optim.lr": pytest.approx(64e-5),
+        "optim.weight_decay": pytest.approx(64e-5 / 5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda config: config["lr"], ["raised KeyError: 'lr'", "optim.momentum"]),
+        (lambda config: 1 / 0, ["raised ZeroDivisionError"]),
+        (lambda one, two: 1, ["raised TypeError"]),
+        (lambda config: -1, ["expected a finite float > 0, got -1 (int)", "optim.momentum="]),
+        (lambda config: config["optim.momentum"] - 0.2, ["expected a finite float > 0, got -0."]),
+        (lambda config: tune.uniform(0, 1), ["expected a finite float > 0", "ray.tune"]),
+        (lambda config: None, ["got None"]),
+    ],
+)
+def test_functions_that_go_wrong_are_refused(function, words):
+    with pytest.raises(InvalidSpace) as caught:
+        split_hyperparameters({"optim.momentum": tune.uniform(0.1, 0.5), "optim.lr": sample_from(function)})
+    assert "optim.lr" in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_function_within_a_branch_is_tried_too():
+    branches = [{"lr": 1}, {"momentum": tune.uniform(0.1, 0.2), "lr": tune.sample_from(lambda config: config["optim.momentum"] * -1)}]
+    with pytest.raises(InvalidSpace, match=r"optim.lr: expected"):
+        split_hyperparameters({"optim": tune.choice(branches)})
+
+
+def test_a_function_sees_its_later_neighbours_not():
+    given = {"optim.lr": tune.sample_from(lambda config: config["optim.momentum"]), "optim.momentum": tune.sample_from(lambda: 0.5)}
+    assert split_hyperparameters(given)[1]  # the configured momentum is there in any case
+    assert finish_proposal(split_hyperparameters(given)[1], {}, Config().flat()) == {"optim.lr": 0.9, "optim.momentum": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +274,11 @@ def test_kinds_that_no_searcher_takes_are_refused_by_name(hyperparameters, words
         ("optim.lr", tune.choice([1e-3, {"lr": 1}]), ["got {'lr': 1}"]),
         ("optim.lr", tune.choice([1e-3, float("nan")]), ["got nan"]),
         ("optim.lr", tune.choice([[1e-3]]), ["got [0.001]"]),
+        ("optim.lr", tune.choice([1e-3, tune.uniform(-1, 1)]), ["optim.lr[1]: ", "finite float > 0"]),
+        ("optim.lr", {"grid_search": [0]}, ["got 0"]),
+        ("optim.lr", {"grid_search": 5}, ["expected a list of values"]),
         *((key, tune.choice([0, 1]), [f"{key} cannot vary"]) for key in FIXED_IN_SEARCH),
+        *((key, tune.sample_from(lambda: 0), [f"{key} cannot vary"]) for key in FIXED_IN_SEARCH),
     ],
 )
 def test_spaces_that_cannot_be_searched(key, value, words):
@@ -187,7 +342,7 @@ def test_all_problems_are_reported_together():
                 "optimization.momentum": 2,
                 "lr": 1,
                 "env": 5,
-                "optim.patience": tune.sample_from(lambda config: 1),
+                "optim.patience": tune.randint(3, 3),
                 "data.image": tune.choice([{}]),
                 "optim.optim_type": tune.choice(["adam", "sgdd"]),
             }
@@ -199,8 +354,8 @@ def test_all_problems_are_reported_together():
         ("InvalidHyperparameter", "optim.momentum"),
         ("UnknownHyperparameter", "lr"),
         ("InvalidHyperparameter", "env"),
-        ("NotSupported", "optim.patience"),
-        ("NotSupported", "data.image"),
+        ("InvalidSpace", "optim.patience"),
+        ("InvalidSpace", "data.image"),
         ("InvalidSpace", "optim.optim_type"),
     }
 
@@ -287,11 +442,132 @@ def test_candidates_are_all_options_and_both_ends():
     assert values_of("optim.max_epochs", Config(), space) == [20]
 
 
+def test_candidates_go_into_branches():
+    images = [{"checkpoint_name": "a", "image_size": tune.randint(32, 65)}, {"checkpoint_name": tune.choice(["b", "c"])}, {"drop_rate": 0.5}, {"drop_rate": 0}]
+    _, space = split_hyperparameters(
+        {
+            "model.timm_image": tune.choice(images),
+            "model.timm_image.pretrained": tune.choice([True, False]),
+            "optim": tune.choice([{"max_epochs": 3, "lr": tune.uniform(1, 2)}, {"max_epochs": tune.randint(5, 8)}, {}]),
+        }
+    )
+    name, size, pretrained = (f"model.timm_image.{field}" for field in ("checkpoint_name", "image_size", "pretrained"))
+    default = Config().model.timm_image.checkpoint_name
+    found = [(one.flat()[name], one.flat()[size]) for one in candidate_configs(Config(), space, (name, size))]
+    assert found == [("a", 32), ("a", 64), ("b", None), ("c", None), (default, None)]
+    assert len(candidate_configs(Config(), space, (name, size, pretrained))) == 10
+    assert candidate_configs(Config(), space, ("env.batch_size",)) == [Config()]
+    assert values_of("optim.max_epochs", Config(), space) == [3, 5, 7, 20]
+    assert values_of("optim.lr", Config(), space) == [1.0, 2.0, 1e-4]
+
+
+def test_candidates_go_into_nested_branches():
+    inner = [{"image_size": 32}, {"image_size": tune.choice([64, 128])}]
+    _, space = split_hyperparameters({"model": tune.choice([{"timm_image": tune.choice(inner)}, {"timm_image.image_size": 256}])})
+    assert values_of("model.timm_image.image_size", Config(), space) == [32, 64, 128, 256]
+
+
+def test_what_must_be_known_before_cannot_be_computed():
+    _, space = split_hyperparameters({"model.timm_image.image_size": tune.sample_from(lambda: 32), "optim.max_epochs": tune.sample_from(lambda: 7)})
+    with pytest.raises(NotSupported, match=r"model.timm_image.image_size: sample_from cannot .* known before the search; use a choice"):
+        candidate_configs(Config(), space, ("model.timm_image.image_size",))
+    assert max(values_of("optim.max_epochs", Config.from_flat({"optim.max_epochs": 2}), space)) == 7
+
+
+def test_points_may_be_written_under_any_name():
+    _, space = split_hyperparameters({"optim": tune.choice(BRANCHES), "env.batch_size": tune.choice(["8", "16"])})
+    point = {"optimization": {"optim_type": "sgd", "learning_rate": "1e-2", "momentum": 0.8}, "env.batch_size": "16"}
+    assert point_to_raw(space, point) == {"optim": 0, "optim[0].lr": 0.01, "optim[0].momentum": 0, "env.batch_size": 1}
+    with pytest.raises(InvalidSpace, match=r"env.batch_size: 32 is none of"):
+        point_to_raw(space, point | {"env.batch_size": 32})
+    with pytest.raises(UnknownHyperparameter, match="momentun"):
+        point_to_raw(space, {"optim.momentun": 1})
+    with pytest.raises(InvalidHyperparameter, match="got 'many'"):
+        point_to_raw(space, point | {"env.batch_size": "many"})
+
+
+# ------------------------------------------------------------------------------------------------------------------ to searchers
+
+
+def test_rays_domains_propose_raw_values():
+    rng = np.random.default_rng(0)
+    domains = to_ray(SEARCHABLE | {"n": Normal(0.5, 0.1, step=0.05), "l": Normal(0.5, 0.1, log=True), "c": Computed(lambda: 1), "i": Int(-3, 2)}, "hyperopt")
+    assert list(domains) == [*SEARCHABLE, "n", "l", "i"]
+    for key, domain in domains.items():
+        space = (SEARCHABLE | {"n": Normal(0.5, 0.1, step=0.05), "l": Normal(0.5, 0.1, log=True), "i": Int(-3, 2)})[key]
+        values = [space.finish(domain.sample(random_state=rng)) for _ in range(400)]
+        if isinstance(space, Choice):
+            assert set(values) == set(space.options)
+        else:
+            low, high = space.corners()
+            assert all(low <= value <= high for value in values)
+        if space.num_points and space.num_points < 10:
+            assert len(set(values)) == space.num_points
+    assert to_space("key", domains["optim.lr"]) == SEARCHABLE["optim.lr"]
+    assert to_space("key", domains["optim.max_epochs"]) == SEARCHABLE["optim.max_epochs"]
+    assert to_space("key", domains["optim.optim_type"]) == Choice((0, 1))
+
+
+def test_the_outer_multiples_get_their_share():
+    domain = to_ray({"a": Int(8, 32, step=8)}, "hyperopt")["a"]
+    rng = np.random.default_rng(0)
+    counts = np.unique([Int(8, 32, step=8).finish(domain.sample(random_state=rng)) for _ in range(4_000)], return_counts=True)[1]
+    assert len(counts) == 4
+    assert counts.min() > 750
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"optim": OPTIM}, ["optim: ", "'hyperopt'", "conditional"]),
+        ({"optim.lr": Choice((1, 2), exhaustive=True)}, ["optim.lr: ", "'hyperopt'", "grid_search", "tune.choice"]),
+    ],
+)
+def test_searchers_that_take_less_refuse_by_name(space, words):
+    for convert in (to_ray, plain_spaces):
+        with pytest.raises(NotSupported) as caught:
+            convert(space, "hyperopt")
+        assert all(word in str(caught.value) for word in words), str(caught.value)
+    with pytest.raises(NotSupported):
+        to_optuna(space)
+
+
+def test_grid_search_is_refused_wherever_it_is():
+    refuse_exhaustive({"optim": OPTIM, "a": Choice((1,))}, "bayes")
+    space = {"a": Choice((1,), exhaustive=True), "optim": Branches((Branch({}, {"optim.b": Choice((1,), exhaustive=True)}),))}
+    with pytest.raises(InvalidInput) as caught:
+        refuse_exhaustive(space, "bayes")
+    assert [str(problem).split(":")[0] for problem in caught.value.problems] == ["a", "optim.b"]
+    with pytest.raises(NotSupported, match="optim: the searcher 'bayes' cannot take grid_search"):
+        refuse_exhaustive({"optim": Branches(OPTIM.options, exhaustive=True)}, "bayes")
+
+
+def test_optunas_searchers_walk_through_branches():
+    """The walk asks one path at a time, as Optuna's trials do."""
+    space = {"optim": OPTIM, "optim.max_epochs": Int(2, 9, step=3)}
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=10))
+    seen = set()
+    for _ in range(30):
+        trial = study.ask()
+        raw = propose(space, lambda path, domain, trial=trial: trial._suggest(path, optuna_distribution(domain)))
+        values = finish_proposal(space, raw, {})
+        Config().with_overrides(values)
+        seen.add((values["optim.optim_type"], values["optim.max_epochs"]))
+        study.tell(trial, values["optim.lr"])
+    assert len(seen) > 3
+
+
+def test_optuna_counts_steps_as_we_do():
+    for space in (Int(1, 10, step=3), Float(0.05, 0.97, step=0.1), Float(0.55, 0.65, step=0.1), Int(3, 3)):
+        distribution = optuna_distribution(space)
+        assert [distribution.low, distribution.high] == space.corners()
+        assert all(distribution._contains(space.finish(space.point(index))) for index in range(space.num_points))
+
+
 def test_without_a_space_nothing_of_ray_is_needed(monkeypatch):
     monkeypatch.delitem(sys.modules, "ray.tune.search.sample")
     assert split_hyperparameters({"optim": {"lr": 1}}) == ({"optim.lr": 1.0}, {})
-    with pytest.raises(NotSupported, match="grid_search"):
-        split_hyperparameters({"optim.lr": {"grid_search": [1]}})
+    assert split_hyperparameters({"optim.lr": {"grid_search": [1]}}) == ({}, {"optim.lr": Choice((1.0,), exhaustive=True)})
     assert "ray.tune.search.sample" not in sys.modules
 
 

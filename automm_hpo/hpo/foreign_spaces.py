@@ -1,0 +1,106 @@
+"""The objects that users write spaces with, Ray's, AutoGluon's and Optuna's, as ours. None of the three is imported for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..config import unwrapped
+from ..errors import InvalidSpace, NotSupported
+from ..space import Choice, Computed, Float, Int, Normal, Space
+from ..space.kinds import grid_of, int_below
+
+MAX_VALUES = 1_000  # of a stepped range that only a list of its values can tell
+
+
+def is_space(value: Any) -> bool:
+    if isinstance(value, (Float, Int, Normal, Choice, Computed)) or _autogluon_kind(value):
+        return True
+    if isinstance(value, Mapping) and set(value) == {"grid_search"}:
+        return True
+    # an object of Ray or Optuna exists only where they are loaded already: no need to load them here
+    sample, distributions = sys.modules.get("ray.tune.search.sample"), sys.modules.get("optuna.distributions")
+    return (sample is not None and isinstance(value, sample.Domain)) or (distributions is not None and isinstance(value, distributions.BaseDistribution))
+
+
+def to_space(key: str, value: Any) -> Space | Computed:
+    """A space of ours, Ray's, AutoGluon's or Optuna's as one of ours; the options of a choice are left as they are.
+
+    Raises:
+        InvalidSpace: a range that cannot be.
+        NotSupported: a kind that has no counterpart.
+    """
+    try:
+        return _to_space(value)
+    except (InvalidSpace, NotSupported) as problem:
+        raise type(problem)(f"{key}: {problem}") from None
+
+
+def _to_space(value: Any) -> Space | Computed:
+    if isinstance(value, (Float, Int, Normal, Choice, Computed)):
+        return value
+    if isinstance(value, Mapping):
+        return grid_of(value["grid_search"])
+    if kind := _autogluon_kind(value):
+        return _from_autogluon(kind, value)
+    distributions = sys.modules.get("optuna.distributions")
+    if distributions is not None and isinstance(value, distributions.BaseDistribution):
+        return _from_optuna(value)
+    return _from_ray(value)
+
+
+def _from_ray(value: Any) -> Space | Computed:
+    from ray.tune.search import sample
+
+    if isinstance(value, sample.Function):
+        return Computed(value.func)
+    sampler: Any = value.get_sampler()
+    step = None
+    if isinstance(sampler, sample.Quantized):
+        sampler, step = sampler.sampler, unwrapped(sampler.q)
+    log = isinstance(sampler, sample.LogUniform)
+    if isinstance(value, sample.Categorical):
+        return Choice(tuple(value.categories), exhaustive=value.is_grid())
+    if isinstance(sampler, sample.Normal):
+        return Normal(unwrapped(sampler.mean), unwrapped(sampler.sd), step)
+    lower, upper = unwrapped(value.lower), unwrapped(value.upper)
+    if isinstance(value, sample.Integer):
+        return int_below(lower, upper, log=log, step=1 if step is None else step)
+    return Float(lower, upper, log=log, step=step)
+
+
+def _autogluon_kind(value: Any) -> str | None:
+    """The name of AutoGluon's space class, told by its name: AutoGluon need not be there."""
+    classes = [base.__name__ for base in type(value).__mro__ if base.__module__.startswith("autogluon.")]
+    return next((name for name in classes if name in ("Real", "Bool", "Int", "Categorical")), None)
+
+
+def _from_autogluon(kind: str, value: Any) -> Space:
+    if kind == "Bool":
+        return Choice((True, False))
+    if kind == "Categorical":
+        options = Choice(tuple(value.data))
+        return options if is_space(value.default) else replace(options, default=options.raw_of(value.default))
+    lower, upper = unwrapped(value.lower), unwrapped(value.upper)
+    # AutoGluon puts the lower end where no default was given: the hyperparameter's own default serves better
+    default = None if value.default == lower else unwrapped(value.default)
+    return Int(lower, upper, default) if kind == "Int" else Float(lower, upper, default, log=bool(value.log))
+
+
+def _from_optuna(value: Any) -> Space:
+    if hasattr(value, "choices"):
+        return Choice(tuple(value.choices))
+    if value.low == value.high:
+        return Choice((value.low,))
+    whole = isinstance(value.low, int)
+    ours: Float | Int = (Int if whole else Float)(value.low, value.high, log=value.log, step=value.step)
+    if not value.step or value.log or ours.corners()[0] == value.low:
+        return ours
+    # Optuna counts its steps from the lower end, we from 0
+    count = int((value.high - value.low) / value.step + 1e-9) + 1
+    if count > MAX_VALUES:
+        raise NotSupported(f"{value}: a lower end that is no multiple of the step; give one that is")
+    values = [value.low + index * value.step for index in range(count)]
+    return Choice(tuple(values if whole else (float(f"{one:.12g}") for one in values)))
