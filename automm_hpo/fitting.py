@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
@@ -157,6 +158,22 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
         }
         return record, Artifact(data.problem, data.columns, plan.encoders, config, model, data.eval_metric.name, data.validation_metric.name, summary)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
+
+
+def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> Artifact:
+    """What a predictor would be, had this trial been the best; its weights are there.
+
+    Raises:
+        CorruptFile: they are damaged.
+    """
+    record = next(record for record in records.trials() if record.number == number)
+    assert record.best  # the caller has looked
+    path, config = records.folder_of(number).checkpoint(record.best), Config.from_flat(record.config)
+    model = build_model(config, artifact.problem.num_outputs, load_weights=False)
+    check_checkpoint(path)
+    load_weights(model, path / WEIGHTS)
+    summary = {f"val_{artifact.validation_metric}": record.best.metric, "num_trials": len(records), "best_trial": number, "best_epoch": record.best.epoch}
+    return replace(artifact, config=config, model=model, summary=summary | {"hyperparameters": dict(record.best_tuned)})
 
 
 def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None:

@@ -17,15 +17,15 @@ from .hpo.objective import Objective, check_objective
 from .hpo.objective_space import split_objective_space
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords
-from .hpo.results import SearchResults
 from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
 from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
 from .hpo.trial import TrialTask
 from .metrics import Metric
 from .plan import check_number, check_tracking, checked_numbers, plan_path
 from .process import process_unchanged
+from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
-from .space import describe_space
+from .space import RawProposal, describe_space
 
 
 def tune_objective(
@@ -69,7 +69,10 @@ def tune_objective(
     """
     called, problems = time.time(), Problems()
     numbers = checked_numbers(problems, seed, time_limit=time_limit)
-    settings, points, fixed, spaces, folder, resuming = TuneSettings(), [], {}, {}, Path(), False
+    settings, folder, resuming = TuneSettings(), Path(), False
+    fixed: dict[str, Any] = {}
+    spaces: dict[str, Any] = {}
+    points: list[RawProposal] = []
     with problems.gather():
         check_tracking(tracking)
     with problems.gather():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,7 +24,7 @@ from .data.images import cover
 from .data.split import train_valid_split
 from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
-from .errors import BadImages, InvalidArgument, InvalidData, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
+from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, split_hyperparameters
@@ -32,7 +33,7 @@ from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings, check_resources, par
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
 from .models import check_model, fetch_weights, image_spec
 from .problem import PROBLEM_TYPES, Problem, infer_problem
-from .space import RawProposal, SearchSpace, describe_space
+from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
@@ -96,10 +97,12 @@ class SearchPlan:
     """What is tried. Without a space, ``settings`` are the defaults and there is one trial.
 
     Attributes:
+        given: the fixed values that the user gave, by canonical key.
         first_points: raw proposals to try before the searcher's own.
     """
 
     config: Config
+    given: Mapping[str, Any]
     space: SearchSpace
     settings: TuneSettings
     first_points: tuple[RawProposal, ...] = ()
@@ -156,7 +159,7 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
             with problems.gather():
                 check_model(candidate)
     problems.raise_any()
-    return SearchPlan(config, space, settings, tuple(points))
+    return SearchPlan(config, fixed, space, settings, tuple(points))
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:
@@ -192,6 +195,26 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
         stated, changeable = limits_of(settings)
         fingerprint |= stated
     return SearchIdentity.of(fingerprint, changeable | dict(limits), call)
+
+
+def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """The hyperparameters and tune kwargs of a call as JSON holds them; ``unstorable`` says why it cannot."""
+    try:
+        return {"hyperparameters": dict(search.given), "space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
+    except (InvalidSpace, TypeError, ValueError) as problem:
+        return {"unstorable": str(problem)}
+
+
+def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments of the predictor, arguments of ``fit``) of the call that began a search.
+
+    Raises:
+        NotSupported: it was given something that only code can hold.
+    """
+    target, call = dict(identity.call["target"]), dict(identity.call["fit"])
+    if reason := call.pop("unstorable", None):
+        raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
+    return target, call | {"hyperparameters": call["hyperparameters"] | space_from_json(call.pop("space"))}
 
 
 def plan_weights(search: SearchPlan) -> None:

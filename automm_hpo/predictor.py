@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +18,9 @@ from .artifact import Artifact, is_predictor, load_artifact, save_artifact
 from .data.cache import BadImage, build_cache, describe
 from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
-from .fitting import run_fit
+from .fitting import run_fit, trial_artifact
 from .hpo.records import SearchRecords
-from .hpo.session import check_same_search, read_identity
+from .hpo.session import check_same_search, is_search, read_identity
 from .metrics import METRICS, check_fits, find_metric
 from .models import image_spec
 from .plan import (
@@ -40,7 +41,10 @@ from .plan import (
     plan_path,
     plan_search,
     plan_weights,
+    restored_call,
+    stored_search,
 )
+from .results import SearchResults
 from .training.evaluate import compute_metric, pick_device, predict_logits, probabilities, values
 
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
@@ -94,6 +98,7 @@ class MultiModalPredictor:
         self._layers = ({} if pretrained else {"model.timm_image.pretrained": False}, hyperparameters)
         self._artifact: Artifact | None = None
         self._path: Path | None = None  # where the artifact lies
+        self._stored_call: dict[str, Any] | None = None  # fit's arguments, of a search that is to go on
 
     # ---------------------------------------------------------------------------------------------------------------- fit
 
@@ -139,6 +144,19 @@ class MultiModalPredictor:
             SearchInUse: another process is searching there.
             AllTrialsFailed: no trial ended with a score.
         """
+        if self._stored_call is not None:
+            given = {
+                "presets": presets,
+                "max_num_tuning_data": max_num_tuning_data,
+                "time_limit": time_limit,
+                "hyperparameters": hyperparameters,
+                "column_types": column_types,
+                "holdout_frac": holdout_frac,
+                "hyperparameter_tune_kwargs": hyperparameter_tune_kwargs,
+            }
+            call = {**self._stored_call, **{name: value for name, value in given.items() if value is not None}}
+            self._stored_call = None
+            return self.fit(train_data, tuning_data=tuning_data, save_path=self._fit_path, resume=True, tracking=tracking, **call)
         called = time.time()
         problems = Problems()
         numbers = checked_numbers(problems, seed, time_limit=time_limit, holdout_frac=holdout_frac, max_num_tuning_data=max_num_tuning_data)
@@ -156,7 +174,8 @@ class MultiModalPredictor:
         problems.raise_any()
         check_goal(search.settings, data.validation_metric)
         encoders = plan_encoders(data, search)
-        identity = plan_identity(data, search, encoders, int(seed), {}, {})
+        call = {**numbers, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs)
+        identity = plan_identity(data, search, encoders, int(seed), {"target": asdict(target), "fit": call}, {})
         if resuming:
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
         plan_weights(search)  # the network only for a call that is otherwise right
@@ -273,10 +292,7 @@ class MultiModalPredictor:
 
     def leaderboard(self) -> pd.DataFrame:
         """One row a trial, best first; columns as ``hpo.records.SearchRecords.leaderboard`` lists them."""
-        artifact = self._fitted
-        if not (self._folder / "search").is_dir():
-            raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
-        return SearchRecords(self._folder / "search").leaderboard(METRICS[artifact.validation_metric])
+        return self.search.leaderboard()
 
     def fit_summary(self) -> dict[str, Any]:
         """The best validation score, training time and number of trials; the same after ``load``."""
@@ -303,17 +319,54 @@ class MultiModalPredictor:
         shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache"))
 
     @classmethod
-    def load(cls, path: str | Path, verbosity: int = 2) -> Self:
+    def load(cls, path: str | Path, resume: bool = False, verbosity: int = 2) -> Self:
         """A predictor from its folder; verified by checksum, nothing in it is executed.
+
+        Args:
+            resume: its ``fit(train_data)`` goes on with the search that the folder holds, with the arguments that began it. The search
+                need not have come to a predictor yet.
 
         Raises:
             NotAPredictor, CorruptFile
+            NotSupported: the search was begun with something that only code can hold: a function, or a searcher's object.
         """
         folder = absolute_path(path, "path")
-        artifact = load_artifact(folder)
-        predictor = cls(artifact.problem.label, verbosity=verbosity)
-        predictor._adopt(artifact, folder)
+        if not resume:
+            artifact = load_artifact(folder)
+            predictor = cls(artifact.problem.label, verbosity=verbosity)
+            predictor._adopt(artifact, folder)
+            return predictor
+        if not is_search(folder / "search"):
+            raise NotAPredictor(f"{folder} holds no search that could go on")
+        target, call = restored_call(read_identity(folder / "search"))
+        predictor = cls(**target, path=folder, verbosity=verbosity)
+        if is_predictor(folder):
+            predictor._adopt(load_artifact(folder), folder)
+        predictor._stored_call = call
         return predictor
+
+    def load_trial(self, number: int) -> MultiModalPredictor:
+        """The predictor that a single trial of the search came to, for any trial whose weights were kept.
+
+        Raises:
+            InvalidArgument: there is no such trial, or its weights were not kept; those that were are named.
+        """
+        artifact, records = self._fitted, SearchRecords(self._folder / "search")
+        kept = [record.number for record in records.ranked() if record.best and records.folder_of(record.number).checkpoint(record.best).is_dir()]
+        if number not in kept:
+            held = f"those of trials {', '.join(map(str, sorted(kept)))} are" if kept else "none are"
+            raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); {held}")
+        predictor = type(self)(self.label, verbosity=self.verbosity)
+        predictor._adopt(trial_artifact(artifact, records, number), self._folder)
+        return predictor
+
+    @property
+    def search(self) -> SearchResults:
+        """The trials of the search that this predictor is the best of."""
+        artifact = self._fitted
+        if not (self._folder / "search").is_dir():
+            raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
+        return SearchResults(SearchRecords(self._folder / "search"), METRICS[artifact.validation_metric])
 
     def __repr__(self) -> str:
         if self._artifact is None:

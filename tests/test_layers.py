@@ -18,6 +18,7 @@ LAYERS = [
     ["training"],
     ["hpo"],
     ["artifact", "plots"],
+    ["results"],
     ["plan", "searching"],
     ["fitting", "objective"],
     ["predictor"],

@@ -6,11 +6,12 @@ On CPU the pages are shared between processes; on a GPU the whole cache moves to
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,7 @@ def store_cache(
         np.take(pixels, kept, axis=0, out=_map_file(folder / f"{name}.tmp.npy", (len(kept), *pixels.shape[1:])), mode="clip")
         os.replace(folder / f"{name}.tmp.npy", folder / f"{name}.npy")
     np.savez(folder / f"{name}.npz", image_mask=cache.image_mask.numpy()[kept], target=target[kept])
+    write_json(folder / f"{name}.sources.json", {"paths": [list(paths[row]) for row in kept], "geometry": asdict(geometry)}, sync=False)
     write_json(note, {"key": key})  # last: a cache without its note is unfinished
 
 
@@ -197,11 +199,31 @@ def _map_file(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def open_cache(folder: Path, name: str) -> TensorCache:
-    """Maps a stored split; the pixels are read from the page cache, shared by all processes of the machine."""
+    """Maps a stored split; the pixels are read from the page cache, shared by all processes of the machine.
+
+    A machine of a cluster whose way to the search's folder is long decodes the images for itself, once: ``AUTOMM_HPO_CACHE_DIR`` in
+    its environment names a folder of its own.
+    """
+    if own := os.environ.get("AUTOMM_HPO_CACHE_DIR"):
+        folder = _own_cache(folder, name, Path(own))
     # copy-on-write: torch wants writable memory, and nobody writes
     pixels = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
     with np.load(folder / f"{name}.npz", allow_pickle=False) as columns:
         return TensorCache(torch.from_numpy(pixels), torch.from_numpy(columns["image_mask"]), torch.from_numpy(columns["target"]))
+
+
+def _own_cache(folder: Path, name: str, own: Path) -> Path:
+    """This machine's copy of a split, decoded by the first process that wants it; the others wait."""
+    place = own / read_json(folder / f"{name}.json")["key"][:16]
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / f"{name}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / f"{name}.json").exists():
+            sources = read_json(folder / f"{name}.sources.json")
+            with np.load(folder / f"{name}.npz", allow_pickle=False) as columns:
+                target = columns["target"]
+            store_cache(place, name, sources["paths"], target, ImageGeometry(**sources["geometry"]))
+    return place
 
 
 def cache_key(paths: Sequence[Sequence[str]], target: np.ndarray, geometry: ImageGeometry, on_bad: str) -> str:

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from ..errors import InvalidArgument
 from .settings import local_resources
 
 # Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
@@ -62,3 +64,39 @@ def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
             ray.shutdown()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def check_nodes(folder: Path) -> None:
+    """Makes sure that every machine of the cluster reaches the search's folder: each leaves a marker there, and this one looks for it.
+
+    Raises:
+        InvalidArgument: names the machines that do not.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def mark(path: str) -> str:
+        try:
+            Path(path).touch()
+        except OSError as error:
+            return str(error)
+        return ""
+
+    markers = {node: folder / f"reached-{node[:12]}" for node in nodes}
+    answers = {node: mark.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(path)) for node, path in markers.items()}
+    failures = []
+    for node, answer in answers.items():
+        try:
+            why = ray.get(answer, timeout=60)
+        except Exception as error:  # whatever keeps a machine from answering
+            why = f"{type(error).__name__}"
+        if why or not markers[node].exists():
+            failures.append(f"{nodes[node]} ({why or 'what it writes there does not arrive here'})")
+        markers[node].unlink(missing_ok=True)
+    if failures:
+        raise InvalidArgument(f"save_path: {folder.parent} must be readable and writable from every machine of the Ray cluster; not from {', '.join(failures)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
@@ -12,6 +14,7 @@ from typing import Any
 from ray import tune
 
 from ..training.loop import EpochResult
+from .cluster import check_nodes
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .recording import RecordingSearcher
@@ -36,6 +39,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     """
     settings = job.settings
     check_resources(settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)})
+    check_nodes(task.search_folder)
     resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
     # Ray would start one actor after another where the number is not given
     slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
@@ -44,7 +48,8 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     inner = build_searcher(settings, job.space, job.seed, first_points)
     searcher = RecordingSearcher(inner, job.space, job.fixed, monitor, task.deadline, with_values=settings.scheduler in ("PBT", "PB2"))
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
-    runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])), metric=job.metric)
+    driver = (socket.gethostname(), os.getpid())
+    runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])), metric=job.metric, driver=driver)
     ray_files = Path(tempfile.mkdtemp(prefix="automm_hpo_ray_"))
     monitor.resume()
     try:

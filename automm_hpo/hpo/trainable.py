@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -24,8 +27,11 @@ POINTER = ("trial", "segment", "epoch")
 class TrialRunner(tune.Trainable):
     """Advances ``run_trial`` one validation a step. All state is in the trial's folder; Ray only ever sees a pointer to it."""
 
-    def setup(self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str) -> None:  # type: ignore[override]  # with_parameters adds them
+    def setup(  # type: ignore[override]  # with_parameters adds them
+        self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int]
+    ) -> None:
         torch.set_num_threads(num_threads)
+        leave_with(*driver)
         self.task, self.metric_name = task, metric
         self._begin(config)
 
@@ -101,3 +107,27 @@ class TrialRunner(tune.Trainable):
         if math.isfinite(result.score):
             report |= {"score": result.score, self.metric_name: result.metric}
         return report | self._best()
+
+
+def leave_with(host: str, pid: int) -> None:
+    """Ends this process soon after its driver, which may be killed without a word; Ray itself can take a minute to notice."""
+    if host != socket.gethostname():
+        return  # another machine's processes cannot be seen from here
+
+    def watch() -> None:
+        while _is_alive(pid):
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="driver-watch", daemon=True).start()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"  # dead, but its parent has not looked yet
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's, or a system without /proc
+        return True
