@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import unwrapped
 from ..errors import InvalidSpace, Problems
-from ..space import Branch, Branches, Choice, Computed, Space
+from ..space import Branch, Branches, Choice, Computed, RawProposal, SearchSpace, Space, to_raw, tuned_keys
 from .foreign_spaces import is_space, to_space
 from .ray_space import check_computed, in_branch
 
@@ -42,6 +42,26 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
         *groups, leaf = key.split(SEPARATOR)
         functools.reduce(lambda inside, group: inside.setdefault(group, {}), groups, nested)[leaf] = value
     return nested
+
+
+def objective_point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
+    """A config that the user wants tried, nested or flat, as a raw proposal: a value for each name that has a space.
+
+    Raises:
+        InvalidSpace, InvalidInput: names that are absent, unknown or outside their space, all together.
+    """
+    keys = tuned_keys(space)
+    dicts = {key for key in keys if not any(other.startswith(key + SEPARATOR) for other in keys)}  # a dict there is an option, whole
+    return to_raw(space, dict(_flat_point(point, dicts)))
+
+
+def _flat_point(point: Mapping[str, Any], whole: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in point.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and key not in whole:
+            yield from _flat_point(value, whole, key + SEPARATOR)
+        else:
+            yield key, value
 
 
 def _split(pairs: Iterable[tuple[str, Any]], problems: Problems) -> tuple[dict[str, Any], dict[str, Space | Branches | Computed]]:

@@ -21,7 +21,6 @@ from ..space import (
     SearchSpace,
     Space,
     draw_space,
-    exhaustive_keys,
     finish_proposal,
     to_raw,
 )
@@ -258,7 +257,7 @@ def point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
 def values_of(key: str, config: Config, space: SearchSpace) -> list[Any]:
     """The values a hyperparameter can take in this search; of a range its ends, of computed values some that come up."""
     if key in _computed_keys(space):
-        return [config.flat()[key], *(values[key] for values in _tried(space, config.flat()) if key in values)]
+        return [config.flat()[key], *(check_value(key, values[key]) for values in _tried(space, config.flat()) if key in values)]
     return [one.flat()[key] for one in candidate_configs(config, space, (key,))]
 
 
@@ -328,23 +327,14 @@ def plain_spaces(space: SearchSpace, searcher_name: str) -> dict[str, Space]:
         with problems.gather():
             if isinstance(domain, Branches):
                 raise NotSupported(f"{key}: the searcher {searcher_name!r} cannot take a conditional space; random, grid and Optuna's searchers can")
-            refuse_exhaustive({key: domain}, searcher_name)
+            if isinstance(domain, Choice) and domain.exhaustive:
+                raise NotSupported(
+                    f"{key}: the searcher {searcher_name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options"
+                )
             if not isinstance(domain, Computed):
                 plain[key] = domain
     problems.raise_any()
     return plain
-
-
-def refuse_exhaustive(space: SearchSpace, searcher_name: str) -> None:
-    """Raises:
-    NotSupported, InvalidInput: grid_search anywhere in the space, by key.
-    """
-    problems = Problems()
-    for key in exhaustive_keys(space):
-        problems.add(
-            NotSupported(f"{key}: the searcher {searcher_name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options")
-        )
-    problems.raise_any()
 
 
 def optuna_distribution(space: Space) -> Any:

@@ -80,7 +80,7 @@ def _seeded(draw: tuple[int, int] | None) -> Iterator[None]:
         return
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(f"{draw}")
-    np.random.seed(draw)
+    np.random.seed(np.random.SeedSequence(draw).generate_state(4))
     try:
         yield
     finally:

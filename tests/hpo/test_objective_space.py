@@ -5,7 +5,7 @@ import pytest
 from ray import tune
 
 from automm_hpo.errors import InvalidInput, InvalidSpace
-from automm_hpo.hpo.objective_space import nest, split_objective_space
+from automm_hpo.hpo.objective_space import nest, objective_point_to_raw, split_objective_space
 from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, draw_space, finish_proposal
 
 
@@ -76,6 +76,24 @@ def test_functions_read_nested_names():
     assert isinstance(space["size"], Computed)
     _, space = split_objective_space({"net": {"width": 4}, "size": tune.sample_from(lambda config: config["net"]["width"])})
     assert list(space) == ["size"]
+
+
+def test_points_are_written_as_the_config_is():
+    plain = tune.choice([{"w": 1}, {"w": 2}])
+    _, space = split_objective_space({"net": {"width": tune.randint(1, 9)}, "x": plain, "model": tune.choice([{"kind": tune.choice("ab")}, {}, "none"])})
+    assert objective_point_to_raw(space, {"net": {"width": 3}, "x": {"w": 2}, "model": {"kind": "b"}}) == {
+        "net/width": 3,
+        "x": 1,
+        "model": 0,
+        "model[0]/kind": 1,
+    }
+    assert objective_point_to_raw(space, {"net/width": 3, "x": {"w": 1}, "model": {}})["model"] == 1
+    assert objective_point_to_raw(space, {"net/width": 3, "x": {"w": 1}, "model": "none"})["model"] == 2
+    for trial in range(20):
+        config = nest(finish_proposal(space, draw_space(space, 0, trial), {}))
+        assert nest(finish_proposal(space, objective_point_to_raw(space, config), {})) == config
+    with pytest.raises(InvalidInput, match=r"net/width: 20 is not in int\(1, 8\)"):
+        objective_point_to_raw(space, {"net": {"width": 20, "depth": 1}, "x": {"w": 1}, "model": {}})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from automm_hpo.hpo.ray_space import (
     optuna_distribution,
     plain_spaces,
     point_to_raw,
-    refuse_exhaustive,
     split_hyperparameters,
     to_optuna,
     to_ray,
@@ -468,7 +467,7 @@ def test_candidates_go_into_nested_branches():
 
 
 def test_what_must_be_known_before_cannot_be_computed():
-    _, space = split_hyperparameters({"model.timm_image.image_size": tune.sample_from(lambda: 32), "optim.max_epochs": tune.sample_from(lambda: 7)})
+    _, space = split_hyperparameters({"model.timm_image.image_size": tune.sample_from(lambda: 32), "optim.max_epochs": tune.sample_from(lambda: "7")})
     with pytest.raises(NotSupported, match=r"model.timm_image.image_size: sample_from cannot .* known before the search; use a choice"):
         candidate_configs(Config(), space, ("model.timm_image.image_size",))
     assert max(values_of("optim.max_epochs", Config.from_flat({"optim.max_epochs": 2}), space)) == 7
@@ -530,16 +529,6 @@ def test_searchers_that_take_less_refuse_by_name(space, words):
         assert all(word in str(caught.value) for word in words), str(caught.value)
     with pytest.raises(NotSupported):
         to_optuna(space)
-
-
-def test_grid_search_is_refused_wherever_it_is():
-    refuse_exhaustive({"optim": OPTIM, "a": Choice((1,))}, "bayes")
-    space = {"a": Choice((1,), exhaustive=True), "optim": Branches((Branch({}, {"optim.b": Choice((1,), exhaustive=True)}),))}
-    with pytest.raises(InvalidInput) as caught:
-        refuse_exhaustive(space, "bayes")
-    assert [str(problem).split(":")[0] for problem in caught.value.problems] == ["a", "optim.b"]
-    with pytest.raises(NotSupported, match="optim: the searcher 'bayes' cannot take grid_search"):
-        refuse_exhaustive({"optim": Branches(OPTIM.options, exhaustive=True)}, "bayes")
 
 
 def test_optunas_searchers_walk_through_branches():

@@ -199,9 +199,9 @@ def test_computed_numbers_are_plain():
 def test_what_a_function_draws_depends_on_seed_and_trial_and_leaves_no_trace():
     space = {"a": Computed(lambda: np.random.uniform()), "b": Computed(lambda config: random.random())}
     states = random.getstate(), np.random.get_state()[1].tolist()
-    drawn = [finish_proposal(space, {}, {}, draw=(seed, trial)) for seed in (0, 1) for trial in (0, 1)]
+    drawn = [finish_proposal(space, {}, {}, draw=(seed, trial)) for seed in (0, 2**40) for trial in (0, 1)]
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
-    assert finish_proposal(space, {}, {}, draw=(1, 0)) == drawn[2]
+    assert finish_proposal(space, {}, {}, draw=(2**40, 0)) == drawn[2]
     assert len({repr(values) for values in drawn}) == 4
     failing = {"a": Computed(lambda: np.random.uniform() + 1 / 0)}
     with pytest.raises(InvalidSpace, match="ZeroDivisionError"):
