@@ -120,7 +120,16 @@ def _search_job(plan: FitPlan) -> SearchJob | None:
     warmup_epochs = max_epochs * max(values_of("optim.warmup_steps", search.config, search.space))
     metric = plan.data.validation_metric.name
     return SearchJob(
-        search.space, search.config.flat(), search.settings, search.num_trials, plan.seed, metric, max_epochs, warmup_epochs, search.first_points
+        search.space,
+        search.config.flat(),
+        search.settings,
+        search.num_trials,
+        plan.seed,
+        metric,
+        max_epochs,
+        warmup_epochs,
+        lambda tuned: search.config.with_overrides(tuned).flat(),
+        search.first_points,
     )
 
 

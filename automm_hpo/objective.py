@@ -14,7 +14,7 @@ from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob, first_points, limits_of, resolve_settings
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.objective import Objective, check_objective
-from .hpo.objective_space import split_objective_space
+from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords
 from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
@@ -92,7 +92,7 @@ def tune_objective(
         if not spaces:
             raise InvalidTuneSettings("space: has no search space, only fixed values; nothing is to be searched")
         settings = resolve_settings(settings, spaces)
-        points = first_points(settings, spaces)
+        points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
         searched = _metric(metric, mode, settings)
     problems.raise_any()
@@ -115,9 +115,12 @@ def tune_objective(
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         goal = None if settings.goal is None else searched.score(settings.goal)
         monitor = SearchMonitor(records, listeners, settings.keep_trials or 1, goal, settings.max_failed_trials)
-        run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, max_epochs, tracker is not None)
+        run = Objective(
+            objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, numbers["seed"], max_epochs, tracker is not None
+        )
         task = TrialTask(folder / "search", run, trials_deadline(deadline, with_ray=True), settings.trial_time_limit)
-        job = SearchJob(spaces, fixed, settings, settings.num_trials or 1, numbers["seed"], searched.name, max_epochs or 100, 0.0, tuple(points))
+        complete = lambda tuned: {**fixed, **tuned}  # noqa: E731
+        job = SearchJob(spaces, fixed, settings, settings.num_trials or 1, numbers["seed"], searched.name, max_epochs or 100, 0.0, complete, tuple(points))
         interruption = run_trials(task, job, monitor, cluster, progress)
         if interruption.signal is not None and records.best() is None:
             interruption.reraise()

@@ -16,7 +16,7 @@ from typing import Any, Self
 import pandas as pd
 
 from .artifact import is_predictor
-from .config import Config, resolve_keys
+from .config import Config
 from .data.cache import MEND, decode_all, describe, find_absent
 from .data.columns import ColumnTypes, infer_columns
 from .data.encoders import Encoders, fit_encoders
@@ -27,7 +27,7 @@ from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
-from .hpo.ray_space import candidate_configs, split_hyperparameters
+from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
 from .hpo.session import SearchIdentity, is_search
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
@@ -152,7 +152,7 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
         _check_space_and_settings(space, tune_kwargs)
         if space:
             settings = resolve_settings(settings, space)
-            points = first_points(settings, space, config.flat(), lambda given: resolve_keys(given, problems))
+            points = first_points(settings, space, config.flat(), point_to_raw)
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):

@@ -20,6 +20,7 @@ class SearchJob:
         metric: its name, under which schedulers of the user's find it.
         max_epochs: the most a trial can have.
         warmup_epochs: in which no scheduler should judge.
+        complete: tuned values -> all hyperparameters of the trial, checked.
         first_points: raw proposals to try before the searcher's own.
     """
 
@@ -31,6 +32,7 @@ class SearchJob:
     metric: str
     max_epochs: float
     warmup_epochs: float
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     first_points: tuple[RawProposal, ...] = ()
 
 
@@ -48,12 +50,12 @@ def first_points(
     settings: TuneSettings,
     space: SearchSpace,
     defaults: Mapping[str, Any] | None = None,
-    resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    to_raw: Callable[[SearchSpace, Mapping[str, Any]], RawProposal] = to_raw,
 ) -> list[RawProposal]:
     """The defaults, where they lie inside the space, and the user's own points.
 
     Args:
-        resolve: the user's keys -> the space's.
+        to_raw: a point as the user writes it -> a raw proposal.
 
     Raises:
         InvalidSpace: a point names what is not tuned, or lies outside the space.
@@ -63,7 +65,7 @@ def first_points(
     for number, given in enumerate(settings.points_to_evaluate):
         with problems.gather():
             try:
-                point = to_raw(space, resolve(given))
+                point = to_raw(space, given)
             except InvalidSpace as problem:
                 raise InvalidSpace(f"points_to_evaluate[{number}]: {problem}") from None
             if point not in points:

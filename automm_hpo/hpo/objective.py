@@ -59,12 +59,13 @@ class Objective:
     metric: str
     higher_is_better: bool
     num_to_keep: int
+    seed: int
     max_epochs: int | None = None
     tracked: bool = False
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
         """What the objective is called with: the user's own objects, which need not be JSON."""
-        values = {**self.fixed, **finish_proposal(self.space, dict(record.raw), self.fixed)}
+        values = {**self.fixed, **finish_proposal(self.space, dict(record.raw), self.fixed, (self.seed, record.number))}
         if record.segments[-1].number > 0:
             values |= record.segments[-1].tuned
         return nest(values)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from ..config import unwrapped
-from ..space import SearchSpace, finish_proposal
+from ..errors import AutoMMHPOError
+from ..space import RawProposal, finish_proposal
 from . import records
+from .job import SearchJob
 from .monitor import SearchMonitor
+from .records import TrialRecord
 from .searchers import METRIC
 from .trainable import FAILED
 
@@ -23,16 +26,12 @@ class RecordingSearcher(Searcher):
     what is used.
     """
 
-    def __init__(
-        self, inner: Searcher, space: SearchSpace, fixed: Mapping[str, Any], monitor: SearchMonitor, deadline: float | None, with_values: bool
-    ) -> None:
-        """Args:
-        fixed: all other hyperparameters, by dotted key.
-        with_values: Ray is given the tuned values besides the number, which population-based training changes.
-        """
+    def __init__(self, inner: Searcher, job: SearchJob, monitor: SearchMonitor, deadline: float | None) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.inner, self.space, self.fixed, self.monitor, self.deadline, self.with_values = inner, space, fixed, monitor, deadline, with_values
+        self.inner, self.job, self.monitor, self.deadline = inner, job, monitor, deadline
         self.records = monitor.records
+        # population-based training changes the values themselves; all others need only the trial's number
+        self.with_values = job.settings.scheduler in ("PBT", "PB2")
         self.num_recorded, self.num_proposed = len(self.records), 0
         self.failed: set[str] = set()
         self.exhausted = False
@@ -55,11 +54,18 @@ class RecordingSearcher(Searcher):
             if record.status == records.FAILED:
                 self.failed.add(trial_id)
         else:
-            raw = {path: unwrapped(value) for path, value in raw.items()}
-            tuned = finish_proposal(self.space, raw, self.fixed)
-            record = self.records.open_trial(raw, tuned, {**self.fixed, **tuned})
+            record = self._open_trial({path: unwrapped(value) for path, value in raw.items()})
         self.num_proposed += 1
         return {"trial": record.number, "segment": record.segments[-1].number} | (dict(record.tuned) if self.with_values else {})
+
+    def _open_trial(self, raw: RawProposal) -> TrialRecord:
+        values = finish_proposal(self.job.space, raw, self.job.fixed, (self.job.seed, self.num_proposed))
+        try:
+            config = self.job.complete(values)
+        except AutoMMHPOError:  # a computed value can be forbidden in a rare trial, which then fails with the reason
+            config = {**self.job.fixed, **values}
+        config = {key: _plain(value) for key, value in config.items()}
+        return self.records.open_trial(raw, {key: config[key] for key in values}, config)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if METRIC in result:
@@ -87,3 +93,12 @@ class RecordingSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("searches resume from their records, never from Ray's files")
+
+
+def _plain(value: Any) -> Any:
+    """A value as the record can hold it; an objective's own may be anything."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value

@@ -46,7 +46,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     recorded = [record.raw for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
     inner = build_searcher(settings, job.space, job.seed, first_points)
-    searcher = RecordingSearcher(inner, job.space, job.fixed, monitor, task.deadline, with_values=settings.scheduler in ("PBT", "PB2"))
+    searcher = RecordingSearcher(inner, job, monitor, task.deadline)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid())
     runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])), metric=job.metric, driver=driver)
