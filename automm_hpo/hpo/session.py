@@ -43,7 +43,12 @@ class SearchIdentity:
 
 
 def is_search(folder: Path) -> bool:
-    return (folder / "settings.json").is_file()
+    """Whether a search of ours lies there, and not somebody's own files of these names."""
+    try:
+        read_identity(folder)
+    except (CorruptFile, OSError):
+        return False
+    return True
 
 
 def read_identity(folder: Path) -> SearchIdentity:

@@ -1,0 +1,149 @@
+"""What a call of ``fit`` would do: its trials as far as they are known, and from two timed steps of each model its time and disk."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .config import Config
+from .data.cache import open_cache, store_cache
+from .hpo.settings import local_resources
+from .hpo.trial import NUM_STATES, build_state
+from .metrics import Metric
+from .models import image_spec
+from .plan import FitPlan
+from .space import finish_proposal
+from .training.evaluate import find_device, predict_logits
+from .training.loop import TrialData, epoch_size, train_epochs
+
+TIMED_STEPS = 3  # the first of them warms up
+MODEL_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size", "env.batch_size")  # what a step's time depends on
+KNOWN_BEFOREHAND = ("random", "grid", "qmc")  # searchers that do not look at results
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would run, and what it would take at most: no scheduler stops anything, no trial loses patience.
+
+    Attributes:
+        trials: a row for each trial that is known beforehand, with its tuned values, ``epochs`` and estimated ``seconds``.
+        num_trials: all of them.
+        num_parallel: trials at a time.
+        seconds: of the whole search, start-up not counted.
+        disk_bytes: of checkpoints, at their peak.
+        path: where the predictor would lie.
+    """
+
+    trials: pd.DataFrame
+    num_trials: int
+    num_parallel: int
+    seconds: float
+    disk_bytes: int
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        known = f"{len(self.trials)} of them known beforehand" if len(self.trials) < self.num_trials else "all known beforehand"
+        return (
+            f"{self.num_trials} trials ({known}), {self.num_parallel} at a time: at most {_duration(self.seconds)}, "
+            f"checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.summary}\n{self.trials.to_string(index=False, float_format=lambda number: f'{number:.4g}')}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.summary)}</p>{self.trials.to_html(index=False, escape=True, float_format=lambda number: f'{number:.4g}')}"
+
+
+def preview(plan: FitPlan) -> Preview:
+    """Times a few steps on a few rows in a temporary folder; nothing else is written."""
+    search = plan.search
+    slots, configs = _num_parallel(plan), _known_configs(plan)
+    costs: dict[tuple, tuple[float, int]] = {}
+    rows = []
+    for number, (tuned, config) in enumerate(configs):
+        key = tuple(config.flat()[name] for name in MODEL_KEYS)
+        if key not in costs:
+            costs[key] = _measure(plan, config)
+        seconds_per_epoch, _ = costs[key]
+        rows.append({"trial": number, **tuned, "epochs": config.optim.max_epochs, "seconds": seconds_per_epoch * config.optim.max_epochs})
+    trials = pd.DataFrame(rows)
+    mean_seconds = float(trials["seconds"].mean())
+    rounds = math.ceil(search.num_trials / slots)
+    weights = max(size for _, size in costs.values())
+    kept, states = search.settings.num_to_keep, NUM_STATES
+    # an optimizer's state is twice the weights at most (AdamW's two moments)
+    peak = slots * (kept + states) * weights + slots * states * 2 * weights + ((search.settings.keep_trials or 3) + 1) * weights
+    return Preview(trials, search.num_trials, slots, mean_seconds * rounds, peak, plan.path)
+
+
+def _num_parallel(plan: FitPlan) -> int:
+    if not plan.search.space:
+        return 1
+    settings, there = plan.search.settings, local_resources()
+    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | settings.resources
+    slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
+    return max(1, min(slots, settings.concurrency or slots, plan.search.num_trials))
+
+
+def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
+    """The tuned values and the config of each trial that does not depend on the results of others; the first at least."""
+    search = plan.search
+    if not search.space:
+        return [({}, search.config)]
+    from .hpo.searchers import build_searcher
+
+    searcher = build_searcher(search.settings, search.space, plan.seed, list(search.first_points))
+    known = search.num_trials if search.settings.searcher in KNOWN_BEFOREHAND else max(1, len(search.first_points))
+    found = []
+    for number in range(known):
+        raw = searcher.suggest(str(number))
+        if not isinstance(raw, dict):
+            break
+        tuned = finish_proposal(search.space, raw, search.config.flat(), (plan.seed, number))
+        found.append((tuned, search.config.with_overrides(tuned)))
+    return found
+
+
+def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
+    """(seconds of an epoch, bytes of one set of weights)."""
+    data, num_train = plan.data, len(plan.data.train.table)
+    batch_size, steps_per_epoch = epoch_size(config.env, num_train)
+    torch.set_num_threads(threads := torch.get_num_threads())
+    with tempfile.TemporaryDirectory(prefix="automm_hpo_preview_") as folder, torch.random.fork_rng():
+        torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
+        try:
+            table = data.train.table.head(batch_size)
+            paths, target = plan.encoders.image_paths(table, data.train.folder), data.problem.encode(table[data.problem.label])
+            store_cache(Path(folder), "train", paths, target, plan.encoders.geometry, on_bad=config.data.image.missing_value_strategy)
+            cache = open_cache(Path(folder), "train").to(find_device(config.env))
+            short = config.with_overrides({"optim.max_epochs": TIMED_STEPS, "optim.val_check_interval": 1.0, "optim.patience": TIMED_STEPS})
+            state = build_state(short, data.problem, plan.seed, find_device(config.env))
+            metric: Metric = data.validation_metric
+            few = TrialData(cache, cache, data.problem, metric, image_spec(short), cache.target.cpu().numpy())
+            began = time.perf_counter()
+            predict_logits(state.model, cache, few.spec, short.env)
+            began = time.perf_counter()
+            predict_logits(state.model, cache, few.spec, short.env)
+            valid_row = (time.perf_counter() - began) / len(cache)
+            results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
+            step = (results[-1].seconds - results[0].seconds) / (len(results) - 1) - valid_row * len(cache)
+        finally:
+            torch.set_num_threads(threads)
+    size = sum(tensor.nbytes for tensor in state.model.state_dict().values())
+    validations = min(steps_per_epoch, round(1 / config.optim.val_check_interval))
+    return steps_per_epoch * step + validations * valid_row * len(data.valid.table), size
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
