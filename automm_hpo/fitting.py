@@ -26,6 +26,7 @@ from .hpo.trial import Training, TrialTask
 from .models import build_model
 from .plan import FitPlan
 from .process import Interruption, process_unchanged
+from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
 from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
 from .training.evaluate import find_device
@@ -47,12 +48,13 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     metric, search, settings = plan.data.validation_metric, plan.path / "search", plan.search.settings
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
     with process_unchanged(), torch.random.fork_rng(), search_folder(plan.path, plan.identity, plan.resuming), contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(contextlib.ExitStack())
         records = SearchRecords(search)
         if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return load_artifact(plan.path), Interruption()
         _announce(plan, records, progress)
-        available = _prepare(plan, records, stack, progress)
+        available = _prepare(plan, records, cluster, progress)
         fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
         tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
         tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
@@ -63,7 +65,11 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         task = TrialTask(search, training, trials_deadline(plan.deadline, bool(plan.search.space)), settings.trial_time_limit)
         if not plan.search.space and not len(records):
             records.open_trial({}, {}, plan.search.config.flat())
-        interruption = run_trials(task, _search_job(plan), monitor, available, progress)
+        with progress:
+            interruption = run_trials(task, _search_job(plan), monitor, available, progress)
+        if tracker and plan.search.space:
+            tracker.log_figures(SearchResults(records, metric).figures)
+        cluster.close()  # the pictures are drawn meanwhile
         if interruption.signal is not None and records.best() is None:
             interruption.reraise()
         records.raise_if_all_failed()
@@ -78,16 +84,16 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, records: SearchRecords, stack: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
+def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
     """Decodes the images, and starts Ray meanwhile where there is something to search.
 
     Returns:
-        The resources of the Ray that now runs, which ``stack`` stops; empty where nothing is left to search.
+        The resources of the Ray that now runs, which ``cluster`` stops; empty where nothing is left to search.
     """
     searching = plan.search.space and is_anything_left(records, plan.search.num_trials)
     with ThreadPoolExecutor(1) as pool:
         caches = pool.submit(_build_caches, plan, progress)
-        available = stack.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
+        available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
         caches.result()
     return available
 

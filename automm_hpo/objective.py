@@ -86,8 +86,8 @@ def tune_objective(
         folder, resuming = plan_path(save_path, resume)
     with problems.gather():
         settings = parse_tune_settings(hyperparameter_tune_kwargs)
-        if (available := known_resources()) is not None:
-            check_resources(settings, available)
+        if (there := known_resources()) is not None:
+            check_resources(settings, there)
         fixed, spaces = split_objective_space(space)
         if not spaces:
             raise InvalidTuneSettings("space: has no search space, only fixed values; nothing is to be searched")
@@ -109,7 +109,8 @@ def tune_objective(
             progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
             return results
         progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(spaces)}")
-        cluster = stack.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1) else {}
+        cluster = stack.enter_context(contextlib.ExitStack())
+        available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1) else {}
         tags = {"automm_hpo.metric": searched.name}
         tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
@@ -121,7 +122,11 @@ def tune_objective(
         task = TrialTask(folder / "search", run, trials_deadline(deadline, with_ray=True), settings.trial_time_limit)
         complete = lambda tuned: {**fixed, **tuned}  # noqa: E731
         job = SearchJob(spaces, fixed, settings, settings.num_trials or 1, numbers["seed"], searched.name, max_epochs or 100, 0.0, complete, tuple(points))
-        interruption = run_trials(task, job, monitor, cluster, progress)
+        with progress:
+            interruption = run_trials(task, job, monitor, available, progress)
+        if tracker:
+            tracker.log_figures(SearchResults(records, searched).figures)
+        cluster.close()  # the pictures are drawn meanwhile
         if interruption.signal is not None and records.best() is None:
             interruption.reraise()
         records.raise_if_all_failed()

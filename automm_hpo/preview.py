@@ -21,7 +21,7 @@ from .models import image_spec
 from .plan import FitPlan
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
-from .training.loop import TrialData, epoch_size, train_epochs
+from .training.loop import TrialData, train_epochs
 
 TIMED_STEPS = 3  # the first of them warms up
 MODEL_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size", "env.batch_size")  # what a step's time depends on
@@ -116,7 +116,8 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
 def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
     """(seconds of an epoch, bytes of one set of weights)."""
     data, num_train = plan.data, len(plan.data.train.table)
-    batch_size, steps_per_epoch = epoch_size(config.env, num_train)
+    batch_size = min(config.env.batch_size, num_train)
+    steps_per_epoch = num_train // batch_size
     torch.set_num_threads(threads := torch.get_num_threads())
     with tempfile.TemporaryDirectory(prefix="automm_hpo_preview_") as folder, torch.random.fork_rng():
         torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial

@@ -45,7 +45,7 @@ class MlflowTracker:
         self._validations: dict[int, int] = {}
         self._failure: Exception | None = None
         self._ending: tuple[str, Any] = ("KILLED", None)
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
         self._jobs.put(lambda: self._open(name, params, tags))
@@ -69,6 +69,14 @@ class MlflowTracker:
 
     def trial_ended(self, record: Any) -> None:
         self._jobs.put(lambda: self._end_trial(record))
+
+    def log_figures(self, draw: Callable[[], Mapping[str, Any]]) -> None:
+        """Puts pictures on the parent run's page.
+
+        Args:
+            draw: gives them by file name; called on the thread.
+        """
+        self._jobs.put(lambda: [self._client.log_figure(self._parent, figure, name) for name, figure in draw().items()])
 
     def close(self, status: str, best: Any = None, deadline: float | None = None) -> None:
         """Ends the parent run and waits, within bounds, until all is written.
@@ -97,7 +105,7 @@ class MlflowTracker:
         if self._parent:  # even after a failure: a run left RUNNING would run for ever
             self._attempt(lambda: self._close(*self._ending))
 
-    def _attempt(self, job: Callable[[], None]) -> None:
+    def _attempt(self, job: Callable[[], object]) -> None:
         try:
             job()
         except Exception as error:  # whatever a tracking server can do, it cannot fail a fit

@@ -1,87 +1,195 @@
-"""What a person sees while a search runs: a line when a trial starts, improves or ends; a table at the end; nothing when quiet."""
+"""What a person sees of a search: a live table, or lines where nobody watches; a table at the end; nothing when quiet."""
 
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from ..metrics import Metric
 from ..training.loop import EpochResult
-from .records import FAILED, SearchRecords, TrialRecord
+from .display import Display, Notebook, find_display
+from .records import FAILED, RUNNING, SearchRecords, TrialRecord
+from .table import TrialRow, count_text, fit_width, notes_on, number_text, short_name, table_lines, trial_columns, value_text
 
 SECONDS_BETWEEN_BESTS = 10.0  # an improving trial says so with every epoch; a person reads one line in a while
+SUMMARY_ROWS, SUMMARY_WIDTH = 20, 100
 
 
 class Progress:
-    """Args:
-    verbosity: 0 prints nothing, 1 the summary, 2 and more everything.
-    deadline: time.time() at which the call must return; None: no limit.
+    """Hears of the events of a search and shows them. A context manager: the live table stands while the search is inside.
+
+    Args:
+        verbosity: 0 prints nothing, 1 the summary, 2 and more everything.
+        deadline: time.time() at which the call must return; None: no limit.
+        write: takes the lines; given, there is no live table.
+        display: of the live table; None finds out.
     """
 
-    def __init__(self, metric: Metric, verbosity: int, num_trials: int, deadline: float | None, write: Callable[[str], None] = print) -> None:
-        self.metric, self.verbosity, self.num_trials, self.deadline, self.write = metric, verbosity, num_trials, deadline, write
+    def __init__(
+        self,
+        metric: Metric,
+        verbosity: int,
+        num_trials: int,
+        deadline: float | None,
+        write: Callable[[str], None] | None = None,
+        display: Display | None = None,
+    ) -> None:
+        self.metric, self.verbosity, self.num_trials, self.deadline = metric, verbosity, num_trials, deadline
+        self.write = write or print_line
         self.best: tuple[EpochResult, int] | None = None
         self._said_best = 0.0
+        self._rows: dict[int, TrialRow] = {}
+        self._lock = threading.Lock()  # the table is drawn by a thread of its own
+        watched = write is None and verbosity > 0 and num_trials > 1
+        self._display = display or (find_display() if watched else None)
+        self._drawing: threading.Thread | None = None
+        self._done = threading.Event()
 
-    def say(self, line: str, level: int = 2) -> None:
-        if self.verbosity >= level:
-            self.write(line)
+    # ---------------------------------------------------------------------------------------------------- the live table
+
+    def __enter__(self) -> Self:
+        if self._display is not None and self.verbosity > 1:
+            self._started = time.time()
+            self._display.open()
+            self._drawing = threading.Thread(target=self._keep_drawing, args=(self._display,), name="progress", daemon=True)
+            self._drawing.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._display is None or self._drawing is None:
+            return
+        drawing, self._drawing = self._drawing, None
+        try:
+            self._done.set()
+            drawing.join()
+            self._draw(self._display)
+        finally:
+            self._display.close(keep=kind is not None)  # else the summary will stand in its place
+
+    def _keep_drawing(self, display: Display) -> None:
+        while True:
+            self._draw(display)
+            if self._done.wait(display.seconds):
+                return
+
+    def _draw(self, display: Display) -> None:
+        with self._lock:
+            rows = sorted(self._rows.values(), key=_order)
+            shown, best = rows[: display.num_rows], self.best
+            columns = trial_columns(shown, self.metric, running=True)
+        bold = next((index for index, row in enumerate(shown) if best and row.number == best[1]), None)
+        display.draw(self._headline(rows), columns, bold, f"and {len(rows) - len(shown)} more" if len(rows) > len(shown) else "")
+
+    def _headline(self, rows: list[TrialRow]) -> str:
+        counts = count_text(row.status for row in rows)
+        best = f"best {self._metric(self.best[0])} (trial {self.best[1]}) | " if self.best else ""
+        return f"{len(rows)} of {self.num_trials} trials{': ' if counts else ''}{counts}\n{best}{clock(time.time() - self._started)} passed{self._time_left()}"
+
+    # ------------------------------------------------------------------------------------------------------------ events
 
     def trial_resumed(self, record: TrialRecord) -> None:
-        if record.best and (self.best is None or record.best.rank > self.best[0].rank):
-            self.best = (record.best, record.number)
+        self._note(TrialRow.of(record))
 
     def trial_retried(self, record: TrialRecord, cause: str) -> None:
         self.say(f"{self._trial(record)} lost its process and goes on in another ({cause})", level=1)
 
     def trial_started(self, record: TrialRecord) -> None:
+        self._note(TrialRow.of(record))
+        values = " ".join(f"{short_name(key, record.tuned)}={value_text(value)}" for key, value in record.tuned.items())
         if record.results:
-            self.say(f"{self._trial(record)} goes on at epoch {record.epochs:g}")
-            return
-        values = " ".join(f"{_short(key, record.tuned)}={_value(value)}" for key, value in record.tuned.items())
-        self.say(f"trial {record.number:>3} starts  {values}" if values else "training starts")
+            self._tell(f"{self._trial(record)} goes on from epoch {record.epochs:g}")
+        else:
+            self._tell(f"trial {record.number:>3} starts  {values}" if values else "training starts")
 
     def trial_reported(self, record: TrialRecord, result: EpochResult) -> None:
-        if math.isnan(result.score) or (self.best is not None and result.rank <= self.best[0].rank):
+        with self._lock:
+            self._rows.setdefault(record.number, TrialRow.of(record)).report(result)
+        if not self._is_best(result, record.number):
             return
-        self.best = (result, record.number)
         if time.time() - self._said_best >= SECONDS_BETWEEN_BESTS and result.end is None:
             self._said_best = time.time()
-            self.say(f"{self._trial(record)} best    {self._metric(result)} at epoch {result.epoch:g}{self._time_left()}")
+            self._tell(f"{self._trial(record)} best    {self._metric(result)} at epoch {result.epoch:g}{self._time_left()}")
 
     def trial_ended(self, record: TrialRecord) -> None:
+        self._note(TrialRow.of(record))
         outcome = f"{self._metric(record.best)} at epoch {record.best.epoch:g} of {record.epochs:g}" if record.best else "no score"
         why = f" ({record.reason})" if record.reason else ""
-        best = f" | best so far {self.best[0].metric:.4f} (trial {self.best[1]})" if self.best and self.num_trials > 1 else ""
+        best = f" | best so far {number_text(self.best[0].metric)} (trial {self.best[1]})" if self.best and self.num_trials > 1 else ""
         word = "fails " if record.status == FAILED else "ends  "
-        self.say(f"{self._trial(record)} {word}  {record.status.lower()}{why}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}")
+        line = f"{self._trial(record)} {word}  {record.status.lower()}{why}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}"
+        if record.status == FAILED:
+            self.say(line)  # the table has no room for the reason
+        else:
+            self._tell(line)
+
+    def _note(self, row: TrialRow) -> None:
+        with self._lock:
+            self._rows[row.number] = row
+        if row.best:
+            self._is_best(row.best, row.number)
+
+    def _is_best(self, result: EpochResult, number: int) -> bool:
+        if math.isnan(result.score) or (self.best is not None and result.rank <= self.best[0].rank):
+            return False
+        self.best = (result, number)
+        return True
+
+    # ------------------------------------------------------------------------------------------------------------- lines
+
+    def say(self, line: str, level: int = 2) -> None:
+        if self.verbosity >= level:
+            write = self._display.write if self._display is not None and self._drawing is not None else self.write
+            write(line)
+
+    def _tell(self, line: str) -> None:
+        """Says what the live table would show."""
+        if self._drawing is None:
+            self.say(line)
 
     def summary(self, records: SearchRecords) -> None:
-        """The table of all trials, best first."""
-        if self.num_trials == 1:
+        """The table of the best trials, best first, and where the rest is."""
+        if self.num_trials == 1 or self.verbosity < 1:
             return
-        table = records.leaderboard(self.metric).drop(columns=["size_mb"])
-        keys = [column for column in table.columns if "." in column]
-        table = table.rename(columns={key: _short(key, keys) for key in keys})
-        table["reason"] = table["reason"].str.slice(0, 40)
-        self.say(table.to_string(index=False, float_format=lambda number: f"{number:.4g}", na_rep=""), level=1)
+        trials = records.ranked()
+        rows = [TrialRow.of(record) for record in trials[:SUMMARY_ROWS]]
+        columns, notes = trial_columns(rows, self.metric), notes_on(trials, len(rows))
+        headline = f"{len(trials)} trials: {count_text(record.status for record in trials)}"
+        if isinstance(self._display, Notebook):
+            self._display.draw(headline, columns, 0, "\n".join(notes))
+            return
+        fitting = fit_width(columns, shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else SUMMARY_WIDTH)
+        if absent := [column.header for column in columns[len(fitting) :]]:
+            notes.insert(0, f"no room for {', '.join(absent)}; leaderboard() has all columns")
+        self.say("\n".join([headline, *table_lines(fitting), *notes]), level=1)
 
     def _trial(self, record: TrialRecord) -> str:
         return f"trial {record.number:>3}" if self.num_trials > 1 else "training"
 
     def _metric(self, result: EpochResult) -> str:
-        return f"{self.metric.name} {result.metric:.4f}"
+        return f"{self.metric.name} {number_text(result.metric)}"
 
     def _time_left(self) -> str:
         return "" if self.deadline is None else f" | {max(0.0, self.deadline - time.time()):.0f} s left"
 
 
-def _short(key: str, keys: Iterable[str]) -> str:
-    """The last word of a dotted key, or all of it where two tuned keys share that word."""
-    last = key.rsplit(".", 1)[-1]
-    return key if sum(other.rsplit(".", 1)[-1] == last for other in keys) > 1 else last
+def _order(row: TrialRow) -> tuple[bool, float, float, int]:
+    """Running trials as they came, then the others, the best first."""
+    score, loss = (row.best.rank if row.best else (-math.inf, -math.inf)) if row.status != RUNNING else (0.0, 0.0)
+    return row.status != RUNNING, -score, -loss, row.number
 
 
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+def print_line(line: str) -> None:
+    """Prints, with ``?`` for letters that the output cannot hold: a search does not fail for a dash."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding))

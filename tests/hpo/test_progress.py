@@ -1,8 +1,12 @@
+import io
+import sys
 import time
 from dataclasses import replace
 
-from automm_hpo.hpo.progress import Progress
-from automm_hpo.hpo.records import COMPLETED, TrialRecord
+import pytest
+
+from automm_hpo.hpo.progress import Progress, print_line
+from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, TrialRecord
 from automm_hpo.metrics import find_metric
 from automm_hpo.training.loop import EpochResult
 
@@ -34,3 +38,30 @@ def test_a_person_can_follow():
 
 def test_quiet_is_silent():
     assert narrate(0) == narrate(1) == []
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_the_summary_says_what_it_leaves_out(make_trials, tmp_path, store, verbosity):
+    lines: list[str] = []
+    trials = make_trials(53, num_tuned=8)
+    trials[:3] = [replace(trial, status=FAILED, reason="ValueError: too much", results=()) for trial in trials[:3]]
+    Progress(find_metric("accuracy"), verbosity, 53, None, lines.append).summary(store(tmp_path, trials))
+    if verbosity == 0:
+        assert lines == []
+        return
+    said = lines[0].splitlines()
+    assert said[0].startswith("53 trials: ")
+    assert max(map(len, said)) <= 100
+    assert sum(line.split()[1] in ("completed", "stopped") for line in said[1:]) == 20
+    notes = said[-4:]
+    assert notes[0].startswith("no room for some_long_name_")
+    assert notes[0].endswith("leaderboard() has all columns")
+    assert notes[1] == "the best 20 are shown; leaderboard() has all 53"
+    assert set(notes[2:]) == {"3 x ValueError: too much", f"{sum(trial.status == DIVERGED for trial in trials)} x diverged"}
+
+
+def test_letters_that_the_output_cannot_hold_do_not_end_a_search(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    print_line("name…")
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == b"name?\n"

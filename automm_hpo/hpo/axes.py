@@ -1,0 +1,116 @@
+"""Hyperparameters and metrics as coordinates: what a picture draws, and what importance is computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..metrics import Metric
+from .records import TrialRecord
+from .table import short_name, value_text
+
+FEW = 6  # so many different numbers, each drawn again and again, came from a choice
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One tuned hyperparameter over all trials.
+
+    Attributes:
+        kind: ``linear``, ``log``, or ``options``: words, or a few numbers, at equal distances.
+        positions: (N,) float64: the value, its decimal logarithm, or the option's index; nan where a trial does not have it.
+        options: texts of the options; empty for the other kinds.
+    """
+
+    key: str
+    name: str
+    kind: str
+    positions: np.ndarray
+    options: tuple[str, ...] = ()
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of the axis; an option has half a unit on either side."""
+        if self.kind == "options":
+            return -0.5, len(self.options) - 0.5
+        return float(np.nanmin(self.positions)), float(np.nanmax(self.positions))
+
+    @property
+    def unit_positions(self) -> np.ndarray:
+        """(N,) from 0 to 1; 0.5 where all are the same."""
+        low, high = self.bounds
+        return (self.positions - low) / (high - low) if high > low else np.where(np.isnan(self.positions), np.nan, 0.5)
+
+
+def tuned_axes(trials: Sequence[TrialRecord]) -> list[Axis]:
+    """One for each hyperparameter that a trial was given by the search, in the order of the leaderboard's columns."""
+    keys = list(dict.fromkeys(key for record in trials for key in record.tuned))
+    return [_axis(key, short_name(key, keys), [record.tuned.get(key, _ABSENT) for record in trials]) for key in keys]
+
+
+_ABSENT = object()
+
+
+def _axis(key: str, name: str, values: list[Any]) -> Axis:
+    present = [value for value in values if value is not _ABSENT]
+    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in present)
+    different = sorted(set(present)) if are_numbers else sorted(present, key=value_text)
+    options = tuple(dict.fromkeys(map(value_text, different)))
+    if not are_numbers or 2 <= len(options) <= min(FEW, len(present) / 2):
+        index = {text: float(position) for position, text in enumerate(options)}
+        return Axis(key, name, "options", np.array([math.nan if value is _ABSENT else index[value_text(value)] for value in values]), options)
+    numbers = np.array([math.nan if value is _ABSENT else float(value) for value in values])
+    if is_logarithmic(numbers[~np.isnan(numbers)]):
+        return Axis(key, name, "log", np.log10(numbers))
+    return Axis(key, name, "linear", numbers)
+
+
+def is_logarithmic(numbers: np.ndarray) -> bool:
+    """Whether positive numbers crowd at the low end of their range, as those of a log-uniform space do."""
+    low, high = numbers.min(), numbers.max()
+    return bool(low > 0 and high >= 10 * low and (np.median(numbers) - low) / (high - low) < 0.25)
+
+
+@dataclass(frozen=True)
+class MetricAxis:
+    """How to show a metric that may run away in some trials: logarithmically, or cut off on its bad side.
+
+    Attributes:
+        low, high: ends in the metric's natural sign.
+        num_beyond: values that lie beyond the bad end.
+    """
+
+    is_log: bool
+    low: float
+    high: float
+    num_beyond: int = 0
+
+    def positions(self, values: np.ndarray) -> np.ndarray:
+        """Values cut to the ends, as decimal logarithms on a logarithmic axis."""
+        cut = np.clip(values, self.low, self.high)
+        return np.log10(cut) if self.is_log else cut
+
+    def unit_positions(self, values: np.ndarray) -> np.ndarray:
+        """From 0 to 1, 0.5 where all are the same; upwards as the metric."""
+        low, high = self.positions(np.array([self.low, self.high]))
+        return (self.positions(values) - low) / (high - low) if high > low else np.full(len(values), 0.5)
+
+
+FAR = 30  # a value this many times farther from the best than the median is would press all others together
+
+
+def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
+    """Args:
+    values: finite ones, at least one, in the metric's natural sign.
+    """
+    numbers = np.array(values, dtype=np.float64)
+    is_log = not metric.higher_is_better and bool(numbers.min() > 0 and numbers.max() >= 20 * numbers.min())
+    badness = np.log10(numbers) if is_log else -numbers if metric.higher_is_better else numbers
+    best, median = badness.min(), np.median(badness)
+    reach = best + FAR * (median - best)
+    shown = numbers[badness <= reach] if median > best else numbers
+    return MetricAxis(is_log, float(shown.min()), float(shown.max()), len(numbers) - len(shown))

@@ -1,0 +1,169 @@
+"""``predictor.search``: what a search found, what it cost, and its pictures."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from .hpo.importance import importances
+from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord
+from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
+from .metrics import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_ROWS = 20
+
+
+class SearchResults:
+    """A search as its records tell it at the moment of asking.
+
+    Attributes:
+        records: the files behind it.
+        metric: the validation metric; curves and pictures show it in its natural sign.
+        trials: in the order of proposal.
+    """
+
+    def __init__(self, records: SearchRecords, metric: Metric) -> None:
+        self.records, self.metric = records, metric
+        self.trials: list[TrialRecord] = records.trials()
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the best best epoch; None where none has a score."""
+        return max((record for record in self.trials if record.best), key=lambda record: record.best.rank if record.best else (), default=None)
+
+    # ------------------------------------------------------------------------------------------------------------- tables
+
+    def leaderboard(self) -> pd.DataFrame:
+        """One row a trial, best first; columns as ``hpo.records.SearchRecords.leaderboard`` lists them."""
+        return self.records.leaderboard(self.metric)
+
+    def curves(self) -> pd.DataFrame:
+        """One row a validation of each trial, in the order they were made.
+
+        Returns:
+            Columns: trial, segment (counted from 0; population-based training begins another where a trial takes over a better one's
+            weights), epoch, score (higher is better), metric (in its natural sign), train_loss, valid_loss, lr, seconds, and what else
+            was reported.
+        """
+        columns = ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds"]
+        rows = [
+            {**result.extra, **{key: value for key, value in asdict(result).items() if key in columns}, "trial": record.number}
+            for record in self.trials
+            for result in record.results
+        ]
+        extra = dict.fromkeys(key for record in self.trials for result in record.results for key in result.extra if key not in columns)
+        return pd.DataFrame(rows, columns=[*columns, *extra])
+
+    def failures(self) -> pd.DataFrame:
+        """The trials that failed or diverged: trial, status, reason, and traceback where one was written."""
+        rows = [
+            {"trial": record.number, "status": record.status, "reason": record.reason, "traceback": self.records.folder_of(record.number).error}
+            for record in self.trials
+            if record.status in (FAILED, DIVERGED)
+        ]
+        return pd.DataFrame(rows, columns=["trial", "status", "reason", "traceback"])
+
+    def costs(self) -> pd.DataFrame:
+        """What each trial took.
+
+        Returns:
+            One row a trial in the order of proposal: trial, status, epochs, seconds (training and validating), share of all seconds,
+            and disk_mb, the size of its folder now.
+        """
+        rows: list[dict[str, Any]] = [
+            {"trial": record.number, "status": record.status, "epochs": record.epochs, "seconds": record.seconds, "disk_mb": self._disk_mb(record)}
+            for record in self.trials
+        ]
+        table = pd.DataFrame(rows, columns=["trial", "status", "epochs", "seconds", "disk_mb"])
+        table.insert(4, "share", table["seconds"] / (table["seconds"].sum() or 1.0))
+        return table
+
+    def costs_by_status(self) -> pd.DataFrame:
+        """What the trials of each status took together; the row STOPPED is what went into trials that were given up.
+
+        Returns:
+            Index: the statuses that occur, then ``total``. Columns: trials, epochs, seconds, share, disk_mb.
+        """
+        costs = self.costs()
+        numbers = ["epochs", "seconds", "share", "disk_mb"]
+        table = costs.groupby("status")[numbers].sum()
+        table.insert(0, "trials", costs.groupby("status").size())
+        return pd.concat([table, table.sum().rename("total").to_frame().T]).astype({"trials": int})
+
+    def importance(self, evaluator: str = "fanova") -> pd.Series:
+        """The share of each hyperparameter in the differences between the trials' scores.
+
+        Args:
+            evaluator: ``fanova``, ``mdi`` or ``ped_anova``, see ``hpo/importance.py``.
+
+        Returns:
+            float64 by dotted key, the largest first; they sum to 1. Of few trials it is a hint, not a measurement.
+
+        Raises:
+            InvalidArgument: the evaluator is unknown, nothing was tuned, or fewer than two trials have different scores.
+        """
+        return importances(self.trials, self.metric, evaluator)
+
+    def _disk_mb(self, record: TrialRecord) -> float:
+        files = self.records.folder_of(record.number).path.rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+    # ----------------------------------------------------------------------------------------------------------- pictures
+
+    def plot_curves(self) -> Figure:
+        """The metric of every trial over its epochs."""
+        return _plots().plot_curves(self.trials, self.metric)
+
+    def plot_parallel_coordinates(self) -> Figure:
+        """A line a trial through the values it was given, to its best score."""
+        return _plots().plot_parallel_coordinates(self.trials, self.metric)
+
+    def plot_importance(self, evaluator: str = "fanova") -> Figure:
+        """``importance`` as bars."""
+        return _plots().plot_importance(self.trials, self.metric, evaluator=evaluator)
+
+    def plot_slice(self) -> Figure:
+        """The best score of each trial against each of its hyperparameters."""
+        return _plots().plot_slice(self.trials, self.metric)
+
+    def plot_timeline(self) -> Figure:
+        """When each trial ran, and how it ended."""
+        return _plots().plot_timeline(self.trials, self.metric)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every picture that can be drawn, by file name; never raises."""
+        return _plots().figures(self.trials, self.metric)
+
+    # --------------------------------------------------------------------------------------------------------------- text
+
+    def __repr__(self) -> str:
+        return f"SearchResults({self._headline()})"
+
+    def _headline(self) -> str:
+        record, counts = self.best, count_text(record.status for record in self.trials)
+        best = record.best if record else None
+        found = f"best: trial {record.number}, {self.metric.name} {number_text(best.metric)} at epoch {best.epoch:g}" if record and best else "no score"
+        return f"{len(self)} trials{': ' if counts else ''}{counts}; {found}"
+
+    def _repr_html_(self) -> str:
+        ranked = sorted(self.trials, key=lambda record: record.best.rank if record.best else (-float("inf"),) * 2, reverse=True)
+        shown = ranked[:SHOWN_ROWS]
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in notes_on(ranked, len(shown)))
+        table = table_html(trial_columns([TrialRow.of(record) for record in shown], self.metric), bold=0 if self.best else None)
+        return f"<div><div>{html.escape(self._headline())}</div>{table}{notes}</div>"
+
+
+def _plots() -> ModuleType:
+    from . import plots  # matplotlib takes half a second to import
+
+    return plots

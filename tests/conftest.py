@@ -1,0 +1,72 @@
+"""Searches as their records tell them, without training anything."""
+
+import math
+import random
+
+import pytest
+
+from automm_hpo.config import Config
+from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, SearchRecords, TrialRecord
+from automm_hpo.metrics import find_metric
+from automm_hpo.training.loop import EpochResult
+
+
+def _curve(metric, values, **fields):
+    """One result an epoch; nan is an epoch that diverged."""
+    return tuple(
+        EpochResult(float(epoch), 4 * epoch, metric.score(value), value, 1.0, 1.0, 0.1, 0.5 * epoch, None if math.isfinite(value) else "diverged", **fields)
+        for epoch, value in enumerate(values, 1)
+    )
+
+
+@pytest.fixture
+def curve():
+    """(metric, values) -> results."""
+    return _curve
+
+
+@pytest.fixture
+def nasty() -> str:
+    """A word that is markup, a formula, a terminal's command, and two lines."""
+    return "<script>alert(1)</script> $x^ \x1b[31m\n& 'quoted' [bold]"
+
+
+@pytest.fixture
+def make_trials():
+    """(count, metric name, number of tuned hyperparameters) -> trials of every status, the better the nearer lr is to 0.01."""
+
+    def make(count, metric_name="accuracy", num_tuned=3):
+        metric, rng = find_metric(metric_name), random.Random(0)
+        trials = []
+        for number in range(count):
+            lr = 10 ** rng.uniform(-5, 1)
+            tuned = {"optim.lr": lr, "optim.optim_type": rng.choice(["adamw", "sgd"]), "env.batch_size": rng.choice([16, 32, 64])}
+            tuned |= {f"optim.some_long_name_{index}": rng.uniform(0, 1) for index in range(num_tuned - 3)}
+            good = math.exp(-0.5 * (math.log10(lr) + 2) ** 2)
+            status = FAILED if lr > 5 else DIVERGED if lr > 2 else COMPLETED if good > 0.3 else STOPPED
+            epochs = range(1, 10 if status == COMPLETED else 4)
+            values = [good * epoch / (epoch + 1) if metric.higher_is_better else 2.3 / (good + 1e-3) / epoch for epoch in epochs]
+            values = {FAILED: [], DIVERGED: [values[0], math.nan]}.get(status, values)
+            trials.append(TrialRecord(number, tuned, tuned, status, "", 1e9 + 3 * number, results=_curve(metric, values)))
+        return trials
+
+    return make
+
+
+@pytest.fixture
+def store():
+    """(folder, trials) -> their records on disk."""
+
+    def write(folder, trials):
+        records = SearchRecords(folder)
+        for trial in trials:
+            number = records.open_trial(trial.tuned, Config()).number
+            for result in trial.results:
+                records.folder_of(number).append(result)
+            if trial.status == FAILED:
+                records.folder_of(number).write_error("Traceback (most recent call last):\nValueError: too much")
+            if trial.status != RUNNING:
+                records.close_trial(number, trial.status, trial.reason)
+        return records
+
+    return write

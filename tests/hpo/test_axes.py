@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+
+from automm_hpo.hpo.axes import metric_axis, tuned_axes
+from automm_hpo.hpo.records import TrialRecord
+from automm_hpo.metrics import find_metric
+
+
+def axis_of(values):
+    """The axis of one hyperparameter; None stands for a trial without it."""
+    return next(iter(tuned_axes([TrialRecord(number, {} if value is None else {"a.b": value}, {}) for number, value in enumerate(values)])), None)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (list(np.linspace(0.01, 0.3, 12)), "linear"),
+        (list(np.geomspace(1e-5, 1e-1, 12)), "log"),
+        (list(np.linspace(-1, 1, 12)), "linear"),
+        ([0.0, *np.geomspace(1e-5, 1e-1, 12)], "linear"),  # zero has no logarithm
+        ([16, 32, 64] * 4, "options"),
+        (list(range(10, 40)), "linear"),
+        (["adamw", "sgd"] * 4, "options"),
+        ([True, False] * 4, "options"),
+        ([["flip"], []] * 4, "options"),
+        ([0.1], "linear"),
+        ([math.inf, 1.0], "options"),
+    ],
+)
+def test_the_kind_of_an_axis_follows_from_its_values(values, kind):
+    axis = axis_of(values)
+    assert (axis.kind, axis.name) == (kind, "b")
+    assert ((axis.unit_positions >= 0) & (axis.unit_positions <= 1)).all()
+
+
+def test_numbers_of_a_choice_stand_in_their_order_at_equal_distances():
+    axis = axis_of([128, 16, 32, 16, 128, 32])
+    assert axis.options == ("16", "32", "128")
+    np.testing.assert_allclose(axis.unit_positions, [5 / 6, 1 / 6, 3 / 6, 1 / 6, 5 / 6, 3 / 6])
+
+
+def test_a_trial_without_the_hyperparameter_has_no_position():
+    np.testing.assert_array_equal(np.isnan(axis_of([0.1, None, 0.3]).positions), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(axis_of(["x", None]).positions), [False, True])
+    assert axis_of([None]) is None
+
+
+def test_a_loss_over_orders_of_magnitude_is_shown_by_its_logarithm():
+    loss, accuracy = find_metric("log_loss"), find_metric("accuracy")
+    assert metric_axis([0.5, 1.0, 30.0], loss).is_log
+    assert not metric_axis([0.5, 1.0, 3.0], loss).is_log
+    assert not metric_axis([0.0, 1.0, 30.0], loss).is_log  # zero has no logarithm
+    assert not metric_axis([0.01, 0.9], accuracy).is_log
+    axis = metric_axis([1.0, 10.0, 100.0], loss)
+    np.testing.assert_allclose(axis.unit_positions(np.array([1.0, 10.0, 100.0, 1e9])), [0, 0.5, 1, 1])
+
+
+def test_what_runs_away_is_cut_off_on_the_bad_side_only():
+    r2, rmse = find_metric("r2"), find_metric("rmse")
+    assert metric_axis([0.9, 0.8, 0.7, -1e6], r2) == metric_axis([0.7, 0.8, 0.9, -1e6], r2)
+    axis = metric_axis([0.9, 0.8, 0.7, -1e6], r2)
+    assert (axis.low, axis.high, axis.num_beyond) == (0.7, 0.9, 1)
+    axis = metric_axis([0.0, 1.0, 2.0, 1e6], rmse)
+    assert (axis.is_log, axis.low, axis.high, axis.num_beyond) == (False, 0.0, 2.0, 1)
+    same = metric_axis([0.5, 0.5], r2)
+    np.testing.assert_allclose(same.unit_positions(np.array([0.5])), [0.5])

@@ -1,0 +1,64 @@
+import math
+import random
+from dataclasses import replace
+
+import optuna
+import pytest
+
+from automm_hpo.errors import InvalidArgument
+from automm_hpo.hpo.importance import EVALUATORS, importances
+from automm_hpo.hpo.records import COMPLETED, TrialRecord
+from automm_hpo.metrics import find_metric
+
+
+@pytest.fixture
+def trials(curve):
+    """40 trials whose metric depends on lr, a little on a word, and not on noise; half of them lack a hyperparameter."""
+
+    def make(metric, function):
+        rng, made = random.Random(1), []
+        for number in range(40):
+            tuned = {"noise": rng.random(), "lr": 10 ** rng.uniform(-5, 0), "word": rng.choice(["a", "b"])}
+            if number % 2:
+                tuned["sometimes"] = rng.random()
+            made.append(TrialRecord(number, tuned, {}, COMPLETED, results=curve(metric, [function(tuned)])))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("name", ["accuracy", "log_loss"])
+def test_what_matters_comes_first(trials, evaluator, name):
+    metric = find_metric(name)
+
+    def function(tuned):
+        return math.exp(metric.score(-((math.log10(tuned["lr"]) + 2) ** 2) - 0.2 * (tuned["word"] == "a")))
+
+    found = importances(trials(metric, function), metric, evaluator)
+    assert set(found.index) == {"lr", "word", "noise", "sometimes"}
+    assert found.index[0] == "lr"
+    assert found["lr"] > 0.5
+    assert found.sum() == pytest.approx(1)
+    assert found.is_monotonic_decreasing
+
+
+def test_the_same_trials_give_the_same_numbers_and_leave_optuna_as_it_was(trials):
+    metric = find_metric("accuracy")
+    made = trials(metric, lambda tuned: tuned["lr"] ** 0.1)
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    assert importances(made, metric).equals(importances(made, metric))
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_too_little_to_tell_is_an_error(trials):
+    metric = find_metric("accuracy")
+    made = trials(metric, lambda tuned: 0.5)
+    for few in (made, made[:1], [], [replace(made[0], results=())]):
+        with pytest.raises(InvalidArgument, match="importance: expected at least 2 trials with different scores"):
+            importances(few, metric)
+    two = [replace(record, tuned={}) for record in trials(metric, lambda tuned: tuned["noise"])[:2]]
+    with pytest.raises(InvalidArgument, match="importance: no hyperparameter was tuned"):
+        importances(two, metric)
+    with pytest.raises(InvalidArgument, match="evaluator: expected one of fanova, mdi, ped_anova, got 3"):
+        importances(made, metric, 3)

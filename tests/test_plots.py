@@ -1,0 +1,131 @@
+import io
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from automm_hpo import plots
+from automm_hpo.errors import InvalidArgument
+from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord
+from automm_hpo.metrics import find_metric
+
+ACCURACY, LOG_LOSS = find_metric("accuracy"), find_metric("log_loss")
+
+
+def texts(figure) -> str:
+    """Everything that is written on a figure."""
+    figure.draw_without_rendering()  # ticks are written then
+    return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+def render(figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", plots.PICTURES)
+@pytest.mark.parametrize(("count", "metric", "num_tuned"), [(2, ACCURACY, 3), (15, LOG_LOSS, 3), (50, ACCURACY, 10)])
+def test_every_picture_is_drawn(make_trials, name, count, metric, num_tuned):
+    figure = plots.PICTURES[name](make_trials(count, metric.name, num_tuned), metric)
+    assert figure.axes
+    assert render(figure)[:4] == b"\x89PNG"
+    assert metric.name in texts(figure) or name == "timeline"
+
+
+@pytest.mark.parametrize("name", plots.PICTURES)
+def test_whatever_a_search_left_is_drawn_or_said(make_trials, curve, nasty, name):
+    """One trial, none with a score, words that are formulas, values that are lists, hyperparameters that some trials lack."""
+    draw = plots.PICTURES[name]
+    one = make_trials(1)
+    nothing = [replace(one[0], status=FAILED, results=()), replace(one[0], number=1, status=DIVERGED, results=curve(ACCURACY, [math.nan]))]
+    strange = [
+        TrialRecord(0, {"a": nasty, nasty: 1, "c": [1, 2], "d": None}, {}, COMPLETED, results=curve(ACCURACY, [0.5])),
+        TrialRecord(1, {"a": "x" * 300, "b": True, "c": [], "d": 3}, {}, STOPPED, results=curve(ACCURACY, [0.1, math.nan, 0.2])),
+        TrialRecord(2, {"a": "y"}, {}, RUNNING),
+    ]
+    untuned = [TrialRecord(0, {}, {}, COMPLETED, results=curve(ACCURACY, [0.5, 0.6]))]
+    same = [TrialRecord(number, {"a": 1.0}, {}, COMPLETED, results=curve(ACCURACY, [0.5])) for number in range(3)]
+    for trials in ([], one, nothing, strange, untuned, same):
+        figure = draw(trials, ACCURACY)
+        assert render(figure)
+        assert figure.axes or name.split("_")[0] in texts(figure)
+
+
+def test_the_curves_show_the_best_on_top_and_where_others_were_stopped(make_trials, curve):
+    trials = make_trials(15)
+    segments = (*curve(ACCURACY, [0.1, 0.2]), *(replace(result, segment=1) for result in curve(ACCURACY, [0.15, 0.3])))
+    trials.append(TrialRecord(15, {}, {}, COMPLETED, results=segments))
+    figure = plots.plot_curves(trials, ACCURACY)
+    best = max((trial for trial in trials if trial.best), key=lambda trial: trial.best.rank)
+    assert f"best: trial {best.number}, {best.best.metric:.4f} at epoch 9" in texts(figure)
+    assert "stopped (" in texts(figure)
+    assert "without a score" in texts(figure)
+    lines = figure.axes[0].lines
+    thick = max(lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_allclose(thick.get_ydata(), [result.metric for result in best.results])
+    drawn = [list(line.get_xdata()) for line in lines]
+    assert drawn.count([1.0, 2.0]) == 2  # each segment begins again
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_a_loss_that_runs_away_does_not_press_the_others_together(curve):
+    metric = LOG_LOSS
+    trials = [TrialRecord(number, {"optim.lr": 0.1 * number}, {}, COMPLETED, results=curve(metric, [2.0, 1.0 - 0.1 * number])) for number in range(5)]
+    trials.append(TrialRecord(5, {"optim.lr": 1.0}, {}, STOPPED, results=curve(metric, [1e30])))
+    figure = plots.plot_curves(trials, metric)
+    assert figure.axes[0].get_yscale() == "log"
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < 0.6
+    assert high < 10
+    assert "1 values lie beyond the axis" in texts(figure)
+    assert render(figure)
+
+
+def test_axes_are_logarithmic_where_the_values_are(make_trials):
+    figure = plots.plot_slice(make_trials(50), ACCURACY)
+    written = texts(figure)
+    assert "0.0001" in written  # of lr, drawn log-uniformly
+    assert "adamw" in written
+    assert "failed" in written
+
+
+def test_importance_names_its_evaluator_and_what_it_lacks(make_trials):
+    trials = make_trials(30)
+    assert "fANOVA over" in texts(plots.plot_importance(trials, ACCURACY))
+    assert "PED-ANOVA over" in texts(plots.plot_importance(trials, ACCURACY, evaluator="ped_anova"))
+    assert "expected at least 2 trials with different scores; 1 of 1 have a score" in texts(plots.plot_importance(make_trials(1), ACCURACY))
+    with pytest.raises(InvalidArgument, match=r"evaluator: expected one of fanova, mdi, ped_anova, got 'fanovo'. Did you mean fanova\?"):
+        plots.plot_importance(trials, ACCURACY, evaluator="fanovo")
+
+
+def test_the_timeline_has_a_bar_for_the_time_of_each_trial(make_trials):
+    trials = [replace(trial, number=number, started=1e9 + 5 * number) for number, trial in enumerate(make_trials(1) * 10)]
+    figure = plots.plot_timeline(trials, ACCURACY)
+    assert "seconds since the first trial began" in texts(figure)
+    assert [bar.get_x() for bar in figure.axes[0].patches] == [5 * number for number in range(10)]
+    assert {round(bar.get_width(), 6) for bar in figure.axes[0].patches} == {trials[0].seconds}
+    late = replace(trials[0], started=1e9 + 600)
+    assert "minutes since the first trial began" in texts(plots.plot_timeline([*trials, late], ACCURACY))
+
+
+def test_figures_are_those_that_can_be_drawn_and_never_raise(make_trials, monkeypatch):
+    names = {f"{name}.png" for name in plots.PICTURES}
+    assert set(plots.figures(make_trials(15), ACCURACY)) == names
+    assert set(plots.figures([], ACCURACY)) == set()
+    untuned = [replace(trial, tuned={}) for trial in make_trials(5)]
+    assert set(plots.figures(untuned, ACCURACY)) == {"curves.png", "timeline.png"}
+    monkeypatch.setitem(plots.PICTURES, "curves", lambda trials, metric: 1 / 0)
+    assert set(plots.figures(make_trials(15), ACCURACY)) == names - {"curves.png"}
+
+
+def test_pyplot_and_its_settings_are_left_alone():
+    code = (
+        "import matplotlib, sys; before = matplotlib.rcParams.copy(); from automm_hpo import plots; from automm_hpo.metrics import find_metric; "
+        "figure = plots.plot_timeline([], find_metric('accuracy')); assert figure._repr_png_()[:4] == b'\\x89PNG'; "
+        "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams.copy() == before)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False True"
