@@ -60,7 +60,7 @@ def store():
     def write(folder, trials):
         records = SearchRecords(folder)
         for trial in trials:
-            number = records.open_trial(trial.tuned, Config()).number
+            number = records.open_trial({}, trial.tuned, Config().flat()).number
             for result in trial.results:
                 records.folder_of(number).append(result)
             if trial.status == FAILED:

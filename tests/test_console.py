@@ -46,4 +46,4 @@ def test_a_search_says_little_and_leaves_the_process_as_it_was(small, here, fast
         assert sum("ends" in line for line in lines) == 8
         assert "s left" in done.stdout
         assert lines[-1].startswith("best: trial")
-    assert sorted(path.name for path in here.iterdir()) == ["mlflow.db", "run", "train.csv"]
+    assert sorted(path.name for path in here.iterdir()) == ["mlflow.db", "mlruns", "run", "train.csv"]

@@ -20,7 +20,7 @@ LAYERS = [
     ["artifact", "plots"],
     ["results"],
     ["plan", "searching"],
-    ["fitting", "objective"],
+    ["fitting", "objective", "preview"],
     ["predictor"],
 ]
 DOORS = {  # library -> the places that may import it
@@ -28,8 +28,10 @@ DOORS = {  # library -> the places that may import it
     "mlflow": ("tracking.py",),
     "timm": ("models/", "training/"),
     "optuna": ("hpo/",),
-    "pandas": ("data/", "hpo/records.py", "problem.py", "datasets.py", "plan.py", "predictor.py"),
-    "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "fitting.py", "predictor.py"),
+    "matplotlib": ("plots.py",),
+    "rich": ("hpo/display.py",),
+    "pandas": ("data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "plan.py", "results.py", "preview.py", "predictor.py"),
+    "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "fitting.py", "preview.py", "predictor.py"),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "cloudpickle"}
 FILES = sorted(PACKAGE.rglob("*.py"))

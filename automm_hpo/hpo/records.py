@@ -67,24 +67,24 @@ class TrialRecord:
         number: counted from 0 in the order of proposal.
         tuned: the values the search chose, by dotted key; of the last segment.
         config: all hyperparameters, by dotted key; of the last segment.
-        raw: the searcher's own proposal, which a resumed search makes again.
-        segments: all of them, in order.
-        results: one a validation, in order.
         started, ended: time.time() of the first start and of the end; 0 while it runs.
         weights_bytes: of one set of weights; 0 where none were kept.
+        results: one a validation, in order.
+        raw: the searcher's own proposal, which a resumed search makes again.
+        segments: all of them, in order.
     """
 
     number: int
     tuned: Mapping[str, Any]
     config: Mapping[str, Any]
-    raw: Mapping[str, Any] = field(default_factory=dict)
-    segments: tuple[Segment, ...] = ()
     status: str = RUNNING
     reason: str = ""
     started: float = 0.0
     ended: float = 0.0
     weights_bytes: int = 0
     results: tuple[EpochResult, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
 
     @property
     def best(self) -> EpochResult | None:
@@ -95,7 +95,7 @@ class TrialRecord:
     @property
     def best_tuned(self) -> Mapping[str, Any]:
         """The tuned values of the segment that the best epoch lies in."""
-        return self.segments[self.best.segment].tuned if self.best else self.tuned
+        return self.segments[self.best.segment].tuned if self.best and self.segments else self.tuned
 
     @property
     def epochs(self) -> float:
@@ -121,7 +121,7 @@ class TrialFolder:
 
     def create(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any]) -> TrialRecord:
         self.path.mkdir(parents=True, exist_ok=True)  # a kill may have left the bare folder
-        record = TrialRecord(self.number, tuned, config, raw, (Segment(0, None, 0.0, tuned),), started=time.time())
+        record = TrialRecord(self.number, tuned, config, started=time.time(), raw=raw, segments=(Segment(0, None, 0.0, tuned),))
         self.write(record)
         return record
 

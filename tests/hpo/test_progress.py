@@ -19,7 +19,7 @@ def narrate(verbosity, num_trials=8, epochs=20):
     for number in range(num_trials):
         results = tuple(replace(RESULT, epoch=float(epoch), metric=1 / (epoch + number), score=-1 / (epoch + number)) for epoch in range(1, epochs))
         record = TrialRecord(number, {"optim.lr": 0.01, "model.timm_image.image_size": 64}, {}, COMPLETED, results=results)
-        progress.trial_started(record)
+        progress.trial_started(replace(record, results=()))
         for result in results:
             progress.trial_reported(record, result)
         progress.trial_ended(record)
