@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLo
 
 from .errors import InvalidArgument
 from .hpo.axes import Axis, MetricAxis, metric_axis, tuned_axes
-from .hpo.importance import EVALUATORS, importances
+from .hpo.importance import EVALUATORS, MOST_TRIALS, importances
 from .hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord
 from .hpo.table import STATUS_COLORS, cut, number_text, printable
 from .metrics import Metric
@@ -106,7 +106,7 @@ def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     many = len(trials) > MANY
     for place, record in enumerate(trials):
         style: dict[str, Any] = {"color": STATUS_COLORS[record.status], "linestyle": LINES[record.status]}
-        style |= {"lw": 1.0, "alpha": 0.45} if many else {"lw": 1.4, "alpha": 0.8}
+        style |= {"lw": 1.0, "alpha": _paleness(0.45, trials)} if many else {"lw": 1.4, "alpha": 0.8}
         if place == best_place:
             style = {"color": BEST_COLOR, "lw": 2.6, "zorder": 4}
         end = None
@@ -122,7 +122,7 @@ def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     axes.set(xlabel="epoch", ylabel=_metric_label(metric))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if scale.num_beyond:
-        axes.text(0.99, 0.98, f"{scale.num_beyond} values lie beyond the axis", transform=axes.transAxes, ha="right", va="top", fontsize=8, color=TEXT_COLOR)
+        axes.text(0.99, 0.98, f"values beyond the axis: {scale.num_beyond}", transform=axes.transAxes, ha="right", va="top", fontsize=8, color=TEXT_COLOR)
     drawn = [record for record in trials if any(math.isfinite(result.metric) for result in record.results)]
     handles = _status_handles(drawn, lambda status: {"linestyle": LINES[status], "marker": ENDS[status]})
     if len(drawn) < len(trials):
@@ -166,11 +166,11 @@ def plot_parallel_coordinates(trials: Sequence[TrialRecord], metric: Metric) -> 
     axes.set(xlim=(-0.45, len(tuned) + 0.45), ylim=(ABSENT_LEVEL - 0.04 if is_absent.any() else -0.04, 1.12))
     many, best = len(trials) > MANY, _best(trials)
     for row in order:
-        style: dict[str, Any] = {"color": SHADES(goodness[row]), "lw": 1.1 if many else 1.6, "alpha": 0.85}
+        style: dict[str, Any] = {"color": SHADES(goodness[row]), "lw": 1.1 if many else 1.6, "alpha": _paleness(0.85, trials)}
         if not has_score[row]:
             style = {"color": STATUS_COLORS[trials[row].status], "lw": 1.1, "linestyle": LINES[FAILED], "alpha": 0.9}
         elif best and row == best[0]:
-            style = {"color": SHADES(1.0), "lw": 3.0}
+            style = {"color": SHADES(1.0), "lw": 3.0, "zorder": 2.5}
         axes.plot(*_smooth(levels[row]), solid_capstyle="round", **style)
     for position, axis in enumerate(tuned):
         _upright(axes, position, axis.name, _unit_ticks(axis))
@@ -248,6 +248,7 @@ def plot_importance(trials: Sequence[TrialRecord], metric: Metric, evaluator: st
             raise
         raise NothingToDraw(str(missing)) from None
     num_scored = sum(record.best is not None for record in trials)
+    over = f"{num_scored} trials" if num_scored <= MOST_TRIALS else f"{MOST_TRIALS} of {num_scored} trials"
     figure = SearchFigure(8, 1.6 + 0.36 * len(shares))
     axes = _frame(figure.add_subplot(), grid="x")
     bars = axes.barh([_label(str(key), 40) for key in shares.index], shares.to_numpy() * 100, color=STATUS_COLORS[RUNNING], height=0.65)
@@ -255,7 +256,7 @@ def plot_importance(trials: Sequence[TrialRecord], metric: Metric, evaluator: st
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, max(10.0, shares.max() * 110))
-    axes.set(xlabel=f"share of the differences in {_label(metric.name)}, %  ({EVALUATORS[evaluator][0]} over {num_scored} trials with a score)")
+    axes.set(xlabel=f"share of the differences in {_label(metric.name)}, %\n({EVALUATORS[evaluator][0]} over {over} with a score)")
     return figure
 
 
@@ -377,6 +378,11 @@ def _best_text(trials: Sequence[TrialRecord], place: int, best: EpochResult) -> 
     return f"best: trial {trials[place].number}, {number_text(best.metric)} at epoch {best.epoch:g}"
 
 
+def _paleness(alpha: float, trials: Sequence[TrialRecord]) -> float:
+    """So that hundreds of lines do not become one area."""
+    return max(0.1, min(alpha, 50 * alpha / len(trials)))
+
+
 def _label(text: str, length: int = LABEL_LENGTH) -> str:
     """A user's word as matplotlib shall write it: short, on one line, no formula."""
     return cut(printable(text), length, in_the_middle=True).replace("$", r"\$")
@@ -445,4 +451,5 @@ def _status_handles(trials: Sequence[TrialRecord], style: Callable[[str], dict[s
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=TEXT_COLOR)
+        num_columns = len(handles) if len(handles) <= 4 else math.ceil(len(handles) / 2)
+        figure.legend(handles=handles, loc="outside lower center", ncols=num_columns, frameon=False, fontsize=9, labelcolor=TEXT_COLOR)

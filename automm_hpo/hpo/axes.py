@@ -100,6 +100,7 @@ class MetricAxis:
         return (self.positions(values) - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 
+ORDERS = 20  # a positive loss is shown by its logarithm where the highest is so many times the lowest
 FAR = 30  # a value this many times farther from the best than the median is would press all others together
 
 
@@ -108,9 +109,9 @@ def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
     values: finite ones, at least one, in the metric's natural sign.
     """
     numbers = np.array(values, dtype=np.float64)
-    is_log = not metric.higher_is_better and bool(numbers.min() > 0 and numbers.max() >= 20 * numbers.min())
-    badness = np.log10(numbers) if is_log else -numbers if metric.higher_is_better else numbers
+    is_loss = not metric.higher_is_better and bool(numbers.min() > 0)
+    badness = np.log10(numbers) if is_loss else -numbers if metric.higher_is_better else numbers
     best, median = badness.min(), np.median(badness)
-    reach = best + FAR * (median - best)
-    shown = numbers[badness <= reach] if median > best else numbers
-    return MetricAxis(is_log, float(shown.min()), float(shown.max()), len(numbers) - len(shown))
+    shown = numbers[badness <= best + FAR * (median - best)] if median > best else numbers
+    low, high = float(shown.min()), float(shown.max())
+    return MetricAxis(is_loss and high >= ORDERS * low, low, high, len(numbers) - len(shown))

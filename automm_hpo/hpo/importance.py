@@ -17,6 +17,8 @@ from ..metrics import Metric
 from .axes import Axis, metric_axis, tuned_axes
 from .records import TrialRecord
 
+MOST_TRIALS = 300  # fANOVA takes 3 seconds over 300 trials and 18 over 1,000, and the same shares come out
+
 
 def _fanova(seed: int) -> Any:
     from optuna.importance import FanovaImportanceEvaluator
@@ -47,8 +49,9 @@ EVALUATORS: dict[str, tuple[str, Callable[[int], Any]]] = {
 def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova", seed: int = 0) -> pd.Series:
     """The share of each tuned hyperparameter in the differences between the trials' best scores.
 
-    A trial without a score does not count. Numbers that were drawn log-uniformly, and losses over orders of magnitude, count by their
-    logarithm. Where a trial does not have a hyperparameter, the middle of its range stands in, or an option of its own.
+    A trial without a score does not count, and of very many only ``MOST_TRIALS`` do. Numbers that were drawn log-uniformly, and losses
+    over orders of magnitude, count by their logarithm. Where a trial does not have a hyperparameter, the middle of its range stands
+    in, or an option of its own.
 
     Args:
         evaluator: ``fanova`` (Hutter et al. 2014), ``mdi`` (mean decrease in impurity) or ``ped_anova`` (Watanabe et al. 2023; it asks what
@@ -63,6 +66,8 @@ def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = 
     if evaluator not in EVALUATORS:
         raise InvalidArgument(f"evaluator: expected one of {', '.join(EVALUATORS)}, got {evaluator!r}.{did_you_mean(str(evaluator), EVALUATORS)}")
     scored = [record for record in trials if record.best]
+    if len(scored) > MOST_TRIALS:  # evenly over the search
+        scored = [scored[place] for place in np.linspace(0, len(scored) - 1, MOST_TRIALS).astype(int)]
     axes = tuned_axes(scored)
     if len({record.best.score for record in scored if record.best}) < 2:
         raise InvalidArgument(f"importance: expected at least 2 trials with different scores; {len(scored)} of {len(trials)} have a score")
