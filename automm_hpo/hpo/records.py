@@ -181,8 +181,9 @@ class SearchRecords:
         return record
 
     def reopen_trial(self, number: int) -> TrialRecord:
-        """A trial that goes on is running again."""
-        record = replace(self.folder_of(number).read(), status=RUNNING, reason="", ended=0.0)
+        """A trial that has a place is running, or running again."""
+        record = self.folder_of(number).read()
+        record = replace(record, status=RUNNING, reason="", ended=0.0, started=record.started if record.results else time.time())
         self.folder_of(number).write(record)
         return record
 
