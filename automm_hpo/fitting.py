@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,11 @@ from pathlib import Path
 import torch
 
 from . import __version__
-from .artifact import Artifact, save_artifact
+from .artifact import Artifact, Member, save_artifact
 from .config import Config
 from .data.cache import store_cache
 from .errors import BadImages, CorruptFile, Problems, SavePathExists, TimeLimitTooShort
+from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import ray_cluster
 from .hpo.monitor import SearchMonitor
 from .hpo.progress import Progress
@@ -31,8 +33,8 @@ from .training.evaluate import find_device
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
 
 
-def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
-    """Runs the trials and commits the best one's best epoch to the plan's folder.
+def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: int = 1, refit: bool = False) -> Artifact:
+    """Runs the trials and commits the best one's best epoch to the plan's folder, then what is better than that.
 
     Raises:
         AllTrialsFailed: no trial ended with a score.
@@ -45,9 +47,10 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
     with process_unchanged(), torch.random.fork_rng(), _new_folder(plan.path), contextlib.ExitStack() as stack:
         available = _prepare(plan, stack, progress)
         tracker = stack.enter_context(_tracker(plan, tracking))
-        monitor = SearchMonitor(records, [progress, *([tracker] if tracker else [])], plan.search.settings.keep_trials)
+        keep_trials = max(plan.search.settings.keep_trials, ensemble_size)
+        monitor = SearchMonitor(records, [progress, *([tracker] if tracker else [])], keep_trials, kept_epochs(plan.search))
         try:
-            _run_trials(plan, monitor, available)
+            _run_trials(plan, monitor, available, ensemble_size)
         except KeyboardInterrupt:
             monitor.interrupted()
             if records.best() is not None:
@@ -55,10 +58,11 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> Artifact:
                 progress.say(f"interrupted: the best so far is kept, MultiModalPredictor.load({str(plan.path)!r}) gives it", level=1)
             raise
         best, artifact = _commit_best(plan, records, progress, started)
+        artifact = run_after_search(plan, records, progress, best, artifact, _last_commit(plan), ensemble_size, refit)
         if tracker:
             tracker.close("FINISHED", best, plan.deadline)
     progress.summary(records)
-    progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
+    progress.say(f"best: trial {best.number}, {metric.name} {best.best.metric if best.best else math.nan:.4f}, saved in {plan.path}", level=1)
     return artifact
 
 
@@ -94,10 +98,17 @@ def _build_caches(plan: FitPlan, progress: Progress) -> None:
         raise BadImages("\n".join(map(str, problems.found)))
 
 
-def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
+def _last_commit(plan: FitPlan) -> float | None:
+    """time.time() at which the predictor must be ready to be saved."""
+    return None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if plan.search.space else 0.0)
+
+
+def _run_trials(plan: FitPlan, monitor: SearchMonitor, available: Mapping[str, float], ensemble_size: int) -> None:
     """Runs the trials; what they leave is in the records."""
     data, search = plan.data, plan.search
-    deadline = None if plan.deadline is None else plan.deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if search.space else 0.0)
+    deadline = _last_commit(plan)
+    if deadline is not None:
+        deadline -= reserved_seconds(search, ensemble_size, deadline - time.time())
     task = TrialTask(monitor.records.folder, data.problem, data.validation_metric.name, plan.seed, search.settings.num_to_keep, deadline)
     if deadline is not None and search.space and time.time() > deadline:
         late = time.time() - (plan.deadline or 0.0)
@@ -145,7 +156,8 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             "best_epoch": best.epoch,
             "hyperparameters": dict(record.tuned),
         }
-        return record, Artifact(data.problem, data.columns, plan.encoders, config, model, data.eval_metric.name, data.validation_metric.name, summary)
+        members = (Member(config, model),)
+        return record, Artifact(data.problem, data.columns, plan.encoders, members, data.eval_metric.name, data.validation_metric.name, summary)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 

@@ -19,8 +19,8 @@ class Listener(Protocol):
 
 
 class SearchMonitor:
-    def __init__(self, records: SearchRecords, listeners: list[Listener], keep_trials: int) -> None:
-        self.records, self.listeners, self.keep_trials = records, listeners, keep_trials
+    def __init__(self, records: SearchRecords, listeners: list[Listener], keep_trials: int, keep_epochs: int = 1) -> None:
+        self.records, self.listeners, self.keep_trials, self.keep_epochs = records, listeners, keep_trials, keep_epochs
         self._started: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
         self._open: set[int] = set()
@@ -62,6 +62,6 @@ class SearchMonitor:
     def _close(self, number: int, status: str, reason: str) -> None:
         self._open.discard(number)
         record = self.records.close_trial(number, status, reason)
-        self.records.prune(self.keep_trials)
+        self.records.prune(self.keep_trials, self.keep_epochs)
         for listener in self.listeners:
             listener.trial_ended(record)

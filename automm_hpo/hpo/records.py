@@ -143,11 +143,11 @@ class SearchRecords:
         self._closed[number] = record
         return record
 
-    def prune(self, keep_trials: int) -> None:
-        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch; rows and curves stay for ever."""
+    def prune(self, keep_trials: int, keep_epochs: int = 1) -> None:
+        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch, the first of them those of ``keep_epochs``; rows stay for ever."""
         ranked = sorted(self._closed.values(), key=_rank, reverse=True)
         for rank, record in enumerate(ranked):
-            kept = 1 if rank < keep_trials else 0
+            kept = keep_epochs if rank == 0 else 1 if rank < keep_trials else 0
             prune_checkpoints(self.folder_of(record.number).checkpoints, num_best=kept, num_states=0)
 
     def __len__(self) -> int:
