@@ -1,7 +1,8 @@
 """The predictor on disk: a folder that moves, holds no pickle, and is verified file by file when it is read.
 
-A commit is a journal: the files are written as ``<name>.new``, then ``MANIFEST.json.new`` seals them, then all are renamed. A kill
-before the seal leaves the old predictor, one after it the new; a reader follows the same rule and needs no write access.
+A commit is a journal: the files are written as ``<name>.new``, then ``MANIFEST.json.new`` seals them, then all are renamed and the
+weights that it no longer lists are deleted. A kill before the seal leaves the old predictor, one after it the new; a reader follows
+the same rule and needs no write access.
 """
 
 from __future__ import annotations
@@ -9,26 +10,47 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .config import Config
+from .data.cache import TensorCache
 from .data.columns import ColumnTypes
 from .data.encoders import Encoders
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, manifest_of, read_json, write_json
 from .metrics import find_metric
-from .models import build_model, describe_source, remember_source
+from .models import build_model, describe_source, image_spec, remember_source
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
+from .training.ensemble import combine_logits
+from .training.evaluate import predict_logits
 
-FORMAT, FORMAT_VERSION = "automm_hpo predictor", 1
-PREDICTOR, ENCODERS, WEIGHTS = "predictor.json", "encoders.json", "model.safetensors"
-FILES = (PREDICTOR, ENCODERS, WEIGHTS)
+FORMAT, FORMAT_VERSION = "automm_hpo predictor", 2  # 1: one model, whose config stood where the members are now
+PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
+
+
+def weights_name(number: int) -> str:
+    """The file of a member's weights: ``model.safetensors``, ``model-1.safetensors``, ..."""
+    return f"model-{number}.safetensors" if number else "model.safetensors"
+
+
+WEIGHTS_NAME = re.compile(r"model(-[1-9]\d*)?\.safetensors(\.new)?")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model and its share in what the predictor says."""
+
+    config: Config
+    model: nn.Module
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,20 +58,30 @@ class Artifact:
     """All that predicting needs.
 
     Attributes:
+        members: the models whose predictions are averaged, one at least; their weights sum to 1.
         summary: what ``fit_summary`` says, JSON values.
     """
 
     problem: Problem
     columns: ColumnTypes
     encoders: Encoders
-    config: Config
-    model: nn.Module
+    members: tuple[Member, ...]
     eval_metric: str
     validation_metric: str
     summary: Mapping[str, Any]
 
+    @property
+    def config(self) -> Config:
+        """The first member's; what it says of reading data is the same in all."""
+        return self.members[0].config
+
     def with_summary(self, **more: Any) -> Artifact:
         return replace(self, summary={**self.summary, **more})
+
+    def logits(self, data: TensorCache) -> torch.Tensor:
+        """(N, num_outputs): what the members say together, on the CPU."""
+        logits = [predict_logits(member.model, data, image_spec(member.config), member.config.env) for member in self.members]
+        return combine_logits(self.problem, logits, [member.weight for member in self.members])
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:
@@ -57,14 +89,16 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{MANIFEST}.new").exists():
         _roll_forward(folder)
+    members = [
+        {"config": member.config.flat(), "model_source": describe_source(member.config), "weight": member.weight} for member in artifact.members
+    ]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "problem": artifact.problem.to_json(),
         # a list: a column's name need not be a string, which a JSON key must be
         "columns": [[column, kind, artifact.columns.reasons[column]] for column, kind in artifact.columns.items()],
-        "config": artifact.config.flat(),
-        "model_source": describe_source(artifact.config),
+        "members": members,
         "eval_metric": artifact.eval_metric,
         "validation_metric": artifact.validation_metric,
         "summary": dict(artifact.summary),
@@ -72,9 +106,11 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     }
     write_json(folder / f"{PREDICTOR}.new", description)
     write_json(folder / f"{ENCODERS}.new", artifact.encoders.to_json())
-    save_weights(artifact.model, folder / f"{WEIGHTS}.new")
-    _flush(folder / f"{WEIGHTS}.new")
-    manifest = manifest_of(folder, [f"{name}.new" for name in FILES])
+    for number, member in enumerate(artifact.members):
+        path = folder / f"{weights_name(number)}.new"
+        save_weights(member.model, path)
+        _flush(path)
+    manifest = manifest_of(folder, [f"{name}.new" for name in _names(len(members))])
     write_json(folder / f"{MANIFEST}.new", {name.removesuffix(".new"): digest for name, digest in manifest.items()})
     _roll_forward(folder)
 
@@ -94,27 +130,43 @@ def load_artifact(folder: Path) -> Artifact:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise NotAPredictor(f"{folder} has format {version!r}, this version reads up to {FORMAT_VERSION}; upgrade automm_hpo")
     try:
-        problem, config = Problem.from_json(description["problem"]), Config.from_flat(description["config"])
-        remember_source(config, description["model_source"])
+        problem = Problem.from_json(description["problem"])
         columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
+        members = description["members"] if version > 1 else [{**description, "weight": 1.0}]
+        if set(places) != set(_names(len(members))):
+            raise ValueError(f"{len(members)} members and {len(places) - 2} files of weights")
         artifact = Artifact(
             problem,
             ColumnTypes({column: kind for column, (kind, _) in columns.items()}, {column: reason for column, (_, reason) in columns.items()}),
             Encoders.from_json(encoders),
-            config,
-            build_model(config, problem.num_outputs, load_weights=False),
+            tuple(_load_member(member, problem) for member in members),
             find_metric(description["eval_metric"], "eval_metric").name,
             find_metric(description["validation_metric"], "validation_metric").name,
             dict(description["summary"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums are right, and yet it is not as we write it
         raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} is not as this version writes it: {type(error).__name__}: {error}") from None
-    load_weights(artifact.model, places[WEIGHTS])
+    for number, member in enumerate(artifact.members):
+        load_weights(member.model, places[weights_name(number)])
     return artifact
+
+
+def _load_member(stored: Mapping[str, Any], problem: Problem) -> Member:
+    """A member, its weights still to be loaded."""
+    config = Config.from_flat(stored["config"])
+    remember_source(config, stored["model_source"])
+    if not 0 < stored["weight"] <= 1:
+        raise ValueError(f"a member's weight is {stored['weight']}")
+    return Member(config, build_model(config, problem.num_outputs, load_weights=False), float(stored["weight"]))
 
 
 def is_predictor(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (folder / f"{MANIFEST}.new").is_file()
+
+
+def _names(num_members: int) -> tuple[str, ...]:
+    """The files of a predictor, in the order in which they are committed."""
+    return (PREDICTOR, ENCODERS, *map(weights_name, range(num_members)))
 
 
 def _places(folder: Path) -> dict[str, Path]:
@@ -125,19 +177,32 @@ def _places(folder: Path) -> dict[str, Path]:
         hint = "; its search never finished" if (folder / "search").is_dir() else ""
         raise NotAPredictor(f"{folder} holds no predictor: {MANIFEST} is missing{hint}")
     sealed = (folder / f"{MANIFEST}.new").is_file()
-    manifest = read_json(folder / (f"{MANIFEST}.new" if sealed else MANIFEST))
-    if not isinstance(manifest, dict) or set(manifest) != set(FILES):
-        raise NotAPredictor(f"{folder} was not written by automm_hpo: its {MANIFEST} does not list {', '.join(FILES)}")
-    new = {name: folder / f"{name}.new" for name in FILES}
-    places = {name: new[name] if sealed and new[name].exists() else folder / name for name in FILES}
+    manifest = _manifest(folder, f"{MANIFEST}.new" if sealed else MANIFEST)
+    new = {name: folder / f"{name}.new" for name in manifest}
+    places = {name: new[name] if sealed and new[name].exists() else folder / name for name in manifest}
     check_files(places, manifest)
     return places
 
 
+def _manifest(folder: Path, name: str) -> dict[str, str]:
+    """File -> SHA-256 of exactly the files that a predictor has, whatever a stranger's folder would have us read or rename."""
+    manifest = read_json(folder / name)
+    names = _names(max(1, len(manifest) - 2)) if isinstance(manifest, dict) else _names(1)
+    if not isinstance(manifest, dict) or set(manifest) != set(names):
+        raise NotAPredictor(f"{folder} was not written by automm_hpo: its {name} does not list {', '.join(names)}")
+    return manifest
+
+
 def _roll_forward(folder: Path) -> None:
-    for name in (*FILES, MANIFEST):  # the seal last: until it goes, a reader knows that a commit is under way
+    """Completes a sealed commit."""
+    names = _manifest(folder, f"{MANIFEST}.new")
+    for name in names:
         if (folder / f"{name}.new").exists():
             os.replace(folder / f"{name}.new", folder / name)
+    for path in folder.iterdir():  # members that the last predictor had, and commits that were never sealed
+        if WEIGHTS_NAME.fullmatch(path.name) and path.name not in names:
+            path.unlink()
+    os.replace(folder / f"{MANIFEST}.new", folder / MANIFEST)  # the seal last: until it goes, a reader knows that a commit is under way
 
 
 def _flush(path: Path) -> None:

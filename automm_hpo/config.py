@@ -139,6 +139,10 @@ class Optim(Section):
     """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it."""
     gradient_clip_val: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
+    top_k_average_method: Literal["greedy_soup", "uniform_soup", "best"] = "greedy_soup"
+    """What becomes of the best trial's kept epochs (``num_to_keep`` of them) when the search has ended. ``best``: the best one is the
+    predictor. ``greedy_soup``: their weights are averaged one by one, and with those of other kept trials of the same architecture, as long as
+    that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
     label_smoothing: Annotated[Fraction, Live()] = 0.0
     """Probability mass spread evenly over the classes (cross entropy only)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ from dataclasses import replace
 import torch
 
 from . import __version__
-from .artifact import Artifact, is_predictor, load_artifact, save_artifact
+from .artifact import Artifact, Member, is_predictor, load_artifact, save_artifact
 from .config import Config
 from .data.cache import store_cache
 from .errors import BadImages, CorruptFile, Problems
+from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import ray_cluster
 from .hpo.job import SearchJob
 from .hpo.monitor import Listener, SearchMonitor
@@ -34,8 +36,8 @@ from .training.evaluate import find_device
 DEFAULT_KEEP_TRIALS = 3
 
 
-def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
-    """Runs the trials and commits the best one's best epoch to the plan's folder.
+def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: int = 1, refit: bool = False) -> tuple[Artifact, Interruption]:
+    """Runs the trials and commits the best one's best epoch to the plan's folder, then what is better than that.
 
     Returns:
         The best, and whether the search was asked to end before its end; the caller raises that on.
@@ -60,9 +62,12 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
         goal = None if settings.goal is None else metric.score(settings.goal)
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
-        monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, goal, settings.max_failed_trials)
+        keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
+        monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
         training = Training(plan.data.problem, metric.name, plan.seed, settings.num_to_keep)
-        task = TrialTask(search, training, trials_deadline(plan.deadline, bool(plan.search.space)), settings.trial_time_limit)
+        last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
+        reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, ensemble_size, last_commit - time.time())
+        task = TrialTask(search, training, None if last_commit is None else last_commit - reserved, settings.trial_time_limit)
         if not plan.search.space and not len(records):
             records.open_trial({}, {}, plan.search.config.flat())
         with progress:
@@ -74,11 +79,13 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             interruption.reraise()
         records.raise_if_all_failed()
         best, artifact = _commit_best(plan, records, progress, started)
+        if interruption.signal is None:
+            artifact = run_after_search(plan, records, progress, best, artifact, last_commit, ensemble_size, refit)
         write_outcome(search, Outcome(monitor.over or COMPLETE, plan.identity.limits))
         if tracker:
             tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, plan.deadline)
     progress.summary(records)
-    progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
+    progress.say(f"best: trial {best.number}, {metric.name} {best.best.metric if best.best else math.nan:.4f}, saved in {plan.path}", level=1)
     if monitor.over in (INTERRUPTED, TIME_LIMIT):
         progress.say(f"ended early ({monitor.over}); the same call goes on with it, as does MultiModalPredictor.load({str(plan.path)!r}, resume=True)", level=1)
     return artifact, interruption
@@ -171,7 +178,8 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             "best_epoch": best.epoch,
             "hyperparameters": dict(record.tuned),
         }
-        return record, Artifact(data.problem, data.columns, plan.encoders, config, model, data.eval_metric.name, data.validation_metric.name, summary)
+        members = (Member(config, model),)
+        return record, Artifact(data.problem, data.columns, plan.encoders, members, data.eval_metric.name, data.validation_metric.name, summary)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 
@@ -188,7 +196,7 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     check_checkpoint(path)
     load_weights(model, path / WEIGHTS)
     summary = {f"val_{artifact.validation_metric}": record.best.metric, "num_trials": len(records), "best_trial": number, "best_epoch": record.best.epoch}
-    return replace(artifact, config=config, model=model, summary=summary | {"hyperparameters": dict(record.best_tuned)})
+    return replace(artifact, members=(Member(config, model),), summary=summary | {"hyperparameters": dict(record.best_tuned)})
 
 
 def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None:

@@ -115,7 +115,7 @@ def tune_objective(
         tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         goal = None if settings.goal is None else searched.score(settings.goal)
-        monitor = SearchMonitor(records, listeners, settings.keep_trials or 1, goal, settings.max_failed_trials)
+        monitor = SearchMonitor(records, listeners, settings.keep_trials or 1, 1, goal, settings.max_failed_trials)
         run = Objective(
             objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, numbers["seed"], max_epochs, tracker is not None
         )

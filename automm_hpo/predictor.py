@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
@@ -13,16 +14,17 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from .artifact import Artifact, is_predictor, load_artifact, save_artifact
 from .data.cache import BadImage, build_cache, describe
 from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
+from .finishing import check_ensemble, check_finishing
 from .fitting import run_fit, trial_artifact
 from .hpo.records import SearchRecords
 from .hpo.session import check_same_search, is_search, read_identity
 from .metrics import METRICS, check_fits, find_metric
-from .models import image_spec
 from .plan import (
     FitPlan,
     Target,
@@ -45,7 +47,7 @@ from .plan import (
     stored_search,
 )
 from .results import SearchResults
-from .training.evaluate import compute_metric, pick_device, predict_logits, probabilities, values
+from .training.evaluate import compute_metric, pick_device, probabilities, values
 
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
 
@@ -117,6 +119,8 @@ class MultiModalPredictor:
         hyperparameter_tune_kwargs: Mapping[str, Any] | str | None = None,
         resume: bool | str = "auto",
         tracking: str | None = "mlflow",
+        ensemble_size: int = 1,
+        refit: bool = False,
     ) -> Self:
         """Trains, or searches: with a ``tune.*`` space among the hyperparameters, each trial is one configuration.
 
@@ -134,9 +138,12 @@ class MultiModalPredictor:
             resume: ``auto`` goes on with the search that ``save_path`` holds, where it is the same search; so does True, which demands
                 that there is one; False refuses a folder that holds one.
             tracking: ``mlflow``, or None.
+            ensemble_size: combine up to that many of the best trials' models where they predict the validation rows better together; 1: one model.
+            refit: at last train the best configuration again on training and validation rows together. That model has no validation score of
+                its own; the one reported is the search's.
 
         Returns:
-            The predictor, which from now on is its best checkpoint.
+            The predictor: the best checkpoint, or what was made of the best ones (``fit_summary`` tells).
 
         Raises:
             InvalidInput: everything wrong with the call, listed together, before anything is started.
@@ -167,28 +174,33 @@ class MultiModalPredictor:
             folder, resuming = plan_path(self._fit_path if save_path is None else save_path, resume)
         target = self._target
         with problems.gather():
+            check_finishing(ensemble_size, refit)
+        with problems.gather():
             search = plan_search((*self._layers, hyperparameters), hyperparameter_tune_kwargs)
             target = target.searched_by(search.settings)
+            check_ensemble(ensemble_size, search)
         with problems.gather():
             data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
         check_goal(search.settings, data.validation_metric)
         encoders = plan_encoders(data, search)
-        call = {**numbers, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs)
-        identity = plan_identity(data, search, encoders, int(seed), {"target": asdict(target), "fit": call}, {})
+        after = {"ensemble_size": ensemble_size, "refit": refit}
+        call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs)
+        identity = plan_identity(data, search, encoders, int(seed), {"target": asdict(target), "fit": call}, after)
         if resuming:
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
         plan_weights(search)  # the network only for a call that is otherwise right
         deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, deadline)
-        artifact, interruption = run_fit(plan, self.verbosity, tracking)
+        artifact, interruption = run_fit(plan, self.verbosity, tracking, ensemble_size, refit)
         self._adopt(artifact, folder)
         interruption.reraise()
         return self
 
     def _adopt(self, artifact: Artifact, path: Path) -> None:
         self._artifact, self._path = artifact, path
-        artifact.model.to(pick_device(artifact.config.env)).to(memory_format=torch.channels_last)
+        for member in artifact.members:
+            member.model.to(pick_device(member.config.env)).to(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------------------------------------------------------ predict
 
@@ -268,13 +280,12 @@ class MultiModalPredictor:
         artifact = self._fitted
         table, own_folder = load_table(data, "data")
         paths = artifact.encoders.image_paths(table, folder or own_folder)
-        spec = image_spec(artifact.config)
         chunks, bad = [torch.zeros(0, artifact.problem.num_outputs)], []
         for start in range(0, len(paths), PREDICT_CHUNK):
             part = paths[start : start + PREDICT_CHUNK]
             cache, unread = build_cache(part, np.zeros(len(part), np.int64), artifact.encoders.geometry, num_threads=artifact.config.env.num_workers)
             bad += [BadImage(start + image.row, image.column, image.path, image.reason) for image in unread]
-            chunks.append(predict_logits(artifact.model, cache, spec, artifact.config.env))
+            chunks.append(artifact.logits(cache))
         if bad and artifact.config.data.image.missing_value_strategy == "raise":
             raise BadImages(describe(bad, list(table.index)) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
         return table, torch.cat(chunks), bad
@@ -423,16 +434,21 @@ class MultiModalPredictor:
 
     @property
     def total_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self._fitted.model.parameters())
+        """Of all members of an ensemble together, as the two below."""
+        return sum(parameter.numel() for parameter in self._parameters())
 
     @property
     def trainable_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self._fitted.model.parameters() if parameter.requires_grad)
+        return sum(parameter.numel() for parameter in self._parameters() if parameter.requires_grad)
 
     @property
     def model_size(self) -> float:
         """Megabytes of weights."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._fitted.model.state_dict().values()) / 1e6
+        states = (member.model.state_dict().values() for member in self._fitted.members)
+        return sum(tensor.nbytes for tensor in itertools.chain.from_iterable(states)) / 1e6
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return itertools.chain.from_iterable(member.model.parameters() for member in self._fitted.members)
 
 
 def _rows(bad: list[BadImage], num_rows: int) -> np.ndarray:

@@ -634,7 +634,7 @@ def test_loading_what_is_no_predictor(kind, here):
 
 def test_loading_a_newer_format(folder):
     described(folder, lambda description: description.update(format_version=99))
-    with pytest.raises(NotAPredictor, match=r"format 99.*up to 1.*upgrade"):
+    with pytest.raises(NotAPredictor, match=r"format 99.*up to 2.*upgrade"):
         MultiModalPredictor.load(folder)
 
 
@@ -653,8 +653,15 @@ def test_loading_another_librarys_folder(folder):
         pytest.param(lambda description: description.update(problem=None), id="problem null"),
         pytest.param(lambda description: description["columns"][0].pop(), id="no types"),
         pytest.param(lambda description: description.update(eval_metric="no_such_metric"), id="unknown metric"),
-        pytest.param(lambda description: description["config"].update({"model.timm_image.checkpoint_name": "no_such_model"}), id="unknown model"),
-        pytest.param(lambda description: description["config"].update({"optim.no_such_key": 1}), id="unknown key"),
+        pytest.param(lambda description: description["members"][0]["config"].update({"model.timm_image.checkpoint_name": "no_such_model"}), id="unknown model"),
+        pytest.param(lambda description: description["members"][0]["config"].update({"optim.no_such_key": 1}), id="unknown key"),
+        pytest.param(lambda description: description.pop("members"), id="no members"),
+        pytest.param(lambda description: description.update(members=[]), id="not one member"),
+        pytest.param(lambda description: description.update(members=5), id="members a number"),
+        pytest.param(lambda description: description["members"].append(description["members"][0]), id="a member without weights"),
+        pytest.param(lambda description: description["members"][0].pop("weight"), id="a member without a share"),
+        pytest.param(lambda description: description["members"][0].update(weight=0), id="a share of nothing"),
+        pytest.param(lambda description: description["members"][0].update(weight="1"), id="a share as text"),
     ],
 )
 def test_loading_a_malformed_description(change, folder):

@@ -20,7 +20,8 @@ LAYERS = [
     ["artifact", "plots"],
     ["results"],
     ["plan", "searching"],
-    ["fitting", "objective", "preview"],
+    ["finishing", "preview"],
+    ["fitting", "objective"],
     ["predictor"],
 ]
 DOORS = {  # library -> the places that may import it
@@ -31,7 +32,7 @@ DOORS = {  # library -> the places that may import it
     "matplotlib": ("plots.py",),
     "rich": ("hpo/display.py",),
     "pandas": ("data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "plan.py", "results.py", "preview.py", "predictor.py"),
-    "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "fitting.py", "preview.py", "predictor.py"),
+    "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "cloudpickle"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -60,6 +60,9 @@ class TensorCache:
             return self
         return replace(self, images=self.images.to(device), image_mask=self.image_mask.to(device), target=self.target.to(device))
 
+    def head(self, num_rows: int) -> TensorCache:
+        return TensorCache(self.images[:num_rows], self.image_mask[:num_rows], self.target[:num_rows])
+
     def batch(self, rows: torch.Tensor | slice) -> Batch:
         # index_select copies whole images, indexing goes byte by byte
         images = self.images[rows] if isinstance(rows, slice) else self.images.index_select(0, rows)
@@ -224,6 +227,13 @@ def _own_cache(folder: Path, name: str, own: Path) -> Path:
                 target = columns["target"]
             store_cache(place, name, sources["paths"], target, ImageGeometry(**sources["geometry"]))
     return place
+
+
+def join_caches(parts: Sequence[TensorCache], file: Path) -> TensorCache:
+    """Splits one after another; their pixels in a memory-mapped file, for all of them at once may be more than the memory."""
+    pixels = _map_file(file, (sum(map(len, parts)), *parts[0].images.shape[1:]))
+    np.concatenate([part.images.numpy() for part in parts], out=pixels)
+    return TensorCache(torch.from_numpy(pixels), torch.cat([part.image_mask for part in parts]), torch.cat([part.target for part in parts]))
 
 
 def cache_key(paths: Sequence[Sequence[str]], target: np.ndarray, geometry: ImageGeometry, on_bad: str) -> str:

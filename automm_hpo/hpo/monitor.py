@@ -27,6 +27,7 @@ class Listener(Protocol):
 
 class SearchMonitor:
     """Args:
+    keep_trials, keep_epochs: see ``SearchRecords.prune``.
     goal: the score at which the search is over; None: there is none.
     max_failed_trials: failed trials at which it is over; None: any number.
 
@@ -35,9 +36,16 @@ class SearchMonitor:
     """
 
     def __init__(
-        self, records: SearchRecords, listeners: list[Listener], keep_trials: int, goal: float | None = None, max_failed_trials: int | None = None
+        self,
+        records: SearchRecords,
+        listeners: list[Listener],
+        keep_trials: int,
+        keep_epochs: int = 1,
+        goal: float | None = None,
+        max_failed_trials: int | None = None,
     ) -> None:
-        self.records, self.listeners, self.keep_trials, self.goal, self.max_failed_trials = records, listeners, keep_trials, goal, max_failed_trials
+        self.records, self.listeners, self.keep_trials, self.keep_epochs = records, listeners, keep_trials, keep_epochs
+        self.goal, self.max_failed_trials = goal, max_failed_trials
         self.over = ""
         self._open: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
@@ -103,7 +111,7 @@ class SearchMonitor:
         if self._open.pop(number, None) is None:
             return  # it was closed in an earlier session, and only reported again
         record = self.records.close_trial(number, status, reason)
-        self.records.prune(self.keep_trials)
+        self.records.prune(self.keep_trials, self.keep_epochs)
         self._num_failed += status == FAILED
         if self.max_failed_trials is not None and self._num_failed > self.max_failed_trials:
             self.over = f"more than {self.max_failed_trials} failed trials"

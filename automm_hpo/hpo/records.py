@@ -204,15 +204,16 @@ class SearchRecords:
     def is_closed(self, number: int) -> bool:
         return number in self._closed and self._closed[number].has_ended
 
-    def prune(self, keep_trials: int) -> None:
-        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch; those that may go on keep what they need to.
+    def prune(self, keep_trials: int, keep_epochs: int = 1) -> None:
+        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch, the first of them those of ``keep_epochs``.
 
-        Rows and curves of all stay for ever.
+        Those that may go on keep what they need to. Rows and curves of all stay for ever.
         """
         self._keepers.sort(key=_rank, reverse=True)
         ended = [record for record in self._keepers if record.has_ended]
         for rank, record in enumerate(ended):
-            prune_checkpoints(self.folder_of(record.number).checkpoints, num_best=1 if rank < keep_trials else 0, num_states=0)
+            kept = keep_epochs if rank == 0 else 1 if rank < keep_trials else 0
+            prune_checkpoints(self.folder_of(record.number).checkpoints, num_best=kept, num_states=0)
         self._keepers = ended[:keep_trials] + [record for record in self._keepers if not record.has_ended]
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """Checkpoints of a trial: a folder each, named by its segment and epoch, complete or absent, checksummed, without pickle.
 
 checkpoints/000-0003.000/   model.safetensors        weights
-(segment and epoch)         train_state.json         the EpochResult, and the optimizer's plain values
+(segment and epoch)         predictions.safetensors  logits of the validation rows, from which ensembles are chosen
+                            train_state.json         the EpochResult, and the optimizer's plain values
                             train_state.safetensors  the optimizer's tensors; only the newest keep it
                             MANIFEST.json            SHA-256 of the files above
 """
@@ -25,7 +26,8 @@ from ..errors import CorruptFile
 from ..files import MANIFEST, check_files, manifest_of, read_json, write_json
 from .loop import EpochResult, TrainState
 
-WEIGHTS, STATE, STATE_TENSORS = "model.safetensors", "train_state.json", "train_state.safetensors"
+WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.safetensors", "train_state.json", "train_state.safetensors"
+LOGITS = "logits"
 
 
 def result_to_json(result: EpochResult) -> dict[str, Any]:
@@ -60,7 +62,10 @@ def checkpoint_name(result: EpochResult) -> str:
 
 
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
-    """Writes the checkpoint's folder under a temporary name and renames it when it is whole."""
+    """Writes the checkpoint's folder under a temporary name and renames it when it is whole.
+
+    Validation logits that would take more room than the weights (many rows times many classes) are left out; who wants them predicts again.
+    """
     final = folder / checkpoint_name(result)
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -72,7 +77,11 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
     position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
     write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": optimizer["param_groups"]}, sync=False)
-    write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)), sync=False)
+    names = [WEIGHTS, STATE, STATE_TENSORS]
+    if state.valid_logits is not None and state.valid_logits.nbytes <= (temporary / WEIGHTS).stat().st_size:
+        save_file({LOGITS: state.valid_logits.contiguous()}, temporary / PREDICTIONS)
+        names.append(PREDICTIONS)
+    write_json(temporary / MANIFEST, manifest_of(temporary, names), sync=False)
     _remove(final)
     os.replace(temporary, final)
     return final
@@ -158,6 +167,20 @@ def check_checkpoint(path: Path) -> None:
     if not isinstance(manifest, dict) or not {WEIGHTS, STATE} <= set(manifest):
         raise CorruptFile(f"{path / MANIFEST} does not list {WEIGHTS} and {STATE}")
     check_files({name: path / name for name in manifest}, manifest)
+
+
+def load_predictions(path: Path) -> torch.Tensor | None:
+    """(N, num_outputs) float32: the validation logits of a checkpoint that was checked; None where it keeps none.
+
+    Raises:
+        CorruptFile: the file holds something else.
+    """
+    if PREDICTIONS not in read_json(path / MANIFEST):
+        return None
+    try:
+        return load_file(path / PREDICTIONS)[LOGITS]
+    except Exception as error:  # safetensors has its own error type
+        raise CorruptFile(f"{path / PREDICTIONS} does not hold predictions: {type(error).__name__}: {error}") from None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,30 @@ from ..errors import InvalidHyperparameter
 from ..metrics import Metric
 from ..problem import Problem
 from .transforms import eval_view
+
+
+def rank(score: float, loss: float) -> tuple[float, float]:
+    """Orders what was validated, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
+    return (score, -loss) if math.isfinite(score) else (-math.inf, -math.inf)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How good predictions of the validation rows are.
+
+    Attributes:
+        logits: (N, num_outputs).
+        metric, score: in its natural sign, and turned so that higher is better.
+    """
+
+    logits: torch.Tensor
+    metric: float
+    score: float
+    loss: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return rank(self.score, self.loss)
 
 
 def find_device(env: Env) -> torch.device:
@@ -84,6 +109,17 @@ def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, targe
     if metric.needs == "classes":
         return metric.compute(target, logits.argmax(1).numpy())
     return metric.compute(target, probabilities(logits))
+
+
+def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> Validation:
+    """Judges the predictions of validation rows; those that are not finite are the worst there can be.
+
+    Args:
+        logits: (N, num_outputs).
+        target: (N,) as ``Problem.encode`` gives it.
+    """
+    value = compute_metric(metric, problem, logits, target) if bool(logits.isfinite().all()) else math.nan
+    return Validation(logits, value, metric.score(value), float(loss_function(problem, logits, torch.from_numpy(target))))
 
 
 def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:

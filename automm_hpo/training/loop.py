@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config import Config
+from ..config import Config, Env
 from ..data.cache import TensorCache
 from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..problem import Problem
-from .evaluate import autocast, compute_metric, loss_function, predict_logits
+from .evaluate import autocast, compute_metric, loss_function, predict_logits, rank
 from .optim import lr_factor
 from .transforms import train_view
 
@@ -59,13 +59,17 @@ class EpochResult:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Orders epochs, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
-        return (self.score, -self.valid_loss) if math.isfinite(self.score) else (-math.inf, -math.inf)
+        """Orders epochs, the best highest."""
+        return rank(self.score, self.valid_loss)
 
 
 @dataclass
 class TrainState:
-    """Everything a resumed run needs; ``checkpoint.py`` stores it."""
+    """Everything a resumed run needs; ``checkpoint.py`` stores it.
+
+    Attributes:
+        valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -74,6 +78,7 @@ class TrainState:
     validations_since_best: int = 0
     seconds: float = 0.0
     segment: int = 0
+    valid_logits: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,8 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     model, optimizer = state.model, state.optimizer
     parameters = list(model.parameters())  # walking the modules at every step would take longer than the clipping
     device = parameters[0].device
-    batch_size = min(env.batch_size, len(data.train))
+    batch_size, steps_per_epoch = epoch_size(env, len(data.train))
     micro_batch_size = min(env.per_gpu_batch_size or batch_size, batch_size)
-    steps_per_epoch = len(data.train) // batch_size  # the rest of an epoch's shuffled rows waits for another epoch
     total_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
     validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
     view_rng = torch.Generator(device)  # windows and mirrors
@@ -148,7 +152,7 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
 
         train_loss = float(torch.stack(losses).mean())  # the one synchronisation of the epoch
         validation_started = time.perf_counter()
-        logits = predict_logits(model, data.valid, data.spec, env)
+        state.valid_logits = logits = predict_logits(model, data.valid, data.spec, env)
         finite = math.isfinite(train_loss) and bool(logits.isfinite().all())
         metric = compute_metric(data.metric, data.problem, logits, data.valid_target) if finite else math.nan
         valid_loss = float(loss_function(data.problem, logits, torch.from_numpy(data.valid_target)))
@@ -168,6 +172,12 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
         else:
             end = end or should_stop(validation_seconds)
         yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, valid_loss, lr, state.seconds, end, state.segment)
+
+
+def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:
+    """Rows of a step, and steps of an epoch; the rest of an epoch's shuffled rows waits for another epoch."""
+    batch_size = min(env.batch_size, num_rows)
+    return batch_size, num_rows // batch_size
 
 
 def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:

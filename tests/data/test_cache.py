@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from automm_hpo.data import cache
-from automm_hpo.data.cache import BadImage, build_cache, describe, open_cache, store_cache
+from automm_hpo.data.cache import BadImage, build_cache, describe, join_caches, open_cache, store_cache
 from automm_hpo.data.images import ImageGeometry, decode_image
 from automm_hpo.errors import BadImages
 
@@ -188,3 +188,14 @@ def test_a_full_disk_is_said_before_decoding(paths, folder, monkeypatch, code, r
     else:
         store_cache(folder, "train", paths, TARGET, GEOMETRY)
         assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
+
+
+def test_splits_are_joined_in_order(paths, folder):
+    for name, rows in (("train", slice(0, 100)), ("valid", slice(100, None))):
+        store_cache(folder, name, paths[rows], TARGET[rows], GEOMETRY)
+    joined = join_caches([open_cache(folder, name) for name in ("train", "valid")], folder / "all.npy")
+    assert greys(joined) == list(range(NUM_ROWS))
+    assert joined.target.tolist() == TARGET.tolist()
+    assert joined.image_mask.shape == (NUM_ROWS, 1)
+    assert greys(joined.head(3)) == [0, 1, 2]
+    assert len(joined.head(10_000)) == NUM_ROWS

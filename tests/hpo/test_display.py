@@ -165,7 +165,7 @@ def test_a_trial_that_goes_on_keeps_its_rows(console):
         with Progress(find_metric("accuracy"), 2, 4, None, **options) as progress:
             record = TrialRecord(3, {"a": 1}, {}, RUNNING, results=(RESULT, replace(RESULT, epoch=2.0, score=0.7, metric=0.7)))
             progress.trial_resumed(record)
-                progress.trial_started(record)
+            progress.trial_started(record)
             assert progress.best[0].metric == 0.7
             progress.trial_reported(record, replace(RESULT, epoch=3.0))
     assert lines == ["trial   3 goes on from epoch 2"]

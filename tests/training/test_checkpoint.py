@@ -13,11 +13,13 @@ from automm_hpo.training.checkpoint import (
     check_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    load_predictions,
     prune_checkpoints,
     result_from_json,
     result_to_json,
     save_checkpoint,
 )
+from automm_hpo.training.evaluate import predict_logits
 from automm_hpo.training.loop import EpochResult
 
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
@@ -56,7 +58,7 @@ def test_pruning_keeps_the_best_weights_and_the_newest_states(saved):
     assert names(folder) == []
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "train_state.safetensors", "train_state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "predictions.safetensors", "train_state.safetensors", "train_state.json"])
 @pytest.mark.parametrize("damage", ["flip", "zero", "truncate", "remove"])
 def test_damage_is_found(saved, file, damage):
     folder, one = saved
@@ -78,6 +80,31 @@ def test_another_models_weights_are_refused(saved, trial):
     other = trial(model__timm_image__checkpoint_name="test_vit").state()
     with pytest.raises(CorruptFile, match="does not hold this model's weights"):
         load_checkpoint(list_checkpoints(saved[0])[0], other)
+
+
+def test_validation_logits_are_kept_with_the_weights(trial, tmp_path):
+    one = trial()
+    state = one.state()
+    for result in one.epochs(state):
+        save_checkpoint(tmp_path, state, result)
+        made_again = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env)
+        assert torch.equal(load_predictions(list_checkpoints(tmp_path)[-1]), made_again)
+    prune_checkpoints(tmp_path, num_best=1, num_states=0)
+    [kept] = list_checkpoints(tmp_path)
+    assert load_predictions(kept).dtype == torch.float32
+
+
+def test_validation_logits_never_take_more_room_than_the_weights(trial, tmp_path):
+    one = trial()
+    state = one.state()
+    result = next(one.epochs(state))
+    numbers = sum(value.nbytes for value in state.model.state_dict().values()) // 4
+    for name, rows, kept in (("most", numbers // 3, True), ("more", numbers // 3 + 10_000, False), ("none", 0, False)):
+        state.valid_logits = torch.zeros(rows, 3) if rows else None
+        path = save_checkpoint(tmp_path / name, state, result)
+        check_checkpoint(path)
+        assert (load_predictions(path) is not None) == kept
+        assert (path / "predictions.safetensors").exists() == kept
 
 
 class Killed(BaseException):

@@ -1,0 +1,317 @@
+"""After the search, once its best trial is committed: an average of weights, an ensemble, or a refit, where there is time and it is worth it.
+
+What wins is chosen by the rows that chose the best trial: the more that is compared on few validation rows, the more the winner's score flatters it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .artifact import Artifact, Member, save_artifact
+from .config import Config
+from .data.cache import join_caches, open_cache
+from .errors import CorruptFile, InvalidArgument, Problems
+from .hpo.progress import Progress
+from .hpo.records import SearchRecords, TrialRecord
+from .hpo.trial import build_state
+from .metrics import find_metric
+from .models import build_model, image_spec
+from .plan import FitPlan, SearchPlan, check_flag, check_number
+from .training.averaging import SOUPS, Weights
+from .training.checkpoint import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints, load_predictions, load_weights
+from .training.ensemble import select_members
+from .training.evaluate import Validation, pick_device, predict_logits, validate
+from .training.loop import EpochResult, TrialData, epoch_size, train_epochs
+
+RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
+BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk
+NEVER = 10**9  # validations
+TRAINING_ONLY = ("train_transforms", "drop_rate", "drop_path_rate")  # a model's hyperparameters that may differ between weights to be averaged
+
+
+def check_finishing(ensemble_size: int, refit: bool) -> None:
+    """Refuses what these two arguments of ``fit`` cannot be.
+
+    Raises:
+        InvalidArgument, InvalidInput
+    """
+    problems = Problems()
+    with problems.gather():
+        check_flag(refit, "refit")
+    with problems.gather():
+        check_number(ensemble_size, "ensemble_size", Integral, "an integer >= 1", lambda size: size >= 1)
+        if ensemble_size > 1 and refit is True:
+            raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: a refit is one model and leaves no rows to weigh others by; give one of them")
+    problems.raise_any()
+
+
+def check_ensemble(ensemble_size: int, search: SearchPlan) -> None:
+    """Refuses an ensemble that this search cannot give; what is no number ``check_finishing`` refuses.
+
+    Raises:
+        InvalidArgument
+    """
+    if not isinstance(ensemble_size, Integral) or ensemble_size <= 1:
+        return
+    if not search.space:
+        raise InvalidArgument(f"ensemble_size: {ensemble_size} models are asked for, and without a search space there is one trial; give a tune.* space, or 1")
+    keep = search.settings.keep_trials
+    if keep is not None and keep < ensemble_size:
+        raise InvalidArgument(f"ensemble_size: {ensemble_size} models are asked for, and only {keep} trials keep their weights; raise keep_trials")
+
+
+def kept_epochs(search: SearchPlan) -> int:
+    """How many of the best trial's epochs keep their weights until the end."""
+    return search.settings.num_to_keep if search.config.optim.top_k_average_method in SOUPS else 1
+
+
+def reserved_seconds(search: SearchPlan, ensemble_size: int, seconds: float) -> float:
+    """What the trials leave, of so many seconds, for what follows them. A refit takes as long as a trial and gets what is left over."""
+    return RESERVED_SHARE * seconds if ensemble_size > 1 or kept_epochs(search) > 1 else 0.0
+
+
+def run_after_search(
+    plan: FitPlan,
+    records: SearchRecords,
+    progress: Progress,
+    best: TrialRecord,
+    artifact: Artifact,
+    deadline: float | None,
+    ensemble_size: int = 1,
+    refit: bool = False,
+) -> Artifact:
+    """Improves the predictor that was committed, and commits what is better by the validation rows.
+
+    Args:
+        best: the trial whose best epoch ``artifact`` is.
+        deadline: time.time() at which the last commit must begin; None: no limit.
+        ensemble_size: most models of an ensemble; 1: none.
+        refit: instead train the best configuration again, on all rows; none are left to validate that.
+
+    Returns:
+        What is now in the plan's folder, with what was compared in its summary.
+    """
+    started, committed = time.time(), artifact
+    try:
+        finish = _Finish(plan, records, progress, best, deadline)
+        if refit:
+            artifact = finish.refit(artifact)
+        else:
+            artifact = finish.soup(artifact)
+            artifact = finish.ensemble(artifact, ensemble_size)
+        if artifact is not committed:
+            artifact = artifact.with_summary(training_time=round(artifact.summary["training_time"] + time.time() - started, 2))
+            save_artifact(artifact, plan.path)
+            committed = artifact
+    except (CorruptFile, OSError, RuntimeError) as problem:  # a full disk, a full GPU: the best trial is safe, and nothing of this is needed
+        progress.say(f"what follows a search ended in {type(problem).__name__}, the best trial is the predictor: {problem}", level=1)
+    return committed
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """An epoch of a trial whose weights are on disk.
+
+    Attributes:
+        folder: the checkpoint's.
+    """
+
+    trial: int
+    config: Config
+    result: EpochResult
+    folder: Path
+
+
+class _Finish:
+    """The steps after a search; each takes the predictor so far and gives a better one, or the same."""
+
+    def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None) -> None:
+        assert best.best is not None, "the best trial has a score"
+        self.plan, self.records, self.progress, self.best, self.deadline = plan, records, progress, best, deadline
+        self.metric, self.problem = plan.data.validation_metric, plan.data.problem
+        self.first = _Kept(best.number, Config.from_flat(best.config), best.best, records.folder_of(best.number).checkpoint(best.best))
+        self.cache = plan.path / "search" / "cache"
+        self.valid = open_cache(self.cache, "valid")
+        self.souped: Validation | None = None
+        self.validation_seconds = best.seconds / len(best.results)  # of an epoch and its validation: an estimate from above, until one is measured
+
+    # ------------------------------------------------------------------------------------------------------------- a soup
+
+    def soup(self, artifact: Artifact) -> Artifact:
+        """The average of kept weights: of the best trial's epochs and, where it is greedy, of other trials that began alike."""
+        method = self.plan.search.config.optim.top_k_average_method
+        kept = self._ingredients(greedy=method == "greedy_soup") if method in SOUPS else []
+        if len(kept) < 2:
+            return artifact
+        model, alone, tried = self._build(self.first.config), self._validation(self.first), 0
+
+        def validate_weights(weights: Weights) -> Validation | None:
+            nonlocal tried
+            if self._late(self.validation_seconds):
+                return None
+            tried += 1
+            model.load_state_dict(weights)
+            return self._validate(model, self.first.config)
+
+        found = SOUPS[method]([epoch.folder / WEIGHTS for epoch in kept], alone, validate_weights) if alone else None
+        if alone is None or not tried:
+            return self._no_time(artifact, "an average of weights")
+        chosen, weights, validation = found or ([0], None, alone)
+        ingredients = [[kept[index].trial, kept[index].result.epoch] for index in chosen]
+        artifact = artifact.with_summary(soup={"method": method, "tried": tried, "ingredients": ingredients, **self._compared(validation)})
+        if weights is None:
+            self.progress.say(f"soup: no average of {len(kept)} checkpoints beats the best of them on the validation rows")
+            return artifact
+        model.load_state_dict(weights)
+        self.souped = validation
+        names = ", ".join(f"trial {trial} epoch {epoch:g}" for trial, epoch in ingredients)
+        return self._improved(artifact, f"soup of {names}", validation, [Member(self.first.config, model.cpu())])
+
+    def _ingredients(self, greedy: bool) -> list[_Kept]:
+        """What can be averaged, the best first."""
+        results = {checkpoint_name(result): result for result in self.best.results}
+        folders = [folder for folder in list_checkpoints(self.first.folder.parent) if folder.name in results and folder != self.first.folder]
+        others = self._intact([_Kept(self.first.trial, self.first.config, results[folder.name], folder) for folder in folders])
+        if greedy:
+            others += [epoch for epoch in self._other_trials if _architecture(epoch.config) == _architecture(self.first.config)]
+        return [self.first, *sorted(others, key=lambda epoch: epoch.result.rank, reverse=True)]
+
+    # -------------------------------------------------------------------------------------------------------- an ensemble
+
+    def ensemble(self, artifact: Artifact, max_members: int) -> Artifact:
+        """The models that predict best together: of the best trials whose weights are kept, and the soup where there is one."""
+        if max_members == 1:
+            return artifact
+        if self._late(max_members * self.best.weights_bytes / BYTES_A_SECOND):
+            return self._no_time(artifact, "an ensemble")
+        kept: dict[int | str, _Kept] = {epoch.trial: epoch for epoch in (self.first, *self._other_trials)}
+        found = {name: self._validation(epoch) for name, epoch in kept.items()} | {"soup": self.souped}
+        alone = {name: validation for name, validation in found.items() if validation is not None}
+        if len(alone) < 2:
+            self.progress.say("ensemble: fewer than two models have predictions to combine", level=1)
+            return artifact
+        weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, max_members, self._late)
+        shares = {list(alone)[index]: weight for index, weight in weights.items()}
+        artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), **self._compared(validation)})
+        if validation.rank <= max(each.rank for each in alone.values()):
+            self.progress.say(f"ensemble: no combination of {len(alone)} models beats the best of them on the validation rows")
+            return artifact
+        [soup] = artifact.members
+        members = [Member(kept[name].config, self._load(kept[name]), share) if name in kept else replace(soup, weight=share) for name, share in shares.items()]
+        said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())
+        return self._improved(artifact, f"ensemble of {said}", validation, members)
+
+    # ------------------------------------------------------------------------------------------------------------ a refit
+
+    def refit(self, artifact: Artifact) -> Artifact:
+        """The best configuration, trained from its start on training and validation rows together, for as many epochs as were best.
+
+        The learning rate goes the way it went in the trial, stretched to the larger epochs, and is left where the trial's best epoch left it.
+        """
+        config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
+        seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
+        if self._late(seconds):
+            return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")
+        rows = join_caches((train, self.valid), self.cache / "all.npy")
+        (_, trained), (_, steps) = epoch_size(config.env, len(train)), epoch_size(config.env, len(rows))
+        last_step = max(1, round(epochs * steps))
+        limits = {"optim.patience": NEVER}
+        if config.optim.max_steps > 0:
+            limits["optim.max_steps"] = max(1, round(config.optim.max_steps * steps / trained))
+        # the loop wants to validate: these rows are learned from as well, and show no more than that it has not diverged
+        few = self.valid.head(config.env.batch_size)
+        harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
+        data = TrialData(rows, few, self.problem, harmless, image_spec(config), few.target.numpy())
+        state = build_state(config, self.problem, self.plan.seed, pick_device(config.env))
+
+        def should_stop(ahead: float) -> str | None:
+            return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
+
+        *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
+        if last.end in ("diverged", "time limit"):
+            self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)
+            return artifact
+        score = f"{self.metric.name} {self.first.result.metric:.4f}"
+        self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
+        refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
+        return replace(artifact, members=(Member(config, state.model.cpu()),)).with_summary(refit=refit)
+
+    # ----------------------------------------------------------------------------------------------------------- in common
+
+    @functools.cached_property
+    def _other_trials(self) -> list[_Kept]:
+        """The best epochs of the other trials whose weights are kept, the best first."""
+        kept = []
+        for record in self.records.ranked():
+            if record.best is not None and record.number != self.first.trial:
+                folder = self.records.folder_of(record.number).checkpoint(record.best)
+                kept += [_Kept(record.number, Config.from_flat(record.config), record.best, folder)] if folder.is_dir() else []
+        return self._intact(kept)
+
+    def _intact(self, kept: list[_Kept]) -> list[_Kept]:
+        intact = []
+        for epoch in kept:
+            try:
+                check_checkpoint(epoch.folder)
+                intact.append(epoch)
+            except CorruptFile as problem:
+                self.progress.say(f"a checkpoint of trial {epoch.trial} is unusable and left out: {problem}", level=1)
+        return intact
+
+    def _build(self, config: Config) -> nn.Module:
+        model = build_model(config, self.problem.num_outputs, load_weights=False)
+        return model.to(pick_device(config.env)).to(memory_format=torch.channels_last)
+
+    def _load(self, epoch: _Kept) -> nn.Module:
+        model = build_model(epoch.config, self.problem.num_outputs, load_weights=False)
+        load_weights(model, epoch.folder / WEIGHTS)
+        return model
+
+    def _judge(self, logits: torch.Tensor) -> Validation:
+        return validate(self.metric, self.problem, logits, self.valid.target.numpy())
+
+    def _validate(self, model: nn.Module, config: Config) -> Validation:
+        started = time.time()
+        found = self._judge(predict_logits(model, self.valid, image_spec(config), config.env))
+        self.validation_seconds = time.time() - started
+        return found
+
+    def _validation(self, epoch: _Kept) -> Validation | None:
+        """From the predictions that its trial left; made again where it left none, and None where there is no time for it."""
+        logits = load_predictions(epoch.folder)
+        if logits is not None and logits.shape == (len(self.valid), self.problem.num_outputs):
+            return self._judge(logits)
+        if self._late(self.validation_seconds):
+            return None
+        model = self._build(epoch.config)
+        load_weights(model, epoch.folder / WEIGHTS)
+        return self._validate(model, epoch.config)
+
+    def _late(self, ahead: float = 0.0) -> bool:
+        return self.deadline is not None and time.time() + ahead > self.deadline
+
+    def _no_time(self, artifact: Artifact, what: str) -> Artifact:
+        self.progress.say(f"no time is left for {what}; the predictor stays as it is", level=1)
+        return artifact
+
+    def _compared(self, validation: Validation) -> dict[str, float]:
+        name = f"val_{self.metric.name}"
+        return {name: validation.metric, f"{name}_of_best": self.first.result.metric}
+
+    def _improved(self, artifact: Artifact, what: str, validation: Validation, members: list[Member]) -> Artifact:
+        name, best = self.metric.name, self.first.result
+        self.progress.say(f"{what}: {name} {validation.metric:.4f} on the validation rows, where the best trial alone has {best.metric:.4f}", level=1)
+        return replace(artifact, members=tuple(members)).with_summary(**{f"val_{name}": validation.metric})
+
+
+def _architecture(config: Config) -> dict[str, Any]:
+    """What two trials must have in common for an average of their weights to mean anything; one search has one seed, and so equal starts."""
+    return {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}

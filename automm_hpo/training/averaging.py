@@ -1,0 +1,61 @@
+"""Soups: several checkpoints of one architecture averaged into one set of weights, which predicts at the price of one model.
+
+Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time"
+(arXiv:2203.05482). A soup is only ever as good as its ingredients lie in one valley of the loss: epochs of one training mostly do, trainings
+from the same pretrained weights often, trainings from random weights hardly ever. Hence every mixture is validated before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .evaluate import Validation
+
+Weights = Mapping[str, torch.Tensor]
+Validate = Callable[[Weights], Validation | None]
+"""Validates a set of weights; None: there is no time for it."""
+Soup = tuple[list[int], Weights, Validation]
+"""Which of the checkpoints went in, what came out, and how good it is."""
+
+
+def mix(weights: Weights, more: Weights, share: float) -> Weights:
+    """``(1 - share) * weights + share * more``, batch norm's statistics like all else; what counts in whole numbers stays as it is."""
+    return {key: torch.lerp(value, more[key], share) if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def greedy_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> Soup | None:
+    """Goes through the checkpoints from the best to the worst and keeps in the average what makes it better.
+
+    Args:
+        paths: files of weights, the best first.
+        best: what the first alone reaches.
+
+    Returns:
+        The soup; None where no average is better than the best alone.
+    """
+    chosen, reached = [0], best
+    weights: Weights = load_file(paths[0])
+    for index, path in enumerate(paths[1:], 1):
+        mixed = mix(weights, load_file(path), 1 / (len(chosen) + 1))
+        found = validate(mixed)
+        if found is None:
+            break
+        if found.rank > reached.rank:
+            chosen, weights, reached = [*chosen, index], mixed, found
+    return (chosen, weights, reached) if len(chosen) > 1 else None
+
+
+def uniform_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> Soup | None:
+    """The plain average of all; arguments and result as of ``greedy_soup``."""
+    weights: Weights = load_file(paths[0])
+    for index, path in enumerate(paths[1:], 1):
+        weights = mix(weights, load_file(path), 1 / (index + 1))
+    found = validate(weights) if len(paths) > 1 else None
+    return (list(range(len(paths))), weights, found) if found is not None and found.rank > best.rank else None
+
+
+SOUPS: dict[str, Callable[[Sequence[Path], Validation, Validate], Soup | None]] = {"greedy_soup": greedy_soup, "uniform_soup": uniform_soup}

@@ -1,0 +1,75 @@
+"""Several models that predict together: how their predictions are averaged, and which of them are worth their price.
+
+Caruana et al. 2004, "Ensemble selection from libraries of models" (doi:10.1145/1015330.1015432), with its remedies against overfitting the
+validation rows: selection with replacement, which gives weights, and sorted initialisation. The validation rows choose all the same: the score
+of an ensemble on them flatters it, and the more so the fewer they are and the more models there are to choose from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..problem import Problem
+from .evaluate import Validation
+
+NUM_ROUNDS = 25  # models in the bag, counted as often as they were put in; a weight is a multiple of one part in that many
+
+
+def combine_logits(problem: Problem, logits: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """The weighted mean of probabilities, or of a regression's values, in float64; what a single model says is left as it is.
+
+    Args:
+        logits: (N, num_outputs) of each model.
+        weights: of the same models, sum 1.
+
+    Returns:
+        (N, num_outputs): for classes the logarithm of the mean probability, whose softmax that probability is.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    if problem.is_classification:
+        return torch.stack([each.double().log_softmax(1) + math.log(weight) for each, weight in zip(logits, weights, strict=True)]).logsumexp(0)
+    return torch.stack([each.double() * weight for each, weight in zip(logits, weights, strict=True)]).sum(0)
+
+
+def select_members(
+    problem: Problem,
+    logits: Sequence[torch.Tensor],
+    judge: Callable[[torch.Tensor], Validation],
+    max_members: int,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> tuple[dict[int, float], Validation]:
+    """Puts models into a bag, each time the one with which the bag predicts best, and takes the bag as it was at its best.
+
+    Args:
+        logits: (N, num_outputs) of each model on the validation rows.
+        judge: logits -> how good they are.
+        max_members: most distinct models.
+        out_of_time: asked before every further one.
+
+    Returns:
+        Index -> weight of the models chosen, the heaviest first, weights sum to 1; and how good they are together. Of equals the smaller bag.
+    """
+
+    def judge_bag(bag: Counter[int]) -> Validation:
+        return judge(combine_logits(problem, [logits[index] for index in bag], [count / bag.total() for count in bag.values()]))
+
+    alone = [judge(each).rank for each in logits]
+    order = sorted(range(len(logits)), key=lambda index: alone[index], reverse=True)
+    # sorted initialisation: the n best together, for the n with which they are best
+    bags = [Counter(order[:size]) for size in range(1, min(max_members, len(order)) + 1)]
+    best, bag = max(((judge_bag(bag), bag) for bag in bags), key=lambda pair: pair[0].rank)
+    current = bag
+    for _ in range(bag.total(), NUM_ROUNDS):
+        if out_of_time():
+            break
+        # those inside come first: of equals, the one that needs no further model
+        allowed = [*current, *(index for index in order if index not in current)] if len(current) < max_members else list(current)
+        found, current = max(((judge_bag(larger), larger) for larger in (current + Counter([index]) for index in allowed)), key=lambda pair: pair[0].rank)
+        if found.rank > best.rank:
+            best, bag = found, current
+    return {index: count / bag.total() for index, count in bag.most_common()}, best

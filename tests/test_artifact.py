@@ -1,0 +1,167 @@
+"""The predictor's folder: all or nothing, whatever members come and go, and the first format still loads."""
+
+import json
+import os
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from automm_hpo import artifact
+from automm_hpo.artifact import Artifact, Member, load_artifact, save_artifact
+from automm_hpo.config import Config
+from automm_hpo.data.columns import ColumnTypes
+from automm_hpo.data.encoders import Encoders
+from automm_hpo.data.images import ImageGeometry
+from automm_hpo.errors import NotAPredictor
+from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
+from automm_hpo.problem import Problem
+
+PROBLEM = Problem("label", "multiclass", ("a", "b", "c"), "str")
+ALWAYS = {MANIFEST, "predictor.json", "encoders.json", "model.safetensors"}
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch):
+    monkeypatch.setattr(artifact, "build_model", lambda config, num_outputs, load_weights: nn.Linear(2, num_outputs))
+
+
+def predictor(*numbers: int) -> Artifact:
+    """An artifact with a member a number; its weights are that number, and so is its summary's ``first``."""
+    members = []
+    for number in numbers:
+        model = nn.Linear(2, 3)
+        nn.init.constant_(model.weight, number)
+        members.append(Member(Config.from_flat({"optim.max_epochs": number}), model, 1 / len(numbers)))
+    columns = ColumnTypes({"image": "image_path"}, {"image": "because"})
+    return Artifact(PROBLEM, columns, Encoders(("image",), ImageGeometry(8)), tuple(members), "accuracy", "log_loss", {"first": numbers[0]})
+
+
+def numbers_of(stored: Artifact) -> tuple[int, ...]:
+    """The inverse of ``predictor``; what lies in the folder is of one piece."""
+    for member in stored.members:
+        assert (member.model.weight == member.config.optim.max_epochs).all()
+        assert member.weight == pytest.approx(1 / len(stored.members))
+    assert stored.summary["first"] == stored.members[0].config.optim.max_epochs
+    return tuple(member.config.optim.max_epochs for member in stored.members)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("numbers", [(1,), (1, 2), (5, 4, 3, 2, 1)])
+def test_what_is_saved_is_loaded(tmp_path, numbers):
+    save_artifact(predictor(*numbers), tmp_path)
+    stored = load_artifact(tmp_path)
+    assert numbers_of(stored) == numbers
+    assert (stored.problem, stored.eval_metric, stored.validation_metric) == (PROBLEM, "accuracy", "log_loss")
+    assert names(tmp_path) == ALWAYS | {f"model-{number}.safetensors" for number in range(1, len(numbers))}
+
+
+def test_files_of_others_stay(tmp_path):
+    """Also those whose names come near to ours."""
+    save_artifact(predictor(1, 2), tmp_path)
+    others = {"model-x.safetensors", "model-01.safetensors", "my-model-1.safetensors", "model-1.safetensors.bak", "notes.txt"}
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    save_artifact(predictor(3), tmp_path)
+    assert names(tmp_path) == ALWAYS | others
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkeypatch):
+    """Every rename, deletion, flush and file of weights is a place where the process may die; members come and go between the commits."""
+    commits = [(1,), (2, 3, 4), (5, 6), (7, 8, 9), (10,), (11,)]
+    steps, kill_at = 0, None
+
+    def counted(function, torn=lambda *args: None):
+        def call(*args, **kwargs):
+            nonlocal steps
+            steps += 1
+            if steps == kill_at:
+                torn(*args)
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "replace", counted(os.replace))
+    monkeypatch.setattr(os, "unlink", counted(os.unlink))
+    monkeypatch.setattr(os, "fsync", counted(lambda descriptor: None))
+    monkeypatch.setattr(artifact, "save_weights", counted(artifact.save_weights, torn=lambda model, path: path.write_bytes(b"torn")))
+
+    def commit(folder, done):
+        for numbers in commits[len(done) :]:
+            save_artifact(predictor(*numbers), folder)
+            done.append(numbers)
+
+    commit(tmp_path / "uninterrupted", [])
+    total = steps
+    assert total > 80
+    seen = set()
+    for at in range(1, total + 1):
+        steps, kill_at = 0, at
+        folder, done = tmp_path / str(at), []
+        with pytest.raises(Killed):
+            commit(folder, done)
+        kill_at = None
+        old, new = [(), *commits][len(done)], commits[len(done)]
+        try:
+            found = numbers_of(load_artifact(folder))
+        except NotAPredictor:  # only before there is any
+            found = ()
+        assert found in (old, new)
+        seen.add((old, new, found))
+        commit(folder, done)  # and the next run goes on over the remains
+        assert numbers_of(load_artifact(folder)) == commits[-1]
+        assert names(folder) == ALWAYS
+    # the kills hit before and after the seal of every commit
+    assert seen == {(old, new, found) for old, new in pairwise([(), *commits]) for found in (old, new)}
+
+
+def test_a_read_only_folder_with_a_sealed_commit_loads(tmp_path, monkeypatch):
+    save_artifact(predictor(1, 2, 3), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "_roll_forward", lambda folder: None)
+        save_artifact(predictor(4, 5), tmp_path)
+    before = names(tmp_path)
+    assert numbers_of(load_artifact(tmp_path)) == (4, 5)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [MANIFEST, f"{MANIFEST}.new"])
+@pytest.mark.parametrize("listed", ["../../victim", "model-2.safetensors", "model-01.safetensors", "search/settings.json"])
+def test_a_manifest_can_name_no_other_files(tmp_path, name, listed):
+    """Neither to be read nor, by a commit that is completed, to be renamed."""
+    folder = tmp_path / "a" / "predictor"
+    save_artifact(predictor(1), folder)
+    write_json(folder / name, read_json(folder / MANIFEST) | {listed: "0" * 64})
+    (tmp_path / "victim.new").write_text("not ours")
+    with pytest.raises(NotAPredictor, match=r"does not list .*model-1\.safetensors"):
+        load_artifact(folder)
+    if name != MANIFEST:
+        with pytest.raises(NotAPredictor):
+            save_artifact(predictor(2), folder)
+    assert (tmp_path / "victim.new").exists()
+
+
+def test_the_first_format_is_read(tmp_path):
+    """As version 0.1 wrote it: one config and its source in the description itself, one file of weights."""
+    save_artifact(predictor(7), tmp_path)
+    description = read_json(tmp_path / "predictor.json")
+    [member] = description.pop("members")
+    description |= {"format_version": 1, "config": member["config"], "model_source": member["model_source"]}
+    description["config"].pop("optim.top_k_average_method")
+    (tmp_path / "predictor.json").write_text(json.dumps(description))
+    write_json(tmp_path / MANIFEST, manifest_of(tmp_path, ["predictor.json", "encoders.json", "model.safetensors"]))
+    stored = load_artifact(tmp_path)
+    assert numbers_of(stored) == (7,)
+    assert stored.members[0].weight == 1.0
+    save_artifact(stored, tmp_path)
+    assert read_json(tmp_path / "predictor.json")["format_version"] == 2
+    assert torch.equal(load_artifact(tmp_path).members[0].model.weight, stored.members[0].model.weight)

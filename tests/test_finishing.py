@@ -1,0 +1,471 @@
+"""After the search: what is made of its trials, what wins, and that the best trial is never lost on the way."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from ray import tune
+
+from automm_hpo import MultiModalPredictor, finishing
+from automm_hpo.artifact import load_artifact
+from automm_hpo.config import Config
+from automm_hpo.data.cache import open_cache, store_cache
+from automm_hpo.data.encoders import fit_encoders
+from automm_hpo.data.images import cover
+from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput
+from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
+from automm_hpo.finishing import run_after_search
+from automm_hpo.fitting import _commit_best
+from automm_hpo.hpo.progress import Progress
+from automm_hpo.hpo.records import COMPLETED, SearchRecords
+from automm_hpo.hpo.settings import TuneSettings
+from automm_hpo.hpo.trial import build_state
+from automm_hpo.models import image_spec
+from automm_hpo.plan import FitPlan, SearchPlan, Target, plan_data
+from automm_hpo.space import Float
+from automm_hpo.training.checkpoint import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints, save_checkpoint
+from automm_hpo.training.evaluate import validate
+from automm_hpo.training.loop import TrialData, train_epochs
+
+# epochs at a rate that never falls wander around their valley's floor, on which their average lies
+WANDERING = {"optim.lr_schedule": "constant", "optim.lr": 1e-2, "optim.max_epochs": 6, "optim.top_k_average_method": "greedy_soup"}
+
+
+class Searched:
+    """A search in this process, without Ray: each trial trained, recorded and pruned as a search would leave it, and the best committed."""
+
+    def __init__(self, folder: Path, train: pd.DataFrame, valid: pd.DataFrame, trials: list[dict], metric: str | None = None) -> None:
+        self.folder, self.valid, configs = folder, valid, [Config.from_flat(trial) for trial in trials]
+        data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0)
+        encoders = fit_encoders(data.columns, cover([image_spec(config) for config in configs]))
+        search = SearchPlan(configs[0], {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
+        self.plan = FitPlan(folder, data, search, encoders, 0, None)
+        for name, split in data.splits.items():
+            paths = encoders.image_paths(split.table, split.folder)
+            store_cache(folder / "search" / "cache", name, paths, data.problem.encode(split.table["label"]), encoders.geometry)
+        self.records = SearchRecords(folder / "search")
+        for config in configs:
+            self.run_trial(config)
+        self.said: list[str] = []
+        self.progress = Progress(data.validation_metric, 2, len(trials), None, write=self.said.append)
+        self.best, self.artifact = _commit_best(self.plan, self.records, self.progress, 0.0)
+
+    def run_trial(self, config: Config) -> None:
+        data = self.plan.data
+        train, valid = (open_cache(self.folder / "search" / "cache", name) for name in ("train", "valid"))
+        trial_data = TrialData(train, valid, data.problem, data.validation_metric, image_spec(config), valid.target.numpy())
+        state = build_state(config, data.problem, 0, torch.device("cpu"))
+        number = self.records.open_trial({"optim.lr": config.optim.lr}, config).number
+        folder = self.records.folder_of(number)
+        for result in train_epochs(state, trial_data, config, 0, lambda ahead: None):
+            save_checkpoint(folder.checkpoints, state, result)
+            folder.append(result)
+        prune_checkpoints(folder.checkpoints, num_best=3, num_states=0)
+        self.records.close_trial(number, COMPLETED, "")
+
+    def finish(self, deadline=None, **options):
+        artifact = run_after_search(self.plan, self.records, self.progress, self.best, self.artifact, deadline, **options)
+        stored = load_artifact(self.folder)
+        assert stored.summary == artifact.summary
+        assert [member.weight for member in stored.members] == [member.weight for member in artifact.members]
+        return artifact
+
+    def metric_of(self, artifact) -> float:
+        """Of an artifact on the validation rows, made anew from its members."""
+        data, valid = self.plan.data, open_cache(self.folder / "search" / "cache", "valid")
+        return validate(data.validation_metric, data.problem, artifact.logits(valid), valid.target.numpy()).metric
+
+    def weights_of(self, artifact) -> list[dict]:
+        return [{key: value.clone() for key, value in member.model.state_dict().items()} for member in artifact.members]
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return manifest_of(folder, [path.name for path in folder.iterdir() if path.is_file()])
+
+
+@pytest.fixture
+def searched(small, tmp_path, fast):
+    def search(*trials: dict, metric: str | None = "log_loss", label=lambda table: table["label"]):
+        train, valid = (table.assign(label=label(table)) for table in small)
+        return Searched(tmp_path / "predictor", train, valid, [fast | trial for trial in trials], metric)
+
+    return search
+
+
+def brightness(table):
+    """A number to learn, in its own unit."""
+    return [1000 + 10 * float(np.asarray(Image.open(path)).mean()) for path in table["image"]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- a soup
+
+
+def test_a_soup_of_kept_epochs_becomes_the_predictor_where_it_is_better(searched):
+    search = searched(WANDERING)
+    artifact = search.finish()
+    soup = artifact.summary["soup"]
+    assert soup["val_log_loss"] < soup["val_log_loss_of_best"] == search.best.best.metric
+    assert artifact.summary["val_log_loss"] == soup["val_log_loss"]
+    assert search.metric_of(load_artifact(search.folder)) == pytest.approx(soup["val_log_loss"])
+    kept = [path.name for path in list_checkpoints(search.records.folder_of(0).checkpoints)]
+    assert 2 <= len(soup["ingredients"]) <= len(kept) == 3
+    assert {f"000-{epoch:08.3f}" for trial, epoch in soup["ingredients"]} <= set(kept)
+    assert soup["tried"] == 2
+    assert not equal(search.weights_of(search.artifact)[0], search.weights_of(artifact)[0])
+    assert any("soup of trial 0 epoch" in line and "best trial alone" in line for line in search.said)
+    assert artifact.summary["training_time"] >= search.artifact.summary["training_time"]
+
+
+def test_a_uniform_soup_is_of_the_best_trials_epochs(searched):
+    search = searched(WANDERING | {"optim.top_k_average_method": "uniform_soup"}, WANDERING | {"optim.lr": 2e-3})
+    soup = search.finish().summary["soup"]
+    assert (soup["method"], soup["tried"]) == ("uniform_soup", 1)
+    assert {trial for trial, _ in soup["ingredients"]} == {search.best.number}
+
+
+def test_a_greedy_soup_tries_trials_that_began_alike(searched, monkeypatch):
+    """Others' epochs, of the same model from the same weights; a model of another size is none of them."""
+    alike, other = WANDERING | {"optim.lr": 3e-3, "model.timm_image.train_transforms": []}, WANDERING | {"model.timm_image.image_size": 24}
+    search = searched(WANDERING, alike, other)
+    seen = []
+
+    def soup(paths, best, validate):
+        seen.extend(Path(path).parent.parent.parent.name for path in paths)
+        validate(search.artifact.members[0].model.state_dict())
+
+    monkeypatch.setitem(finishing.SOUPS, "greedy_soup", soup)
+    search.finish()
+    best, same = search.best.number, {0: 1, 1: 0}.get(search.best.number)
+    assert seen.count(f"{best:04d}") == 3
+    assert len(seen) == (4 if same is not None else 3)
+    assert same is None or f"{same:04d}" in seen
+
+
+def test_where_no_average_is_better_the_best_stays(searched, monkeypatch):
+    search = searched(WANDERING)
+    before = search.weights_of(search.artifact)
+    monkeypatch.setattr(finishing._Finish, "_validate", lambda self, model, config: replace(self._validation(self.first), score=-9.0))
+    artifact = search.finish()
+    soup = artifact.summary["soup"]
+    assert soup["ingredients"] == [[0, search.best.best.epoch]]
+    assert soup["val_log_loss"] == soup["val_log_loss_of_best"] == artifact.summary["val_log_loss"]
+    assert soup["tried"] == 2
+    assert equal(search.weights_of(load_artifact(search.folder))[0], before[0])
+    assert any("no average of 3 checkpoints beats" in line for line in search.said)
+
+
+def test_best_leaves_everything_as_it_was(searched):
+    search = searched(WANDERING | {"optim.top_k_average_method": "best"})
+    before = files_of(search.folder)
+    assert search.finish() is search.artifact
+    assert files_of(search.folder) == before
+
+
+def test_a_damaged_ingredient_is_left_out(searched):
+    search = searched(WANDERING)
+    folder = search.records.folder_of(0)
+    damaged = next(path for path in list_checkpoints(folder.checkpoints) if path != folder.checkpoint(search.best.best))
+    (damaged / WEIGHTS).write_bytes(b"torn")
+    soup = search.finish().summary["soup"]
+    assert soup["tried"] == 1
+    assert any("is unusable and left out" in line for line in search.said)
+
+
+# ----------------------------------------------------------------------------------------------------------------- an ensemble
+
+
+MIXED = [
+    {"optim.max_epochs": 4},
+    {"optim.max_epochs": 4, "model.timm_image.image_size": 24, "optim.lr": 2e-3},
+    {"optim.max_epochs": 4, "model.timm_image.checkpoint_name": "test_vit", "optim.lr": 1e-3},
+]
+
+
+def test_an_ensemble_of_different_models_is_one_predictor(searched, tmp_path):
+    search = searched(*MIXED)
+    artifact = search.finish(ensemble_size=3)
+    ensemble = artifact.summary["ensemble"]
+    assert ensemble["val_log_loss"] < ensemble["val_log_loss_of_best"] == search.best.best.metric
+    assert artifact.summary["val_log_loss"] == ensemble["val_log_loss"] == pytest.approx(search.metric_of(artifact))
+    assert sum(weight for _, weight in ensemble["members"]) == pytest.approx(1)
+    assert len(ensemble["members"]) == len(artifact.members) > 1
+
+    predictor = MultiModalPredictor.load(search.folder)
+    assert predictor.fit_summary() == artifact.summary
+    assert predictor.evaluate(search.valid, metrics="log_loss")["log_loss"] == pytest.approx(ensemble["val_log_loss"], rel=1e-5)
+    table = search.valid.head(20)
+    together = predictor.predict_proba(table)
+    assert np.allclose(together.sum(axis=1), 1)
+    assert (predictor.predict(table) == together.idxmax(axis=1)).all()
+    # what each of the trials says alone, weighted
+    alone = 0.0
+    for trial, weight in ensemble["members"]:
+        [member] = [member for member in artifact.members if member.config.flat() == search.records.folder_of(trial).read().config]
+        assert member.weight == weight
+        predictor._artifact = replace(artifact, members=(replace(member, weight=1.0),))
+        alone = alone + weight * predictor.predict_proba(table)
+    assert np.allclose(together, alone, atol=1e-9)
+
+    predictor = MultiModalPredictor.load(search.folder)
+    assert predictor.total_parameters == sum(sum(value.numel() for value in member.model.parameters()) for member in artifact.members)
+    files = list(search.folder.glob("model*.safetensors"))
+    assert len(files) == len(artifact.members)
+    assert predictor.model_size == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, rel=0.05)
+    predictor.save(tmp_path / "moved")
+    assert MultiModalPredictor.load(tmp_path / "moved").predict_proba(table).equals(together)
+
+
+def test_an_ensemble_has_at_most_so_many_models(searched):
+    search = searched(*MIXED)
+    assert len(search.finish(ensemble_size=2).members) == 2
+
+
+def test_an_ensemble_of_regressions_averages_values(searched):
+    search = searched(*MIXED[:2], metric="rmse", label=brightness)
+    artifact = search.finish(ensemble_size=2)
+    ensemble = artifact.summary["ensemble"]
+    assert ensemble["val_rmse"] <= ensemble["val_rmse_of_best"]
+    assert len(artifact.members) == len(ensemble["members"])
+    predictor = MultiModalPredictor.load(search.folder)
+    assert predictor.evaluate(search.valid)["rmse"] == pytest.approx(artifact.summary["val_rmse"], rel=1e-4)
+
+
+def test_a_metric_that_needs_classes(searched):
+    search = searched(*MIXED, metric="f1_macro")
+    artifact = search.finish(ensemble_size=3)
+    predictor = MultiModalPredictor.load(search.folder)
+    assert predictor.evaluate(search.valid)["f1_macro"] == pytest.approx(artifact.summary["val_f1_macro"])
+    assert artifact.summary["val_f1_macro"] >= search.best.best.metric
+
+
+def test_the_same_model_twice_is_no_ensemble(searched):
+    search = searched({}, {})
+    before = search.weights_of(search.artifact)
+    artifact = search.finish(ensemble_size=2)
+    assert artifact.summary["ensemble"]["members"] == [[search.best.number, 1.0]]
+    assert artifact.summary["val_log_loss"] == search.best.best.metric
+    assert equal(search.weights_of(load_artifact(search.folder))[0], before[0])
+    assert any("no combination of 2 models beats" in line for line in search.said)
+
+
+def test_a_soup_can_be_a_member(searched):
+    search = searched(WANDERING, {"model.timm_image.checkpoint_name": "test_vit", "optim.lr": 1e-3, "optim.max_epochs": 4})
+    artifact = search.finish(ensemble_size=3)
+    ensemble = artifact.summary["ensemble"]
+    assert search.best.number == 0
+    assert "soup" in [name for name, _ in ensemble["members"]]
+    assert ensemble["val_log_loss"] < artifact.summary["soup"]["val_log_loss"]
+    assert search.metric_of(load_artifact(search.folder)) == pytest.approx(ensemble["val_log_loss"])
+
+
+def test_predictions_that_were_not_stored_are_made_again(searched):
+    search = searched(*MIXED[:2])
+    expected = search.finish(ensemble_size=2).summary["ensemble"]
+    for number in (0, 1):
+        for checkpoint in list_checkpoints(search.records.folder_of(number).checkpoints):
+            (checkpoint / PREDICTIONS).unlink()
+            write_json(checkpoint / MANIFEST, {name: digest for name, digest in read_json(checkpoint / MANIFEST).items() if name != PREDICTIONS})
+    again = search.finish(ensemble_size=2).summary["ensemble"]
+    assert again["members"] == expected["members"]
+    assert again["val_log_loss"] == pytest.approx(expected["val_log_loss"])
+
+
+def test_a_damaged_trial_is_no_candidate(searched):
+    search = searched(*MIXED)
+    damaged = next(number for number in (0, 1, 2) if number != search.best.number)
+    (search.records.folder_of(damaged).checkpoint(search.records.trials()[damaged].best) / PREDICTIONS).write_bytes(b"torn")
+    artifact = search.finish(ensemble_size=3)
+    assert damaged not in [trial for trial, _ in artifact.summary["ensemble"]["members"]]
+    assert any(f"a checkpoint of trial {damaged} is unusable and left out" in line for line in search.said)
+
+
+# -------------------------------------------------------------------------------------------------------------------- a refit
+
+
+@pytest.mark.parametrize("overrides", [{}, {"optim.max_steps": 13}, {"optim.val_check_interval": 0.5}], ids=["epochs", "steps", "half epochs"])
+def test_a_refit_trains_the_best_configuration_on_all_rows(searched, monkeypatch, overrides):
+    search = searched({"optim.max_epochs": 4} | overrides)
+    best, train = search.best.best, len(search.plan.data.train.table)
+    results, seen = [], []
+
+    def watched(state, data, config, seed, should_stop):
+        seen.append((len(data.train), config))
+        for result in train_epochs(state, data, config, seed, should_stop):
+            results.append(result)
+            yield result
+
+    monkeypatch.setattr(finishing, "train_epochs", watched)
+    artifact = search.finish(refit=True)
+    [(num_rows, config)] = seen
+    assert num_rows == train + len(search.valid) == artifact.summary["refit"]["rows"]
+    # as far as the trial's best epoch, and there the same learning rate
+    assert results[-1].epoch == pytest.approx(best.epoch, abs=1 / (num_rows // config.env.batch_size))
+    assert results[-1].lr == pytest.approx(best.lr, abs=0.15 * config.optim.lr)
+    assert artifact.config == search.artifact.config
+    assert artifact.summary["refit"] == {"trial": 0, "epochs": results[-1].epoch, "rows": num_rows, "validated": False}
+    assert artifact.summary["val_log_loss"] == best.metric  # the search's
+    assert not equal(*search.weights_of(search.artifact), *search.weights_of(artifact))
+    assert any("no row is left to validate it" in line for line in search.said)
+    # it has learned the rows that used to validate
+    assert search.metric_of(load_artifact(search.folder)) < best.metric
+
+
+def test_a_refit_that_goes_wrong_leaves_the_best(searched, monkeypatch):
+    search = searched({})
+    before = files_of(search.folder)
+    monkeypatch.setattr(finishing, "train_epochs", lambda *args: iter([replace(search.best.best, end="diverged")]))
+    assert search.finish(refit=True) is search.artifact
+    assert files_of(search.folder) == before
+    assert any("diverged" in line for line in search.said)
+
+
+def test_a_refit_ends_at_the_deadline_and_leaves_the_best(searched, monkeypatch):
+    search = searched({"optim.max_epochs": 3})
+    before = files_of(search.folder)
+    late = iter([False] * 6)
+    monkeypatch.setattr(finishing._Finish, "_late", lambda self, ahead=0.0: next(late, True))
+    assert search.finish(refit=True) is search.artifact
+    assert files_of(search.folder) == before
+    assert any("(time limit)" in line for line in search.said)
+
+
+# --------------------------------------------------------------------------------------------------- whatever happens meanwhile
+
+
+WAYS = pytest.mark.parametrize("options", [{}, {"ensemble_size": 3}, {"refit": True}], ids=["soup", "ensemble", "refit"])
+
+
+@WAYS
+def test_without_time_left_the_best_stays(searched, options):
+    search = searched(WANDERING, WANDERING | {"model.timm_image.image_size": 24})
+    before = files_of(search.folder)
+    assert search.finish(deadline=1.0, **options) is search.artifact
+    assert files_of(search.folder) == before
+    assert all("no time is left" in line for line in search.said)
+    assert search.said
+
+
+@WAYS
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_full_disk_leaves_the_best(searched, monkeypatch, options, step):
+    search = searched(WANDERING, WANDERING | {"model.timm_image.image_size": 24})
+    before = search.weights_of(search.artifact)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        artifact = run_after_search(search.plan, search.records, search.progress, search.best, search.artifact, None, **options)
+    assert artifact is search.artifact
+    assert load_artifact(search.folder).summary == artifact.summary
+    assert equal(search.weights_of(load_artifact(search.folder))[0], before[0])
+    assert any("OSError" in line and "the best trial is the predictor" in line for line in search.said)
+
+
+@WAYS
+def test_an_interrupt_leaves_the_best(searched, monkeypatch, options):
+    search = searched(WANDERING, WANDERING | {"model.timm_image.image_size": 24})
+    before = files_of(search.folder)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    for name in ("train_epochs", "predict_logits", "select_members"):
+        monkeypatch.setattr(finishing, name, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search.finish(**options)
+    assert files_of(search.folder) == before
+
+
+# ------------------------------------------------------------------------------------------------------------- through fit
+
+
+def fit(train, here, hyperparameters, **options):
+    predictor = MultiModalPredictor(label="label", eval_metric="log_loss", verbosity=0)
+    return predictor.fit(train, hyperparameters=hyperparameters, save_path=here / "run", tracking=None, **options)
+
+
+def test_a_fit_without_a_search_averages_its_epochs(small, here, fast):
+    predictor = fit(small[0], here, fast | WANDERING, tuning_data=small[1])
+    summary = predictor.fit_summary()
+    assert summary["val_log_loss"] < predictor.leaderboard().loc[0, "log_loss"] == summary["soup"]["val_log_loss_of_best"]
+    assert predictor.evaluate(small[1])["log_loss"] == pytest.approx(summary["val_log_loss"], rel=1e-5)
+    loaded = MultiModalPredictor.load(here / "run")
+    assert loaded.predict_proba(small[1]).equals(predictor.predict_proba(small[1]))
+
+
+def test_a_time_limit_leaves_time_for_the_soup(small, here, fast):
+    predictor = fit(small[0], here, fast | WANDERING | {"optim.max_epochs": 10_000, "optim.patience": 10_000}, time_limit=6)
+    assert predictor.fit_summary()["soup"]["tried"] > 0
+    assert predictor.fit_summary()["training_time"] < 6 + 5
+
+
+def test_a_fit_with_a_refit(small, here, fast):
+    predictor = fit(small[0], here, fast, refit=True)
+    assert predictor.fit_summary()["refit"]["rows"] == len(small[0])
+    assert predictor.fit_summary()["val_log_loss"] == predictor.leaderboard().loc[0, "log_loss"]
+    assert MultiModalPredictor.load(here / "run").predict(small[1]).notna().all()
+    with open("/proc/self/maps") as maps:
+        assert "search/cache" not in maps.read()
+
+
+def test_a_search_with_an_ensemble(small, here, fast, ray_session):
+    space = {"model.timm_image.image_size": tune.choice([32, 48]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "test_vit"])}
+    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2}
+    predictor = fit(small[0], here, fast | space | {"optim.max_epochs": 3}, ensemble_size=4, hyperparameter_tune_kwargs=kwargs, seed=1)
+    summary = predictor.fit_summary()
+    assert 1 < len(summary["ensemble"]["members"]) <= 4
+    assert summary["val_log_loss"] == summary["ensemble"]["val_log_loss"] < predictor.leaderboard().loc[0, "log_loss"]
+    # ensemble_size trials keep their weights
+    assert len(list((here / "run" / "search").rglob("model.safetensors"))) == 4
+    assert MultiModalPredictor.load(here / "run").predict_proba(small[1]).equals(predictor.predict_proba(small[1]))
+
+
+def test_a_search_keeps_the_epochs_of_its_best_trial_for_the_soup(small, here, fast, ray_session):
+    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 3, "keep_trials": 2}
+    predictor = fit(small[0], here, fast | WANDERING | {"optim.lr": tune.loguniform(1e-3, 1e-2)}, hyperparameter_tune_kwargs=kwargs)
+    kept = [len(list_checkpoints(here / "run" / "search" / "trials" / f"{trial:04d}" / "checkpoints")) for trial in predictor.leaderboard()["trial"]]
+    assert kept == [3, 1, 0, 0]
+    assert predictor.fit_summary()["soup"]["tried"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ensemble_size": 0}, r"ensemble_size: expected an integer >= 1, got 0"),
+        ({"ensemble_size": -3}, r"ensemble_size: expected an integer >= 1, got -3"),
+        ({"ensemble_size": "3"}, r"ensemble_size: expected an integer >= 1, got '3'"),
+        ({"ensemble_size": 2.0}, r"ensemble_size: expected an integer >= 1, got 2\.0"),
+        ({"ensemble_size": True}, r"ensemble_size: expected an integer >= 1, got True"),
+        ({"ensemble_size": None}, r"ensemble_size: expected an integer >= 1, got None"),
+        ({"refit": 1}, r"refit: expected True or False, got 1"),
+        ({"ensemble_size": 2}, r"without a search space there is one trial"),
+    ],
+)
+def test_what_cannot_follow_a_search_is_refused_before_it(small, here, fast, options, words):
+    with pytest.raises(InvalidArgument, match=words):
+        fit(small[0], here, fast, **options)
+    assert not (here / "run").exists()
+
+
+def test_an_ensemble_cannot_be_refitted(small, here, fast):
+    space, kwargs = fast | {"optim.lr": tune.loguniform(1e-4, 1e-2)}, {"num_trials": 2}
+    with pytest.raises(InvalidArgument, match=r"refit=True, ensemble_size=3: .* give one of them"):
+        fit(small[0], here, space, hyperparameter_tune_kwargs=kwargs, ensemble_size=3, refit=True)
+    with pytest.raises(InvalidArgument, match=r"ensemble_size: 5 models .* only 4 trials keep their weights; raise keep_trials"):
+        fit(small[0], here, space, hyperparameter_tune_kwargs=kwargs | {"keep_trials": 4}, ensemble_size=5)
+    with pytest.raises(InvalidInput, match=r"(?s)refit: expected.*optim\.lr: expected"):
+        fit(small[0], here, fast | {"optim.lr": -1}, refit="yes")
+    with pytest.raises(AutoMMHPOError, match="top_k_average_method cannot vary"):
+        fit(small[0], here, space | {"optim.top_k_average_method": tune.choice(["best", "greedy_soup"])}, hyperparameter_tune_kwargs=kwargs)
+    assert not (here / "run").exists()
