@@ -23,6 +23,7 @@ from automm_hpo.finishing import run_after_search
 from automm_hpo.fitting import _commit_best
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords
+from automm_hpo.hpo.session import SearchIdentity
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import build_state
 from automm_hpo.models import image_spec
@@ -43,8 +44,8 @@ class Searched:
         self.folder, self.valid, configs = folder, valid, [Config.from_flat(trial) for trial in trials]
         data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0)
         encoders = fit_encoders(data.columns, cover([image_spec(config) for config in configs]))
-        search = SearchPlan(configs[0], {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
-        self.plan = FitPlan(folder, data, search, encoders, 0, None)
+        search = SearchPlan(configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
+        self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None)
         for name, split in data.splits.items():
             paths = encoders.image_paths(split.table, split.folder)
             store_cache(folder / "search" / "cache", name, paths, data.problem.encode(split.table["label"]), encoders.geometry)
@@ -60,7 +61,7 @@ class Searched:
         train, valid = (open_cache(self.folder / "search" / "cache", name) for name in ("train", "valid"))
         trial_data = TrialData(train, valid, data.problem, data.validation_metric, image_spec(config), valid.target.numpy())
         state = build_state(config, data.problem, 0, torch.device("cpu"))
-        number = self.records.open_trial({"optim.lr": config.optim.lr}, config).number
+        number = self.records.open_trial({}, {"optim.lr": config.optim.lr}, config.flat()).number
         folder = self.records.folder_of(number)
         for result in train_epochs(state, trial_data, config, 0, lambda ahead: None):
             save_checkpoint(folder.checkpoints, state, result)
@@ -258,7 +259,7 @@ def test_the_same_model_twice_is_no_ensemble(searched):
 
 
 def test_a_soup_can_be_a_member(searched):
-    search = searched(WANDERING, {"model.timm_image.checkpoint_name": "test_vit", "optim.lr": 1e-3, "optim.max_epochs": 4})
+    search = searched(WANDERING | {"optim.lr": 3e-3}, {"model.timm_image.checkpoint_name": "test_vit", "optim.lr": 1e-4, "optim.max_epochs": 4})
     artifact = search.finish(ensemble_size=3)
     ensemble = artifact.summary["ensemble"]
     assert search.best.number == 0

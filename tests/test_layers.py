@@ -29,8 +29,8 @@ DOORS = {  # library -> the places that may import it
     "mlflow": ("tracking.py",),
     "timm": ("models/", "training/"),
     "optuna": ("hpo/",),
-    "matplotlib": ("plots.py",),
-    "rich": ("hpo/display.py",),
+    "matplotlib": ("plots.py", "results.py"),
+    "rich": ("hpo/display.py", "hpo/table.py"),
     "pandas": ("data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "plan.py", "results.py", "preview.py", "predictor.py"),
     "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),
 }

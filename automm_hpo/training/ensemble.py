@@ -58,18 +58,23 @@ def select_members(
     def judge_bag(bag: Counter[int]) -> Validation:
         return judge(combine_logits(problem, [logits[index] for index in bag], [count / bag.total() for count in bag.values()]))
 
-    alone = [judge(each).rank for each in logits]
+    alone = [_rank(judge(each)) for each in logits]
     order = sorted(range(len(logits)), key=lambda index: alone[index], reverse=True)
     # sorted initialisation: the n best together, for the n with which they are best
     bags = [Counter(order[:size]) for size in range(1, min(max_members, len(order)) + 1)]
-    best, bag = max(((judge_bag(bag), bag) for bag in bags), key=lambda pair: pair[0].rank)
+    best, bag = max(((judge_bag(bag), bag) for bag in bags), key=lambda pair: _rank(pair[0]))
     current = bag
     for _ in range(bag.total(), NUM_ROUNDS):
         if out_of_time():
             break
         # those inside come first: of equals, the one that needs no further model
         allowed = [*current, *(index for index in order if index not in current)] if len(current) < max_members else list(current)
-        found, current = max(((judge_bag(larger), larger) for larger in (current + Counter([index]) for index in allowed)), key=lambda pair: pair[0].rank)
-        if found.rank > best.rank:
+        found, current = max(((judge_bag(larger), larger) for larger in (current + Counter([index]) for index in allowed)), key=lambda pair: _rank(pair[0]))
+        if _rank(found) > _rank(best):
             best, bag = found, current
     return {index: count / bag.total() for index, count in bag.most_common()}, best
+
+
+def _rank(validation: Validation) -> tuple[float, ...]:
+    """Without what rounding makes of equal predictions."""
+    return tuple(float(f"{part:.12g}") for part in validation.rank)
