@@ -91,7 +91,8 @@ def tune_objective(
         fixed, spaces = split_objective_space(space)
         if not spaces:
             raise InvalidTuneSettings("space: has no search space, only fixed values; nothing is to be searched")
-        settings = resolve_settings(settings, spaces)
+        # a Trainable may be given new values at each takeover; a function begins and ends with one config
+        settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
         searched = _metric(metric, mode, settings)

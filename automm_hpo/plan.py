@@ -165,7 +165,12 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
 def check_goal(settings: TuneSettings, metric: Metric) -> None:
     """Raises:
     InvalidTuneSettings: ``mode`` is not the metric's own.
+    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
     """
+    if not isinstance(settings.scheduler, str):
+        from .hpo.schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
+
+        check_given_scheduler(settings.scheduler, metric.name)
     own = "max" if metric.higher_is_better else "min"
     if settings.mode not in (None, own):
         better = "more" if own == "max" else "less"

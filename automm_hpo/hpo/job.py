@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidSpace, Problems
 from ..space import RawProposal, SearchSpace, default_point, grid_size, to_raw
+from .scheduler_args import LIVE_KEYS, check_scheduler
+from .searcher_args import check_searcher
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
 
 
@@ -36,12 +38,21 @@ class SearchJob:
     first_points: tuple[RawProposal, ...] = ()
 
 
-def resolve_settings(settings: TuneSettings, space: SearchSpace) -> TuneSettings:
+def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collection[str] = LIVE_KEYS) -> TuneSettings:
     """The settings with the defaults that depend on the space.
+
+    Args:
+        live: the hyperparameters that may change on a trained state.
 
     Raises:
         AutoMMHPOError: the searcher or the scheduler cannot take this space.
     """
+    problems = Problems()
+    with problems.gather():
+        check_searcher(settings.searcher, settings.searcher_init_args, space)
+    with problems.gather():
+        check_scheduler(settings.scheduler, settings.searcher, space, live)
+    problems.raise_any()
     whole_grid = grid_size(space) if settings.searcher == "grid" else None
     return settings.model_copy(update={"num_trials": settings.num_trials or whole_grid or DEFAULT_NUM_TRIALS})
 

@@ -15,6 +15,7 @@ from . import records
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .records import TrialRecord
+from .scheduler_args import POPULATIONS
 from .searchers import METRIC
 from .trainable import FAILED
 
@@ -31,7 +32,7 @@ class RecordingSearcher(Searcher):
         self.inner, self.job, self.monitor, self.deadline = inner, job, monitor, deadline
         self.records = monitor.records
         # population-based training changes the values themselves; all others need only the trial's number
-        self.with_values = job.settings.scheduler in ("PBT", "PB2")
+        self.with_values = job.settings.scheduler in POPULATIONS
         self.num_recorded, self.num_proposed = len(self.records), 0
         self.failed: set[str] = set()
         self.exhausted = False

@@ -43,7 +43,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
     # Ray would start one actor after another where the number is not given
     slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
-    recorded = [record.raw for record in monitor.records.trials()]
+    recorded = [dict(record.raw) for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
     inner = build_searcher(settings, job.space, job.seed, first_points)
     searcher = RecordingSearcher(inner, job, monitor, task.deadline)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, check_value, fields_of
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
+from .scheduler_args import SCHEDULER_ARGS, canonical_scheduler, check_scheduler_args
+from .searcher_args import SEARCHER_ARGS, find_searcher
 
 DEFAULT_NUM_TRIALS = 10
-
-SearcherName = Literal["random", "bayes"]
-SchedulerName = Literal["FIFO", "ASHA"]
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
 
 RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gpu"}
 
@@ -45,52 +35,16 @@ Resources = Annotated[
 ]
 Finite = Annotated[float, Number, Field(allow_inf_nan=False), Expected("a finite number")]
 Points = Annotated[tuple[dict[str, Any], ...], Expected("a list of dicts of dotted keys")]
-Epochs = Annotated[float, Number, Field(ge=1, allow_inf_nan=False), Expected("a number >= 1")]
-
-
-class BayesArgs(Section):
-    """Of Optuna's TPESampler; what is absent takes Optuna's default."""
-
-    n_startup_trials: NonNegativeInt
-    """Random trials before the first that is modelled."""
-    n_ei_candidates: PositiveInt
-    """Candidates drawn for each proposal."""
-    multivariate: Flag
-    """Model the hyperparameters together."""
-    group: Flag
-    """With multivariate: model those that occur together as a group."""
-    constant_liar: Flag
-    """Keep running trials apart by presuming them bad."""
-
-
-class AshaArgs(Section):
-    """Of Ray's ASHAScheduler; what is absent follows from the search."""
-
-    max_t: Epochs
-    """Epochs after which every trial ends; by default the most that optim.max_epochs can be."""
-    grace_period: Epochs
-    """Epochs that every trial gets; by default the square root of ``max_t``, and never less than the warm-up."""
-    reduction_factor: Annotated[float, Number, Field(gt=1, allow_inf_nan=False), Expected("a number > 1")]
-    """One in this many trials passes each rung; 3 by default."""
-    brackets: PositiveInt
-    """Brackets, each with a longer grace period; 1 by default."""
-
-
-INIT_ARGS: dict[str, dict[str, HyperField]] = {
-    "random": {},
-    "bayes": fields_of(BayesArgs, "searcher_init_args."),
-    "FIFO": {},
-    "ASHA": fields_of(AshaArgs, "scheduler_init_args."),
-}
-
 
 class TuneSettings(Section):
     """How to search; the seed and the time limit are ``fit``'s."""
 
-    searcher: Annotated[SearcherName, BeforeValidator(_lower)] = "bayes"
-    """Who proposes configurations: ``random``, or ``bayes`` (Optuna's tree-structured Parzen estimator)."""
-    scheduler: Annotated[SchedulerName, BeforeValidator(_upper)] = "ASHA"
-    """Who ends weak trials early: ``FIFO`` nobody, ``ASHA`` asynchronous successive halving over epochs."""
+    searcher: Annotated[Any, Expected("a name, a Ray Searcher or an Optuna sampler")] = "bayes"
+    """Who proposes configurations, by name (``searcher_args.py`` lists them: ``random``, ``grid``, ``bayes``, ``gp``, ...), or a Ray ``Searcher``,
+    or an Optuna sampler."""
+    scheduler: Annotated[Any, Expected("a name, or a Ray TrialScheduler")] = "ASHA"
+    """Who ends weak trials early, by name (``scheduler_args.py``: ``FIFO`` nobody, ``ASHA``, ``HyperBand``, ``median``, ``bandit``, ``PBT``, ...), or a
+    Ray ``TrialScheduler``."""
     num_trials: PositiveInt | None = None
     """Configurations to try; None: 10, or the whole grid where the searcher is ``grid``."""
     num_to_keep: PositiveInt = 3
@@ -120,9 +74,9 @@ class TuneSettings(Section):
     deterministic: Flag = False
     """One trial at a time, so that a model-based searcher proposes the same configurations again."""
     searcher_init_args: ArgsDict = Field(default_factory=dict)
-    """More arguments for the searcher: those of Optuna's TPESampler for ``bayes``."""
+    """More arguments for the searcher; ``searcher_args.py`` lists each one's."""
     scheduler_init_args: ArgsDict = Field(default_factory=dict)
-    """More arguments for the scheduler: max_t, grace_period, reduction_factor, brackets for ``ASHA``; times in epochs."""
+    """More arguments for the scheduler, times in epochs; ``scheduler_args.py`` lists each one's."""
 
     @property
     def concurrency(self) -> int | None:
@@ -160,18 +114,38 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
             if key not in FIELDS:
                 hint = did_you_mean(str(key), FIELDS)
                 raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint} Known: {', '.join(FIELDS)}")
-            values[key] = check_value(key, value, FIELDS, InvalidTuneSettings)
-    for kind in ("searcher", "scheduler"):
+            check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
+            values[key] = check(value) if check else check_value(key, value, FIELDS, InvalidTuneSettings)
+    for kind, known in (("searcher", SEARCHER_ARGS), ("scheduler", SCHEDULER_ARGS)):
         if kind in values or kind not in given:  # else nobody knows whose arguments these are
             name = values.get(kind, FIELDS[kind].default)
-            values[f"{kind}_init_args"] = _init_args(name, f"{kind}_init_args", values.get(f"{kind}_init_args", {}), problems)
+            args = values.get(f"{kind}_init_args", {})
+            if isinstance(name, str):
+                values[f"{kind}_init_args"] = _init_args(name, f"{kind}_init_args", args, known[name], problems)
+            elif args:
+                problems.add(InvalidTuneSettings(f"{kind}_init_args: {type(name).__name__} is an object and has its arguments already"))
     problems.raise_any()
     return TuneSettings(**values)
 
 
-def _init_args(owner: str, field: str, given: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+def find_scheduler(given: Any) -> Any:
+    """The scheduler's one name for a name or alias in any case; a Ray ``TrialScheduler`` as it is.
+
+    Raises:
+        InvalidTuneSettings: there is no such scheduler.
+    """
+    name = canonical_scheduler(given)
+    if isinstance(name, str) and name in SCHEDULER_ARGS:
+        return name
+    module = sys.modules.get("ray.tune.schedulers")  # an object of Ray's exists only where Ray is loaded already
+    if module is not None and isinstance(given, module.TrialScheduler):
+        return given
+    hint = did_you_mean(given, SCHEDULER_ARGS) if isinstance(given, str) else ""
+    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {given!r}.{hint}")
+
+
+def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[str, HyperField], problems: Problems) -> dict[str, Any]:
     """The checked arguments of a searcher or scheduler; what is wrong with them goes to ``problems``."""
-    known = INIT_ARGS[owner]
     args: dict[str, Any] = {}
     for name, value in given.items():
         with problems.gather():
@@ -179,9 +153,9 @@ def _init_args(owner: str, field: str, given: Mapping[str, Any], problems: Probl
                 names = [key.removeprefix(f"{field}.") for key in known]
                 raise InvalidTuneSettings(f"{field}: {owner} takes {', '.join(names) or 'no arguments'}, got {name!r}.{did_you_mean(name, names)}")
             args[name] = check_value(f"{field}.{name}", value, known, InvalidTuneSettings)
-    if args.get("max_t", math.inf) < args.get("grace_period", 0):
-        problems.add(InvalidTuneSettings(f"{field}: expected grace_period <= max_t, got grace_period={args['grace_period']:g}, max_t={args['max_t']:g}"))
-    if args.get("group") and not args.get("multivariate", True):
+    if field == "scheduler_init_args":
+        check_scheduler_args(owner, args, problems)
+    elif args.get("group") and not args.get("multivariate", True):
         problems.add(InvalidTuneSettings(f"{field}: group=True needs multivariate=True"))
     return args
 

@@ -82,11 +82,13 @@ class TrialStep:
         result: None where a recorded trial never had one.
         replayed: it was on record already.
         done: the trial ends here.
+        went_on: of a replayed one: the trial is known to have gone on after it.
     """
 
     result: EpochResult | None
     replayed: bool
     done: bool
+    went_on: bool = True
 
 
 def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
@@ -98,7 +100,8 @@ def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
     last = record.results[-1].end if record.results else None
     ended = record.has_ended or (last is not None and ENDS[last][1] not in GOES_ON)
     for place, result in enumerate(record.results, 1):
-        yield TrialStep(result, replayed=True, done=ended and place == len(record.results))
+        is_last = place == len(record.results)
+        yield TrialStep(result, replayed=True, done=ended and is_last, went_on=not is_last)
     if not ended:
         for result in task.run(folder, _stop_check(task, record)):
             yield TrialStep(result, replayed=False, done=result.end is not None)

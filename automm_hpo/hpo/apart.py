@@ -1,0 +1,41 @@
+"""Foreign libraries run apart from the process: they seed its random generators, print, log and warn; nothing of it comes through."""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+
+class Apart:
+    """Lends its own random generators to what runs inside ``with apart():``, in place of the process's.
+
+    So the same seed gives the same proposals even from a library that draws from ``np.random``, and the user's own draws stay as they are.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._numpy = np.random.RandomState(seed % 2**32).get_state()
+        self._python = random.Random(seed).getstate()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        numpy_state, python_state, log_level = np.random.get_state(), random.getstate(), logging.root.manager.disable
+        np.random.set_state(self._numpy)
+        random.setstate(self._python)
+        logging.disable(logging.CRITICAL)
+        try:
+            # one thread: matrices of 100 trials are small, and threads that wait for each other made Gaussian processes four times slower
+            with warnings.catch_warnings(), redirect_stdout(io.StringIO()), threadpool_limits(1):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            self._numpy, self._python = np.random.get_state(), random.getstate()
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+            logging.disable(log_level)

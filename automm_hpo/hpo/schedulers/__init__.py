@@ -1,0 +1,98 @@
+"""Schedulers by name: who ends weak trials early, or lets them take over strong ones. Times are in epochs.
+
+To add one: a function ``plan -> TrialScheduler`` and an entry in ``SCHEDULERS``, and its arguments in ``hpo/scheduler_args.py``.
+
+What each compares, of the results that trials report: ASHA, HyperBand and BOHB the best score so far, which is what a trial would
+contribute if it ended there; bandit and truncation likewise, up to the epoch that is looked at; median the best so far against
+averages of the scores of single epochs; PBT and PB2 the score of the epoch itself, because it is the current weights that they copy.
+
+A resumed search reports its recorded rows again, marked ``replayed``. Every scheduler learns from them and stops no trial by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from ...space import SearchSpace
+from ..settings import TuneSettings
+from .given import check_given_scheduler, wrap_given_scheduler
+from .halving import ASHA, BOHB, HyperBand
+from .plan import SCORE, TIME_ATTR, SchedulerPlan
+from .policies import Bandit, Median, Policy, Truncation
+from .population import PBT
+
+__all__ = ["SCHEDULERS", "SCORE", "TIME_ATTR", "SchedulerPlan", "build_scheduler", "check_given_scheduler"]
+
+
+def build_scheduler(settings: TuneSettings, space: SearchSpace, max_epochs: float, warmup_epochs: float, seed: int) -> TrialScheduler:
+    """The scheduler of a search; a new one for each session.
+
+    Args:
+        max_epochs: the most a trial of the space can have.
+        warmup_epochs: in which no trial is judged.
+    """
+    if not isinstance(settings.scheduler, str):
+        return wrap_given_scheduler(settings.scheduler)
+    return SCHEDULERS[settings.scheduler](SchedulerPlan(settings.scheduler_init_args, max_epochs, warmup_epochs, space, seed))
+
+
+def _fifo(plan: SchedulerPlan) -> TrialScheduler:
+    return FIFOScheduler()
+
+
+def _asha(plan: SchedulerPlan) -> TrialScheduler:
+    grace_period = min(plan.max_t, plan.grace("grace_period"))
+    arguments = {"reduction_factor": 3} | dict(plan.args) | {"max_t": plan.max_t, "grace_period": grace_period}
+    return ASHA(plan.seed, **arguments)
+
+
+def _halving(kind: type[HyperBand]) -> Callable[[SchedulerPlan], TrialScheduler]:
+    def build(plan: SchedulerPlan) -> TrialScheduler:
+        # its less eager brackets are its insurance against misleading early scores
+        return kind(plan.max_t, max(plan.args.get("grace_period", 1), plan.warmup_epochs), plan.args.get("reduction_factor", 3))
+
+    return build
+
+
+def _policy(kind: type[Policy], *delays: str, **defaults: object) -> Callable[[SchedulerPlan], TrialScheduler]:
+    def build(plan: SchedulerPlan) -> TrialScheduler:
+        own = {name: value for name, value in plan.args.items() if name not in delays}
+        return kind(**{"evaluation_interval": 1.0, **defaults, **own, "delay_evaluation": plan.grace(*delays)})
+
+    return build
+
+
+def _exchange(plan: SchedulerPlan) -> dict[str, Any]:
+    """Common arguments of PBT and PB2."""
+    return {
+        "perturbation_interval": plan.args.get("perturbation_interval", max(1, plan.max_epochs // 5)),
+        "burn_in_period": max(plan.args.get("burn_in_period", 0), plan.warmup_epochs),
+        "quantile_fraction": plan.args.get("quantile_fraction", 0.25),
+    }
+
+
+def _pbt(plan: SchedulerPlan) -> TrialScheduler:
+    explore = {name: plan.args.get(name, default) for name, default in (("resample_probability", 0.25), ("perturbation_factors", (0.8, 1.2)))}
+    return PBT(plan.space, plan.seed, **_exchange(plan), **explore)
+
+
+def _pb2(plan: SchedulerPlan) -> TrialScheduler:
+    from .population_bandits import PB2
+
+    return PB2(plan.space, plan.seed, **_exchange(plan))
+
+
+SCHEDULERS: dict[str, Callable[[SchedulerPlan], TrialScheduler]] = {
+    "FIFO": _fifo,
+    "ASHA": _asha,
+    "HyperBand": _halving(HyperBand),
+    "BOHB": _halving(BOHB),
+    "median": _policy(Median, "delay_evaluation", "grace_period", min_samples_required=3),
+    "PBT": _pbt,
+    "PB2": _pb2,
+    "bandit": _policy(Bandit, "delay_evaluation"),
+    "truncation": _policy(Truncation, "delay_evaluation"),
+}

@@ -1,0 +1,105 @@
+"""Schedulers that the user made: any of Ray's, as long as it can go together with a search that is resumed by replay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay, TrialScheduler
+
+from ...errors import InvalidTuneSettings, NotSupported
+from ..searchers import METRIC
+from .plan import SCORE, TIME_ATTR, went_on
+
+REFUSED = {
+    PopulationBasedTraining: "it copies checkpoints of Ray's, and refuses searchers; scheduler='PBT' or 'PB2' does the same on a search that can be resumed",
+    PopulationBasedTrainingReplay: "it replaces the configurations of trials, which are on record here; give the values of its policy as fixed ones",
+    HyperBandForBOHB: "it speaks to Ray's own BOHB searcher only; scheduler='BOHB' with searcher='bohb' is the same",
+}
+
+
+def check_given_scheduler(scheduler: TrialScheduler, metric: str) -> None:
+    """Whether a scheduler of the user's can serve here.
+
+    Args:
+        metric: name of the validation metric.
+
+    Raises:
+        NotSupported: a kind that cannot; named, with what serves instead.
+        InvalidTuneSettings: it looks at something that trials do not report, and would never do anything.
+    """
+    for kind, reason in REFUSED.items():
+        if isinstance(scheduler, kind):
+            raise NotSupported(f"scheduler: {type(scheduler).__name__} cannot be used here: {reason}")
+    reported = (METRIC, SCORE, metric, TIME_ATTR, "training_iteration", "time_total_s")
+    for attribute, value in (("metric", scheduler.metric), ("time_attr", getattr(scheduler, "_time_attr", None))):
+        if value is not None and value not in reported:
+            raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has {attribute}={value!r}, and trials report {', '.join(reported)}")
+
+
+def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:
+    """Where the scheduler was made without a metric, it goes by the best score so far."""
+    if scheduler.metric is None:
+        scheduler.set_search_properties(METRIC, "max")
+    return GivenScheduler(scheduler)
+
+
+class GivenScheduler(TrialScheduler):
+    """Passes everything on, with two exceptions.
+
+    A trial that is stopped by a recorded row went on when the row was new: the scheduler is told that it has ended, and hears no more of
+    it. And where nothing runs, a paused trial goes on, whatever the scheduler waits for: Ray's HyperBand, for one, waits for trials
+    that have ended by themselves.
+    """
+
+    def __init__(self, inner: TrialScheduler) -> None:
+        super().__init__()
+        self.inner = inner
+        self._free: set[Trial] = set()
+
+    @property
+    def metric(self) -> str | None:
+        return self.inner.metric
+
+    @property
+    def supports_buffered_results(self) -> bool:
+        return self.inner.supports_buffered_results
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True  # both are known
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        if trial not in self._free:
+            self.inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if trial in self._free:
+            return TrialScheduler.CONTINUE
+        action = self.inner.on_trial_result(tune_controller, trial, result)
+        if action == TrialScheduler.STOP and went_on(result):
+            self.inner.on_trial_complete(tune_controller, trial, result)
+            self._free.add(trial)
+            return TrialScheduler.CONTINUE
+        return action
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if trial not in self._free:
+            self.inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if trial not in self._free:
+            self.inner.on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        if trial not in self._free:
+            self.inner.on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        chosen = self.inner.choose_trial_to_run(tune_controller)
+        live = [trial for trial in tune_controller.get_trials() if not trial.is_finished()]
+        if chosen is None and live and all(trial.status == Trial.PAUSED for trial in live):
+            return live[0]
+        return chosen
+
+    def debug_string(self) -> str:
+        return self.inner.debug_string()

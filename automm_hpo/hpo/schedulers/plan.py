@@ -1,0 +1,51 @@
+"""What every scheduler is built from, and what it reads in results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...space import SearchSpace
+
+TIME_ATTR = "epoch"
+SCORE = "score"  # of this validation; absent where it is not finite. METRIC is the best so far
+NEARLY = 1e-6  # epochs; positions are sums of floats
+
+
+@dataclass(frozen=True)
+class SchedulerPlan:
+    """What a scheduler knows of its search.
+
+    Attributes:
+        args: ``scheduler_init_args``, checked.
+        max_epochs: the most a trial can have.
+        warmup_epochs: in which no trial is judged.
+    """
+
+    args: Mapping[str, Any]
+    max_epochs: float
+    warmup_epochs: float = 0.0
+    space: SearchSpace = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def max_t(self) -> float:
+        return self.args.get("max_t", max(self.max_epochs, self.args.get("grace_period", 1)))
+
+    def grace(self, *names: str) -> float:
+        """Epochs before the first judgement: the first of these arguments that is given, else a default, and never within the warm-up."""
+        # early scores mislead: with batch norm the best trials often look the worst for some epochs (benchmarks/RESULTS.md)
+        default = math.ceil(math.sqrt(self.max_t) - NEARLY)
+        given = next((self.args[name] for name in names if name in self.args), default)
+        return max(given, self.warmup_epochs)
+
+
+def went_on(result: Mapping[str, Any]) -> bool:
+    """Whether a row tells of an earlier session, after which the trial went on: nothing is decided by it again.
+
+    The last recorded row of a trial that has not ended is ``replayed`` too; where the trial says ``went_on=False`` of it, it is decided
+    upon like a new one.
+    """
+    return bool(result.get("replayed") and result.get("went_on", True))

@@ -1,0 +1,99 @@
+"""PB2: population-based training whose changes a Gaussian process chooses. A file of its own, for it imports scikit-learn."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers.pb2 import PB2 as RayPB2
+from ray.tune.schedulers.pbt import _PBTTrialState
+from sklearn import config_context
+
+from ...space import SearchSpace, Space
+from .plan import SCORE, TIME_ATTR
+from .population import Population, closest, number_of, segment_of, step
+
+
+@dataclass(frozen=True)
+class Member:
+    """What Ray's PB2 looks at of a trial."""
+
+    name: str
+    config: Mapping[str, float]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PB2(Population, RayPB2):
+    """Parker-Holder et al. 2020, "Provably Efficient Online Hyperparameter Optimization with Population-Based Bandits"; Ray's PB2.
+
+    The process sees each range as [0, 1], logarithmically where the space is so. It knows what a value does only when a trial has
+    kept it from one meeting to the next: before that, values are perturbed as PBT does.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, **arguments: Any) -> None:
+        super().__init__(space, seed, hyperparam_bounds={key: [0.0, 1.0] for key in space}, **arguments)
+
+    def explored(self, trial: Trial, parent: Trial, rng: np.random.Generator) -> dict[str, Any]:
+        self.data = known = self.data.sort_values(["Time", "Trial"], kind="stable", ignore_index=True)  # not as they happened to come
+        units = self._units(parent)
+        state = np.random.get_state()
+        np.random.seed(rng.integers(2**32))  # what Ray's optimizer starts from
+        try:
+            with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):  # twice as fast; Ray waits
+                warnings.simplefilter("ignore")  # of kernels at their bounds
+                chosen, _ = RayPB2._get_new_config(self, Member(_name(trial), {}), Member(_name(parent), units))  # type: ignore[arg-type]
+        finally:
+            np.random.set_state(state)
+        if chosen == units:
+            values = {key: step(domain, parent.config[key], (0.8, 1.2), rng) for key, domain in self.space.items()}
+        else:
+            values = {key: closest(domain, _from_unit(domain, chosen[key])) for key, domain in self.space.items()}
+        parent_state = self._trial_state[parent]
+        self.data = known
+        self._note(_name(trial), parent_state.last_train_time, values, parent_state.last_score)  # where its new stretch begins
+        return values
+
+    def _save_trial_state(self, state: _PBTTrialState, time: Any, result: dict[str, Any], trial: Trial) -> None:
+        PopulationBasedTraining._save_trial_state(self, state, time, result, trial)  # Ray's PB2 would note the values as they are
+        if result.get("segment", segment_of(trial)) == segment_of(trial):  # else a replayed row of earlier values
+            self._note(_name(trial), result[TIME_ATTR], trial.config, result[SCORE])
+
+    def _note(self, name: str, epoch: float, values: Mapping[str, Any], score: float | None) -> None:
+        row = {"Trial": name, "Time": epoch} | {key: _to_unit(domain, values[key]) for key, domain in self.space.items()} | {"Reward": score}
+        self.data = pd.concat([self.data, pd.DataFrame([row])], ignore_index=True) if len(self.data) else pd.DataFrame([row])
+
+    def _units(self, trial: Trial) -> dict[str, float]:
+        return {key: _to_unit(domain, trial.config[key]) for key, domain in self.space.items()}
+
+
+def _name(trial: Trial) -> str:
+    return f"trial {number_of(trial)}"
+
+
+def _ends(domain: Space) -> tuple[float, float]:
+    low, high = domain.corners()
+    return (math.log(low), math.log(high)) if _is_log(domain) else (low, high)
+
+
+def _is_log(domain: Space) -> bool:
+    return bool(getattr(domain, "log", False))
+
+
+def _to_unit(domain: Space, value: float) -> float:
+    low, high = _ends(domain)
+    return ((math.log(value) if _is_log(domain) else value) - low) / (high - low) if high > low else 0.0
+
+
+def _from_unit(domain: Space, unit: float) -> float:
+    low, high = _ends(domain)
+    value = low + unit * (high - low)
+    return math.exp(value) if _is_log(domain) else value

@@ -1,0 +1,336 @@
+"""The searchers by name: their arguments, the packages they need, the spaces they take. All of it is checked before anything starts.
+
+Nothing here imports Ray, torch or a searcher's own library; ``searchers.py`` builds what is named here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..config import (
+    Expected,
+    Flag,
+    HyperField,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+    fields_of,
+)
+from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported, Problems, did_you_mean
+from ..space import Branches, Computed, Float, Int, Normal, SearchSpace, exhaustive_keys
+from .ray_space import plain_spaces
+
+Share = Annotated[float, Number, Field(ge=0, le=1), Expected("a float in [0, 1]")]
+Percent = Annotated[int, Number, Field(ge=1, le=99), Expected("an integer in [1, 99]")]
+Population = Annotated[int, Number, Field(ge=2), Expected("an integer >= 2")]
+
+
+class BayesArgs(Section):
+    """Of Optuna's TPESampler; what is absent takes Optuna's default."""
+
+    n_startup_trials: NonNegativeInt
+    """Random trials before the first that is modelled."""
+    n_ei_candidates: PositiveInt
+    """Candidates drawn for each proposal."""
+    multivariate: Flag
+    """Model the hyperparameters together."""
+    group: Flag
+    """With multivariate: model those that occur together as a group."""
+    constant_liar: Flag
+    """Keep running trials apart by presuming them bad."""
+
+
+class GpArgs(Section):
+    """Of Optuna's GPSampler; what is absent takes Optuna's default."""
+
+    n_startup_trials: NonNegativeInt
+    """Random trials before the first that is modelled."""
+    deterministic_objective: Flag
+    """The same configuration always scores the same: model no noise."""
+
+
+class CmaesArgs(Section):
+    """Of Optuna's CmaEsSampler; what is absent takes Optuna's default."""
+
+    n_startup_trials: NonNegativeInt
+    """Random trials before the first generation."""
+    popsize: Population
+    """Trials of a generation."""
+    use_separable_cma: Flag
+    """Learn no correlations; for many hyperparameters."""
+
+
+class EvolutionArgs(Section):
+    """Of Optuna's NSGAIISampler; what is absent takes Optuna's default, but for the population."""
+
+    population_size: Population
+    """Trials of a generation; 10 by default, as a search has few."""
+    mutation_prob: Share
+    """Chance of each hyperparameter to be drawn anew; one over their number by default."""
+    crossover_prob: Share
+    """Chance of a trial to have two parents."""
+    swapping_prob: Share
+    """Chance of each hyperparameter to come from the second parent."""
+
+
+class QmcArgs(Section):
+    qmc_type: Literal["sobol", "halton"]
+    """The sequence; sobol by default."""
+    scramble: Flag
+    """Randomise the sequence by the seed, which keeps its evenness; True by default."""
+
+
+class HyperoptArgs(Section):
+    """Of Hyperopt's tpe.suggest, by the names of Ray's HyperOptSearch; what is absent takes Hyperopt's default."""
+
+    n_initial_points: NonNegativeInt
+    """Random trials before the first that is modelled."""
+    gamma: Annotated[float, Number, Field(gt=0, lt=1), Expected("a float in (0, 1)")]
+    """Share of the trials that counts as good."""
+    n_ei_candidates: PositiveInt
+    """Candidates drawn for each proposal."""
+
+
+class NevergradArgs(Section):
+    optimizer: Text
+    """Name of one of Nevergrad's optimizers; OnePlusOne by default."""
+    budget: PositiveInt
+    """Trials that the optimizer shall plan for; many of them choose their ways by it."""
+
+
+class BohbArgs(Section):
+    """By the names of the paper's own implementation, HpBandSter."""
+
+    min_points_in_model: PositiveInt
+    """Good trials of one budget before it is modelled; hyperparameters + 1 by default, and never less."""
+    top_n_percent: Percent
+    """Share of the trials that counts as good; 15 by default."""
+    num_samples: PositiveInt
+    """Candidates drawn for each proposal; 64 by default."""
+    random_fraction: Share
+    """Share of proposals that are random; a third by default."""
+    bandwidth_factor: PositiveFloat
+    """How much wider than the model's kernels candidates are drawn; 3 by default."""
+    min_bandwidth: PositiveFloat
+    """Narrowest kernel, as a fraction of the range; 0.001 by default."""
+
+
+class BayesoptArgs(Section):
+    """Of BayesianOptimization's utility function, and random_search_steps of Ray's BayesOptSearch."""
+
+    kind: Literal["ucb", "ei", "poi"]
+    """Upper confidence bound, expected improvement or probability of improvement; ucb by default."""
+    kappa: NonNegativeFloat
+    """How much ucb explores; 2.576 by default."""
+    xi: NonNegativeFloat
+    """How much ei and poi explore; 0 by default."""
+    random_search_steps: PositiveInt
+    """Random trials before the first that is modelled; 10 by default."""
+
+
+class ZooptArgs(Section):
+    budget: Annotated[int, Number, Field(ge=4), Expected("an integer >= 4")]
+    """Trials to plan for, which decides how many are random at first (4 up to 50, 6 up to 100, 12 up to 1,000); 50 by default. No limit."""
+    exploration_rate: Share
+    """Share of proposals that are random later on; 0.01 by default."""
+
+
+class AxArgs(Section):
+    """Of Ax's generation strategy; what is absent takes Ax's default."""
+
+    initialization_budget: PositiveInt
+    """Quasi-random trials before the first that is modelled."""
+
+
+class NoArgs(Section):
+    pass
+
+
+ARGS_OF: dict[str, type[Section]] = {
+    "random": NoArgs,
+    "grid": NoArgs,
+    "bayes": BayesArgs,
+    "gp": GpArgs,
+    "cmaes": CmaesArgs,
+    "evolution": EvolutionArgs,
+    "qmc": QmcArgs,
+    "hyperopt": HyperoptArgs,
+    "nevergrad": NevergradArgs,
+    "bohb": BohbArgs,
+    "bayesopt": BayesoptArgs,
+    "zoopt": ZooptArgs,
+    "ax": AxArgs,
+    "blendsearch": NoArgs,
+    "cfo": NoArgs,
+}
+SEARCHER_ARGS: dict[str, dict[str, HyperField]] = {name: fields_of(section, "searcher_init_args.") for name, section in ARGS_OF.items()}
+"""Name -> its arguments. A searcher joins by its class of arguments above, and an entry in ``SEARCHERS``."""
+
+SEARCHER_ALIASES = {
+    "tpe": "bayes",
+    "optuna": "bayes",
+    "gaussian_process": "gp",
+    "cma_es": "cmaes",
+    "nsga2": "evolution",
+    "nsgaii": "evolution",
+    "sobol": "qmc",
+    "bayesian_optimization": "bayesopt",
+    "blend_search": "blendsearch",
+    "flaml": "blendsearch",
+    "tune_bohb": "bohb",
+    "variant_generator": "random",  # Ray's own name of it
+}
+
+NOT_OFFERED = {
+    "dragonfly": "the package dragonfly-opt does not run beside the numpy that torch and Ray need today. 'gp' serves instead, Gaussian processes too",
+    "hebo": "the package HEBO does not install beside the numpy that torch and Ray need today. 'gp' serves instead, Gaussian processes too",
+    "skopt": "Ray dropped scikit-optimize. 'gp' serves instead, Gaussian processes too",
+}
+
+PACKAGES = {
+    "cmaes": ("cmaes", ""),
+    "hyperopt": ("hyperopt", ""),
+    "nevergrad": ("nevergrad", ""),
+    "bayesopt": ("bayesian-optimization", "1.4."),  # its later versions have another interface, and nevergrad wants this one
+    "zoopt": ("zoopt", ""),
+    "ax": ("ax-platform", "1."),
+    "blendsearch": ("flaml", ""),
+    "cfo": ("flaml", ""),
+}
+"""Searcher -> (distribution, how its version must begin); the extra in pyproject.toml has the searcher's name."""
+
+
+def find_searcher(given: Any) -> Any:
+    """The searcher's one name for a name or alias in any case; a Ray Searcher or an Optuna sampler as it is.
+
+    Raises:
+        InvalidTuneSettings: there is no such searcher.
+        NotSupported: it is known, and not offered.
+    """
+    if not isinstance(given, str):
+        return _checked_object(given)
+    name = given.lower().replace("-", "_")
+    name = SEARCHER_ALIASES.get(name, name)
+    if name in NOT_OFFERED:
+        raise NotSupported(f"searcher: {given!r} is not offered: {NOT_OFFERED[name]}")
+    if name not in SEARCHER_ARGS:
+        hint = did_you_mean(given, [*SEARCHER_ARGS, *SEARCHER_ALIASES])
+        raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {given!r}.{hint}")
+    return name
+
+
+def check_searcher(searcher: Any, args: Mapping[str, Any], space: SearchSpace) -> None:
+    """Refuses what would fail later: a package that is not there, a space that the searcher does not take, an unknown optimizer.
+
+    Args:
+        searcher: what ``find_searcher`` returned.
+        args: its checked arguments.
+
+    Raises:
+        NotSupported, InvalidSpace, InvalidTuneSettings, InvalidInput: all problems together.
+    """
+    problems = Problems()
+    with problems.gather():
+        check_package(searcher)
+    with problems.gather():
+        check_space(searcher, space)
+    problems.raise_any()
+    if "optimizer" in args:
+        import nevergrad
+
+        known = nevergrad.optimizers.registry
+        if args["optimizer"] not in known:
+            hint = did_you_mean(args["optimizer"], known)
+            raise InvalidTuneSettings(f"searcher_init_args.optimizer: Nevergrad has no optimizer {args['optimizer']!r}, but {len(known)} others.{hint}")
+
+
+def check_package(searcher: Any) -> None:
+    """
+    Raises:
+        NotSupported: the searcher's package is not installed, or in a version that it cannot use.
+    """
+    package, version = PACKAGES.get(searcher, (None, "")) if isinstance(searcher, str) else (None, "")
+    if package is None:
+        return
+    remedy = f"pip install 'automm-hpo[{searcher}]'"
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise NotSupported(f"searcher: {searcher!r} needs the package {package}, which is not installed: {remedy}") from None
+    if not found.startswith(version):
+        raise NotSupported(f"searcher: {searcher!r} needs {package} {version}x, found {found}: {remedy}")
+
+
+def check_space(searcher: Any, space: SearchSpace) -> None:
+    """
+    Raises:
+        NotSupported, InvalidSpace, InvalidInput: each key that the searcher cannot take, together.
+    """
+    name = searcher if isinstance(searcher, str) else type(searcher).__name__
+    problems = Problems()
+    if name == "bayes" or is_sampler(searcher):
+        for key in exhaustive_keys(space):
+            problems.add(NotSupported(f"{key}: the searcher {name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options"))
+    elif name not in ("random", "grid"):
+        with problems.gather():
+            plain_spaces(space, name)
+    if name == "grid":
+        for key, domain in _endless(space).items():
+            problems.add(InvalidSpace(f"{key}: the searcher 'grid' needs a finite space, got {domain}; use choice, randint or quniform, or searcher='random'"))
+    if name == "cmaes" and sum(isinstance(domain, (Float, Int, Normal)) and domain.num_points != 1 for domain in space.values()) < 2:
+        problems.add(NotSupported("the searcher 'cmaes' needs at least two numeric ranges to search; use 'bayes' or 'gp'"))
+    problems.raise_any()
+
+
+def _endless(space: SearchSpace) -> dict[str, Any]:
+    """The spaces without a finite number of points."""
+    found: dict[str, Any] = {}
+    for key, domain in space.items():
+        if isinstance(domain, Branches):
+            for branch in domain.options:
+                found |= _endless(branch.space)
+        elif not isinstance(domain, Computed) and domain.num_points is None:
+            found[key] = domain
+    return found
+
+
+def is_searcher(given: Any) -> bool:
+    """Whether it is an object of Ray's ``Searcher``; it exists only where Ray is loaded already."""
+    module = sys.modules.get("ray.tune.search")
+    return module is not None and isinstance(given, module.Searcher)
+
+
+def is_sampler(given: Any) -> bool:
+    """Whether it is one of Optuna's samplers."""
+    module = sys.modules.get("optuna.samplers")
+    return module is not None and isinstance(given, module.BaseSampler)
+
+
+def _checked_object(given: Any) -> Any:
+    if is_sampler(given):
+        return given
+    if not is_searcher(given):
+        raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {_described(given)}")
+    inner = given
+    while True:
+        name = type(inner).__name__
+        if name == "Repeater":
+            raise NotSupported("searcher: a Repeater would repeat identical trials, all trials of a search train with one seed; give the searcher in it")
+        if any(isinstance(words, list) for words in (inner.metric, inner.mode)):
+            raise NotSupported(f"searcher: {name} has several metrics; a search here has one: leave metric and mode out")
+        if not is_searcher(getattr(inner, "searcher", None)):
+            return given
+        inner = inner.searcher
+
+
+def _described(given: Any) -> str:
+    return f"the class {given.__name__}; make an object of it: {given.__name__}()" if isinstance(given, type) else f"{given!r} ({type(given).__name__})"

@@ -1,0 +1,41 @@
+import logging
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+from automm_hpo.hpo.apart import Apart
+
+
+def draws():
+    return np.random.rand(), random.random()
+
+
+def test_it_draws_from_generators_of_its_own():
+    np.random.seed(1), random.seed(1)
+    expected = [draws() for _ in range(2)]
+    np.random.seed(1), random.seed(1)
+    apart, same, other = Apart(5), Apart(5), Apart(6)
+    found = []
+    for one in (apart, apart, same, other):
+        with one():
+            found.append(draws())
+    assert found[0] == found[2] != found[1] and found[3] != found[0]
+    assert [draws() for _ in range(2)] == expected
+
+
+def test_nothing_of_it_is_seen_but_errors(capfd, caplog):
+    with Apart(0)():
+        print("printed")
+        logging.getLogger("foreign").error("logged")
+        warnings.warn("warned", stacklevel=1)
+        np.random.seed(0)
+    assert capfd.readouterr() == ("", "") and not caplog.records
+    before = np.random.get_state()[1].tolist()
+    with pytest.raises(ZeroDivisionError), Apart(0)():
+        np.random.rand()
+        1 / 0  # noqa: B018
+    assert np.random.get_state()[1].tolist() == before and logging.root.manager.disable == logging.NOTSET
+    print("seen")
+    assert capfd.readouterr().out == "seen\n"
