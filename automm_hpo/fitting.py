@@ -24,6 +24,7 @@ from .hpo.progress import Progress
 from .hpo.ray_space import values_of
 from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord
 from .hpo.session import COMPLETE, Outcome, is_finished, write_outcome
+from .hpo.settings import DEFAULT_KEEP_TRIALS
 from .hpo.trial import Training, TrialTask
 from .models import build_model
 from .plan import FitPlan
@@ -32,8 +33,6 @@ from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
 from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
 from .training.evaluate import find_device
-
-DEFAULT_KEEP_TRIALS = 3
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: int = 1, refit: bool = False) -> tuple[Artifact, Interruption]:

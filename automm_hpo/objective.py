@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
-from .hpo.job import SearchJob, first_points, limits_of, resolve_settings
+from .hpo.job import SearchJob, check_resumable, first_points, limits_of, resolve_settings
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.objective import Objective, check_objective
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
@@ -100,6 +100,7 @@ def tune_objective(
 
     identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])
     if resuming:
+        check_resumable(settings)
         check_same_search(read_identity(folder / "search"), identity, folder / "search")
     deadline = None if time_limit is None else called + float(time_limit)
     results = SearchResults(SearchRecords(folder / "search"), searched)

@@ -29,9 +29,10 @@ from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
 from .hpo.session import SearchIdentity, is_search
-from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings, check_resources, parse_tune_settings
+from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
+from .hpo.trial import NUM_STATES
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
-from .models import check_model, fetch_weights, image_spec
+from .models import build_model, check_model, fetch_weights, image_spec
 from .problem import PROBLEM_TYPES, Problem, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
@@ -61,7 +62,8 @@ class Target:
         """
         if settings.metric is None:
             return self
-        if self.validation_metric is not None and find_metric(self.validation_metric, "validation_metric") is not find_metric(settings.metric, "metric"):
+        metric = find_metric(settings.metric, "hyperparameter_tune_kwargs: metric")
+        if self.validation_metric is not None and find_metric(self.validation_metric, "validation_metric") is not metric:
             raise InvalidTuneSettings(
                 f"hyperparameter_tune_kwargs: metric={settings.metric!r}, but the predictor's validation_metric is {self.validation_metric!r}; give one of them"
             )
@@ -175,6 +177,45 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
     if settings.mode not in (None, own):
         better = "more" if own == "max" else "less"
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")
+
+
+def num_parallel(search: SearchPlan) -> int:
+    """Trials at a time on this machine."""
+    if not search.space:
+        return 1
+    there = local_resources()
+    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | search.settings.resources
+    slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
+    return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
+
+
+def peak_bytes(settings: TuneSettings, slots: int, weights: int) -> int:
+    """The most that checkpoints can take at a time.
+
+    Args:
+        slots: trials at a time.
+        weights: bytes of one set of weights; the state of an optimizer (AdamW's two moments) takes twice as many at most.
+    """
+    running = slots * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * 2 * weights)
+    ended = (settings.keep_trials or DEFAULT_KEEP_TRIALS) + settings.num_to_keep  # the best one keeps several epochs, for their average
+    return running + ended * weights
+
+
+def check_quota(search: SearchPlan, problem: Problem) -> None:
+    """Raises:
+    InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
+    """
+    quota = search.settings.disk_quota_mb
+    if quota is None:
+        return
+    models = [build_model(config, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
+    weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
+    peak = peak_bytes(search.settings, num_parallel(search), weights) / 1e6
+    if peak > quota:
+        raise InvalidTuneSettings(
+            f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak:.0f} MB ({num_parallel(search)} trials at a time, "
+            f"{weights / 1e6:.1f} MB a set of weights); lower max_concurrent_trials, num_to_keep or keep_trials"
+        )
 
 
 def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any]) -> SearchIdentity:

@@ -22,6 +22,7 @@ from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .finishing import check_ensemble, check_finishing
 from .fitting import run_fit, trial_artifact
+from .hpo.job import check_resumable
 from .hpo.records import SearchRecords
 from .hpo.session import check_same_search, is_search, read_identity
 from .metrics import METRICS, check_fits, find_metric
@@ -34,6 +35,7 @@ from .plan import (
     check_number,
     check_presets,
     check_problem_type,
+    check_quota,
     check_tracking,
     check_unused,
     checked_numbers,
@@ -46,6 +48,7 @@ from .plan import (
     restored_call,
     stored_search,
 )
+from .preview import Preview, preview
 from .results import SearchResults
 from .training.evaluate import compute_metric, pick_device, probabilities, values
 
@@ -121,7 +124,8 @@ class MultiModalPredictor:
         tracking: str | None = "mlflow",
         ensemble_size: int = 1,
         refit: bool = False,
-    ) -> Self:
+        dry_run: bool = False,
+    ) -> Any:
         """Trains, or searches: with a ``tune.*`` space among the hyperparameters, each trial is one configuration.
 
         Args:
@@ -141,6 +145,7 @@ class MultiModalPredictor:
             ensemble_size: combine up to that many of the best trials' models where they predict the validation rows better together; 1: one model.
             refit: at last train the best configuration again on training and validation rows together. That model has no validation score of
                 its own; the one reported is the search's.
+            dry_run: only tell what would run and what it would take, as ``plan`` does.
 
         Returns:
             The predictor: the best checkpoint, or what was made of the best ones (``fit_summary`` tells).
@@ -183,19 +188,30 @@ class MultiModalPredictor:
             data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
         check_goal(search.settings, data.validation_metric)
+        check_quota(search, data.problem)
         encoders = plan_encoders(data, search)
         after = {"ensemble_size": ensemble_size, "refit": refit}
         call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs)
         identity = plan_identity(data, search, encoders, int(seed), {"target": asdict(target), "fit": call}, after)
         if resuming:
+            check_resumable(search.settings)
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
         plan_weights(search)  # the network only for a call that is otherwise right
         deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, deadline)
+        if dry_run:
+            return preview(plan)
         artifact, interruption = run_fit(plan, self.verbosity, tracking, ensemble_size, refit)
         self._adopt(artifact, folder)
         interruption.reraise()
         return self
+
+    def plan(self, *args: Any, **kwargs: Any) -> Preview:
+        """What ``fit`` with the same arguments would do: its trials as far as they are known, time and disk from a few timed steps.
+
+        Nothing is written but a temporary folder. Raises what ``fit`` would raise.
+        """
+        return self.fit(*args, **{**kwargs, "dry_run": True})
 
     def _adopt(self, artifact: Artifact, path: Path) -> None:
         self._artifact, self._path = artifact, path

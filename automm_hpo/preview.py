@@ -14,11 +14,11 @@ import torch
 
 from .config import Config
 from .data.cache import open_cache, store_cache
-from .hpo.settings import local_resources
-from .hpo.trial import NUM_STATES, build_state
+from .hpo.trial import build_state
 from .metrics import Metric
 from .models import image_spec
-from .plan import FitPlan
+from .plan import FitPlan, num_parallel, peak_bytes
+from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
 from .training.loop import TrialData, train_epochs
@@ -65,8 +65,13 @@ class Preview:
 
 def preview(plan: FitPlan) -> Preview:
     """Times a few steps on a few rows in a temporary folder; nothing else is written."""
+    with process_unchanged():
+        return _preview(plan)
+
+
+def _preview(plan: FitPlan) -> Preview:
     search = plan.search
-    slots, configs = _num_parallel(plan), _known_configs(plan)
+    slots, configs = num_parallel(search), _known_configs(plan)
     costs: dict[tuple, tuple[float, int]] = {}
     rows = []
     for number, (tuned, config) in enumerate(configs):
@@ -79,19 +84,8 @@ def preview(plan: FitPlan) -> Preview:
     mean_seconds = float(trials["seconds"].mean())
     rounds = math.ceil(search.num_trials / slots)
     weights = max(size for _, size in costs.values())
-    kept, states = search.settings.num_to_keep, NUM_STATES
-    # an optimizer's state is twice the weights at most (AdamW's two moments)
-    peak = slots * (kept + states) * weights + slots * states * 2 * weights + ((search.settings.keep_trials or 3) + 1) * weights
+    peak = peak_bytes(search.settings, slots, weights)
     return Preview(trials, search.num_trials, slots, mean_seconds * rounds, peak, plan.path)
-
-
-def _num_parallel(plan: FitPlan) -> int:
-    if not plan.search.space:
-        return 1
-    settings, there = plan.search.settings, local_resources()
-    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | settings.resources
-    slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
-    return max(1, min(slots, settings.concurrency or slots, plan.search.num_trials))
 
 
 def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
@@ -118,7 +112,7 @@ def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
     data, num_train = plan.data, len(plan.data.train.table)
     batch_size = min(config.env.batch_size, num_train)
     steps_per_epoch = num_train // batch_size
-    torch.set_num_threads(threads := torch.get_num_threads())
+    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="automm_hpo_preview_") as folder, torch.random.fork_rng():
         torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
         try:
@@ -130,8 +124,7 @@ def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
             state = build_state(short, data.problem, plan.seed, find_device(config.env))
             metric: Metric = data.validation_metric
             few = TrialData(cache, cache, data.problem, metric, image_spec(short), cache.target.cpu().numpy())
-            began = time.perf_counter()
-            predict_logits(state.model, cache, few.spec, short.env)
+            predict_logits(state.model, cache, few.spec, short.env)  # warms up
             began = time.perf_counter()
             predict_logits(state.model, cache, few.spec, short.env)
             valid_row = (time.perf_counter() - began) / len(cache)

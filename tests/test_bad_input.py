@@ -171,8 +171,8 @@ def space(error, builtin, value, *words, key="optim.lr", **call):
     return row(error, builtin, key, *words, hyperparameters={key: value}, **{"hyperparameter_tune_kwargs": "random", **call})
 
 
-def settings(value, *words):
-    return row(InvalidTuneSettings, ValueError, *words, hyperparameters=SEARCH, hyperparameter_tune_kwargs=value)
+def settings(value, *words, error=InvalidTuneSettings, builtin=ValueError):
+    return row(error, builtin, *words, hyperparameters=SEARCH, hyperparameter_tune_kwargs=value)
 
 
 SPACES = [
@@ -206,20 +206,35 @@ SPACES = [
     space(InvalidHyperparameter, ValueError, tune.choice([{"max_epochs": 3}, {}]), "optim.max_epochs", "by optim", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{"num_gpus": 0}, {}]), "cannot vary", key="env"),
     space(MissingData, FileNotFoundError, tune.choice([{"checkpoint_path": "absent.bin"}, {}]), "checkpoint_path", "absent.bin", key="model.timm_image"),
-    space(
-        NotSupported,
-        NotImplementedError,
-        tune.randn(0.01, 0.001),
-        "normal",
-        "searcher='random'",
-        hyperparameter_tune_kwargs="bayes",
-        tracking=None,
-    ),
-    *(settings({"num_trials": value}, "num_trials", "integer >= 1", f"got {value!r}") for value in (0, -1, 2.5, "many", True, None)),
+    *(settings({"num_trials": value}, "num_trials", "integer >= 1", f"got {value!r}") for value in (0, -1, 2.5, "many", True)),
     settings({"num_to_keep": 0}, "num_to_keep", "integer >= 1"),
     settings({"num_trails": 3}, "num_trails", "Did you mean num_trials?", "scheduler"),
-    settings({"searcher": "bayess"}, "searcher", "'random', 'bayes'", "Did you mean bayes?"),
-    settings({"scheduler": "ASHAA"}, "scheduler", "'FIFO', 'ASHA'", "Did you mean ASHA?"),
+    settings({"searcher": "bayess"}, "searcher", "random, grid, bayes", "Did you mean bayes"),
+    settings({"searcher": "hebo"}, "hebo", "not offered", "'gp' serves instead", error=NotSupported, builtin=NotImplementedError),
+    settings({"searcher": 5}, "searcher", "a Ray Searcher or an Optuna sampler", "got 5"),
+    settings({"scheduler": "ASHAA"}, "scheduler", "FIFO, ASHA", "Did you mean ASHA?"),
+    settings({"scheduler": "BOHB"}, "scheduler", "BOHB needs searcher='bohb'", "HyperBand"),
+    settings({"searcher": "bohb", "scheduler": "FIFO"}, "bohb needs scheduler='BOHB'"),
+    settings({"scheduler": "bandit"}, "slack_factor", "slack_amount", "neither"),
+    settings({"scheduler": "truncation", "scheduler_init_args": {"truncation_percentage": 100}}, "integer in [1, 99]"),
+    space(
+        InvalidTuneSettings, ValueError, tune.choice([16, 32]), "PBT", "cannot change", "optim.weight_decay",
+        key="env.batch_size", hyperparameter_tune_kwargs={"scheduler": "PBT"},
+    ),
+    space(
+        NotSupported, NotImplementedError, tune.choice([{"optim_type": "sgd"}, {"optim_type": "adamw"}]), "gp", "conditional",
+        key="optim", hyperparameter_tune_kwargs={"searcher": "gp"},
+    ),
+    settings({"searcher": "grid"}, "grid", "finite space", error=InvalidSpace),
+    settings({"metric": "accuracyy"}, "expected one of", "Did you mean accuracy?", error=InvalidArgument),
+    settings({"metric": "accuracy", "mode": "min"}, "mode='min'", "more is better"),
+    settings({"mode": "maximum"}, "mode", "'max', 'min'"),
+    settings({"goal": float("nan")}, "goal", "a finite number"),
+    settings({"trial_time_limit": 0}, "trial_time_limit", "finite float > 0"),
+    settings({"max_failed_trials": -1}, "max_failed_trials", "integer >= 0"),
+    settings({"disk_quota_mb": 1}, "disk_quota_mb", "1 MB are allowed", "num_to_keep"),
+    settings({"points_to_evaluate": [{"optim.lr": 5.0}]}, "points_to_evaluate[0]", "optim.lr", error=InvalidSpace),
+    settings({"points_to_evaluate": {"optim.lr": 5.0}}, "points_to_evaluate", "a list of dicts"),
     settings("atuo", "'atuo'", "Did you mean auto?"),
     settings(5, "expected a dict or a preset's name", "got 5"),
     settings(["auto"], "expected a dict or a preset's name"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidSpace, Problems
+from ..errors import InvalidSpace, NotSupported, Problems
 from ..space import RawProposal, SearchSpace, default_point, grid_size, to_raw
 from .scheduler_args import LIVE_KEYS, check_scheduler
 from .searcher_args import check_searcher
@@ -70,7 +70,12 @@ def first_points(
 
     Raises:
         InvalidSpace: a point names what is not tuned, or lies outside the space.
+        NotSupported: the searcher is an object that cannot be given points.
     """
+    if not takes_first_points(settings):
+        if settings.points_to_evaluate:
+            raise NotSupported(f"points_to_evaluate: {type(settings.searcher).__name__} cannot be told what to try first; give a searcher by its name")
+        return []
     default = default_point(space, defaults or {}) if settings.default_first else None
     problems, points = Problems(), [] if default is None else [default]
     for number, given in enumerate(settings.points_to_evaluate):
@@ -83,6 +88,24 @@ def first_points(
                 points.append(point)
     problems.raise_any()
     return points
+
+
+def takes_first_points(settings: TuneSettings) -> bool:
+    """Whether the searcher can be told what to try first, which is also what resuming needs; those by name all can."""
+    if isinstance(settings.searcher, str):
+        return True
+    from . import searchers  # the object is one of Ray's or Optuna's, and they are loaded then
+
+    return searchers.takes_first_points(settings.searcher)
+
+
+def check_resumable(settings: TuneSettings) -> None:
+    """Raises:
+    NotSupported: the searcher is an object that cannot be told of earlier trials.
+    """
+    if not takes_first_points(settings):
+        name = type(settings.searcher).__name__
+        raise NotSupported(f"resume: the searcher {name} cannot be told of earlier trials; a search with it begins in a new save_path")
 
 
 LIMITS = (

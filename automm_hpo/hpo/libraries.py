@@ -71,7 +71,7 @@ class Nevergrad:
         parametrization = nevergrad.p.Dict(**edges)
         parametrization.random_state = np.random.RandomState(seed % 2**32)
         # NGOpt, its own advice, was no better than chance within 40 trials of a quadratic; this needs no generations
-        self.optimizer = nevergrad.optimizers.registry[args.get("optimizer", "OnePlusOne")](parametrization, budget=args.get("budget"))
+        self.optimizer = nevergrad.optimizers.registry[args.get("optimizer", "OnePlusOne")](parametrization, budget=args.get("budget", 100))
 
     def ask(self) -> tuple[Point, Any]:
         candidate = self.optimizer.ask()

@@ -104,7 +104,7 @@ class NevergradArgs(Section):
     optimizer: Text
     """Name of one of Nevergrad's optimizers; OnePlusOne by default."""
     budget: PositiveInt
-    """Trials that the optimizer shall plan for; many of them choose their ways by it."""
+    """Trials that the optimizer shall plan for, which some choose their ways by; 100 by default. No limit."""
 
 
 class BohbArgs(Section):

@@ -15,7 +15,7 @@ from ..presets import TUNE_PRESETS
 from .scheduler_args import SCHEDULER_ARGS, canonical_scheduler, check_scheduler_args
 from .searcher_args import SEARCHER_ARGS, find_searcher
 
-DEFAULT_NUM_TRIALS = 10
+DEFAULT_NUM_TRIALS, DEFAULT_KEEP_TRIALS = 10, 3
 
 RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gpu"}
 

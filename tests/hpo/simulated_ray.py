@@ -258,7 +258,7 @@ class SimulatedSearch:
             self._end(trial)
             return
         decision = self.scheduler.on_trial_result(self, trial, result)
-        assert decides or decision == CONTINUE, f"{decision} on a row that is on record"
+        assert decides or decision in (CONTINUE, PAUSE), f"{decision} on a row that is on record"
         if decision != STOP:
             self.search_alg.searcher.on_trial_result(trial.trial_id, result)
         if decision == CONTINUE:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandForBOHB, HyperBandScheduler, MedianStoppingRule, PopulationBasedTraining
-from simulated_ray import SimulatedSearch
+from simulated_ray import SimulatedSearch, SimulatedTrial
 from toy_trials import read_rows, run_toys
 
 from automm_hpo.errors import InvalidTuneSettings, NotSupported
@@ -142,6 +142,34 @@ def test_trials_that_end_by_themselves_or_lose_their_process_keep_nobody_waiting
     found = search(name, curves, places=places, fails_at={1: 2, 4: 4, 6: 0, 8: 6}).run()
     assert len(found.finished) == 9
     assert found.epochs[8] == 12
+
+
+def random_search(make_scheduler, seed, **arguments):
+    """Up to 30 trials of up to 27 epochs, half of which end early, some of which lose their process, on any number of places."""
+    rng = np.random.default_rng(seed)
+    num_trials = int(rng.integers(1, 31))
+    lengths = np.where(rng.random(num_trials) < 0.5, 27, rng.integers(1, 28, num_trials))
+    curves = [ladder(30, 27)[rank][:length] for rank, length in zip(rng.permutation(30), lengths, strict=False)]
+    fails_at = {int(number): int(rng.integers(0, 27)) for number in rng.integers(0, num_trials, 4)}
+    places = int(rng.integers(1, 31))
+    return SimulatedSearch(make_scheduler(), curves, configs(num_trials), places=places, fails_at=fails_at, **arguments)
+
+
+@pytest.mark.parametrize("name", ["HyperBand", "BOHB", "PBT", "Ray's HyperBand"])
+def test_nobody_waits_for_ever(name):
+    """Without a word from Ray's HyperBand, 14 of 200 such searches never end."""
+
+    def make_scheduler():
+        if name == "Ray's HyperBand":
+            given = HyperBandScheduler(time_attr="epoch", max_t=27)
+            return build_scheduler(SimpleNamespace(scheduler=given, scheduler_init_args={}), SPACE, 27, 0.0, 0)
+        return build(name, 27)
+
+    for seed in range(60):
+        first = random_search(make_scheduler, seed, kill_after=(seed * 7) % 150 + 1).run()
+        found = random_search(make_scheduler, seed, earlier=first, last_is_fresh=bool(seed % 2)).run()
+        assert len(found.finished) == found.num_trials
+        assert len({(row.trial, row.segment, row.epoch) for row in found.rows}) == len(found.rows)
 
 
 # ------------------------------------------------------------------------------------------------------------------ resume
@@ -504,10 +532,7 @@ def test_pbt_steps_within_the_space():
 def test_pb2_goes_where_the_gain_is():
     """Of four trials the one with the highest rate gained the most in each of three stretches."""
     scheduler = build("PB2", seed=1, space={"optim.lr": Float(0.0, 1.0)})
-    trials = [
-        SimpleNamespace(config={"trial": number, "segment": 0, "optim.lr": rate}, experiment_tag="", is_finished=lambda: False)
-        for number, rate in enumerate((0.1, 0.3, 0.5, 0.7))
-    ]
+    trials = [SimulatedTrial({"trial": number, "segment": 0, "optim.lr": rate}, str(number)) for number, rate in enumerate((0.1, 0.3, 0.5, 0.7))]
     for trial in trials:
         scheduler.on_trial_add(SimpleNamespace(search_alg=None), trial)
         for epoch in (3, 6, 9, 12):
@@ -515,7 +540,7 @@ def test_pb2_goes_where_the_gain_is():
             scheduler._save_trial_state(scheduler._trial_state[trial], epoch, result, trial)
     chosen = [scheduler.explored(trials[0], trials[3], np.random.default_rng(seed))["optim.lr"] for seed in range(3)]
     assert min(chosen) > 0.5
-    assert scheduler.data.iloc[-1].to_dict() == {"Trial": "trial 0", "Time": 12, "optim.lr": chosen[-1], "Reward": pytest.approx(8.4)}
+    assert scheduler._rows[-1] == {"Trial": "trial 0", "Time": 12, "optim.lr": chosen[-1], "Reward": pytest.approx(8.4)}
 
 
 # -------------------------------------------------------------------------------------------------- schedulers of the user's

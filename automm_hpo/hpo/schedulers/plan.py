@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...space import SearchSpace
-
 TIME_ATTR = "epoch"
 SCORE = "score"  # of this validation; absent where it is not finite. METRIC is the best so far
 NEARLY = 1e-6  # epochs; positions are sums of floats
@@ -27,7 +25,7 @@ class SchedulerPlan:
     args: Mapping[str, Any]
     max_epochs: float
     warmup_epochs: float = 0.0
-    space: SearchSpace = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pbt import _PBTTrialState
 
-from ...space import Choice, Normal, SearchSpace, Space
+from ...space import Choice, Normal, Space
 from .plan import NEARLY, SCORE, TIME_ATTR, went_on
 from .synchronous import Synchronous
 
@@ -32,7 +33,7 @@ class Population(Synchronous):
     _perturbation_interval: float
     _burn_in_period: float
 
-    def __init__(self, space: SearchSpace, seed: int, burn_in_period: float, **arguments: Any) -> None:
+    def __init__(self, space: Mapping[str, Any], seed: int, burn_in_period: float, **arguments: Any) -> None:
         super().__init__(time_attr=TIME_ATTR, metric=SCORE, mode="max", synch=True, require_attrs=False, log_config=False, **arguments)
         self.space, self.seed, self._burn_in_period = space, seed, burn_in_period
         self._came: set[Trial] = set()  # to their next meeting
@@ -148,7 +149,7 @@ def segment_of(trial: Trial) -> int:
 class PBT(Population, PopulationBasedTraining):
     """Jaderberg et al. 2017, "Population Based Training of Neural Networks": truncation selection, and perturbation or resampling."""
 
-    def __init__(self, space: SearchSpace, seed: int, resample_probability: float, perturbation_factors: tuple[float, float], **arguments: Any) -> None:
+    def __init__(self, space: Mapping[str, Any], seed: int, resample_probability: float, perturbation_factors: tuple[float, float], **arguments: Any) -> None:
         super().__init__(space, seed, hyperparam_mutations={key: [] for key in space}, **arguments)
         self._resample_probability, self._perturbation_factors = resample_probability, perturbation_factors
 

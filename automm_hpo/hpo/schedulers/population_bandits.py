@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pb2 import PB2 as RayPB2
 from ray.tune.schedulers.pbt import _PBTTrialState
 from sklearn import config_context
 
-from ...space import SearchSpace, Space
+from ...space import Space
 from .plan import SCORE, TIME_ATTR
 from .population import Population, closest, number_of, segment_of, step
 
@@ -39,16 +38,17 @@ class PB2(Population, RayPB2):
     kept it from one meeting to the next: before that, values are perturbed as PBT does.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, **arguments: Any) -> None:
+    def __init__(self, space: Mapping[str, Any], seed: int, **arguments: Any) -> None:
         super().__init__(space, seed, hyperparam_bounds={key: [0.0, 1.0] for key in space}, **arguments)
+        self._rows: list[dict[str, Any]] = []  # of which Ray's table is made
 
     def explored(self, trial: Trial, parent: Trial, rng: np.random.Generator) -> dict[str, Any]:
-        self.data = known = self.data.sort_values(["Time", "Trial"], kind="stable", ignore_index=True)  # not as they happened to come
+        self.data = type(self.data)(sorted(self._rows, key=lambda row: (row["Time"], row["Trial"])))  # not as they happened to come
         units = self._units(parent)
         state = np.random.get_state()
         np.random.seed(rng.integers(2**32))  # what Ray's optimizer starts from
         try:
-            with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):  # twice as fast; Ray waits
+            with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):  # Ray waits for it
                 warnings.simplefilter("ignore")  # of kernels at their bounds
                 chosen, _ = RayPB2._get_new_config(self, Member(_name(trial), {}), Member(_name(parent), units))  # type: ignore[arg-type]
         finally:
@@ -58,7 +58,6 @@ class PB2(Population, RayPB2):
         else:
             values = {key: closest(domain, _from_unit(domain, chosen[key])) for key, domain in self.space.items()}
         parent_state = self._trial_state[parent]
-        self.data = known
         self._note(_name(trial), parent_state.last_train_time, values, parent_state.last_score)  # where its new stretch begins
         return values
 
@@ -68,8 +67,8 @@ class PB2(Population, RayPB2):
             self._note(_name(trial), result[TIME_ATTR], trial.config, result[SCORE])
 
     def _note(self, name: str, epoch: float, values: Mapping[str, Any], score: float | None) -> None:
-        row = {"Trial": name, "Time": epoch} | {key: _to_unit(domain, values[key]) for key, domain in self.space.items()} | {"Reward": score}
-        self.data = pd.concat([self.data, pd.DataFrame([row])], ignore_index=True) if len(self.data) else pd.DataFrame([row])
+        units = {key: _to_unit(domain, values[key]) for key, domain in self.space.items()}
+        self._rows.append({"Trial": name, "Time": epoch, **units, "Reward": score})
 
     def _units(self, trial: Trial) -> dict[str, float]:
         return {key: _to_unit(domain, trial.config[key]) for key, domain in self.space.items()}

@@ -35,6 +35,7 @@ class Synchronous(FIFOScheduler):
         self._running: set[Trial] = set()  # and pending ones, as of the last look
         self._pending: set[Trial] = set()
         self._num_given = 0  # places given up, and not taken yet by a pending trial
+        self._num_idle = 0  # looks in a row at which no trial was at work; without events Ray looks ten times a second
         self._reserved: set[Trial] = set()
         self._limiter: ConcurrencyLimiter | None = None
         self._num_places = math.inf
@@ -105,7 +106,9 @@ class Synchronous(FIFOScheduler):
     def _give_places(self, tune_controller: Any, pending: list[Trial], nobody_wants: bool) -> None:
         """Pauses waiting trials, and ends dismissed ones, as pending trials want their places."""
         running = {trial for trial in self._live if trial.status == Trial.RUNNING}
-        self._num_given = max(0, self._num_given - len(running - self._running))
+        self._num_idle = self._num_idle + 1 if running <= self._waiting else 0
+        # a place that was taken, and lost again before anyone looked, is not waited for
+        self._num_given = 0 if self._num_idle % 20 == 19 else max(0, self._num_given - len(running - self._running))
         self._running, self._pending = running, set(pending)
         held = [trial for trial in self._live if trial.status == Trial.RUNNING and self.has_come(trial)]
         while self._leaving and (nobody_wants or self._num_given < len(pending)):
