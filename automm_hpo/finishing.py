@@ -201,7 +201,7 @@ class _Finish:
         weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, max_members, self._late)
         shares = {list(alone)[index]: weight for index, weight in weights.items()}
         artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), **self._compared(validation)})
-        if validation.rank <= max(each.rank for each in alone.values()):
+        if not validation.beats(max(alone.values(), key=lambda each: each.rank)):
             self.progress.say(f"ensemble: no combination of {len(alone)} models beats the best of them on the validation rows")
             return artifact
         [soup] = artifact.members

@@ -226,7 +226,7 @@ SPACES = [
         key="optim", hyperparameter_tune_kwargs={"searcher": "gp"},
     ),
     settings({"searcher": "grid"}, "grid", "finite space", error=InvalidSpace),
-    settings({"metric": "accuracyy"}, "expected one of", "Did you mean accuracy?", error=InvalidArgument),
+    settings({"metric": "accuracyy"}, "metric: expected one of", "Did you mean accuracy", error=InvalidArgument),
     settings({"metric": "accuracy", "mode": "min"}, "mode='min'", "more is better"),
     settings({"mode": "maximum"}, "mode", "'max', 'min'"),
     settings({"goal": float("nan")}, "goal", "a finite number"),

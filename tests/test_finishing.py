@@ -30,6 +30,7 @@ from automm_hpo.models import image_spec
 from automm_hpo.plan import FitPlan, SearchPlan, Target, plan_data
 from automm_hpo.space import Float
 from automm_hpo.training.checkpoint import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints, save_checkpoint
+from automm_hpo.training.ensemble import combine_logits
 from automm_hpo.training.evaluate import validate
 from automm_hpo.training.loop import TrialData, train_epochs
 
@@ -184,10 +185,11 @@ def test_a_damaged_ingredient_is_left_out(searched):
 # ----------------------------------------------------------------------------------------------------------------- an ensemble
 
 
-MIXED = [
-    {"optim.max_epochs": 4},
-    {"optim.max_epochs": 4, "model.timm_image.image_size": 24, "optim.lr": 2e-3},
-    {"optim.max_epochs": 4, "model.timm_image.checkpoint_name": "test_vit", "optim.lr": 1e-3},
+ALIKE = {"optim.max_epochs": 6, "optim.lr": 1e-2, "model.timm_image.train_transforms": []}
+MIXED = [  # equally good, and so better together
+    ALIKE | {"model.timm_image.image_size": 24},
+    ALIKE | {"model.timm_image.checkpoint_name": "test_byobnet"},
+    ALIKE | {"model.timm_image.checkpoint_name": "test_convnext"},
 ]
 
 
@@ -258,14 +260,19 @@ def test_the_same_model_twice_is_no_ensemble(searched):
     assert any("no combination of 2 models beats" in line for line in search.said)
 
 
-def test_a_soup_can_be_a_member(searched):
-    search = searched(WANDERING | {"optim.lr": 3e-3}, {"model.timm_image.checkpoint_name": "test_vit", "optim.lr": 1e-4, "optim.max_epochs": 4})
+def test_a_soup_can_be_a_member(searched, monkeypatch):
+    def the_soup_and_its_best_epoch(problem, logits, judge, max_members, late):
+        assert len(logits) == 2
+        return {1: 0.75, 0: 0.25}, replace(judge(combine_logits(problem, [logits[1], logits[0]], [0.75, 0.25])), score=0.0)
+
+    search = searched(WANDERING)
+    monkeypatch.setattr(finishing, "select_members", the_soup_and_its_best_epoch)
     artifact = search.finish(ensemble_size=3)
-    ensemble = artifact.summary["ensemble"]
-    assert search.best.number == 0
-    assert "soup" in [name for name, _ in ensemble["members"]]
-    assert ensemble["val_log_loss"] < artifact.summary["soup"]["val_log_loss"]
-    assert search.metric_of(load_artifact(search.folder)) == pytest.approx(ensemble["val_log_loss"])
+    assert artifact.summary["ensemble"]["members"] == [["soup", 0.75], [0, 0.25]]
+    soup, epoch = search.weights_of(artifact)
+    assert equal(epoch, search.weights_of(search.artifact)[0])
+    assert not equal(soup, epoch)
+    assert search.metric_of(load_artifact(search.folder)) == pytest.approx(artifact.summary["val_log_loss"])
 
 
 def test_predictions_that_were_not_stored_are_made_again(searched):

@@ -44,7 +44,7 @@ def greedy_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> 
         found = validate(mixed)
         if found is None:
             break
-        if found.rank > reached.rank:
+        if found.beats(reached):
             chosen, weights, reached = [*chosen, index], mixed, found
     return (chosen, weights, reached) if len(chosen) > 1 else None
 
@@ -55,7 +55,7 @@ def uniform_soup(paths: Sequence[Path], best: Validation, validate: Validate) ->
     for index, path in enumerate(paths[1:], 1):
         weights = mix(weights, load_file(path), 1 / (index + 1))
     found = validate(weights) if len(paths) > 1 else None
-    return (list(range(len(paths))), weights, found) if found is not None and found.rank > best.rank else None
+    return (list(range(len(paths))), weights, found) if found is not None and found.beats(best) else None
 
 
 SOUPS: dict[str, Callable[[Sequence[Path], Validation, Validate], Soup | None]] = {"greedy_soup": greedy_soup, "uniform_soup": uniform_soup}

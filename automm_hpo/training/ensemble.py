@@ -7,9 +7,10 @@ of an ensemble on them flatters it, and the more so the fewer they are and the m
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -55,26 +56,22 @@ def select_members(
         Index -> weight of the models chosen, the heaviest first, weights sum to 1; and how good they are together. Of equals the smaller bag.
     """
 
-    def judge_bag(bag: Counter[int]) -> Validation:
-        return judge(combine_logits(problem, [logits[index] for index in bag], [count / bag.total() for count in bag.values()]))
+    def best_of(bags: Iterable[Counter[int]]) -> tuple[Validation, Counter[int]]:
+        """Of equals the first."""
+        judged = ((judge(combine_logits(problem, [logits[index] for index in bag], [count / bag.total() for count in bag.values()])), bag) for bag in bags)
+        return functools.reduce(lambda best, other: other if other[0].beats(best[0]) else best, judged)
 
-    alone = [_rank(judge(each)) for each in logits]
+    alone = [judge(each).rank for each in logits]
     order = sorted(range(len(logits)), key=lambda index: alone[index], reverse=True)
     # sorted initialisation: the n best together, for the n with which they are best
-    bags = [Counter(order[:size]) for size in range(1, min(max_members, len(order)) + 1)]
-    best, bag = max(((judge_bag(bag), bag) for bag in bags), key=lambda pair: _rank(pair[0]))
+    best, bag = best_of(Counter(order[:size]) for size in range(1, min(max_members, len(order)) + 1))
     current = bag
     for _ in range(bag.total(), NUM_ROUNDS):
         if out_of_time():
             break
         # those inside come first: of equals, the one that needs no further model
         allowed = [*current, *(index for index in order if index not in current)] if len(current) < max_members else list(current)
-        found, current = max(((judge_bag(larger), larger) for larger in (current + Counter([index]) for index in allowed)), key=lambda pair: _rank(pair[0]))
-        if _rank(found) > _rank(best):
+        found, current = best_of(current + Counter([index]) for index in allowed)
+        if found.beats(best):
             best, bag = found, current
     return {index: count / bag.total() for index, count in bag.most_common()}, best
-
-
-def _rank(validation: Validation) -> tuple[float, ...]:
-    """Without what rounding makes of equal predictions."""
-    return tuple(float(f"{part:.12g}") for part in validation.rank)

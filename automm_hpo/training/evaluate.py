@@ -19,6 +19,8 @@ from ..metrics import Metric
 from ..problem import Problem
 from .transforms import eval_view
 
+ROUNDING = 1e-6  # relative; losses are in single precision
+
 
 def rank(score: float, loss: float) -> tuple[float, float]:
     """Orders what was validated, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
@@ -42,6 +44,11 @@ class Validation:
     @property
     def rank(self) -> tuple[float, float]:
         return rank(self.score, self.loss)
+
+    def beats(self, other: Validation) -> bool:
+        """Whether it ranks higher by more than rounding: the mean of a model with itself must not beat it."""
+        own, others = next((pair for pair in zip(self.rank, other.rank, strict=True) if not math.isclose(*pair, rel_tol=ROUNDING)), (0.0, 0.0))
+        return own > others
 
 
 def find_device(env: Env) -> torch.device:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from automm_hpo.config import Env
 from automm_hpo.errors import InvalidHyperparameter
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
-from automm_hpo.training.evaluate import compute_metric, find_device, predict_logits, probabilities
+from automm_hpo.training.evaluate import Validation, compute_metric, find_device, predict_logits, probabilities, validate
 
 REGRESSION = Problem("y", "regression", mean=100.0, sd=10.0)
 
@@ -15,6 +17,33 @@ def test_regression_metrics_are_in_the_labels_own_unit():
     target = np.array([0.0, 1.0], np.float32)  # 100 and 110
     logits = torch.tensor([[0.5], [1.0]])
     assert compute_metric(find_metric("mae"), REGRESSION, logits, target) == pytest.approx(2.5)
+
+
+def test_what_beats_what():
+    def validation(score, loss=1.0):
+        return Validation(torch.zeros(0, 1), score, score, loss)
+
+    good = validation(0.9)
+    assert good.beats(validation(0.8, loss=0.1))
+    assert good.beats(validation(0.9, loss=1.1))
+    assert not good.beats(good)
+    assert not good.beats(validation(0.9, loss=0.5))
+    # rounding wins nothing, neither of the score nor of the loss
+    assert not validation(0.9 + 1e-9).beats(good)
+    assert not validation(0.9, 1 - 1e-8).beats(good)
+    assert validation(0.9 + 1e-9, loss=0.5).beats(good)
+    # what has no score is worst
+    assert good.beats(validation(math.nan))
+    assert not validation(math.nan).beats(validation(math.nan))
+    assert not validation(math.nan).beats(validation(-5.0))
+
+
+def test_predictions_that_are_not_finite_have_no_score():
+    target = np.array([0.0, 1.0], np.float32)
+    assert validate(find_metric("rmse"), REGRESSION, torch.tensor([[0.0], [math.nan]]), target).rank == (-math.inf, -math.inf)
+    found = validate(find_metric("rmse"), REGRESSION, torch.tensor([[0.0], [0.9]]), target)
+    assert found.metric == pytest.approx(math.sqrt(0.5))
+    assert found.rank == (-found.metric, -found.loss)
 
 
 def test_probabilities_sum_to_one():

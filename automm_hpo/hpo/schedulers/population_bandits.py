@@ -43,7 +43,8 @@ class PB2(Population, RayPB2):
         self._rows: list[dict[str, Any]] = []  # of which Ray's table is made
 
     def explored(self, trial: Trial, parent: Trial, rng: np.random.Generator) -> dict[str, Any]:
-        self.data = type(self.data)(sorted(self._rows, key=lambda row: (row["Time"], row["Trial"])))  # not as they happened to come
+        rows = sorted(self._rows, key=lambda row: (row["Time"], row["Trial"]))  # not as they happened to come
+        self.data = type(self.data)(rows)
         units = self._units(parent)
         state = np.random.get_state()
         np.random.seed(rng.integers(2**32))  # what Ray's optimizer starts from
