@@ -1,0 +1,237 @@
+"""``tune_objective``: functions, generators and Trainables, through the whole engine on a real Ray."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ray import tune
+
+from automm_hpo import errors, tune_objective
+from automm_hpo.space import choice, sample_from
+
+pytestmark = pytest.mark.usefixtures("ray_session", "here")
+
+
+class Falling(tune.Trainable):
+    """Its loss falls towards what its config allows; the state is one number in a file."""
+
+    def setup(self, config):
+        self.goal, self.steps = config["x"] ** 2, 0
+
+    def step(self):
+        self.steps += 1
+        return {"loss": self.goal + 1 / self.steps, "steps": self.steps}
+
+    def save_checkpoint(self, checkpoint_dir):
+        Path(checkpoint_dir, "steps.json").write_text(json.dumps(self.steps))
+
+    def load_checkpoint(self, checkpoint):
+        self.steps = json.loads(Path(checkpoint, "steps.json").read_text())
+
+
+def falling(config):
+    for epoch in range(1, 10):
+        yield {"loss": config["x"] ** 2 + 1 / epoch, "note": "words are left out", "epoch_squared": epoch**2}
+
+
+def search(objective, space=None, searcher="random", scheduler="FIFO", num_trials=6, **options):
+    kwargs = {"searcher": searcher, "scheduler": scheduler, "num_trials": num_trials} | options.pop("kwargs", {})
+    options = {"metric": "loss", "mode": "min", "save_path": "run", "tracking": None, "verbosity": 0} | options
+    return tune_objective(objective, space or {"x": tune.uniform(-1, 1)}, kwargs, **options)
+
+
+def test_a_function_that_returns_a_number():
+    found = search(lambda config: config["x"] ** 2, metric="loss")
+    assert len(found) == 6
+    assert found.best.best.metric == min(record.best.metric for record in found.trials)
+    assert found.best.best.metric == found.best.tuned["x"] ** 2
+    assert set(found.leaderboard()["status"]) == {"COMPLETED"}
+
+
+def test_a_generator_reports_once_an_epoch_and_is_stopped_early():
+    found = search(falling, scheduler="ASHA", num_trials=8, max_epochs=9)
+    table = found.leaderboard()
+    assert set(table["status"]) == {"COMPLETED", "STOPPED"}
+    assert table.loc[table["status"] == "COMPLETED", "epochs"].eq(9).all()
+    curves = found.curves()
+    assert curves.loc[curves["epoch"] == 3, "epoch_squared"].eq(9).all()
+
+
+def test_a_config_may_be_nested_hold_anything_and_be_conditional():
+    marker = object()
+    seen = []
+
+    def objective(config):
+        assert config["fixed"]["thing"] is not None
+        assert config["double"] == 2 * config["model"]["depth"]
+        return {"loss": config["model"]["depth"] + config["kind"].get("width", 0)}
+
+    space = {
+        "fixed": {"thing": ("a", frozenset({1}))},
+        "model": {"depth": tune.randint(1, 5)},
+        "kind": choice([{"name": "small"}, {"name": "wide", "width": tune.uniform(10, 20)}]),
+        "double": sample_from(lambda config: 2 * config["model/depth"]),
+    }
+    found = search(objective, space, num_trials=8)
+    assert {record.status for record in found.trials} == {"COMPLETED"}, [record.reason for record in found.trials]
+    assert marker not in seen
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        ({"accuracy": 1.0}, "not the metric 'loss'"),
+        ({"loss": "low"}, "expected a number, got 'low'"),
+        (None, "expected a number, got None"),
+    ],
+)
+def test_what_is_no_metric_fails_the_trial_by_name(returned, reason):
+    with pytest.raises(errors.AllTrialsFailed, match=reason):
+        search(lambda config: returned, num_trials=2)
+
+
+def test_infinity_is_a_row_that_diverged_and_an_error_one_that_failed():
+    def objective(config):
+        if config["x"] == 1:
+            raise ValueError("one is too much")
+        return {"loss": float("inf") if config["x"] == 2 else config["x"]}
+
+    found = search(objective, {"x": tune.grid_search([0, 1, 2])}, "grid", num_trials=3)
+    assert [(record.status, record.tuned["x"]) for record in found.trials] == [("COMPLETED", 0), ("FAILED", 1), ("DIVERGED", 2)]
+    assert "one is too much" in found.trials[1].reason
+
+
+def test_population_based_training_takes_over_the_better_states():
+    arguments = {"scheduler_init_args": {"perturbation_interval": 2}}
+    found = search(Falling, {"x": tune.uniform(0, 1)}, scheduler="PBT", num_trials=4, max_epochs=12, kwargs=arguments)
+    assert len(found) == 4
+    assert any(len(record.segments) > 1 for record in found.trials)
+    for record in found.trials:
+        places = [(result.segment, result.epoch) for result in record.results]
+        assert len(places) == len(set(places))
+        for segment in record.segments[1:]:
+            assert segment.parent != record.number
+            assert 0 <= segment.tuned["x"] <= 1
+        for result in record.results:  # no step was lost or done twice at a takeover
+            assert result.extra["steps"] == result.epoch
+    with pytest.raises(errors.InvalidTuneSettings, match="PBT changes the tuned hyperparameters while a model trains"):
+        search(falling, {"x": tune.uniform(0, 1)}, scheduler="PBT", save_path="other")
+
+
+def test_a_killed_process_is_replaced_and_the_trial_goes_on_from_its_state(tmp_path):
+    marker = tmp_path / "killed"
+
+    class Mortal(Falling):
+        def step(self):
+            if self.steps == 4 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step()
+
+    found = search(Mortal, num_trials=2, max_epochs=8, kwargs={"max_concurrent_trials": 1})
+    assert [record.status for record in found.trials] == ["COMPLETED", "COMPLETED"]
+    for record in found.trials:
+        assert [result.extra["steps"] for result in record.results] == list(range(1, 9))
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_always_dies_is_a_failed_row():
+    def objective(config):
+        if config["x"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"loss": 1.0}
+
+    found = search(objective, {"x": tune.grid_search([0, 1])}, "grid", num_trials=2)
+    assert [record.status for record in found.trials] == ["COMPLETED", "FAILED"]
+    assert "its process died 3 times" in found.trials[1].reason
+
+
+def test_a_goal_ends_the_search():
+    def objective(config):
+        time.sleep(0.02)
+        return config["x"]
+
+    space, limits = {"x": tune.grid_search([5, 4, 3, 2, 1, 0, -1, -2])}, {"goal": 2, "max_concurrent_trials": 1}
+    found = search(objective, space, "grid", num_trials=8, kwargs=limits)
+    assert found.best.tuned["x"] == 2
+    assert len(found) <= 5
+    assert len(search(objective, space, "grid", num_trials=8, kwargs=limits)) == len(found)  # a second call has nothing to do
+
+
+def test_too_many_failures_end_the_search_and_a_trial_has_its_own_time_limit():
+    def objective(config):
+        if config["x"] < 3:
+            raise RuntimeError("no")
+        return config["x"]
+
+    with pytest.raises(errors.AllTrialsFailed, match="RuntimeError: no"):
+        search(objective, {"x": tune.grid_search([0, 1, 2, 3, 4, 5])}, "grid", num_trials=6, kwargs={"max_failed_trials": 1, "max_concurrent_trials": 1})
+
+    def slow(config):
+        while True:
+            time.sleep(0.05)
+            yield {"loss": config["x"]}
+
+    found = search(slow, num_trials=2, save_path="slow", kwargs={"trial_time_limit": 0.5})
+    assert {record.reason for record in found.trials} == {"trial time limit"}
+    assert all(record.seconds < 3 for record in found.trials)
+
+
+def test_the_same_call_goes_on_and_another_one_is_refused():
+    first = search(falling, num_trials=3, max_epochs=9)
+    again = search(falling, num_trials=3, max_epochs=9)
+    assert [record.started for record in again.trials] == [record.started for record in first.trials]
+    more = search(falling, num_trials=5, max_epochs=9)
+    assert [record.tuned for record in more.trials[:3]] == [record.tuned for record in first.trials]
+    assert [len(record.results) for record in more.trials] == [9] * 5
+    with pytest.raises(errors.SearchMismatch) as caught:
+        search(falling, {"x": tune.uniform(-2, 1)}, searcher="bayes", num_trials=3, max_epochs=9)
+    assert all(word in str(caught.value) for word in ("x: was 'uniform(-1, 1)'", "searcher: was 'random', is 'bayes'", "num_trials: was 5, is 3"))
+    with pytest.raises(errors.SavePathExists):
+        search(falling, num_trials=5, max_epochs=9, resume=False)
+
+
+def test_points_come_first_and_count():
+    found = search(falling, num_trials=3, kwargs={"points_to_evaluate": [{"x": 0.25}, {"x": -0.5}]})
+    assert [record.tuned["x"] for record in found.trials[:2]] == [0.25, -0.5]
+    assert len(found) == 3
+
+
+def test_mlflow_inside_the_objective_lands_in_the_trials_run(here):
+    def objective(config):
+        import mlflow
+
+        mlflow.log_metric("mine", config["x"])
+        mlflow.log_param("word", "said")
+        return config["x"]
+
+    found = search(objective, {"x": tune.grid_search([1, 2])}, "grid", num_trials=2, tracking="mlflow")
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{here / 'mlflow.db'}")
+    for record in found.trials:
+        run = client.get_run(json.loads((here / f"run/search/trials/{record.number:04d}/mlflow.json").read_text())["run_id"])
+        assert run.data.metrics["mine"] == run.data.metrics["metric"] == record.tuned["x"]
+        assert run.data.params["word"] == "said"
+        assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"mode": None}, "mode: expected 'max' or 'min'"),
+        ({"mode": "least"}, "mode: expected 'max' or 'min'"),
+        ({"objective": 5}, "objective: expected a function of a config"),
+        ({"objective": Falling}, "max_epochs: a Trainable steps until it is stopped"),
+        ({"space": {"x": 1}}, "space: has no search space"),
+        ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),
+        ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
+    ],
+)
+def test_bad_calls_are_refused_before_anything_starts(here, call, words):
+    with pytest.raises((errors.AutoMMHPOError, ValueError), match=words):
+        search(call.pop("objective", falling), call.pop("space", None), **call)
+    assert not list(here.iterdir())
