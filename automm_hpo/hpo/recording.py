@@ -35,6 +35,7 @@ class RecordingSearcher(Searcher):
         self.with_values = job.settings.scheduler in POPULATIONS
         self.num_recorded, self.num_proposed = len(self.records), 0
         self.failed: set[str] = set()
+        self.last: dict[str, dict[str, Any]] = {}  # results of trials that have not ended
         self.exhausted = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,10 +71,12 @@ class RecordingSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if METRIC in result:
+            self.last[trial_id] = result
             self.inner.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        result = result or {}
+        last = self.last.pop(trial_id, {})
+        result = result or last  # Ray has none for a trial that is ended while it is paused, as halving in brackets does
         if error or FAILED in result or trial_id in self.failed or METRIC not in result:  # raised, diverged at once, or found no time
             self.inner.on_trial_complete(trial_id, error=True)
         else:

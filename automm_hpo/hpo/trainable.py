@@ -103,7 +103,8 @@ class TrialRunner(tune.Trainable):
         return {METRIC: self.best_score} if math.isfinite(self.best_score) else {}
 
     def _report(self, step: TrialStep, result: EpochResult) -> dict[str, Any]:
-        report = {"epoch": result.epoch, RESULT: asdict(result), "done": step.done, "replayed": step.replayed, "went_on": step.went_on}
+        report: dict[str, Any] = {"epoch": result.epoch, "segment": result.segment, RESULT: asdict(result)}
+        report |= {"replayed": step.replayed, "went_on": step.went_on, "done": step.done}
         if math.isfinite(result.score):
             report |= {"score": result.score, self.metric_name: result.metric}
         return report | self._best()

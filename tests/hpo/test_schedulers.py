@@ -516,14 +516,16 @@ def test_pbt_steps_within_the_space():
         "steps": Float(0.0, 1.0, step=0.25),
         "count": Int(1, 10),
         "option": Choice(("a", "b", "c")),
+        "sizes": Choice(((8, 8), (8,))),
     }
     scheduler = build("PBT", space=space, resample_probability=0.0)
-    parent = SimpleNamespace(config={"lr": 0.09, "steps": 0.5, "count": 10, "option": "c"})
+    parent = SimpleNamespace(config={"lr": 0.09, "steps": 0.5, "count": 10, "option": "c", "sizes": [8, 8]})  # a record has lists
     seen = [scheduler.explored(None, parent, np.random.default_rng(seed)) for seed in range(50)]
     assert {round(values["lr"], 6) for values in seen} == {0.072, 0.1}
     assert {values["steps"] for values in seen} == {0.5}
     assert {values["count"] for values in seen} == {8, 10}
     assert {values["option"] for values in seen} == {"b", "c"}
+    assert {values["sizes"] for values in seen} == {(8, 8), (8,)}
     drawn = [build("PBT", space=space, resample_probability=1.0).explored(None, parent, np.random.default_rng(seed)) for seed in range(50)]
     assert {values["steps"] for values in drawn} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {values["option"] for values in drawn} == {"a", "b", "c"}

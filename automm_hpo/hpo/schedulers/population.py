@@ -167,7 +167,7 @@ def drawn(domain: Any, rng: np.random.Generator) -> Any:
 def step(domain: Space, value: Any, factors: tuple[float, float], rng: np.random.Generator) -> Any:
     """A neighbour of a value."""
     if isinstance(domain, Choice):
-        index = domain.options.index(value) + (1 if rng.random() < 0.5 else -1)
+        index = domain.raw_of(value) + (1 if rng.random() < 0.5 else -1)
         return domain.options[min(max(index, 0), len(domain.options) - 1)]
     return closest(domain, value * factors[rng.integers(len(factors))])
 
