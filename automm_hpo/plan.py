@@ -28,6 +28,7 @@ from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, Inval
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
+from .hpo.scheduler_args import WAITING
 from .hpo.session import SearchIdentity, is_search
 from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
 from .hpo.trial import NUM_STATES
@@ -196,7 +197,8 @@ def peak_bytes(settings: TuneSettings, slots: int, weights: int) -> int:
         slots: trials at a time.
         weights: bytes of one set of weights; the state of an optimizer (AdamW's two moments) takes twice as many at most.
     """
-    running = slots * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * 2 * weights)
+    kept_live = slots if settings.scheduler not in WAITING else settings.num_trials or slots  # paused trials keep their state too
+    running = kept_live * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * 2 * weights)
     ended = (settings.keep_trials or DEFAULT_KEEP_TRIALS) + settings.num_to_keep  # the best one keeps several epochs, for their average
     return running + ended * weights
 

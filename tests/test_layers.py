@@ -32,7 +32,7 @@ DOORS = {  # library -> the places that may import it
     "matplotlib": ("plots.py", "results.py"),
     "rich": ("hpo/display.py", "hpo/table.py"),
     "pandas": (
-        "data/", "hpo/records.py", "hpo/importance.py", "hpo/schedulers/population_bandits.py", "problem.py", "datasets.py", "plan.py", "results.py",
+        "data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "plan.py", "results.py",
         "preview.py", "predictor.py",
     ),
     "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),

@@ -39,6 +39,7 @@ SCHEDULER_ALIASES = {
 
 LIVE_KEYS = tuple(key for key, field in FIELDS.items() if field.live)
 POPULATIONS = ("PBT", "PB2")
+WAITING = ("HyperBand", "BOHB", *POPULATIONS)  # these pause trials until others have come as far
 
 
 def canonical_scheduler(name: Any) -> Any:
