@@ -1,4 +1,4 @@
-"""The tutorials run as they stand, and README's example too."""
+"""The tutorials run as they stand, and the examples of README and docs/coming_from.md too."""
 
 import re
 from pathlib import Path
@@ -9,21 +9,35 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+LEAST_ACCURACY = {"01_quickstart": 0.75, "03_your_own_objective": 0.95, "04_reading_a_search": 0.6, "05_limits_failures_resuming": 0.4}
+SHORT = ("01_quickstart", "03_your_own_objective")  # in `make test`; each search of the others brings up two processes, which takes seconds
 
 
 def code_cells(notebook) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def made_quick(example: str, quick: dict[str, str]) -> str:
+    for written, replaced in quick.items():
+        assert written in example
+        example = example.replace(written, replaced)
+    return example
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [pytest.param(path, marks=() if path.stem in SHORT else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS])
 def test_a_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    accuracy = re.search(r"test accuracy: (0\.\d+)", printed)
-    assert accuracy is not None
-    assert float(accuracy[1]) > 0.75
+    if path.stem in LEAST_ACCURACY:
+        accuracy = re.search(r"test accuracy: ([01]\.\d+)", printed)
+        assert accuracy is not None
+        assert float(accuracy[1]) > LEAST_ACCURACY[path.stem]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -33,15 +47,60 @@ def test_a_notebook_has_outputs_and_equals_its_script(path):
     notebook = nbformat.read(path, as_version=4)
     script = jupytext.read(path.with_suffix(".py"))
     assert code_cells(notebook) == code_cells(script)
-    assert any(cell.get("outputs") for cell in notebook.cells)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+
+
+def test_every_tutorial_has_its_notebook():
+    assert [path.stem for path in NOTEBOOKS] == sorted(path.stem for path in (ROOT / "tutorials").glob("*.py"))
 
 
 def test_readmes_example_runs(fashion, here, ray_session):
     """As it stands but for the data, which is there already, and the size."""
-    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [example] = python_blocks(ROOT / "README.md")
     quick = {'fashion_mnist("fashion")': "DATA", '"num_trials": 8': '"num_trials": 2', 'image_size": 64': 'image_size": 32', "choice([4, 8])": "choice([1, 2])"}
-    for written, replaced in quick.items():
-        assert written in example
-        example = example.replace(written, replaced)
-    exec(example, {"DATA": (fashion[0].head(200), fashion[1].head(50))})
+    exec(made_quick(example, quick), {"DATA": (fashion[0].head(200), fashion[1].head(50))})
     assert (here / "runs" / "first" / "MANIFEST.json").exists()
+
+
+AUTOMM, HYPERDRIVE, RAY_TUNE, GUILD = range(4)
+
+
+@pytest.mark.parametrize(
+    ("block", "quick"),
+    [
+        pytest.param(
+            AUTOMM,
+            {
+                '(label="label")': '(label="label", pretrained=False, hyperparameters={"model.timm_image.image_size": 32})',
+                '"ghostnet_100", "mobilenetv3_large_100"': '"test_resnet", "test_vit"',
+                '["10", "20"]': '["1", "2"]',
+            },
+            id="AutoMM",
+        ),
+        pytest.param(HYPERDRIVE, {'"num_trials": 100': '"num_trials": 6'}, id="HyperDrive"),
+        pytest.param(RAY_TUNE, {'"num_trials": 10': '"num_trials": 4'}, id="Ray Tune"),
+        pytest.param(GUILD, {}, id="Guild"),
+    ],
+)
+def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session):
+    """As it stands but for the size."""
+    blocks = python_blocks(ROOT / "docs" / "coming_from.md")
+    assert len(blocks) == 4
+    names = {"train_data": fashion[0].head(150)}
+    exec(made_quick(blocks[block], quick), names)
+    if block == AUTOMM:
+        assert names["predictor_hpo"].leaderboard()["status"].isin(["COMPLETED", "STOPPED"]).all()
+        return
+    assert all(record.status in ("COMPLETED", "STOPPED") for record in names["search"].trials)
+    assert names["search"].best is not None
+    if block == GUILD:
+        assert names["search"].best.tuned == {"lr": 0.3}
+
+
+def test_the_links_of_coming_from_lead_somewhere():
+    page = ROOT / "docs" / "coming_from.md"
+    links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+    assert links
+    assert all((page.parent / link).exists() for link in links)

@@ -120,7 +120,8 @@ class Objective:
             for epoch, values in enumerate(returned, 1):
                 yield self._result(values, epoch, time.time() - started, 0)
         else:
-            yield replace(self._result(returned, 1, time.time() - started, 0), end="returned")
+            result = self._result(returned, 1, time.time() - started, 0)
+            yield replace(result, end=result.end or "returned")
 
     def _run_class(self, folder: TrialFolder) -> Iterator[EpochResult]:
         """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can."""

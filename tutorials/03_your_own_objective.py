@@ -1,0 +1,226 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your own objective
+#
+# `tune_objective` searches for any function of a config, with the engine behind `MultiModalPredictor.fit`: the same searchers and
+# schedulers, tracking, resuming, tables and pictures. Use it where the model is your own.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import ray
+import torch
+from ray import tune
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from automm_hpo import tune_objective
+
+folder = Path(tempfile.mkdtemp())
+# one Ray for all searches below; without this line each starts its own, for its time
+_ = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+images, labels = load_digits(return_X_y=True)
+images = images / 16.0
+rest_x, test_x, rest_y, test_y = train_test_split(images, labels, test_size=400, random_state=0, stratify=labels)
+train_x, valid_x, train_y, valid_y = train_test_split(rest_x, rest_y, test_size=400, random_state=0, stratify=rest_y)
+
+# %% [markdown]
+# ## scikit-learn, and MLflow inside
+#
+# The function gets a config and returns its metric. While it runs, the trial's MLflow run is the active one: what `mlflow.log_metric` or
+# autologging write lands there, beside what the search logs itself.
+
+
+# %%
+def svm(config):
+    import mlflow
+    from sklearn.svm import SVC
+
+    mlflow.sklearn.autolog(log_models=False)
+    model = SVC(C=config["C"], gamma=config["gamma"]).fit(train_x, train_y)
+    mlflow.log_metric("support_vectors", int(model.n_support_.sum()))
+    return {"accuracy": model.score(valid_x, valid_y)}
+
+
+import mlflow
+
+mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # or the server you have; without this line, ./mlflow.db
+svms = tune_objective(
+    svm,
+    {"C": tune.loguniform(1e-2, 1e2), "gamma": tune.loguniform(1e-4, 1e0)},
+    {"searcher": "bayes", "scheduler": "FIFO", "num_trials": 6},
+    metric="accuracy",
+    mode="max",
+    save_path=folder / "svm",
+    verbosity=0,
+)
+svms
+
+# %% [markdown]
+# Read back from MLflow: a run for the search, and under it one for each trial, with our own metric and the parameters that autologging saw.
+
+# %%
+runs = mlflow.search_runs(search_all_experiments=True)
+trials = runs[runs["tags.mlflow.parentRunId"].notna()].sort_values("tags.mlflow.runName")
+trials[["tags.mlflow.runName", "status", "params.C", "params.kernel", "metrics.support_vectors", "metrics.training_accuracy_score", "metrics.metric"]]
+
+# %% [markdown]
+# ## PyTorch, epoch by epoch
+#
+# A function that *yields* once an epoch can be stopped early. Nothing else changes in a loop that you have: `yield` takes the place of
+# `print`. Further values come along into the curves.
+
+
+# %%
+def network(config):
+    torch.manual_seed(0)
+    width = config["width"]
+    model = torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Dropout(config["dropout"]), torch.nn.Linear(width, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"])
+    x, y = torch.tensor(train_x, dtype=torch.float32), torch.tensor(train_y)
+    held_x, held_y = torch.tensor(valid_x, dtype=torch.float32), torch.tensor(valid_y)
+    for _ in range(20):
+        model.train()
+        for batch in torch.randperm(len(x)).split(64):
+            loss = torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            yield {"accuracy": (model(held_x).argmax(1) == held_y).float().mean().item(), "loss": loss.item()}
+
+
+networks = tune_objective(
+    network,
+    {"lr": tune.loguniform(1e-4, 1e-1), "width": tune.choice([16, 64, 256]), "dropout": tune.uniform(0.0, 0.5)},
+    {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8},
+    metric="accuracy",
+    mode="max",
+    max_epochs=20,
+    save_path=folder / "network",
+    tracking=None,
+    verbosity=0,
+)
+networks.plot_curves()
+
+# %%
+networks.leaderboard()
+
+# %% [markdown]
+# ## A class, whose state is kept
+#
+# A function that is killed begins again. A `tune.Trainable` that writes its state goes on where it was: after a crash, in a resumed search,
+# and when population-based training passes the weights of a good trial to a weak one. It is Ray's own class, unchanged.
+
+
+# %%
+class Network(tune.Trainable):
+    def setup(self, config):
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config["lr"], momentum=0.9)
+        self.data = torch.tensor(train_x, dtype=torch.float32), torch.tensor(train_y)
+
+    def step(self):
+        x, y = self.data
+        for batch in torch.randperm(len(x)).split(64):
+            loss = torch.nn.functional.cross_entropy(self.model(x[batch]), y[batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        with torch.no_grad():
+            predicted = self.model(torch.tensor(valid_x, dtype=torch.float32)).argmax(1)
+        return {"accuracy": (predicted == torch.tensor(valid_y)).float().mean().item()}
+
+    def save_checkpoint(self, path):
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, Path(path, "state.pt"))
+
+    def load_checkpoint(self, path):
+        state = torch.load(Path(path, "state.pt"), weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # after a takeover, the rate is the new one
+            group["lr"] = self.config["lr"]
+
+
+classes = tune_objective(
+    Network,
+    {"lr": tune.loguniform(1e-4, 1e0)},
+    {"scheduler": "PBT", "searcher": "random", "num_trials": 4, "num_to_keep": 1},
+    metric="accuracy",
+    mode="max",
+    max_epochs=10,
+    save_path=folder / "class",
+    tracking=None,
+    verbosity=0,
+)
+classes.plot_curves()
+
+# %% [markdown]
+# States are files in the trials' folders: of a running trial the best and the newest, of those that have ended the best trial's best
+# (`num_to_keep`, `keep_trials`).
+
+# %%
+sorted(str(path.relative_to(folder)) for path in (folder / "class").rglob("state.pt"))
+
+# %% [markdown]
+# ## Two operations: train, then evaluate
+#
+# What is searched by need not come from the training. Here a model is trained by one function, and scored by another on a set of its own,
+# turned by a few degrees: the objective is the two in a row. Each could as well be a program started with `subprocess.run`.
+
+
+# %%
+def fit_forest(config):
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(n_estimators=30, max_depth=config["depth"], max_features=config["features"], random_state=0).fit(train_x, train_y)
+
+
+def evaluate(model):
+    from scipy.ndimage import rotate
+
+    turned = rotate(valid_x.reshape(-1, 8, 8), 15, axes=(1, 2), reshape=False, order=1).reshape(-1, 64)
+    return {"acc_valid": model.score(valid_x, valid_y), "acc_turned": model.score(turned, valid_y)}
+
+
+def train_and_evaluate(config):
+    return evaluate(fit_forest(config))
+
+
+forests = tune_objective(
+    train_and_evaluate,
+    {"depth": tune.randint(2, 20), "features": tune.uniform(0.05, 1.0)},
+    {"searcher": "bayes", "scheduler": "FIFO", "num_trials": 8},
+    metric="acc_turned",  # acc_valid is only recorded
+    mode="max",
+    save_path=folder / "forest",
+    tracking=None,
+    verbosity=0,
+)
+forests.curves()[["trial", "metric", "acc_valid"]]
+
+# %% [markdown]
+# ## At last
+#
+# The best config, trained once more, meets the test rows, which no trial has seen.
+
+# %%
+from sklearn.svm import SVC
+
+best = svms.best.tuned
+test_accuracy = SVC(C=best["C"], gamma=best["gamma"]).fit(rest_x, rest_y).score(test_x, test_y)
+print(f"test accuracy: {test_accuracy:.3f}")
+ray.shutdown()

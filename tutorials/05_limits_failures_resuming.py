@@ -1,0 +1,237 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Limits, failures, resuming
+#
+# A search runs for hours on machines that are shared, fail and are switched off. So it must end when you say, lose nothing when a trial or
+# the whole process dies, and go on where it was.
+
+# %%
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from automm_hpo import MultiModalPredictor, tune_objective
+from automm_hpo.datasets import fashion_mnist
+
+folder = Path(tempfile.mkdtemp())
+# one Ray for all searches below; without this line each starts its own, for its time
+_ = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+# %% [markdown]
+# ## Limits
+#
+# - `time_limit`: seconds of the whole call, saving included. The best so far is returned.
+# - `trial_time_limit`: seconds of one trial. It ends with the best epoch it has.
+# - `goal`: the value that is good enough.
+# - `num_trials`, `max_concurrent_trials`, `resources_per_trial`.
+#
+# Here the slow trials meet their own limit, and the first to come to 0.88 ends the search.
+
+
+# %%
+def train_slowly(config):
+    import math
+    import time
+
+    for epoch in range(1, 31):
+        time.sleep(config["pace"])
+        yield {"accuracy": config["start"] + 0.3 * (1 - math.exp(-epoch / 8))}
+
+
+limited = tune_objective(
+    train_slowly,
+    {"start": tune.uniform(0.3, 0.65), "pace": tune.choice([0.01, 0.02, 0.5])},
+    {"searcher": "random", "scheduler": "FIFO", "num_trials": 14, "trial_time_limit": 2, "goal": 0.88},
+    metric="accuracy",
+    mode="max",
+    time_limit=90,
+    save_path=folder / "limited",
+    tracking=None,
+    verbosity=0,
+)
+limited.leaderboard().drop(columns=["best_epoch", "size_mb"], errors="ignore")
+
+# %% [markdown]
+# ## Failures
+#
+# A trial that raises is a row with its reason, and the search goes on. A score that is not a number is one that DIVERGED.
+
+
+# %%
+def fragile(config):
+    if config["depth"] > 5:
+        raise MemoryError(f"a model of depth {config['depth']} does not fit")
+    return float("nan") if config["depth"] == 1 else 1 / config["depth"]
+
+
+settings = {"searcher": "grid", "scheduler": "FIFO"}
+failing = tune_objective(fragile, {"depth": tune.choice([1, 2, 4, 8])}, settings, mode="max", save_path=folder / "failing", tracking=None, verbosity=0)
+failing
+
+# %%
+failing.failures()[["trial", "status", "reason"]]  # the fourth column is the traceback
+
+# %% [markdown]
+# Where all trials must succeed, `max_failed_trials` ends the search instead of burning the budget on the same mistake; and if no trial at all
+# has a score, that is an error with the causes counted.
+
+# %%
+from automm_hpo.errors import AllTrialsFailed
+
+try:
+    tune_objective(
+        fragile,
+        {"depth": tune.randint(6, 100)},
+        {"searcher": "random", "scheduler": "FIFO", "num_trials": 50, "max_failed_trials": 2},
+        mode="max",
+        save_path=folder / "hopeless",
+        tracking=None,
+        verbosity=0,
+    )
+except AllTrialsFailed as error:
+    print(str(error).splitlines()[0])  # the first traceback follows
+
+# %% [markdown]
+# What can be known beforehand is not left to fail: every mistake in a call is said before anything starts, all together.
+
+# %%
+from automm_hpo.errors import InvalidInput
+
+try:
+    MultiModalPredictor(label="label").fit(
+        train_data={"image": ["a.png"], "label": [0]},
+        hyperparameters={"optim.learning_rat": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": "ten"},
+        hyperparameter_tune_kwargs={"searcher": "bays", "num_trails": 8},
+    )
+except InvalidInput as error:
+    print(error)
+
+# %% [markdown]
+# ## Killed, and resumed by the same call
+#
+# Here is a search in a process of its own, in a file as you would have it. It prints the rows of its leaderboard when it is done.
+
+# %%
+script = folder / "search.py"
+script.write_text('''
+import sys, time
+from ray import tune
+from automm_hpo import tune_objective
+
+def train(config):
+    for epoch in range(1, 7):
+        time.sleep(0.3)
+        yield {"accuracy": config["quality"] * epoch / 6}
+
+search = tune_objective(
+    train, {"quality": tune.uniform(0, 1)}, {"searcher": "random", "scheduler": "FIFO", "num_trials": 6},
+    metric="accuracy", mode="max", save_path=sys.argv[1], tracking=None, verbosity=2,
+)
+print(search)
+''')
+
+
+def curves_so_far():
+    return {path.parent.name: len(path.read_text().splitlines()) for path in sorted((folder / "killed").rglob("metrics.jsonl"))}
+
+
+process = subprocess.Popen([sys.executable, script, folder / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+while sum(curves_so_far().values()) < 15:  # two trials have ended, others are under way
+    time.sleep(0.1)
+process.kill()  # SIGKILL: no last words
+process.wait()
+curves_so_far()
+
+# %% [markdown]
+# The same command again. It finds its own search in the folder: trials that had ended stay as they are, the others begin again (a
+# `Trainable` class, and every trial of `MultiModalPredictor`, goes on from its last saved state instead), and the rest follows.
+
+# %%
+again = subprocess.run([sys.executable, script, folder / "killed"], capture_output=True, text=True, check=True)
+print(again.stdout)
+
+# %%
+curves_so_far()
+
+# %% [markdown]
+# A third time, nothing is left to do. Another search in the same folder is refused, with each difference. More trials, longer limits or other
+# resources are not another search: they go on.
+
+# %%
+subprocess.run([sys.executable, script, folder / "killed"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+# %% [markdown]
+# ## Ctrl-C, and `load(path, resume=True)`
+#
+# Ctrl-C (the stop button of a notebook) ends the epochs under way where they are, validates them, keeps the best so far, and then raises
+# `KeyboardInterrupt`; a second one ends at once. Here a thread presses it, once two trials have begun.
+
+# %%
+train, test = fashion_mnist(folder / "fashion")
+predictor = MultiModalPredictor(label="label", path=folder / "predictor", verbosity=1)
+
+
+def press():
+    while not list((folder / "predictor" / "search" / "trials").glob("0001/metrics.jsonl")):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+threading.Thread(target=press, daemon=True).start()
+try:
+    predictor.fit(
+        train_data=train.head(500),
+        hyperparameters={
+            "optim.lr": tune.loguniform(1e-3, 1e-1),
+            "optim.max_epochs": 6,
+            "model.timm_image.checkpoint_name": "test_resnet",
+            "model.timm_image.pretrained": False,
+            "model.timm_image.image_size": 32,
+            "env.batch_size": 32,
+        },
+        hyperparameter_tune_kwargs={"searcher": "random", "scheduler": "ASHA", "num_trials": 4},
+        tracking=None,
+    )
+except KeyboardInterrupt:
+    print("interrupted; the predictor is the best so far:", predictor)
+
+# %%
+predictor.leaderboard()[["trial", "status", "reason", "score", "epochs"]]
+
+# %% [markdown]
+# Days later, in another process, perhaps in a folder that was moved: the stored call goes on. Only the data is given again, and it must be the
+# same.
+
+# %%
+resumed = MultiModalPredictor.load(folder / "predictor", resume=True, verbosity=1).fit(train.head(500), tracking=None)
+resumed.leaderboard()[["trial", "status", "reason", "score", "epochs"]]
+
+# %% [markdown]
+# ## Disk
+#
+# Weights are what a search fills disks with. A running trial keeps its best `num_to_keep` epochs, and of ended trials only the best `keep_trials`
+# keep any; rows and curves of all stay. `disk_quota_mb` refuses a search that could need more, before it starts.
+
+# %%
+resumed.search.costs()
+
+# %%
+print(f"test accuracy: {resumed.evaluate(test)['accuracy']:.3f}")
+ray.shutdown()
