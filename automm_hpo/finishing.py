@@ -99,21 +99,18 @@ def run_after_search(
     Returns:
         What is now in the plan's folder, with what was compared in its summary.
     """
-    started, committed = time.time(), artifact
+    started, spent = time.time(), artifact.summary["training_time"]
     try:
-        finish = _Finish(plan, records, progress, best, deadline)
-        if refit:
-            artifact = finish.refit(artifact)
-        else:
-            artifact = finish.soup(artifact)
-            artifact = finish.ensemble(artifact, ensemble_size)
-        if artifact is not committed:
-            artifact = artifact.with_summary(training_time=round(artifact.summary["training_time"] + time.time() - started, 2))
-            save_artifact(artifact, plan.path)
-            committed = artifact
-    except (CorruptFile, OSError, RuntimeError) as problem:  # a full disk, a full GPU: the best trial is safe, and nothing of this is needed
-        progress.say(f"what follows a search ended in {type(problem).__name__}, the best trial is the predictor: {problem}", level=1)
-    return committed
+        finish = _Finish(plan, records, progress, best, deadline, ensemble_size)
+        for step in [finish.refit] if refit else [finish.soup, finish.ensemble]:
+            better = step(artifact)
+            if better is not artifact:
+                better = better.with_summary(training_time=round(spent + time.time() - started, 2))
+                save_artifact(better, plan.path)
+                artifact = better
+    except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # a full disk, a full GPU: nothing of this is needed, and the best is safe
+        progress.say(f"what follows a search ended in {type(problem).__name__}, the predictor stays as it is: {problem}", level=1)
+    return artifact
 
 
 @dataclass(frozen=True)
@@ -133,15 +130,19 @@ class _Kept:
 class _Finish:
     """The steps after a search; each takes the predictor so far and gives a better one, or the same."""
 
-    def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None) -> None:
+    def __init__(
+        self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None, ensemble_size: int
+    ) -> None:
         assert best.best is not None, "the best trial has a score"
-        self.plan, self.records, self.progress, self.best, self.deadline = plan, records, progress, best, deadline
+        self.plan, self.records, self.progress, self.best, self.deadline, self.ensemble_size = plan, records, progress, best, deadline, ensemble_size
         self.metric, self.problem = plan.data.validation_metric, plan.data.problem
         self.first = _Kept(best.number, Config.from_flat(best.config), best.best, records.folder_of(best.number).checkpoint(best.best))
         self.cache = plan.path / "search" / "cache"
         self.valid = open_cache(self.cache, "valid")
         self.souped: Validation | None = None
-        self.validation_seconds = best.seconds / len(best.results)  # of an epoch and its validation: an estimate from above, until one is measured
+        # until one is measured here: in a trial, a row that was trained on cost as much as two that were validated, or more
+        trained, validated = best.epochs * len(plan.data.train.table), len(best.results) * len(self.valid)
+        self.validation_seconds = best.seconds * len(self.valid) / (validated + 2 * trained)
 
     # ------------------------------------------------------------------------------------------------------------- a soup
 
@@ -186,11 +187,11 @@ class _Finish:
 
     # -------------------------------------------------------------------------------------------------------- an ensemble
 
-    def ensemble(self, artifact: Artifact, max_members: int) -> Artifact:
+    def ensemble(self, artifact: Artifact) -> Artifact:
         """The models that predict best together: of the best trials whose weights are kept, and the soup where there is one."""
-        if max_members == 1:
+        if self.ensemble_size == 1:
             return artifact
-        if self._late(max_members * self.best.weights_bytes / BYTES_A_SECOND):
+        if self._late(self.ensemble_size * self.best.weights_bytes / BYTES_A_SECOND):
             return self._no_time(artifact, "an ensemble")
         kept: dict[int | str, _Kept] = {epoch.trial: epoch for epoch in (self.first, *self._other_trials)}
         found = {name: self._validation(epoch) for name, epoch in kept.items()} | {"soup": self.souped}
@@ -198,7 +199,7 @@ class _Finish:
         if len(alone) < 2:
             self.progress.say("ensemble: fewer than two models have predictions to combine", level=1)
             return artifact
-        weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, max_members, self._late)
+        weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, self.ensemble_size, self._late)
         shares = {list(alone)[index]: weight for index, weight in weights.items()}
         artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), **self._compared(validation)})
         if not validation.beats(max(alone.values(), key=lambda each: each.rank)):

@@ -65,6 +65,7 @@ def main() -> None:
     settings["hyperparameters"] |= {METHOD: "greedy_soup"}
     settings["hyperparameter_tune_kwargs"] |= {"num_to_keep": 3, "keep_trials": 5}
     settings["time_limit"] = options.time_limit or settings["time_limit"]
+    print(f"here      num_to_keep=3, keep_trials=5, time_limit={settings['time_limit']:g}")
     test_accuracy: dict[str, list[float]] = {way: [] for way in WAYS}
     validation: dict[str, list[float]] = {way: [] for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -6,8 +6,8 @@ whose settings are read from that file, once for each seed; its validation rows 
 machines search less.
 
 While a fit runs, a thread sums every 20 ms what lies below search/trials/*/checkpoints. The bound is the design's: (running + paused) x (num_to_keep
-weights + 2 states) + keep_trials + 1 weights, where weights and state (weights and optimizer, with the small files beside them) are the largest that
-were seen. ASHA and FIFO pause no trial.
+weights + 2 states) + keep_trials + num_to_keep weights (the best trial keeps all its kept epochs for a soup), where weights and state (weights and
+optimizer, with the small files beside them) are the largest that were seen. ASHA and FIFO pause no trial.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class DiskWatch:
             self.samples += 1
 
     def bound(self, running: int, num_to_keep: int, keep_trials: int) -> int:
-        return running * (num_to_keep * self.weights + NUM_STATES * self.state) + (keep_trials + 1) * self.weights
+        return running * (num_to_keep * self.weights + NUM_STATES * self.state) + (keep_trials + num_to_keep) * self.weights
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
