@@ -13,7 +13,7 @@ from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob, check_resumable, first_points, limits_of, resolve_settings
 from .hpo.monitor import Listener, SearchMonitor
-from .hpo.objective import Objective, check_objective
+from .hpo.objective import Objective, check_objective, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords
@@ -53,7 +53,7 @@ def tune_objective(
         space: name -> value or search space; nested dicts are welcome.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
-        mode: ``max`` or ``min``.
+        mode: ``max`` or ``min``; it must be given, here or in ``hyperparameter_tune_kwargs``.
         max_epochs: reports after which a trial is ended; what ASHA and the other schedulers plan with. A Trainable needs it.
         time_limit: seconds from this call to its return.
         save_path: new or empty folder, or that of an earlier call with these arguments, which then goes on; None makes one.
@@ -124,7 +124,7 @@ def tune_objective(
         task = TrialTask(folder / "search", run, trials_deadline(deadline, with_ray=True), settings.trial_time_limit)
         complete = lambda tuned: {**fixed, **tuned}  # noqa: E731
         job = SearchJob(spaces, fixed, settings, settings.num_trials or 1, numbers["seed"], searched.name, max_epochs or 100, 0.0, complete, tuple(points))
-        with progress:
+        with progress, sent_by_value(objective):
             interruption = run_trials(task, job, monitor, available, progress)
         if tracker:
             tracker.log_figures(SearchResults(records, searched).figures)

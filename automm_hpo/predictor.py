@@ -166,9 +166,12 @@ class MultiModalPredictor:
                 "holdout_frac": holdout_frac,
                 "hyperparameter_tune_kwargs": hyperparameter_tune_kwargs,
             }
-            call = {**self._stored_call, **{name: value for name, value in given.items() if value is not None}}
-            self._stored_call = None
-            return self.fit(train_data, tuning_data=tuning_data, save_path=self._fit_path, resume=True, tracking=tracking, **call)
+            stored, self._stored_call = self._stored_call, None
+            call = {**stored, **{name: value for name, value in given.items() if value is not None}}
+            try:
+                return self.fit(train_data, tuning_data=tuning_data, save_path=self._fit_path, resume=True, tracking=tracking, dry_run=dry_run, **call)
+            finally:
+                self._stored_call = stored if dry_run else None
         called = time.time()
         problems = Problems()
         numbers = checked_numbers(problems, seed, time_limit=time_limit, holdout_frac=holdout_frac, max_num_tuning_data=max_num_tuning_data)

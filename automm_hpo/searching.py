@@ -97,8 +97,9 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all, and {late:.1f} s more are needed")
 
     def end_soon() -> None:
+        monitor.ending = INTERRUPTED
         (task.search_folder / STOP_FILE).touch()
-        progress.say("ending: the epochs under way are validated and kept; a second interrupt ends at once", level=1)
+        progress.say("ending: the trials under way are validated where they are, and kept; a second interrupt ends at once", level=1)
 
     interruption = Interruption()
     try:

@@ -38,6 +38,7 @@ class MlflowTracker:
         params: the fixed hyperparameters, by dotted key.
         """
         self._folder, self._default_uri = folder, f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        self._metric = tags.get("automm_hpo.metric", "metric")  # logged under its own name too
         self._client: Any = None
         self._experiment = ""
         self._parent = ""
@@ -62,7 +63,7 @@ class MlflowTracker:
         self._jobs.put(lambda: self._start_trial(record))
 
     def trial_reported(self, record: Any, result: Any) -> None:
-        now, values = _now(), _values(result)
+        now, values = _now(), self._values(result)
         # MLflow's axis is whole numbers: validations, which are the epochs where there is one an epoch
         self._validations[record.number] = validation = self._validations.get(record.number, 0) + 1
         self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, validation, now))
@@ -95,6 +96,10 @@ class MlflowTracker:
         if self._failure is not None:
             what = str(self._failure).partition("\n")[0]  # databases add their statements
             warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=3)
+
+    def _values(self, result: Any) -> dict[str, float]:
+        names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
+        return {name: getattr(result, name) for name in names} | {self._metric: result.metric} | dict(result.extra)
 
     # everything below runs on the thread
 
@@ -155,7 +160,7 @@ class MlflowTracker:
         logged = {metric.step for metric in self._client.get_metric_history(run_id, "epoch")}
         for validation, result in enumerate(record.results, 1):
             if validation not in logged:
-                self._log_metrics(run_id, _values(result), validation, _now())
+                self._log_metrics(run_id, self._values(result), validation, _now())
         if record.has_ended:
             self._end_trial(record)
 
@@ -208,11 +213,6 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
         raise
     finally:
         mlflow.end_run(status)
-
-
-def _values(result: Any) -> dict[str, float]:
-    names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
-    return {name: getattr(result, name) for name in names} | dict(result.extra)
 
 
 def _now() -> int:

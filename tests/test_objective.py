@@ -235,3 +235,8 @@ def test_bad_calls_are_refused_before_anything_starts(here, call, words):
     with pytest.raises((errors.AutoMMHPOError, ValueError), match=words):
         search(call.pop("objective", falling), call.pop("space", None), **call)
     assert not list(here.iterdir())
+
+
+def test_a_function_that_returns_nan_diverged():
+    found = search(lambda config: float("nan") if config["x"] else 1.0, {"x": choice([True, False])}, "grid", num_trials=2)
+    assert [record.status for record in found.trials] == ["DIVERGED", "COMPLETED"]

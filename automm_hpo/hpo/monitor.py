@@ -33,6 +33,7 @@ class SearchMonitor:
 
     Attributes:
         over: why the whole search ends now; empty while it goes on.
+        ending: why no further trial begins; those under way end by themselves.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class SearchMonitor:
     ) -> None:
         self.records, self.listeners, self.keep_trials, self.keep_epochs = records, listeners, keep_trials, keep_epochs
         self.goal, self.max_failed_trials = goal, max_failed_trials
-        self.over = ""
+        self.over = self.ending = ""
         self._open: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
@@ -87,7 +88,7 @@ class SearchMonitor:
     def trial_ended(self, number: int) -> None:
         """A trial ended by itself or by the scheduler."""
         results = self.records.folder_of(number).results()  # an objective's last row learns late that it was the last
-        status, reason = ENDS[results[-1].end] if results else (STOPPED, TIME_LIMIT)
+        status, reason = ENDS[results[-1].end] if results else (STOPPED, self.ending or TIME_LIMIT)
         self._close(number, status, reason)
 
     def trial_failed(self, number: int, error: str = "") -> None:
@@ -104,6 +105,9 @@ class SearchMonitor:
 
     def close_open(self, reason: str) -> None:
         """The search ends here; what still runs is stopped."""
+        for number in range(len(self.records)):
+            if number not in self._open and not self.records.is_closed(number):
+                self._open[number] = self.records.folder_of(number).read()  # it was proposed and never got a place
         for number in sorted(self._open):
             self._close(number, STOPPED, reason)
 

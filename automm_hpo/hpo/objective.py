@@ -8,6 +8,7 @@ import math
 import numbers
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +42,22 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
             raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
     elif not callable(objective):
         raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
+
+
+@contextlib.contextmanager
+def sent_by_value(objective: Any) -> Iterator[None]:
+    """Within, an objective's code travels with it: the trials' processes need not be able to import its module."""
+    from ray import cloudpickle
+
+    module = sys.modules.get(getattr(objective, "__module__", None) or "")
+    installed = module is None or module.__name__ == "__main__" or "site-packages" in (getattr(module, "__file__", None) or "site-packages")
+    if not installed:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        if not installed:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 @dataclass(frozen=True)

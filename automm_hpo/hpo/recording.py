@@ -43,7 +43,7 @@ class RecordingSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         repeats = self.num_proposed < self.num_recorded
-        if self.monitor.over or (self.deadline is not None and time.time() > self.deadline and not repeats):
+        if self.monitor.over or self.monitor.ending or (self.deadline is not None and time.time() > self.deadline and not repeats):
             return Searcher.FINISHED
         raw = self.inner.suggest(trial_id)
         if raw is None:

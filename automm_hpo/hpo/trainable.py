@@ -18,7 +18,7 @@ from ray import tune
 from ..training.loop import EpochResult
 from .records import Segment, TrialFolder
 from .searchers import METRIC
-from .trial import TrialStep, TrialTask, run_trial
+from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
 RESULT, FAILED = "epoch_result", "failed"
 POINTER = ("trial", "segment", "epoch")
@@ -68,7 +68,7 @@ class TrialRunner(tune.Trainable):
     def step(self) -> dict[str, Any]:
         try:
             if self.steps is None:
-                if not self.folder.results() and self._too_late():
+                if not self.folder.results() and (self._too_late() or (self.task.search_folder / STOP_FILE).exists()):
                     return {"done": True}
                 self.steps = run_trial(self.task, self.folder.number)
             while True:
