@@ -217,7 +217,9 @@ class _Finish:
 
         The learning rate goes the way it went in the trial, stretched to the larger epochs, and is left where the trial's best epoch left it.
         """
-        config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
+        # of a trial that population-based training changed on its way: as it was at its best epoch
+        config = self.first.config.with_overrides(self.best.best_tuned)
+        epochs, train = self.first.result.epoch, open_cache(self.cache, "train")
         seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
         if self._late(seconds):
             return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")

@@ -22,7 +22,7 @@ from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
 from automm_hpo.finishing import run_after_search
 from automm_hpo.fitting import _commit_best
 from automm_hpo.hpo.progress import Progress
-from automm_hpo.hpo.records import COMPLETED, SearchRecords
+from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
 from automm_hpo.hpo.session import SearchIdentity
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import build_state
@@ -325,6 +325,17 @@ def test_a_refit_trains_the_best_configuration_on_all_rows(searched, monkeypatch
     assert any("no row is left to validate it" in line for line in search.said)
     # it has learned the rows that used to validate
     assert search.metric_of(load_artifact(search.folder)) < best.metric
+
+
+def test_a_refit_of_a_trial_that_changed_on_its_way(searched, monkeypatch):
+    """As it was at its best epoch, which population-based training may have left behind."""
+    search = searched({})
+    record = replace(search.best, segments=tuple(Segment(number, None, 0.0, {"optim.lr": lr}) for number, lr in enumerate((1e-3, 2e-3, 4e-3))))
+    search.best = replace(record, results=tuple(replace(result, segment=1) for result in record.results))
+    search.records.folder_of(0).checkpoint(record.best).rename(search.records.folder_of(0).checkpoint(search.best.best))
+    seen = []
+    monkeypatch.setattr(finishing, "train_epochs", lambda state, data, config, *rest: seen.append(config) or iter([replace(record.best, end="best epoch")]))
+    assert search.finish(refit=True).config.optim.lr == seen[0].optim.lr == 2e-3
 
 
 def test_a_refit_that_goes_wrong_leaves_the_best(searched, monkeypatch):
