@@ -1,10 +1,15 @@
 """The searcher between the searchers and Ray: what the inner one is told of trials that end."""
 
+import math
 from types import SimpleNamespace
 
+import pytest
 from ray.tune.search import Searcher
 
+from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.recording import RecordingSearcher
+from automm_hpo.hpo.records import COMPLETED, FAILED, SearchRecords
+from automm_hpo.training.loop import EpochResult
 
 
 class Told(Searcher):
@@ -33,3 +38,26 @@ def test_a_trial_that_is_ended_while_it_is_paused_counts_with_its_last_score():
     searcher.on_trial_complete("unheard")
     assert inner.ends == {"paused": 0.5, "whole": 0.75, "failed": "error", "unheard": "error"}
     assert not searcher.last
+
+
+@pytest.mark.parametrize(("scheduler", "expected"), [("FIFO", [2, 3]), ("ASHA", [0, 1, 2, 3])])
+def test_ended_trials_on_record_go_through_ray_only_where_a_scheduler_learns_from_them(scheduler, expected, tmp_path):
+    class Inner(Told):
+        def suggest(self, trial_id):
+            return {"x": 0.5}
+
+    records, score = SearchRecords(tmp_path), 0.25
+    for number, status in enumerate([COMPLETED, FAILED, None]):
+        records.open_trial({"x": 0.5}, {"x": 0.5}, {"x": 0.5})
+        records.folder_of(number).append(EpochResult(1.0, 1, score, score, math.nan, math.nan, math.nan, 0.1, "returned"))
+        if status:
+            records.close_trial(number, status, "")
+    job = SimpleNamespace(settings=SimpleNamespace(scheduler=scheduler), space={}, fixed={}, seed=0, num_trials=4, complete=lambda tuned: {**tuned, "x": 0.5})
+    monitor, inner = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1), Inner()
+    searcher = RecordingSearcher(inner, job, monitor, None)
+    monitor.resume()
+    proposed = []
+    while (config := searcher.suggest(f"id{len(proposed)}")) != Searcher.FINISHED:
+        proposed.append(config["trial"])
+    assert proposed == expected
+    assert inner.ends == ({"recorded 0": score, "recorded 1": "error"} if scheduler == "FIFO" else {})
