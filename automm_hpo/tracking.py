@@ -57,7 +57,7 @@ class MlflowTracker:
         self._jobs.put(lambda: self._resume_trial(record))
 
     def trial_retried(self, record: Any, cause: str) -> None:
-        self._jobs.put(lambda: self._client.set_tag(self._runs[record.number], "automm_hpo.retried", cause))
+        self._jobs.put(lambda: record.number in self._runs and self._client.set_tag(self._runs[record.number], "automm_hpo.retried", cause))
 
     def trial_started(self, record: Any) -> None:
         self._jobs.put(lambda: self._start_trial(record))

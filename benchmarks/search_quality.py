@@ -41,9 +41,10 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler,
 from ray import tune
 
 from automm_hpo import tune_objective
+from automm_hpo.errors import InvalidInput, NotSupported
 from automm_hpo.hpo.cluster import ray_cluster
 from automm_hpo.hpo.objective_space import split_objective_space
-from automm_hpo.hpo.searcher_args import check_package
+from automm_hpo.hpo.searcher_args import check_searcher
 from automm_hpo.hpo.searchers import METRIC, build_searcher
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.space import finish_proposal
@@ -160,11 +161,12 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def is_installed(searcher: str) -> bool:
+def takes(searcher: str, table: Table) -> bool:
+    """Whether its package is there, and it searches such a space: cmaes wants numbers."""
     try:
-        check_package(searcher)
-    except Exception as problem:
-        print(f"{searcher} is left out: {problem}")
+        check_searcher(searcher, {}, split_objective_space(space_of(table))[1])
+    except (InvalidInput, NotSupported) as problem:
+        print(f"{table.name}, {searcher} is left out: {problem}")
         return False
     return True
 
@@ -185,7 +187,7 @@ def draw(curves: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> Non
                 for side, style in (("ours", "-"), ("Optuna", "--")):
                     if name in sides[side] and (side == "ours" or row == 0):
                         mean = sides[side][name].mean(axis=0)
-                        color = "grey" if name == "random" else f"C{index}"
+                        color = "black" if name == "random" else f"C{index}"
                         label = f"{name} ({len(sides[side][name])} seeds)" if side == "ours" else None
                         axis.plot(
                             range(1, len(mean) + 1),
@@ -222,7 +224,6 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # Optuna's on its experimental samplers
     torch.set_num_threads(1)  # the Gaussian processes are small, and beside the trials two threads are slower than one
-    searchers = [name for name in options.searchers if is_installed(name)]
     head = f"{f'regret after {options.trials} trials':<22}{'seeds':>6}{'mean':>9}{'median':>9}{'Optuna':>9}{'difference':>12}  95 % interval"
     print(f"\n{head:<103}{'same':>9}{'by Ray':>9}{'s in process':>14}{'s by Ray':>10}")
     curves: dict[str, dict[str, dict[str, np.ndarray]]] = {}
@@ -232,7 +233,9 @@ def main() -> None:
             table, path = Table(name), Path(folder) / f"{name}.npy"
             np.save(path, table.score)
             sides = curves[name] = {"ours": {}, "Optuna": {}}
-            for searcher in searchers:
+            for searcher in options.searchers:
+                if not takes(searcher, table):
+                    continue
                 seeds = range(min(options.runs, FEWER.get(searcher, options.runs)))
                 found, seconds = timed(functools.partial(in_process, table, searcher, options.trials), seeds)
                 regrets = sides["ours"][searcher] = np.array([table.regret(scores) for scores, _ in found])

@@ -72,8 +72,9 @@ class SearchMonitor:
             listener.trial_started(record)
 
     def trial_retried(self, number: int, cause: str) -> None:
+        record = self._open.get(number) or self.records.folder_of(number).read()  # it may have died before it told that it lived
         for listener in self.listeners:
-            listener.trial_retried(self._open[number], cause)
+            listener.trial_retried(record, cause)
 
     def trial_reported(self, number: int, result: EpochResult) -> None:
         record, last = self._open[number], self._last.get(number)
