@@ -1,0 +1,30 @@
+"""SIGKILL at any moment, by the script that also does it two hundred times: benchmarks/kills.py checks what must hold."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kills.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--kills", "20"],
+        ["--kills", "3", "--ray", "--objective"],
+        ["--kills", "2", "--ray", "--objective", "--searcher", "bayes", "--scheduler", "ASHA"],
+        ["--kills", "2", "--ray", "--objective", "--scheduler", "PBT", "--trials", "4"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_lost(arguments):
+    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["kills"] == int(arguments[1])
+    assert found["temporary files left"] == []
