@@ -10,18 +10,16 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 
 
-@pytest.mark.slow
+RUNS = [
+    "--kills 20",
+    "--kills 3 --ray --objective",
+    "--kills 2 --ray --objective --searcher bayes --scheduler ASHA",
+    "--kills 2 --ray --objective --scheduler PBT --trials 4",
+]
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--kills", "20"],
-        ["--kills", "3", "--ray", "--objective"],
-        ["--kills", "2", "--ray", "--objective", "--searcher", "bayes", "--scheduler", "ASHA"],
-        ["--kills", "2", "--ray", "--objective", "--scheduler", "PBT", "--trials", "4"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("arguments", [pytest.param(run.split(), marks=pytest.mark.slow if "--ray" in run else (), id=run) for run in RUNS])
 def test_nothing_is_lost(arguments):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
