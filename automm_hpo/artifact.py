@@ -24,7 +24,7 @@ from .data.cache import TensorCache
 from .data.columns import ColumnTypes
 from .data.encoders import Encoders
 from .errors import NotAPredictor
-from .files import MANIFEST, check_files, manifest_of, read_json, write_json
+from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
 from .metrics import find_metric
 from .models import build_model, describe_source, image_spec, remember_source
 from .problem import Problem
@@ -89,9 +89,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{MANIFEST}.new").exists():
         _roll_forward(folder)
-    members = [
-        {"config": member.config.flat(), "model_source": describe_source(member.config), "weight": member.weight} for member in artifact.members
-    ]
+    members = [{"config": member.config.flat(), "model_source": describe_source(member.config), "weight": member.weight} for member in artifact.members]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -158,10 +156,6 @@ def _load_member(stored: Mapping[str, Any], problem: Problem) -> Member:
     if not 0 < stored["weight"] <= 1:
         raise ValueError(f"a member's weight is {stored['weight']}")
     return Member(config, build_model(config, problem.num_outputs, load_weights=False), float(stored["weight"]))
-
-
-def is_predictor(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() or (folder / f"{MANIFEST}.new").is_file()
 
 
 def _names(num_members: int) -> tuple[str, ...]:

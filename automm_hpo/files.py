@@ -69,3 +69,8 @@ def check_files(places: Mapping[str, Path], manifest: Mapping[str, str]) -> None
             raise CorruptFile(f"{path} is missing, though the manifest beside it lists it")
         if sha256(path) != expected:
             raise CorruptFile(f"{path} is damaged: its SHA-256 is not the one in the manifest beside it")
+
+
+def is_predictor(folder: Path) -> bool:
+    """Whether the folder holds a committed predictor, whatever its state."""
+    return (folder / MANIFEST).is_file() or (folder / f"{MANIFEST}.new").is_file()

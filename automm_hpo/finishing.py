@@ -15,21 +15,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from .arguments import check_flag, check_number
 from .artifact import Artifact, Member, save_artifact
 from .config import Config
 from .data.cache import join_caches, open_cache
 from .errors import CorruptFile, InvalidArgument, Problems
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
-from .hpo.trial import build_state
+from .hpo.training import build_state
 from .metrics import find_metric
 from .models import build_model, image_spec
-from .plan import FitPlan, SearchPlan, check_flag, check_number
+from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
-from .training.checkpoint import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints, load_predictions, load_weights
+from .training.checkpoint import load_predictions, load_weights
+from .training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
 from .training.ensemble import select_members
 from .training.evaluate import Validation, pick_device, predict_logits, validate
-from .training.loop import EpochResult, TrialData, epoch_size, train_epochs
+from .training.loop import TrialData, epoch_size, train_epochs
+from .training.result import EpochResult
 
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk
@@ -130,9 +133,7 @@ class _Kept:
 class _Finish:
     """The steps after a search; each takes the predictor so far and gives a better one, or the same."""
 
-    def __init__(
-        self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None, ensemble_size: int
-    ) -> None:
+    def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None, ensemble_size: int) -> None:
         assert best.best is not None, "the best trial has a score"
         self.plan, self.records, self.progress, self.best, self.deadline, self.ensemble_size = plan, records, progress, best, deadline, ensemble_size
         self.metric, self.problem = plan.data.validation_metric, plan.data.problem

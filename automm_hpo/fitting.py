@@ -12,10 +12,11 @@ from dataclasses import replace
 import torch
 
 from . import __version__
-from .artifact import Artifact, Member, is_predictor, load_artifact, save_artifact
+from .artifact import Artifact, Member, load_artifact, save_artifact
 from .config import Config
 from .data.cache import store_cache
 from .errors import BadImages, CorruptFile, Problems
+from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import ray_cluster
 from .hpo.job import SearchJob
@@ -25,13 +26,15 @@ from .hpo.ray_space import values_of
 from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord
 from .hpo.session import COMPLETE, Outcome, is_finished, write_outcome
 from .hpo.settings import DEFAULT_KEEP_TRIALS
-from .hpo.trial import Training, TrialTask
+from .hpo.training import Training, close_splits
+from .hpo.trial import TrialTask
 from .models import build_model
 from .plan import FitPlan
 from .process import Interruption, process_unchanged
 from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
-from .training.checkpoint import WEIGHTS, check_checkpoint, list_checkpoints, load_weights
+from .training.checkpoint import load_weights
+from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
 from .training.evaluate import find_device
 
 
@@ -50,6 +53,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
     with process_unchanged(), torch.random.fork_rng(), search_folder(plan.path, plan.identity, plan.resuming), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(contextlib.ExitStack())
+        stack.callback(close_splits)
         records = SearchRecords(search)
         if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)

@@ -9,6 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob, check_resumable, first_points, limits_of, resolve_settings
@@ -21,7 +22,6 @@ from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, i
 from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
 from .hpo.trial import TrialTask
 from .metrics import Metric
-from .plan import check_number, check_tracking, checked_numbers, plan_path
 from .process import process_unchanged
 from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import chain
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
-from .artifact import is_predictor
 from .config import Config
 from .data.cache import MEND, decode_all, describe, find_absent
 from .data.columns import ColumnTypes, infer_columns
@@ -24,12 +19,12 @@ from .data.images import cover
 from .data.split import train_valid_split
 from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
-from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
+from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, did_you_mean
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
 from .hpo.scheduler_args import WAITING
-from .hpo.session import SearchIdentity, is_search
+from .hpo.session import SearchIdentity
 from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
 from .hpo.trial import NUM_STATES
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
@@ -368,57 +363,6 @@ def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) ->
         raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {_names(table)}")
 
 
-def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
-    """The folder of a fit, absolute, and whether it holds a search to go on with; a new name after the time where none is given.
-
-    Raises:
-        SavePathExists, InvalidArgument
-    """
-    if resume not in ("auto", True, False):
-        raise InvalidArgument(f"resume: expected 'auto', True or False, got {resume!r}")
-    if path is None and resume is True:
-        raise InvalidArgument("resume=True: give the save_path of the search to resume")
-    if path is None:
-        return Path("automm_hpo_models").absolute() / datetime.now().strftime("%Y%m%d_%H%M%S_%f"), False
-    absolute = absolute_path(path, "save_path")
-    if is_search(absolute / "search"):
-        if resume is False:
-            raise SavePathExists(f"save_path: {absolute} holds a search; resume=True goes on with it, another folder begins anew. Nothing in it was touched.")
-        return absolute, True
-    if resume is True:
-        raise InvalidArgument(f"resume=True: {absolute} holds no search; resume='auto' begins one where there is none")
-    if not is_abandoned(absolute):
-        check_unused(absolute, "save_path")
-    return absolute, False
-
-
-def is_abandoned(path: Path) -> bool:
-    """A folder in which a search was killed before it knew what it was."""
-    return path.is_dir() and {entry.name for entry in path.iterdir()} == {"search"} and {entry.name for entry in (path / "search").iterdir()} <= {"lock"}
-
-
-def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
-    """Raises:
-    InvalidArgument: it is no path.
-    """
-    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise InvalidArgument(f"{argument}: expected a folder's path, got {path!r}")
-    return Path(os.path.expanduser(text)).absolute()
-
-
-def check_unused(path: Path, argument: str) -> None:
-    """Raises:
-    SavePathExists: somebody's files are there.
-    """
-    parent = next((folder for folder in path.parents if folder.exists()), None)
-    if (path.exists() and not path.is_dir()) or (parent is not None and not parent.is_dir()):
-        raise SavePathExists(f"{argument}: {path if path.exists() else parent} is a file; give a new or an empty folder")
-    if path.is_dir() and any(path.iterdir()):
-        whose = "a predictor or a search" if is_predictor(path) or (path / "search").is_dir() else "files"
-        raise SavePathExists(f"{argument}: {path} already holds {whose}; give a new or an empty folder. Nothing in it was touched.")
-
-
 # ------------------------------------------------------------------------------------------------- single arguments of a call
 
 
@@ -433,39 +377,3 @@ def check_problem_type(problem_type: str | None) -> None:
 def check_presets(presets: str | None) -> None:
     if presets is not None:
         raise NotSupported(f"presets: this version has none, got {presets!r}; name a model with model.timm_image.checkpoint_name")
-
-
-def check_flag(value: bool, argument: str) -> None:
-    if not isinstance(value, bool):
-        raise InvalidArgument(f"{argument}: expected True or False, got {value!r}")
-
-
-def check_number(value: Any, argument: str, kind: type, words: str, valid: Callable[[Any], bool]) -> None:
-    """Refuses what is no ``numbers.Integral`` or ``numbers.Real`` (numpy's count, booleans do not), or is not valid."""
-    if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
-        raise InvalidArgument(f"{argument}: expected {words}, got {value!r}")
-
-
-def check_tracking(tracking: str | None) -> None:
-    if tracking not in ("mlflow", None):
-        raise InvalidArgument(f"tracking: expected 'mlflow' or None, got {tracking!r}")
-
-
-# the numbers among fit's arguments: kind, what is expected, whether it is so
-NUMBERS: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
-    "seed": (Integral, "an integer >= 0", lambda seed: seed >= 0),
-    "time_limit": (Real, "seconds > 0, or None", lambda seconds: 0 < seconds < math.inf),
-    "holdout_frac": (Real, "a float between 0 and 1, or None", lambda fraction: 0 < fraction < 1),
-    "max_num_tuning_data": (Integral, "an integer >= 1, or None", lambda rows: rows >= 1),
-}
-
-
-def checked_numbers(problems: Problems, seed: int, **others: float | None) -> dict[str, Any]:
-    """``fit``'s numeric arguments; one that is refused goes to ``problems`` and its default stands in, so that the rest is checked too."""
-    checked: dict[str, Any] = {"seed": 0} | dict.fromkeys(others)
-    for name, value in ({"seed": seed} | others).items():
-        if value is not None or name == "seed":
-            with problems.gather():
-                check_number(value, name, *NUMBERS[name])
-                checked[name] = value
-    return checked

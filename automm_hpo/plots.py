@@ -27,7 +27,7 @@ from .hpo.importance import EVALUATORS, MOST_TRIALS, importances
 from .hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord
 from .hpo.table import STATUS_COLORS, cut, number_text, printable
 from .metrics import Metric
-from .training.loop import EpochResult
+from .training.result import EpochResult
 
 BEST_COLOR, TEXT_COLOR, FAINT_COLOR = "#0B3C6F", "#333333", "#BBBBBB"
 SHADES = LinearSegmentedColormap.from_list("scores", ["#F1CF9B", "#E08F5A", "#B14A6B", "#3B1D6E"])  # darker is better, also in grey

@@ -16,10 +16,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .artifact import Artifact, is_predictor, load_artifact, save_artifact
+from .arguments import absolute_path, check_flag, check_number, check_tracking, check_unused, checked_numbers, plan_path
+from .artifact import Artifact, load_artifact, save_artifact
 from .data.cache import BadImage, build_cache, describe
 from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
+from .files import is_predictor
 from .finishing import check_ensemble, check_finishing
 from .fitting import run_fit, trial_artifact
 from .hpo.job import check_resumable
@@ -29,20 +31,13 @@ from .metrics import METRICS, check_fits, find_metric
 from .plan import (
     FitPlan,
     Target,
-    absolute_path,
-    check_flag,
     check_goal,
-    check_number,
     check_presets,
     check_problem_type,
     check_quota,
-    check_tracking,
-    check_unused,
-    checked_numbers,
     plan_data,
     plan_encoders,
     plan_identity,
-    plan_path,
     plan_search,
     plan_weights,
     restored_call,

@@ -14,7 +14,7 @@ import torch
 
 from .config import Config
 from .data.cache import open_cache, store_cache
-from .hpo.trial import build_state
+from .hpo.training import build_state
 from .metrics import Metric
 from .models import image_spec
 from .plan import FitPlan, num_parallel, peak_bytes

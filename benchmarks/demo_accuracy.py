@@ -39,7 +39,7 @@ from automm_hpo import MultiModalPredictor
 from automm_hpo.datasets import fashion_mnist
 from automm_hpo.hpo.settings import local_resources, parse_tune_settings
 from automm_hpo.hpo.trial import NUM_STATES
-from automm_hpo.training.checkpoint import STATE_TENSORS
+from automm_hpo.training.checkpoint_folder import STATE_TENSORS
 
 TUTORIAL = Path(__file__).parent.parent / "tutorials" / "01_quickstart.py"
 SAMPLE_SECONDS = 0.02

@@ -8,7 +8,7 @@ import pytest
 from automm_hpo.config import Config
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, SearchRecords, TrialRecord
 from automm_hpo.metrics import find_metric
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult
 
 
 def _curve(metric, values, **fields):

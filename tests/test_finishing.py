@@ -25,11 +25,12 @@ from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
 from automm_hpo.hpo.session import SearchIdentity
 from automm_hpo.hpo.settings import TuneSettings
-from automm_hpo.hpo.trial import build_state
+from automm_hpo.hpo.training import build_state
 from automm_hpo.models import image_spec
 from automm_hpo.plan import FitPlan, SearchPlan, Target, plan_data
 from automm_hpo.space import Float
-from automm_hpo.training.checkpoint import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints, save_checkpoint
+from automm_hpo.training.checkpoint import save_checkpoint
+from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints
 from automm_hpo.training.ensemble import combine_logits
 from automm_hpo.training.evaluate import validate
 from automm_hpo.training.loop import TrialData, train_epochs

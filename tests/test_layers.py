@@ -17,7 +17,7 @@ LAYERS = [
     ["models"],
     ["training"],
     ["hpo"],
-    ["artifact", "plots"],
+    ["artifact", "plots", "arguments"],
     ["results"],
     ["plan", "searching"],
     ["finishing", "preview"],
@@ -88,6 +88,12 @@ def test_heavy_libraries_enter_by_their_doors(path):
 
 def test_import_is_quick_and_light():
     code = "import sys, automm_hpo; print([name for name in ('torch', 'ray', 'timm', 'mlflow', 'pandas') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_an_objectives_worker_loads_no_torch():
+    """It starts in one second instead of six; the objective imports what it needs."""
+    code = "import sys, automm_hpo.objective, automm_hpo.hpo.trainable; print([name for name in ('torch', 'timm', 'mlflow', 'optuna') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

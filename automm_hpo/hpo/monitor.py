@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..training.loop import EpochResult
+from ..training.result import EpochResult
 from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
 
 

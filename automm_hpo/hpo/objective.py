@@ -20,8 +20,8 @@ from ..errors import CorruptFile, InvalidArgument, NotSupported
 from ..files import read_json, write_json
 from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
-from ..training.checkpoint import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
-from ..training.loop import EpochResult, StopCheck
+from ..training.checkpoint_folder import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints
+from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord
 from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded

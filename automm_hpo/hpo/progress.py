@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ..metrics import Metric
-from ..training.loop import EpochResult
+from ..training.result import EpochResult
 from .display import Display, Notebook, find_display
 from .records import FAILED, RUNNING, SearchRecords, TrialRecord
 from .table import TrialRow, count_text, fit_width, notes_on, number_text, short_name, table_lines, trial_columns, value_text

@@ -22,8 +22,8 @@ import pandas as pd
 from ..errors import AllTrialsFailed
 from ..files import read_json, write_json, write_text
 from ..metrics import Metric
-from ..training.checkpoint import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints, result_from_json, result_to_json
-from ..training.loop import EpochResult
+from ..training.checkpoint_folder import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints
+from ..training.result import EpochResult, result_from_json, result_to_json
 
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
 

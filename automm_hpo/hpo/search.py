@@ -13,7 +13,7 @@ from typing import Any
 
 from ray import tune
 
-from ..training.loop import EpochResult
+from ..training.result import EpochResult
 from .cluster import check_nodes
 from .job import SearchJob
 from .monitor import SearchMonitor

@@ -36,6 +36,7 @@ Resources = Annotated[
 Finite = Annotated[float, Number, Field(allow_inf_nan=False), Expected("a finite number")]
 Points = Annotated[tuple[dict[str, Any], ...], Expected("a list of dicts of dotted keys")]
 
+
 class TuneSettings(Section):
     """How to search; the seed and the time limit are ``fit``'s."""
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 from rich.cells import cell_len, set_cell_size
 
 from ..metrics import Metric
-from ..training.loop import EpochResult
+from ..training.result import EpochResult
 from .records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord
 
 # of Okabe and Ito's palette, which people with any kind of colour vision tell apart

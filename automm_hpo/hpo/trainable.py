@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -12,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from ray import tune
 
-from ..training.loop import EpochResult
+from ..training.result import EpochResult
 from .records import Segment, TrialFolder
 from .searchers import METRIC
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
@@ -30,7 +30,9 @@ class TrialRunner(tune.Trainable):
     def setup(  # type: ignore[override]  # with_parameters adds them
         self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int]
     ) -> None:
-        torch.set_num_threads(num_threads)
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)  # for an objective that imports torch later, or never
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(num_threads)
         leave_with(*driver)
         self.task, self.metric_name = task, metric
         self._begin(config)

@@ -6,8 +6,6 @@ and a trial that was paused are one case.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import shutil
 import time
 import traceback
@@ -16,27 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
-from ..config import Config
-from ..data.cache import TensorCache, open_cache
-from ..errors import CorruptFile
-from ..metrics import find_metric
-from ..models import build_model, image_spec
-from ..problem import Problem
-from ..training.checkpoint import (
-    checkpoint_name,
-    inherit_checkpoint,
-    is_inherited,
-    list_checkpoints,
-    load_checkpoint,
-    newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
-from ..training.evaluate import find_device
-from ..training.loop import EpochResult, StopCheck, TrainState, TrialData, train_epochs
-from ..training.optim import build_optimizer
+from ..training.checkpoint_folder import checkpoint_name, list_checkpoints
+from ..training.result import EpochResult, StopCheck
 from .monitor import SearchMonitor
 from .records import ENDS, GOES_ON, Segment, TrialFolder, TrialRecord
 
@@ -169,86 +148,4 @@ def run_here(task: TrialTask, number: int, monitor: SearchMonitor) -> None:
     except Exception:
         monitor.trial_failed(number, traceback.format_exc())
         raise
-    finally:
-        _open_split.cache_clear()  # this process lives on; another fit may use the same folder's name
     monitor.trial_ended(number)
-
-
-@dataclass(frozen=True)
-class Training:
-    """A trial of ``fit``: trains a model.
-
-    Attributes:
-        num_to_keep: best epochs whose weights a running trial keeps.
-    """
-
-    problem: Problem
-    metric: str
-    seed: int
-    num_to_keep: int
-
-    def recover(self, folder: TrialFolder) -> TrialRecord:
-        record = folder.read()
-        if record.results and record.results[-1].end == "diverged":
-            return record  # ended; its last row has no checkpoint
-        drop_unrecorded(folder, record)
-        newest = newest_checkpoint(folder.checkpoints)
-        if newest is None:
-            return cut_log(folder, record, None, inherited=False)
-        return cut_log(folder, record, newest[1], is_inherited(newest[0]))
-
-    def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
-        for _ in range(20):  # the parent trains on, and may drop a checkpoint while it is being read
-            newest = newest_checkpoint(parent.checkpoints)
-            if newest is None:
-                time.sleep(0.05)
-                continue
-            with contextlib.suppress(CorruptFile, OSError):
-                start = inherit_checkpoint(newest[0], folder.checkpoints, segment.number)
-                return add_segment(folder, replace(segment, epoch=start.epoch))
-        raise CorruptFile(f"trial {parent.number} has no intact checkpoint to take over")
-
-    def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
-        config = Config.from_flat(folder.read().config)
-        data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
-        state = build_state(config, self.problem, self.seed, find_device(config.env))
-        if newest := newest_checkpoint(folder.checkpoints):
-            restore_state(newest[0], state, config)
-        for result in train_epochs(state, data, config, self.seed, should_stop):
-            if result.end != "diverged":  # the last finite checkpoint stays the newest
-                prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES - 1)
-                save_checkpoint(folder.checkpoints, state, result)
-                prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
-            folder.append(result)
-            yield result
-
-
-def build_state(config: Config, problem: Problem, seed: int, device: torch.device) -> TrainState:
-    """A fresh model and optimizer; the same seed gives the same weights."""
-    torch.manual_seed(seed)
-    model = build_model(config, problem.num_outputs).to(device).to(memory_format=torch.channels_last)  # 1.3 times faster, on CPUs too
-    return TrainState(model, build_optimizer(model, config.optim))
-
-
-def restore_state(path: Path, state: TrainState, config: Config) -> None:
-    """Loads a checkpoint; hyperparameters that live in the optimizer are the config's, for a new segment may have changed them."""
-    wanted = [group["weight_decay"] for group in state.optimizer.param_groups]
-    load_checkpoint(path, state)
-    for group, weight_decay in zip(state.optimizer.param_groups, wanted, strict=True):
-        group["weight_decay"] = weight_decay
-
-
-def load_trial_data(search_folder: Path, config: Config, problem: Problem, metric: str) -> TrialData:
-    device = find_device(config.env)
-    train, valid = _open_split(search_folder, "train", device), _open_split(search_folder, "valid", device)
-    target = valid.target.cpu().numpy()
-    return TrialData(train, valid, problem, find_metric(metric), image_spec(config), target)
-
-
-@functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it
-def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorCache:
-    """On the device where it fits, with as much again left for the model; else mapped, and each batch travels."""
-    split = open_cache(search_folder / "cache", name)
-    if device.type == "cuda" and 2 * split.images.nbytes > torch.cuda.mem_get_info(device)[0]:
-        return split
-    return split.to(device)

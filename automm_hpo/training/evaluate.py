@@ -17,14 +17,10 @@ from ..data.images import ImageSpec
 from ..errors import InvalidHyperparameter
 from ..metrics import Metric
 from ..problem import Problem
+from .result import rank
 from .transforms import eval_view
 
 ROUNDING = 1e-6  # relative; losses are in single precision
-
-
-def rank(score: float, loss: float) -> tuple[float, float]:
-    """Orders what was validated, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
-    return (score, -loss) if math.isfinite(score) else (-math.inf, -math.inf)
 
 
 @dataclass(frozen=True)

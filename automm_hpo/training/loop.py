@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,47 +20,10 @@ from ..data.cache import TensorCache
 from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..problem import Problem
-from .evaluate import autocast, compute_metric, loss_function, predict_logits, rank
+from .evaluate import autocast, compute_metric, loss_function, predict_logits
 from .optim import lr_factor
+from .result import EpochResult, StopCheck
 from .transforms import train_view
-
-StopCheck = Callable[[float], str | None]
-"""Given the seconds that ending would take, why to end now; None: go on."""
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one validation found.
-
-    Attributes:
-        epoch: position in epochs; 1.5 is the middle of the second.
-        step: optimizer steps taken.
-        score: the validation metric turned so that higher is better; nan where the trial diverged.
-        metric: the same in its natural sign.
-        train_loss, valid_loss: means since the last validation, and over the validation rows.
-        lr: learning rate of the last step.
-        seconds: spent in this trial so far, training and validating.
-        end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
-        segment: counted from 0; population-based training begins another where a trial takes over a better one's weights.
-        extra: further values by name, in their natural sign; those an objective of the user's returned.
-    """
-
-    epoch: float
-    step: int
-    score: float
-    metric: float
-    train_loss: float
-    valid_loss: float
-    lr: float
-    seconds: float
-    end: str | None = None
-    segment: int = 0
-    extra: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Orders epochs, the best highest."""
-        return rank(self.score, self.valid_loss)
 
 
 @dataclass

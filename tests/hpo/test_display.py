@@ -16,7 +16,7 @@ from automm_hpo.hpo.display import Notebook, Terminal, find_display
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, FAILED, RUNNING, TrialRecord
 from automm_hpo.metrics import find_metric
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult
 
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 PLAY = """
@@ -25,7 +25,7 @@ from dataclasses import replace
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, FAILED, RUNNING, TrialRecord
 from automm_hpo.metrics import find_metric
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult
 
 logging.basicConfig(format="%(name)s says %(message)s")
 result = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)

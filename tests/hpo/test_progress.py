@@ -8,7 +8,7 @@ import pytest
 from automm_hpo.hpo.progress import Progress, print_line
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, TrialRecord
 from automm_hpo.metrics import find_metric
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult
 
 RESULT = EpochResult(1.0, 4, -0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 

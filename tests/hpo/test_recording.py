@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.recording import RecordingSearcher
 from automm_hpo.hpo.records import COMPLETED, FAILED, SearchRecords
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult
 
 
 class Told(Searcher):

@@ -6,7 +6,7 @@ import pytest
 from automm_hpo.config import Config
 from automm_hpo.hpo.records import COMPLETED, FAILED, RUNNING, SearchRecords
 from automm_hpo.metrics import find_metric
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult
 
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 

@@ -9,9 +9,10 @@ from automm_hpo.config import Config
 from automm_hpo.data.cache import store_cache
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, Segment
-from automm_hpo.hpo.trial import STOP_FILE, Training, TrialTask, _open_split, run_trial
+from automm_hpo.hpo.training import Training, _open_split
+from automm_hpo.hpo.trial import STOP_FILE, TrialTask, run_trial
 from automm_hpo.problem import Problem
-from automm_hpo.training.checkpoint import STATE_TENSORS, WEIGHTS, list_checkpoints
+from automm_hpo.training.checkpoint_folder import STATE_TENSORS, WEIGHTS, list_checkpoints
 
 CONFIG = {
     "model.timm_image.checkpoint_name": "test_resnet",

@@ -4,7 +4,7 @@ import torch
 
 from automm_hpo.config import Config
 from automm_hpo.data.cache import TensorCache
-from automm_hpo.hpo.trial import build_state
+from automm_hpo.hpo.training import build_state
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec
 from automm_hpo.problem import Problem

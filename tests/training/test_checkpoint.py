@@ -8,19 +8,10 @@ import torch
 
 from automm_hpo.errors import CorruptFile
 from automm_hpo.training import checkpoint
-from automm_hpo.training.checkpoint import (
-    STATE_TENSORS,
-    check_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_predictions,
-    prune_checkpoints,
-    result_from_json,
-    result_to_json,
-    save_checkpoint,
-)
+from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, save_checkpoint
+from automm_hpo.training.checkpoint_folder import STATE_TENSORS, check_checkpoint, list_checkpoints, prune_checkpoints
 from automm_hpo.training.evaluate import predict_logits
-from automm_hpo.training.loop import EpochResult
+from automm_hpo.training.result import EpochResult, result_from_json, result_to_json
 
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 

@@ -1,0 +1,102 @@
+"""Single arguments of the public calls: checked and made definite. Reads folders, writes none."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from datetime import datetime
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidArgument, Problems, SavePathExists
+from .files import is_predictor
+from .hpo.session import is_search
+
+
+def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
+    """The folder of a fit, absolute, and whether it holds a search to go on with; a new name after the time where none is given.
+
+    Raises:
+        SavePathExists, InvalidArgument
+    """
+    if resume not in ("auto", True, False):
+        raise InvalidArgument(f"resume: expected 'auto', True or False, got {resume!r}")
+    if path is None and resume is True:
+        raise InvalidArgument("resume=True: give the save_path of the search to resume")
+    if path is None:
+        return Path("automm_hpo_models").absolute() / datetime.now().strftime("%Y%m%d_%H%M%S_%f"), False
+    absolute = absolute_path(path, "save_path")
+    if is_search(absolute / "search"):
+        if resume is False:
+            raise SavePathExists(f"save_path: {absolute} holds a search; resume=True goes on with it, another folder begins anew. Nothing in it was touched.")
+        return absolute, True
+    if resume is True:
+        raise InvalidArgument(f"resume=True: {absolute} holds no search; resume='auto' begins one where there is none")
+    if not is_abandoned(absolute):
+        check_unused(absolute, "save_path")
+    return absolute, False
+
+
+def is_abandoned(path: Path) -> bool:
+    """A folder in which a search was killed before it knew what it was."""
+    return path.is_dir() and {entry.name for entry in path.iterdir()} == {"search"} and {entry.name for entry in (path / "search").iterdir()} <= {"lock"}
+
+
+def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
+    """Raises:
+    InvalidArgument: it is no path.
+    """
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidArgument(f"{argument}: expected a folder's path, got {path!r}")
+    return Path(os.path.expanduser(text)).absolute()
+
+
+def check_unused(path: Path, argument: str) -> None:
+    """Raises:
+    SavePathExists: somebody's files are there.
+    """
+    parent = next((folder for folder in path.parents if folder.exists()), None)
+    if (path.exists() and not path.is_dir()) or (parent is not None and not parent.is_dir()):
+        raise SavePathExists(f"{argument}: {path if path.exists() else parent} is a file; give a new or an empty folder")
+    if path.is_dir() and any(path.iterdir()):
+        whose = "a predictor or a search" if is_predictor(path) or (path / "search").is_dir() else "files"
+        raise SavePathExists(f"{argument}: {path} already holds {whose}; give a new or an empty folder. Nothing in it was touched.")
+
+
+def check_flag(value: bool, argument: str) -> None:
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{argument}: expected True or False, got {value!r}")
+
+
+def check_number(value: Any, argument: str, kind: type, words: str, valid: Callable[[Any], bool]) -> None:
+    """Refuses what is no ``numbers.Integral`` or ``numbers.Real`` (numpy's count, booleans do not), or is not valid."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
+        raise InvalidArgument(f"{argument}: expected {words}, got {value!r}")
+
+
+def check_tracking(tracking: str | None) -> None:
+    if tracking not in ("mlflow", None):
+        raise InvalidArgument(f"tracking: expected 'mlflow' or None, got {tracking!r}")
+
+
+# the numbers among fit's arguments: kind, what is expected, whether it is so
+NUMBERS: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
+    "seed": (Integral, "an integer >= 0", lambda seed: seed >= 0),
+    "time_limit": (Real, "seconds > 0, or None", lambda seconds: 0 < seconds < math.inf),
+    "holdout_frac": (Real, "a float between 0 and 1, or None", lambda fraction: 0 < fraction < 1),
+    "max_num_tuning_data": (Integral, "an integer >= 1, or None", lambda rows: rows >= 1),
+}
+
+
+def checked_numbers(problems: Problems, seed: int, **others: float | None) -> dict[str, Any]:
+    """``fit``'s numeric arguments; one that is refused goes to ``problems`` and its default stands in, so that the rest is checked too."""
+    checked: dict[str, Any] = {"seed": 0} | dict.fromkeys(others)
+    for name, value in ({"seed": seed} | others).items():
+        if value is not None or name == "seed":
+            with problems.gather():
+                check_number(value, name, *NUMBERS[name])
+                checked[name] = value
+    return checked

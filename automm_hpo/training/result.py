@@ -1,0 +1,61 @@
+"""What a validation found, on its way from the loop to the log, the scheduler and the pictures. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+StopCheck = Callable[[float], str | None]
+"""Given the seconds that ending would take, why to end now; None: go on."""
+
+
+def rank(score: float, loss: float) -> tuple[float, float]:
+    """Orders what was validated, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
+    return (score, -loss) if math.isfinite(score) else (-math.inf, -math.inf)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one validation found.
+
+    Attributes:
+        epoch: position in epochs; 1.5 is the middle of the second.
+        step: optimizer steps taken.
+        score: the validation metric turned so that higher is better; nan where the trial diverged.
+        metric: the same in its natural sign.
+        train_loss, valid_loss: means since the last validation, and over the validation rows.
+        lr: learning rate of the last step.
+        seconds: spent in this trial so far, training and validating.
+        end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
+        segment: counted from 0; population-based training begins another where a trial takes over a better one's weights.
+        extra: further values by name, in their natural sign; those an objective of the user's returned.
+    """
+
+    epoch: float
+    step: int
+    score: float
+    metric: float
+    train_loss: float
+    valid_loss: float
+    lr: float
+    seconds: float
+    end: str | None = None
+    segment: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Orders epochs, the best highest."""
+        return rank(self.score, self.valid_loss)
+
+
+def result_to_json(result: EpochResult) -> dict[str, Any]:
+    """JSON has no nan: None stands for it."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in asdict(result).items()}
+
+
+def result_from_json(values: Mapping[str, Any]) -> EpochResult:
+    fields: dict[str, Any] = {key: math.nan if value is None and key != "end" else value for key, value in values.items()}
+    return EpochResult(**fields)

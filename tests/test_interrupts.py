@@ -1,0 +1,87 @@
+"""Ctrl-C, SIGTERM, a folder that moved: what a training was, it still is, and it goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from automm_hpo import MultiModalPredictor
+
+FIT = """
+    import sys
+    from automm_hpo import MultiModalPredictor
+    import pandas as pd
+    import torch
+
+    torch.set_num_threads(1)
+    hyperparameters = {
+        "model.timm_image.checkpoint_name": "test_resnet",
+        "model.timm_image.pretrained": False,
+        "model.timm_image.image_size": 32,
+        "env.batch_size": 16,
+        "optim.lr": 3e-3,
+        "optim.max_epochs": 60,
+        "optim.patience": 60,
+        "optim.top_k_average_method": "best",
+    }
+    MultiModalPredictor("label", verbosity=1).fit(pd.read_csv("train.csv"), hyperparameters=hyperparameters, save_path="run", tracking=None)
+"""
+
+
+def epochs_of(run) -> list[float]:
+    file = run / "search" / "trials" / "0000" / "metrics.jsonl"
+    return [json.loads(line)["epoch"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture
+def begun(small, tmp_path):
+    """(process, its folder) of a fit in which three epochs have passed."""
+    small[0].to_csv(tmp_path / "train.csv", index=False)
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(FIT)], cwd=tmp_path, text=True, stdout=-1, stderr=-1) as fit:
+        until = time.time() + 60
+        while len(epochs_of(tmp_path / "run")) < 3:
+            assert fit.poll() is None, fit.communicate()
+            assert time.time() < until
+            time.sleep(0.02)
+        yield fit, tmp_path
+        fit.kill()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
+def test_one_signal_keeps_the_best_so_far_and_says_how_to_go_on(begun, number, status):
+    fit, folder = begun
+    fit.send_signal(number)
+    printed, _ = fit.communicate(timeout=60)
+    assert fit.returncode == status
+    assert "resume=True" in printed
+    assert MultiModalPredictor.load(folder / "run").fit_summary()["best_epoch"] >= 1
+
+
+def test_a_second_ctrl_c_ends_at_once_and_loses_no_epoch(begun):
+    fit, folder = begun
+    before = epochs_of(folder / "run")
+    fit.send_signal(signal.SIGINT)
+    fit.send_signal(signal.SIGINT)
+    fit.communicate(timeout=60)
+    assert fit.returncode != 0
+    assert epochs_of(folder / "run")[: len(before)] == before
+
+
+def test_a_folder_that_moved_goes_on(begun, here):
+    fit, folder = begun
+    fit.kill()
+    fit.wait()
+    before = epochs_of(folder / "run")
+    shutil.move(folder / "run", here / "moved")
+    predictor = MultiModalPredictor.load(here / "moved", resume=True, verbosity=0)
+    predictor.fit(folder / "train.csv", tracking=None)
+    after = epochs_of(here / "moved")
+    assert after == [float(epoch) for epoch in range(1, 61)]
+    assert after[: len(before)] == before
+    assert predictor.path == str(here / "moved")
+    assert len(predictor.leaderboard()) == 1

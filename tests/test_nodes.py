@@ -1,0 +1,71 @@
+"""A cluster that somebody else started: two nodes on one machine, the second with a cache folder of its own, and one of them killed."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+SEARCH = """
+    import ray
+    from ray import tune
+    from automm_hpo import MultiModalPredictor
+    from automm_hpo.datasets import fashion_mnist
+
+    train = fashion_mnist("fashion")[0].head(200)
+    hyperparameters = {
+        "model.timm_image.checkpoint_name": "test_resnet",
+        "model.timm_image.pretrained": False,
+        "model.timm_image.image_size": 32,
+        "env.batch_size": 16,
+        "env.num_gpus": 0,
+        "optim.lr": tune.loguniform(1e-4, 1e-2),
+        "optim.max_epochs": 12,
+        "optim.patience": 12,
+    }
+    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 6, "resources_per_trial": {"cpu": 1}}
+    predictor = MultiModalPredictor("label", verbosity=0).fit(
+        train, hyperparameters=hyperparameters, hyperparameter_tune_kwargs=kwargs, save_path="search", tracking=None
+    )
+    assert not ray.is_initialized()  # connected to by us, and left by us
+    board = predictor.leaderboard()
+    print(board[["trial", "status", "epochs"]].to_string())
+    assert (board["status"] == "COMPLETED").all() and len(board) == 6, board
+    assert (board["epochs"] == 12).all()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_nodes_share_a_search_and_killing_one_loses_no_trial(tmp_path):
+    from ray.cluster_utils import Cluster
+
+    from automm_hpo.hpo.cluster import RAY_ENVIRONMENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False})
+        try:
+            own = tmp_path / "own cache"
+            patch.setenv("AUTOMM_HPO_CACHE_DIR", str(own))  # of the second node's processes alone
+            second = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+            patch.delenv("AUTOMM_HPO_CACHE_DIR")
+            environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+            command = [sys.executable, "-c", textwrap.dedent(SEARCH)]
+            with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=-1) as search:
+                until = time.time() + 120
+                while not list(own.glob("*/train.json")):  # a trial has begun there
+                    assert search.poll() is None, search.communicate()
+                    assert time.time() < until
+                    time.sleep(0.1)
+                time.sleep(1)
+                cluster.remove_node(second, allow_graceful=False)
+                printed, errors = search.communicate(timeout=240)
+            assert search.returncode == 0, errors[-3000:]
+            assert printed.count("COMPLETED") == 6
+            assert cluster.head_node.remaining_processes_alive()  # used, and not shut down
+        finally:
+            cluster.shutdown()
