@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidArgument, Problems, SavePathExists
 from .files import is_predictor
-from .hpo.session import is_search
+from .hpo.session import is_abandoned, is_search
 
 
 def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
@@ -34,14 +34,9 @@ def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
         return absolute, True
     if resume is True:
         raise InvalidArgument(f"resume=True: {absolute} holds no search; resume='auto' begins one where there is none")
-    if not is_abandoned(absolute):
+    if not is_abandoned(absolute / "search"):
         check_unused(absolute, "save_path")
     return absolute, False
-
-
-def is_abandoned(path: Path) -> bool:
-    """A folder in which a search was killed before it knew what it was."""
-    return path.is_dir() and {entry.name for entry in path.iterdir()} == {"search"} and {entry.name for entry in (path / "search").iterdir()} <= {"lock"}
 
 
 def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:

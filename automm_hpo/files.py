@@ -25,13 +25,18 @@ def write_text(path: Path, text: str, sync: bool = True) -> None:
     Args:
         sync: False leaves the moment of the flush to the system, where a checksum would find what a power cut tore.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         if sync:
             file.flush()
             os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called until it is whole."""
+    return f".{name}.tmp"
 
 
 def read_json(path: Path) -> Any:

@@ -150,7 +150,9 @@ def kill_and_check(options: argparse.Namespace, folder: Path) -> dict[str, objec
     longest_survivor = 0.0
     while kills < options.kills:
         pid = start(options, path)
-        if wait(pid, rng.uniform(0, whole_seconds)) is None:
+        status = wait(pid, rng.uniform(0, whole_seconds))
+        assert status in (None, 0), f"after {kills} kills, the call failed"
+        if status is None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             kills += 1

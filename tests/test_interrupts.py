@@ -11,6 +11,7 @@ import time
 import pytest
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.errors import SavePathExists
 
 FIT = """
     import sys
@@ -85,3 +86,19 @@ def test_a_folder_that_moved_goes_on(begun, here):
     assert after[: len(before)] == before
     assert predictor.path == str(here / "moved")
     assert len(predictor.leaderboard()) == 1
+
+
+@pytest.mark.parametrize("names", [[], ["lock"], ["lock", ".settings.json.tmp"]])
+def test_a_search_killed_before_it_knew_what_it_was_is_begun_anew(small, here, fast, names):
+    (here / "run" / "search").mkdir(parents=True)
+    for name in names:
+        (here / "run" / "search" / name).write_text("{")
+    MultiModalPredictor("label", verbosity=0).fit(small[0], hyperparameters=fast | {"optim.max_epochs": 1}, save_path="run", tracking=None)
+    assert not (here / "run" / "search" / ".settings.json.tmp").exists()
+
+
+def test_what_else_lies_there_is_nobodys_to_take(small, here, fast):
+    (here / "run" / "search").mkdir(parents=True)
+    (here / "run" / "search" / "notes.txt").write_text("mine")
+    with pytest.raises(SavePathExists, match="already holds"):
+        MultiModalPredictor("label", verbosity=0).fit(small[0], hyperparameters=fast, save_path="run", tracking=None)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import unwrapped
 from ..errors import CorruptFile, InvalidArgument, NotSupported
-from ..files import read_json, write_json
+from ..files import read_json, temporary_name, write_json
 from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
 from ..training.checkpoint_folder import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints
@@ -181,7 +181,7 @@ class Objective:
 def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any], inherited: bool = False) -> bool:
     """Saves a state under a temporary name and renames it when it is whole; False where the Trainable has no way to save."""
     final = folder.checkpoints / checkpoint_name(result)
-    temporary = folder.checkpoints / f".{final.name}.tmp"
+    temporary = folder.checkpoints / temporary_name(final.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

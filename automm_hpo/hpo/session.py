@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import CorruptFile, SearchInUse, SearchMismatch
-from ..files import read_json, write_json
+from ..files import read_json, temporary_name, write_json
 
 FORMAT = 1
 COMPLETE, GOAL = "complete", "goal reached"
@@ -59,6 +59,13 @@ def read_identity(folder: Path) -> SearchIdentity:
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise CorruptFile(f"{folder / 'settings.json'} was not written by this version of automm_hpo")
     return SearchIdentity(stored["fingerprint"], stored["limits"], stored["call"])
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a search was killed in its folder before it had written what it was, and nothing else lies beside it."""
+    if not folder.is_dir() or [entry.name for entry in folder.parent.iterdir()] != [folder.name]:
+        return False
+    return {entry.name for entry in folder.iterdir()} <= {"lock", temporary_name("settings.json")}
 
 
 def write_identity(folder: Path, identity: SearchIdentity) -> None:

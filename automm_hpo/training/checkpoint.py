@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import CorruptFile
-from ..files import MANIFEST, manifest_of, read_json, write_json
+from ..files import MANIFEST, manifest_of, read_json, temporary_name, write_json
 from .checkpoint_folder import PREDICTIONS, STATE, STATE_TENSORS, WEIGHTS, check_checkpoint, checkpoint_name, remove_checkpoint
 from .loop import TrainState
 from .result import EpochResult, result_from_json, result_to_json
@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     Validation logits that would take more room than the weights (many rows times many classes) are left out; who wants them predicts again.
     """
     final = folder / checkpoint_name(result)
-    temporary = folder / f".{final.name}.tmp"
+    temporary = folder / temporary_name(final.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     optimizer = state.optimizer.state_dict()

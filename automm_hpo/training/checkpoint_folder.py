@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import CorruptFile
-from ..files import MANIFEST, check_files, manifest_of, read_json, write_json
+from ..files import MANIFEST, check_files, manifest_of, read_json, temporary_name, write_json
 from .result import EpochResult, result_from_json, result_to_json
 
 WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.safetensors", "train_state.json", "train_state.safetensors"
@@ -55,7 +55,7 @@ def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
     stored = read_json(source / STATE)
     result = replace(result_from_json(stored["result"]), segment=segment, end=None)
     final = folder / checkpoint_name(result)
-    temporary = folder / f".{final.name}.tmp"
+    temporary = folder / temporary_name(final.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name in (WEIGHTS, STATE_TENSORS):
