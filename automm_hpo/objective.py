@@ -19,7 +19,7 @@ from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords
 from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
-from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .hpo.trial import TrialTask
 from .metrics import Metric
 from .process import process_unchanged
@@ -117,7 +117,7 @@ def tune_objective(
         tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         goal = None if settings.goal is None else searched.score(settings.goal)
-        monitor = SearchMonitor(records, listeners, settings.keep_trials or 1, 1, goal, settings.max_failed_trials)
+        monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, 1, goal, settings.max_failed_trials)
         run = Objective(
             objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, numbers["seed"], max_epochs, tracker is not None
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -84,3 +87,12 @@ def _set_handlers(handlers: dict[Any, Any]) -> None:
         for number, handler in handlers.items():
             if handler is not None:  # None: set by something that is not Python, and so not ours to put back
                 signal.signal(number, handler)
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` at which a warning points at the first line outside this package: the user's call."""
+    package, level = str(Path(__file__).parent), 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level + 1

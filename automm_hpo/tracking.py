@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import read_json, write_json
+from .process import callers_level
 
 EXPERIMENT = "automm_hpo"
 MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
@@ -38,6 +39,7 @@ class MlflowTracker:
         params: the fixed hyperparameters, by dotted key.
         """
         self._folder, self._default_uri = folder, f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        self._pictures = (Path.cwd() / "mlruns").as_uri()  # MLflow's own default, but where the database is, whatever folder a reader is in
         self._metric = tags.get("automm_hpo.metric", "metric")  # logged under its own name too
         self._client: Any = None
         self._experiment = ""
@@ -45,6 +47,7 @@ class MlflowTracker:
         self._runs: dict[int, str] = {}
         self._validations: dict[int, int] = {}
         self._failure: Exception | None = None
+        self._levels: dict[logging.Logger, int] = {}
         self._ending: tuple[str, Any] = ("KILLED", None)
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
@@ -95,7 +98,7 @@ class MlflowTracker:
             self._failure = TimeoutError(f"not done after {timeout:.0f} s")
         if self._failure is not None:
             what = str(self._failure).partition("\n")[0]  # databases add their statements
-            warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=3)
+            warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=callers_level())
 
     def _values(self, result: Any) -> dict[str, float]:
         names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
@@ -109,6 +112,8 @@ class MlflowTracker:
                 self._attempt(job)
         if self._parent:  # even after a failure: a run left RUNNING would run for ever
             self._attempt(lambda: self._close(*self._ending))
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
 
     def _attempt(self, job: Callable[[], object]) -> None:
         try:
@@ -117,8 +122,9 @@ class MlflowTracker:
             self._failure = self._failure or error
 
     def _open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        for logger in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
+        self._levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow.store.db.utils", "alembic"))}
+        for logger in self._levels:
+            logger.setLevel(logging.WARNING)
         import mlflow
 
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else self._default_uri
@@ -126,7 +132,8 @@ class MlflowTracker:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         found = self._client.get_experiment_by_name(experiment)
         try:
-            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+            pictures = self._pictures if uri == self._default_uri else None  # a server knows its own place for them
+            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=pictures)
         except mlflow.MlflowException:  # another fit was quicker
             self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
         self._parent = self._open_run(name, params, tags, self._folder / "mlflow.json")

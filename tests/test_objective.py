@@ -46,8 +46,8 @@ def search(objective, space=None, searcher="random", scheduler="FIFO", num_trial
 def test_a_function_that_returns_a_number():
     found = search(lambda config: config["x"] ** 2, metric="loss")
     assert len(found) == 6
-    assert found.best.best.metric == min(record.best.metric for record in found.trials)
-    assert found.best.best.metric == found.best.tuned["x"] ** 2
+    assert found.best.metric == min(record.best.metric for record in found.trials)
+    assert found.best.metric == found.best.tuned["x"] ** 2
     assert set(found.leaderboard()["status"]) == {"COMPLETED"}
 
 

@@ -6,6 +6,7 @@ from mlflow import MlflowClient
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.tracking import MlflowTracker
 
 SPACE = {"optim.lr": tune.loguniform(1e-4, 1e-2), "env.batch_size": tune.choice([1, 32]), "optim.max_epochs": 2}
 KWARGS = {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1}
@@ -71,3 +72,14 @@ def test_a_fit_that_raises_closes_its_runs(small, here, fast):
     runs = client.search_runs([client.get_experiment_by_name("automm_hpo").experiment_id])
     assert {run.info.status for run in runs} == {"FAILED"}
     assert len(runs) == 2
+
+
+def test_pictures_lie_beside_the_database(here, tmp_path_factory, monkeypatch):
+    """Whatever the current folder is when they are drawn, or looked at."""
+    import mlflow
+
+    tracker = MlflowTracker(here, "run", {}, {})
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    tracker.close("FINISHED")
+    experiment = mlflow.MlflowClient(f"sqlite:///{here / 'mlflow.db'}").get_experiment_by_name("automm_hpo")
+    assert experiment.artifact_location.startswith((here / "mlruns").as_uri())

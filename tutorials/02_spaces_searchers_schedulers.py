@@ -142,7 +142,7 @@ for axes, (name, search) in zip(grid, searches.items(), strict=True):
     axes.plot(np.log10(tried["lr"]), tried["width"], "o", color="#C44E00", markeredgecolor="white", markersize=7)
     for number, (lr, width) in enumerate(zip(tried["lr"], tried["width"], strict=True)):
         axes.annotate(str(number), (math.log10(lr), width), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axes.set(title=f"{name}: best {search.best.best.metric:.2f}", xlabel="log10 lr", xlim=(-4.2, -0.7), ylim=(-0.06, 1.1))
+    axes.set(title=f"{name}: best {search.best.metric:.2f}", xlabel="log10 lr", xlim=(-4.2, -0.7), ylim=(-0.06, 1.1))
 grid[0].set_ylabel("width")
 plt.show()
 
@@ -229,7 +229,7 @@ stopped["truncation"].plot_curves()
 
 # %%
 pd.DataFrame(
-    [(name, search.costs()["epochs"].sum(), (search.costs()["status"] == "STOPPED").sum(), search.best.best.metric) for name, search in stopped.items()],
+    [(name, search.costs()["epochs"].sum(), (search.costs()["status"] == "STOPPED").sum(), search.best.metric) for name, search in stopped.items()],
     columns=["scheduler", "epochs spent", "trials stopped", "best"],
 )
 

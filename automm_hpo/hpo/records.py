@@ -93,6 +93,11 @@ class TrialRecord:
         return max(finite, key=lambda result: result.rank, default=None)
 
     @property
+    def metric(self) -> float:
+        """Of the best epoch, in its natural sign; nan where no epoch has a score."""
+        return self.best.metric if self.best else math.nan
+
+    @property
     def best_tuned(self) -> Mapping[str, Any]:
         """The tuned values of the segment that the best epoch lies in."""
         return self.segments[self.best.segment].tuned if self.best and self.segments else self.tuned

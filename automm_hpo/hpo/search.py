@@ -25,6 +25,7 @@ from .trainable import FAILED, RESULT, TrialRunner
 from .trial import TrialTask
 
 LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
+RAY_FILES = "automm_hpo_ray_"  # in the temporary folder, with the driver's pid
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
 
@@ -50,7 +51,8 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid())
     runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])), metric=job.metric, driver=driver)
-    ray_files = Path(tempfile.mkdtemp(prefix="automm_hpo_ray_"))
+    remove_orphans()
+    ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
     monitor.resume()
     try:
         tune.Tuner(
@@ -140,3 +142,21 @@ def _cause(trial: Any) -> str:
     known = [line.partition("Worker exit detail:")[2] or line for line in text.splitlines() if "Worker exit detail:" in line or "running low on memory" in line]
     lines = known or text.strip().splitlines()[-1:]
     return lines[0].strip() if lines else "unknown"
+
+
+def remove_orphans() -> None:
+    """Removes what searches that were killed have left in the temporary folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{RAY_FILES}*_*"):
+        pid = folder.name.removeprefix(RAY_FILES).partition("_")[0]
+        if pid.isdigit() and not is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)  # other users' stay
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

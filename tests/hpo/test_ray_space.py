@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import optuna
 import pytest
 from ray import tune
 from ray.tune.search.sample import Categorical
@@ -17,15 +16,13 @@ from automm_hpo.hpo.foreign_spaces import to_space
 from automm_hpo.hpo.ray_space import (
     FIXED_IN_SEARCH,
     candidate_configs,
-    optuna_distribution,
     plain_spaces,
     point_to_raw,
     split_hyperparameters,
-    to_optuna,
     to_ray,
     values_of,
 )
-from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, Normal, draw_space, finish_proposal, propose, sample_from
+from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, Normal, draw_space, finish_proposal, sample_from
 from automm_hpo.space import Categorical as CategoricalOf
 
 BRANCHES = [
@@ -402,35 +399,10 @@ SEARCHABLE = {
 }
 
 
-def test_optunas_proposals_finish_within_the_space():
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=60))
-    seen = {key: set() for key in SEARCHABLE}
-    for _ in range(70):
-        trial = study.ask(to_optuna(SEARCHABLE))
-        values = {key: SEARCHABLE[key].finish(raw) for key, raw in trial.params.items()}
-        Config().with_overrides(values)
-        for key, value in values.items():
-            corners = SEARCHABLE[key].corners()
-            assert value in corners if isinstance(SEARCHABLE[key], Choice) else corners[0] <= value <= corners[1]
-            seen[key].add(value)
-        study.tell(trial, values["optim.lr"])
-    assert seen["optim.max_epochs"] == set(range(1, 8))
-    assert seen["optim.momentum"] == {0.0, 0.1, 0.2, 0.3}
-    assert seen["optim.patience"] == {3, 6, 9}
-    assert seen["env.batch_size"] == {16, 32, 48, 64}
-
-
 def test_every_random_draw_makes_a_valid_config():
     for trial in range(50):
         drawn = draw_space(SEARCHABLE, seed=0, trial=trial)
         Config().with_overrides({key: SEARCHABLE[key].finish(raw) for key, raw in drawn.items()})
-
-
-def test_optuna_has_no_normal_distribution():
-    with pytest.raises(InvalidInput) as caught:
-        to_optuna({"optim.lr": Normal(1, 0.1), "optim.momentum": Normal(0.5, 0.1), "optim.max_epochs": Int(1, 3)})
-    assert [type(problem) for problem in caught.value.problems] == [NotSupported, NotSupported]
-    assert all(word in str(caught.value) for word in ("optim.lr", "optim.momentum", "searcher='random'"))
 
 
 def test_candidates_are_all_options_and_both_ends():
@@ -527,30 +499,6 @@ def test_searchers_that_take_less_refuse_by_name(space, words):
         with pytest.raises(NotSupported) as caught:
             convert(space, "hyperopt")
         assert all(word in str(caught.value) for word in words), str(caught.value)
-    with pytest.raises(NotSupported):
-        to_optuna(space)
-
-
-def test_optunas_searchers_walk_through_branches():
-    """The walk asks one path at a time, as Optuna's trials do."""
-    space = {"optim": OPTIM, "optim.max_epochs": Int(2, 9, step=3)}
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=10))
-    seen = set()
-    for _ in range(30):
-        trial = study.ask()
-        raw = propose(space, lambda path, domain, trial=trial: trial._suggest(path, optuna_distribution(domain)))
-        values = finish_proposal(space, raw, {})
-        Config().with_overrides(values)
-        seen.add((values["optim.optim_type"], values["optim.max_epochs"]))
-        study.tell(trial, values["optim.lr"])
-    assert len(seen) > 3
-
-
-def test_optuna_counts_steps_as_we_do():
-    for space in (Int(1, 10, step=3), Float(0.05, 0.97, step=0.1), Float(0.55, 0.65, step=0.1), Int(3, 3)):
-        distribution = optuna_distribution(space)
-        assert [distribution.low, distribution.high] == space.corners()
-        assert all(distribution._contains(space.finish(space.point(index))) for index in range(space.num_points))
 
 
 def test_without_a_space_nothing_of_ray_is_needed(monkeypatch):
