@@ -89,11 +89,12 @@ class TimmImage(Section):
     image_size: ImageSize | None = None
     """Height and width that the model sees, pixels. None: the size its weights were published for."""
     train_transforms: Annotated[
-        tuple[Literal["random_crop", "random_horizontal_flip"], ...],
+        tuple[Literal["random_crop", "random_resized_crop", "random_horizontal_flip", "trivial_augment", "rand_augment", "color_jitter"], ...],
         AfterValidator(_distinct),
-        Expected("a list among random_crop, random_horizontal_flip"),
+        Expected("a list among random_crop, random_resized_crop, random_horizontal_flip, trivial_augment, rand_augment, color_jitter"),
     ] = ("random_crop", "random_horizontal_flip")
-    """Augmentations on the device, per image: ``random_crop`` shifts the window, ``random_horizontal_flip`` mirrors half."""
+    """Augmentations on the device: ``random_crop`` shifts the window, ``random_resized_crop`` cuts a third of the picture to all of it,
+    ``random_horizontal_flip`` mirrors half; the others are torchvision's policies of colours, turns and shears."""
     drop_rate: Annotated[Fraction, Live()] = 0.0
     """Dropout before the head."""
     drop_path_rate: Fraction = 0.0

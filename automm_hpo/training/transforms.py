@@ -1,13 +1,25 @@
-"""From cached pixels to what the model sees, on the device: resize where a trial is smaller than the cache, crop, flip."""
+"""From cached pixels to what the model sees, on the device: resize where a trial is smaller than the cache, crop, flip, recolour."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import v2
 
 from ..data.images import ImageSpec
 
 SHIFT = 16  # random_crop may leave the picture by 1/16 of its size; the edge pixels repeat there
+DRAWS = 32  # of a batch: torchvision changes all pictures it is given alike, so it gets the batch in that many parts
+LEAST_AREA = 0.35  # of the picture, that random_resized_crop keeps; ImageNet's 0.08 is for millions of pictures
+
+# torchvision's policies for bytes, by name
+POLICIES: dict[str, Callable[[], v2.Transform]] = {
+    "trivial_augment": v2.TrivialAugmentWide,  # Müller, Hutter 2021, arXiv:2103.10158
+    "rand_augment": v2.RandAugment,  # Cubuk et al. 2020, arXiv:1909.13719
+    "color_jitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3),
+}
 
 
 def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
@@ -18,10 +30,40 @@ def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
 
 
 def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], rng: torch.Generator) -> torch.Tensor:
-    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), each image with a window and a mirror of its own."""
+    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size).
+
+    Args:
+        transforms: their names; ``random_resized_crop`` takes the place of ``random_crop``.
+        rng: draws each image's own window and mirror. torchvision's transforms draw from torch's default generator, once for each of the
+            batch's 32 parts.
+    """
     if not transforms:
         return eval_view(images, spec)
-    images = _resized(images, spec)
+    resizing = "random_resized_crop" in transforms
+    parts = [name for name in transforms if name in POLICIES]
+    if not (resizing or parts):
+        return _window(_resized(images, spec), spec, transforms, rng)
+    if resizing:
+        crop = v2.RandomResizedCrop(spec.size, scale=(LEAST_AREA, 1.0), antialias=True)
+        view = _in_parts(crop, images)
+        if "random_horizontal_flip" in transforms:
+            view = _window(view, ImageSpec(spec.size), ("random_horizontal_flip",), rng)
+    else:
+        view = _window(_resized(images, spec), spec, transforms, rng)
+    for name in parts:
+        view = _in_parts(POLICIES[name](), view)
+    return view
+
+
+def _in_parts(transform: v2.Transform, images: torch.Tensor) -> torch.Tensor:
+    """A transform of torchvision's, drawn anew for each part of a batch (whose rows are shuffled already)."""
+    flat = images.flatten(0, 1)
+    changed = torch.cat([transform(part) for part in flat.tensor_split(min(DRAWS, len(flat)))])
+    return changed.unflatten(0, images.shape[:2])
+
+
+def _window(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], rng: torch.Generator) -> torch.Tensor:
+    """Each image through a window of its own, mirrored or not."""
     num_images, side, size = images.shape[0] * images.shape[1], images.shape[-1], spec.size
     offsets = torch.arange(size, device=images.device)
     corner = torch.full((2, num_images, 1), (side - size) // 2, device=images.device)

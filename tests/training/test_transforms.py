@@ -58,3 +58,29 @@ def test_a_smaller_trial_resizes_the_cache(interpolation):
     assert view.dtype == torch.uint8
     expected = 2 * torch.arange(1, 9) + 0.5  # a pixel of the small picture lies between two of the large
     assert (view[0, 0, 0, :, 0].float() - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["random_resized_crop", "trivial_augment", "rand_augment", "color_jitter"])
+def test_torchvisions_transforms_act_differently_within_a_batch_and_repeat(name):
+    images = torch.randint(0, 256, (64, 1, 3, 20, 20), dtype=torch.uint8, generator=rng()).contiguous(memory_format=torch.preserve_format)
+
+    def view(seed):
+        torch.manual_seed(seed)
+        return train_view(images, SPEC, (name,), rng(seed))
+
+    first = view(1)
+    assert first.shape == (64, 1, 3, 16, 16)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, view(1))
+    assert not torch.equal(first, view(2))
+    same = torch.randint(0, 256, (1, 1, 3, 20, 20), dtype=torch.uint8, generator=rng()).expand(64, -1, -1, -1, -1)
+    torch.manual_seed(0)
+    different = {tuple(image.flatten().tolist()) for image in train_view(same, SPEC, (name,), rng())}
+    assert len(different) > 8
+
+
+def test_a_resized_crop_is_mirrored_too():
+    torch.manual_seed(0)
+    view = train_view(ramp(200), SPEC, ("random_resized_crop", "random_horizontal_flip"), rng())
+    rising = (view[:, 0, 1, 8, -1].int() > view[:, 0, 1, 8, 0].int()).sum()
+    assert 70 < rising < 130
