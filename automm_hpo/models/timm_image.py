@@ -1,4 +1,4 @@
-"""Any of timm's image models as a backbone with a linear head."""
+"""Any of timm's image models as a backbone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from ..config import Config
 from ..config import TimmImage as TimmImageConfig
+from ..data.batch import Batch
 from ..data.images import ImageSpec, Interpolation
 from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
 
@@ -27,39 +28,34 @@ _hub_failed: tuple[float, Exception] = (-math.inf, ConnectionError())  # when it
 
 
 class TimmImage(nn.Module):
-    """Normalises, takes the backbone's pooled features of each image, averages those present, and applies a linear head."""
+    """Normalises, takes the backbone's pooled features of each image, and averages those present; zeros where there is none."""
 
-    def __init__(self, backbone: nn.Module, num_outputs: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.backbone = backbone
-        self.head = nn.Linear(_feature_size(backbone), num_outputs)
+        self.num_features = _feature_size(backbone)
         # of pixels in [0, 255]: data never has to know which model it feeds
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def features(self, images: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
-        """(B, I, 3, H, W) uint8, (B, I) bool -> (B, F)."""
-        flat = images.flatten(0, 1).float().sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
-        pooled = self.backbone(flat).unflatten(0, image_mask.shape)  # (B, I, F)
-        if image_mask.shape[1] == 1:
-            return pooled.squeeze(1)
-        weight = image_mask.unsqueeze(-1).to(pooled.dtype)
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(B, num_features)."""
+        flat = batch.images.flatten(0, 1).float().sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
+        pooled = self.backbone(flat).unflatten(0, batch.image_mask.shape)  # (B, I, F)
+        weight = batch.image_mask.unsqueeze(-1).to(pooled.dtype)
         return (pooled * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-    def forward(self, images: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(images, image_mask))  # (B, num_outputs)
 
-
-def build(config: Config, num_outputs: int, load_weights: bool) -> TimmImage:
+def build(config: Config, load_weights: bool) -> TimmImage:
     own = config.model.timm_image
     from_file = load_weights and own.checkpoint_path is not None
     backbone = _create(own, pretrained=load_weights and own.pretrained and not from_file)
     if from_file:
         _load_backbone(backbone, Path(str(own.checkpoint_path)))
     cfg = _source(own.checkpoint_name).cfg
-    return TimmImage(backbone, num_outputs, tuple(cfg.mean), tuple(cfg.std))
+    return TimmImage(backbone, tuple(cfg.mean), tuple(cfg.std))
 
 
 def image_spec(own: TimmImageConfig) -> ImageSpec:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..config import Config, Env
-from ..data.cache import TensorCache
+from ..data.batch import TensorCache
 from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..problem import Problem
@@ -91,11 +91,11 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             view_rng.manual_seed(randomness)
             dropout_rng.manual_seed(randomness)
             for micro_rows in rows.split(micro_batch_size):
-                batch = data.train.batch(micro_rows.to(data.train.images.device))
-                images = train_view(batch.images.to(device), data.spec, config.model.timm_image.train_transforms, view_rng)
+                batch = data.train.batch(micro_rows).to(device)
+                batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
                 with autocast(env, device):
-                    logits = model(images, batch.image_mask.to(device))  # (B, K)
-                    loss = loss_function(data.problem, logits, batch.target.to(device), optim.label_smoothing)
+                    logits = model(batch)  # (B, K)
+                    loss = loss_function(data.problem, logits, batch.target, optim.label_smoothing, batch.weight)
                 (loss * (len(batch) / len(rows))).backward()
                 losses.append(loss.detach())
             if optim.gradient_clip_val:

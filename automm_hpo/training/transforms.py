@@ -23,7 +23,9 @@ POLICIES: dict[str, Callable[[], v2.Transform]] = {
 
 
 def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre."""
+    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre; without images (I = 0) as they are."""
+    if not images.shape[1]:
+        return images
     images = _resized(images, spec)
     start = (images.shape[-1] - spec.size) // 2
     return images[..., start : start + spec.size, start : start + spec.size]
@@ -37,7 +39,7 @@ def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...
         rng: draws each image's own window and mirror. torchvision's transforms draw from torch's default generator, once for each of the
             batch's 32 parts.
     """
-    if not transforms:
+    if not transforms or not images.shape[1]:
         return eval_view(images, spec)
     resizing = "random_resized_crop" in transforms
     parts = [name for name in transforms if name in POLICIES]

@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from automm_hpo.config import Config, TimmImage
+from automm_hpo.data.batch import Batch
+from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageSpec
 from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavailable
 from automm_hpo.models import MODELS, build_model, check_model, fetch_weights, image_spec, timm_image
@@ -17,24 +19,32 @@ def config(**own) -> Config:
     return Config.from_flat({f"model.timm_image.{key}": value for key, value in own.items()})
 
 
+IMAGE = Features(num_images=1)
+
+
+def batch_of(images, mask=None) -> Batch:
+    mask = torch.ones(images.shape[:2], dtype=torch.bool) if mask is None else mask
+    return Batch(images, mask, torch.zeros(len(images), dtype=torch.int64))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_keeps_its_contract(name):
-    model = build_model(config(), 3)
+    model = build_model(config(), Features(num_images=2), 3)
     images = torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8)
     mask = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
-    assert model.eval()(images, mask).shape == (4, 3)
+    assert model.eval()(batch_of(images, mask)).shape == (4, 3)
     # what the mask hides does not matter
     changed = images.clone()
     changed[1, 1] = 0
     changed[2, 0] = 255
-    assert torch.equal(model(images, mask)[:3], model(changed, mask)[:3])
+    assert torch.equal(model(batch_of(images, mask))[:3], model(batch_of(changed, mask))[:3])
 
 
 @pytest.mark.parametrize("checkpoint_name", ["test_resnet", "mobilenetv3_small_050", "test_vit", "test_convnext", "test_efficientnet"])
 def test_widths_and_fixed_sizes_of_many_families(checkpoint_name):
     own = config(checkpoint_name=checkpoint_name, image_size=64)
     check_model(own)
-    assert build_model(own, 5).eval()(torch.zeros(2, 1, 3, 64, 64, dtype=torch.uint8), torch.ones(2, 1, dtype=torch.bool)).shape == (2, 5)
+    assert build_model(own, IMAGE, 5).eval()(batch_of(torch.zeros(2, 1, 3, 64, 64, dtype=torch.uint8))).shape == (2, 5)
 
 
 def test_the_spec_is_the_models_own():
@@ -43,10 +53,10 @@ def test_the_spec_is_the_models_own():
 
 
 def test_normalisation_is_the_first_operation():
-    model = build_model(config(), 3)
+    model = build_model(config(), IMAGE, 3)
     grey = torch.full((1, 1, 3, 32, 32), 255, dtype=torch.uint8)
-    expected = model.backbone.eval()((grey[0].float() / 255 - 0.5) / 0.5)
-    assert torch.allclose(model.eval().features(grey, torch.ones(1, 1, dtype=torch.bool)), expected, atol=1e-5)
+    expected = model.backbones["timm_image"].backbone.eval()((grey[0].float() / 255 - 0.5) / 0.5)
+    assert torch.allclose(model.eval().features(batch_of(grey)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,7 @@ def donor():
 
 
 def same_backbone(model, donor) -> bool:
-    own = model.backbone.state_dict()
+    own = model.backbones["timm_image"].backbone.state_dict()
     return all(torch.equal(value, own[key]) for key, value in donor.state_dict().items() if key in own)
 
 
@@ -100,14 +110,14 @@ def test_a_local_weights_file_is_loaded(donor, tmp_path, form):
             torch.save({f"module.{key}": value for key, value in weights.items()}, path)
     own = config(checkpoint_path=str(path), pretrained=True)
     check_model(own)
-    assert same_backbone(build_model(own, 3), donor)
+    assert same_backbone(build_model(own, IMAGE, 3), donor)
 
 
 def test_another_models_weights_are_refused(donor, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(donor.state_dict(), path)
     with pytest.raises(InvalidHyperparameter, match=r"lacks \d+ of the \d+ tensors"):
-        build_model(config(checkpoint_name="test_vit", checkpoint_path=str(path)), 3)
+        build_model(config(checkpoint_name="test_vit", checkpoint_path=str(path)), IMAGE, 3)
 
 
 class Bomb:
@@ -119,7 +129,7 @@ def test_a_planted_pickle_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Bomb()}, tmp_path / "w.pth")
     with pytest.raises(InvalidHyperparameter, match="holds no plain weights"):
-        build_model(config(checkpoint_path=str(tmp_path / "w.pth")), 3)
+        build_model(config(checkpoint_path=str(tmp_path / "w.pth")), IMAGE, 3)
     assert not (tmp_path / "planted").exists()
 
 
@@ -135,13 +145,13 @@ def test_a_local_folder_is_a_model(donor, tmp_path):
     own = config(checkpoint_name=f"local-dir:{tmp_path}", pretrained=True)
     check_model(own)
     assert image_spec(own).interpolation == "bilinear"
-    assert same_backbone(build_model(own, 3), donor)
+    assert same_backbone(build_model(own, IMAGE, 3), donor)
     with pytest.raises(WeightsUnavailable, match="cannot be read"):
         check_model(config(checkpoint_name="local-dir:/nowhere"))
 
 
 def test_the_same_weights_come_without_fetching_when_ours_follow():
-    build_model(config(pretrained=True), 3, load_weights=False)
+    build_model(config(pretrained=True), IMAGE, 3, load_weights=False)
 
 
 def test_defaults_name_a_model_that_exists():
