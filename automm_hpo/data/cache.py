@@ -9,9 +9,9 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +34,21 @@ class Batch:
         images: (B, I, 3, S, S) uint8, channels last in memory.
         image_mask: (B, I) bool, False where a row has no such image.
         target: (B,) int64 classes or float32 values.
+        numeric: (B, Dn) float32, about N(0, 1), no NaN.
+        categorical: (B, Dc) int64 codes.
+        tokens: tokenizer -> (B, L) int64, right-padded.
+        token_counts: tokenizer -> (B,) int64, how many are real.
+        weight: (B,) float32 sample weights.
     """
 
     images: torch.Tensor
     image_mask: torch.Tensor
     target: torch.Tensor
+    numeric: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    categorical: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    tokens: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    token_counts: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    weight: torch.Tensor = field(default_factory=lambda: torch.ones(0))
 
     def __len__(self) -> int:
         return len(self.target)

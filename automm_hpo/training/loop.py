@@ -139,7 +139,7 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
                 nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
             lr = optim.lr * lr_factor(optim, state.step, total_steps)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
             optimizer.step()
             optimizer.zero_grad()
             state.step += 1
