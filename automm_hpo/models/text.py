@@ -85,14 +85,15 @@ def _depth(name: str) -> int | None:
     """0 for embeddings, 1 + its number for a block, None for what lies above them."""
     if block := re.search(r"\.(\d+)\.", name):
         return 1 + int(block[1])
-    return 0 if "embed" in name else None
+    return 0 if re.search(r"embed|shared|wte|wpe", name) else None
 
 
 def build(config: Config, features: Features, load_weights: bool) -> HfText:
     own = config.model.hf_text
     encoder = _create(own, _config(own.checkpoint_name), load_weights and own.pretrained)
     if own.gradient_checkpointing:
-        encoder.gradient_checkpointing_enable()
+        new_name = getattr(encoder, "activation_checkpointing_enable", None)  # of transformers 5
+        (new_name or encoder.gradient_checkpointing_enable)()
     return HfText(encoder, own)
 
 
@@ -200,6 +201,9 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
         if hasattr(config, name):
             setattr(config, name, own.dropout)
+    folder = _folder(own.checkpoint_name)
+    if pretrained and folder is None:
+        raise WeightsUnavailable(f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} are not on this machine")
     shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # reports of tensors that we do not want
     logging.disable_progress_bar()
@@ -207,20 +211,17 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if pretrained:
-                folder = _folder(own.checkpoint_name)
-                if folder is None:
-                    raise WeightsUnavailable(f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} are not on this machine")
                 # torch's own format is read with weights_only by transformers; neither runs code
                 encoder = AutoModel.from_pretrained(str(folder), config=config, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
             else:
                 encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # no files, files of another model, files that would run code
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} cannot be loaded: {str(error).splitlines()[0]}") from None
     finally:
         logging.set_verbosity(shown)
         if bars:
             logging.enable_progress_bar()
-    if config.is_encoder_decoder:
+    if getattr(encoder, "decoder", None) is not None:
         encoder = encoder.get_encoder()
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None

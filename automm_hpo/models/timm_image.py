@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -225,9 +227,17 @@ def _load_backbone(backbone: nn.Module, path: Path) -> None:
         weights = weights.get(wrapper, weights)
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     own = backbone.state_dict()
-    fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
-    absent = own.keys() - fitting.keys()
-    if absent:
+
+    def fits() -> dict[str, torch.Tensor]:
+        return {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
+
+    fitting = fits()
+    adapt: Any = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if own.keys() - fitting.keys() and adapt:  # timm's own: other sizes of image, names that other libraries give
+        with contextlib.suppress(Exception):
+            weights = adapt(weights, backbone)
+            fitting = fits()
+    if absent := own.keys() - fitting.keys():
         raise InvalidHyperparameter(
             f"{KEY}.checkpoint_path: {path} lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape; first {min(absent)}"
         )
