@@ -90,7 +90,10 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{MANIFEST}.new").exists():
         _roll_forward(folder)
-    members = [{"config": member.config.flat(), "model_source": describe_source(member.config), "weight": member.weight} for member in artifact.members]
+    members = [
+        {"config": member.config.flat(), "model_source": describe_source(member.config, artifact.encoders.features), "weight": member.weight}
+        for member in artifact.members
+    ]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

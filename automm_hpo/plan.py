@@ -29,7 +29,7 @@ from .hpo.session import SearchIdentity
 from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
 from .hpo.trial import NUM_STATES
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
-from .models import build_model, check_model, fetch_weights, image_spec, text_spec, used_models
+from .models import GEOMETRY_KEYS, MODEL_KEYS, TEXT_KEYS, build_model, check_model, fetch_weights, image_spec, text_spec, used_models
 from .problem import PROBLEM_TYPES, Problem, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
@@ -38,9 +38,6 @@ REFUSED_TYPES = (  # AutoMM's, that are known here by name only
     "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",
     "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity", "feature_extraction",
 )  # fmt: skip
-GEOMETRY_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size")
-TEXT_KEYS = ("model.names", "model.hf_text.checkpoint_name", "model.hf_text.max_text_len")
-MODEL_KEYS = (*GEOMETRY_KEYS, "model.names", "model.timm_image.pretrained", "model.timm_image.checkpoint_path", "model.timm_image.drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -209,9 +206,9 @@ def check_models(search: SearchPlan, features: Features) -> None:
     AutoMMHPOError: a trial's models do not suit the columns; all problems together.
     """
     problems = Problems()
-    for config in candidate_configs(search.config, search.space, ("model.names",)):
+    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
         with problems.gather():
-            used_models(config, features)
+            check_model(config, features)
     problems.raise_any()
 
 
@@ -287,14 +284,15 @@ def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
         WeightsUnavailable, InvalidInput
     """
     problems = Problems()
-    texts = [config for config in candidate_configs(search.config, search.space, TEXT_KEYS) if "hf_text" in used_models(config, encoders.features)]
+    candidates = candidate_configs(search.config, search.space, ("model.names", *TEXT_KEYS))
+    texts = [config for config in candidates if "hf_text" in used_models(config, encoders.features)]
     tokenizers = {}
     for spec in cover_texts([text_spec(config) for config in texts]):
         with problems.gather():
             tokenizers[spec.checkpoint_name] = load_tokenizer(spec)
     for config in candidate_configs(search.config, search.space, MODEL_KEYS):
         with problems.gather():
-            fetch_weights(config)
+            fetch_weights(config, encoders.features)
     problems.raise_any()
     return encoders.with_tokenizers(tokenizers)
 
