@@ -430,8 +430,10 @@ def _unknown(key: str) -> UnknownHyperparameter:
     # the whole key first, then its last word alone, so that `lr` without its group finds `optim.lr`
     near = list(dict.fromkeys(map(canonical_key, nearest(key, [*FIELDS, *ALIASES])))) if "." in key else []
     if not near:
-        by_leaf = {known.rsplit(".", 1)[-1]: canonical_key(known) for known in [*FIELDS, *ALIASES]}
-        near = [by_leaf[leaf] for leaf in nearest(key.rsplit(".", 1)[-1], by_leaf)]
+        by_leaf: dict[str, list[str]] = {}
+        for known in [*FIELDS, *ALIASES]:
+            by_leaf.setdefault(known.rsplit(".", 1)[-1], []).append(canonical_key(known))
+        near = list(dict.fromkeys(found for leaf in nearest(key.rsplit(".", 1)[-1], by_leaf) for found in by_leaf[leaf]))
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The groups are {', '.join(Config.model_fields)}."
     return UnknownHyperparameter(f"{key}: unknown hyperparameter. {hint}")
 

@@ -151,9 +151,11 @@ class Problems:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Up to three known words that look like this one, the nearest first."""
+    """Up to three known words that look like this one: the nearest, and those that are hardly less near."""
     as_written = {name.lower(): name for name in known}
-    return [as_written[name] for name in difflib.get_close_matches(word.lower(), as_written, n=3, cutoff=0.6)]
+    near = difflib.get_close_matches(word.lower(), as_written, n=3, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in near]
+    return [as_written[name] for name, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.06]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -127,7 +127,7 @@ CONFIGURATION = [
         for value in ("abc", -1, 0, NAN, INF, True, None, [1e-3])
     ),
     *(hyper(InvalidHyperparameter, "optim.max_epochs", value, "expected an integer >= 1", f"got {value!r}") for value in (0, -5, 2.5, "ten", None)),
-    hyper(InvalidHyperparameter, "optim.optim_type", "adamww", "'adamw', 'sgd'", "Did you mean adamw?"),
+    hyper(InvalidHyperparameter, "optim.optim_type", "adamww", "'adamw', 'adam'", "Did you mean adamw?"),
     hyper(InvalidHyperparameter, "optim.lr_schedule", "cosine_deca", "'linear_decay'", "Did you mean cosine_decay"),
     hyper(InvalidHyperparameter, "model.names", ["timm_imag"], "Did you mean timm_image?"),
     hyper(InvalidHyperparameter, "model.timm_image.checkpoint_name", "mobilenetv3_larg_100", "'mobilenetv3_larg_100'", "Did you mean mobilenetv3_large_100"),
@@ -298,7 +298,10 @@ DATA = [
     data("at least 2 different values", "1 row", train_data=lambda train: train.head(1)),
     data("no column to learn from", "only the label", train_data=lambda train: train[["label"]]),
     data("no column to learn from", "'image' (null: all values missing)", train_data=lambda train: train.assign(image=None)),
-    data("numbers (weight)", "column_types", error=NotSupported, builtin=NotImplementedError, train_data=lambda train: train.assign(weight=range(200))),
+    data(
+        "model.names", "timm_image", "columns of numbers", "real_mlp", error=InvalidHyperparameter,
+        train_data=lambda train: train.assign(weight=range(200)), hyperparameters={"model.names": ["timm_image"]},
+    ),
     data("column_types", "'imag'", "Did you mean image?", error=InvalidArgument, column_types={"imag": "image_path"}),
     data("column_types['image']", "image_path", "'picture'", error=InvalidArgument, column_types={"image": "picture"}),
     data("column_types", error=InvalidArgument, column_types="image"),

@@ -108,9 +108,9 @@ def test_none_is_a_value_where_the_field_says_so_only():
 def test_words_come_from_a_list_and_the_nearest_is_named(key):
     for option in FIELDS[key].options:
         assert check_value(key, np.str_(option)) == option
-        with pytest.raises(InvalidHyperparameter, match=f"{option!r}.*Did you mean .*{option}"):
+        with pytest.raises(InvalidHyperparameter, match=f"{option!r}.*Did you mean .*{option}" if option else f"^{key}: expected one of"):
             check_value(key, option + "x")
-    for value in (5, True, None, [], {}, {1}, np.zeros(2), b"auto", object()):
+    for value in (5, True, [], {}, {1}, np.zeros(2), b"auto", object(), *(() if FIELDS[key].default is None else (None,))):
         with pytest.raises(InvalidHyperparameter, match=f"^{key}: expected one of"):
             check_value(key, value)
 
@@ -209,7 +209,7 @@ def test_unknown_keys_come_with_a_suggestion(key, suggestion):
 
 
 def test_unknown_keys_inside_a_group_are_named_whole():
-    with pytest.raises(UnknownHyperparameter, match=r"^optim\.lrr: .*optim\.lr "):
+    with pytest.raises(UnknownHyperparameter, match=r"^optim\.lrr: .*optim\.lr\?"):
         resolve({"optim": {"lrr": 1}})
     with pytest.raises(UnknownHyperparameter, match=r"^optim\.1: "):
         resolve({"optim": {1: 2}})
