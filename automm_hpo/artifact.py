@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from .config import Config
-from .data.cache import TensorCache
+from .data.batch import TensorCache
 from .data.columns import ColumnTypes
 from .data.encoders import Encoders
+from .data.features import Features
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, manifest_of, read_json, write_json
 from .metrics import find_metric
@@ -32,7 +33,7 @@ from .training.checkpoint import load_weights, save_weights
 from .training.ensemble import combine_logits
 from .training.evaluate import predict_logits
 
-FORMAT, FORMAT_VERSION = "automm_hpo predictor", 2  # 1: one model, whose config stood where the members are now
+FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # 1 and 2: models of one image column, whose weights had other names
 PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
 
 
@@ -128,18 +129,22 @@ def load_artifact(folder: Path) -> Artifact:
         raise NotAPredictor(f"{folder} was not written by automm_hpo")
     version = description.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise NotAPredictor(f"{folder} has format {version!r}, this version reads up to {FORMAT_VERSION}; upgrade automm_hpo")
+        raise NotAPredictor(f"{folder} has format {version!r}, this version reads {FORMAT_VERSION}; upgrade automm_hpo")
+    if version < FORMAT_VERSION:
+        made = dict(description.get("versions") or {}).get("automm_hpo")
+        raise NotAPredictor(f"{folder} has format {version}, of automm_hpo {made}; this version reads {FORMAT_VERSION}; fit again, or load it with that one")
     try:
         problem = Problem.from_json(description["problem"])
         columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
-        members = description["members"] if version > 1 else [{**description, "weight": 1.0}]
+        members = description["members"]
         if set(places) != set(_names(len(members))):
             raise ValueError(f"{len(members)} members and {len(places) - 2} files of weights")
+        fitted = Encoders.from_json(encoders)
         artifact = Artifact(
             problem,
             ColumnTypes({column: kind for column, (kind, _) in columns.items()}, {column: reason for column, (_, reason) in columns.items()}),
-            Encoders.from_json(encoders),
-            tuple(_load_member(member, problem) for member in members),
+            fitted,
+            tuple(_load_member(member, fitted.features, problem) for member in members),
             find_metric(description["eval_metric"], "eval_metric").name,
             find_metric(description["validation_metric"], "validation_metric").name,
             dict(description["summary"]),
@@ -151,13 +156,13 @@ def load_artifact(folder: Path) -> Artifact:
     return artifact
 
 
-def _load_member(stored: Mapping[str, Any], problem: Problem) -> Member:
+def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem) -> Member:
     """A member, its weights still to be loaded."""
     config = Config.from_flat(stored["config"])
     remember_source(config, stored["model_source"])
     if not 0 < stored["weight"] <= 1:
         raise ValueError(f"a member's weight is {stored['weight']}")
-    return Member(config, build_model(config, problem.num_outputs, load_weights=False), float(stored["weight"]))
+    return Member(config, build_model(config, features, problem.num_outputs, load_weights=False), float(stored["weight"]))
 
 
 def is_predictor(folder: Path) -> bool:

@@ -60,6 +60,7 @@ def _not_zero(value: int) -> int:
     return value
 
 
+Scaling = Literal["quantile", "standard", "robust"]
 Number = BeforeValidator(_number)
 PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False), Expected("a finite float > 0")]
 NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
@@ -227,13 +228,31 @@ class Model(Section):
 
 
 class ImageData(Section):
-    missing_value_strategy: Literal["raise", "skip"] = "raise"
+    missing_value_strategy: Literal["raise", "skip", "zero"] = "raise"
     """What a missing or unreadable image does. ``raise``: an error that lists the files. ``skip``: ``fit`` drops the row and lists
-    it, ``predict`` answers that row with a missing value."""
+    it, ``predict`` answers that row with a missing value. ``zero``: an empty cell (None, NaN, "") is allowed and the row does without that
+    image; an unreadable one is an error."""
+    max_pixels: Annotated[int, Number, Field(ge=1, le=89_478_485), Expected("an integer in [1, 89478485]")] = 89_478_485
+    """Largest picture that is decoded, width times height; larger ones are unreadable. One file of 400 megapixels takes gigabytes of memory."""
+
+
+class NumericalData(Section):
+    scaling: Scaling = "quantile"
+    """How columns of numbers, and the parts of dates that only grow, are scaled. ``quantile``: by rank, to a normal distribution.
+    ``standard``: mean 0, standard deviation 1. ``robust``: by median and quartiles, with soft ends at -3 and 3."""
+
+
+class CategoricalData(Section):
+    minimum_cat_count: PositiveInt = 2
+    """Training rows that a category needs for a code of its own. Rarer ones share the code of the unknown."""
+    maximum_num_cat: PositiveInt = 1000
+    """Most categories of a column with a code of their own, the most frequent ones; the rest share the code of the unknown."""
 
 
 class Data(Section):
     image: ImageData = ImageData()
+    numerical: NumericalData = NumericalData()
+    categorical: CategoricalData = CategoricalData()
 
 
 class Lora(Section):

@@ -135,7 +135,7 @@ class _Finish:
     ) -> None:
         assert best.best is not None, "the best trial has a score"
         self.plan, self.records, self.progress, self.best, self.deadline, self.ensemble_size = plan, records, progress, best, deadline, ensemble_size
-        self.metric, self.problem = plan.data.validation_metric, plan.data.problem
+        self.metric, self.problem, self.features = plan.data.validation_metric, plan.data.problem, plan.encoders.features
         self.first = _Kept(best.number, Config.from_flat(best.config), best.best, records.folder_of(best.number).checkpoint(best.best))
         self.cache = plan.path / "search" / "cache"
         self.valid = open_cache(self.cache, "valid")
@@ -233,7 +233,7 @@ class _Finish:
         few = self.valid.head(config.env.batch_size)
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
         data = TrialData(rows, few, self.problem, harmless, image_spec(config), few.target.numpy())
-        state = build_state(config, self.problem, self.plan.seed, pick_device(config.env))
+        state = build_state(config, self.features, self.problem.num_outputs, self.plan.seed, pick_device(config.env))
 
         def should_stop(ahead: float) -> str | None:
             return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
@@ -270,11 +270,11 @@ class _Finish:
         return intact
 
     def _build(self, config: Config) -> nn.Module:
-        model = build_model(config, self.problem.num_outputs, load_weights=False)
+        model = build_model(config, self.features, self.problem.num_outputs, load_weights=False)
         return model.to(pick_device(config.env)).to(memory_format=torch.channels_last)
 
     def _load(self, epoch: _Kept) -> nn.Module:
-        model = build_model(epoch.config, self.problem.num_outputs, load_weights=False)
+        model = build_model(epoch.config, self.features, self.problem.num_outputs, load_weights=False)
         load_weights(model, epoch.folder / WEIGHTS)
         return model
 

@@ -63,7 +63,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
         monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
-        training = Training(plan.data.problem, metric.name, plan.seed, settings.num_to_keep)
+        training = Training(plan.data.problem, plan.encoders.features, metric.name, plan.seed, settings.num_to_keep)
         last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
         reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, ensemble_size, last_commit - time.time())
         task = TrialTask(search, training, None if last_commit is None else last_commit - reserved, settings.trial_time_limit)
@@ -91,7 +91,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
 
 
 def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
-    """Decodes the images, and starts Ray meanwhile where there is something to search.
+    """Encodes the table, and starts Ray meanwhile where there is something to search.
 
     Returns:
         The resources of the Ray that now runs, which ``cluster`` stops; empty where nothing is left to search.
@@ -111,10 +111,9 @@ def _build_caches(plan: FitPlan, progress: Progress) -> None:
             store_cache(
                 plan.path / "search" / "cache",
                 name,
-                plan.encoders.image_paths(split.table, split.folder),
-                plan.data.problem.encode(split.table[plan.data.problem.label]),
+                plan.data.encode(split, plan.encoders, progress.say),
                 plan.encoders.geometry,
-                on_bad=config.data.image.missing_value_strategy,
+                strategy=config.data.image.missing_value_strategy,
                 num_threads=config.env.num_workers,
                 report=progress.say,
                 labels=list(split.table.index),
@@ -162,7 +161,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
         if best is None:  # this one and all behind it
             break
         config = Config.from_flat(record.config)
-        model = build_model(config, data.problem.num_outputs, load_weights=False)
+        model = build_model(config, plan.encoders.features, data.problem.num_outputs, load_weights=False)
         try:
             check_checkpoint(folder.checkpoint(best))
             load_weights(model, folder.checkpoint(best) / WEIGHTS)
@@ -191,7 +190,7 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     record = next(record for record in records.trials() if record.number == number)
     assert record.best  # the caller has looked
     path, config = records.folder_of(number).checkpoint(record.best), Config.from_flat(record.config)
-    model = build_model(config, artifact.problem.num_outputs, load_weights=False)
+    model = build_model(config, artifact.encoders.features, artifact.problem.num_outputs, load_weights=False)
     check_checkpoint(path)
     load_weights(model, path / WEIGHTS)
     summary = {f"val_{artifact.validation_metric}": record.best.metric, "num_trials": len(records), "best_trial": number, "best_epoch": record.best.epoch}
@@ -205,8 +204,8 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
         f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
         f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate | {find_device(search.config.env).type}"
     )
-    for column, kind in data.columns.items():
-        progress.say(f"column {column!r}: {kind} ({data.columns.reasons[column]})")
+    for line in data.columns.lines():
+        progress.say(f"  {line}")
     if search.space:
         settings = search.settings
         progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
@@ -18,12 +17,14 @@ import pandas as pd
 from .artifact import is_predictor
 from .config import Config
 from .data.cache import MEND, decode_all, describe, find_absent
-from .data.columns import ColumnTypes, infer_columns
-from .data.encoders import Encoders, fit_encoders
+from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
+from .data.encoders import EncodedTable, Encoders, fit_encoders
+from .data.features import Features
 from .data.images import cover
 from .data.split import train_valid_split
 from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
+from .data.text import cover_texts, load_tokenizer
 from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, SavePathExists, did_you_mean
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
@@ -33,7 +34,7 @@ from .hpo.session import SearchIdentity, is_search
 from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
 from .hpo.trial import NUM_STATES
 from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
-from .models import build_model, check_model, fetch_weights, image_spec
+from .models import build_model, check_model, fetch_weights, image_spec, text_spec, used_models
 from .problem import PROBLEM_TYPES, Problem, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
@@ -43,7 +44,8 @@ REFUSED_TYPES = (  # AutoMM's, that are known here by name only
     "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity", "feature_extraction",
 )  # fmt: skip
 GEOMETRY_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size")
-MODEL_KEYS = (*GEOMETRY_KEYS, "model.timm_image.pretrained", "model.timm_image.checkpoint_path", "model.timm_image.drop_path_rate")
+TEXT_KEYS = ("model.names", "model.hf_text.checkpoint_name", "model.hf_text.max_text_len")
+MODEL_KEYS = (*GEOMETRY_KEYS, "model.names", "model.timm_image.pretrained", "model.timm_image.checkpoint_path", "model.timm_image.drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class DataPlan:
     @property
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "valid": self.valid}
+
+    def encode(self, split: Split, encoders: Encoders, report: Callable[[str], None] = lambda line: None) -> EncodedTable:
+        """Rows with their targets as arrays; pictures still to be decoded."""
+        return encoders.transform(split.table, split.folder, self.problem.encode(split.table[self.problem.label]), report=report)
 
 
 @dataclass(frozen=True)
@@ -203,14 +209,25 @@ def peak_bytes(settings: TuneSettings, slots: int, weights: int) -> int:
     return running + ended * weights
 
 
-def check_quota(search: SearchPlan, problem: Problem) -> None:
+def check_models(search: SearchPlan, features: Features) -> None:
+    """Raises:
+    AutoMMHPOError: a trial's models do not suit the columns; all problems together.
+    """
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, ("model.names",)):
+        with problems.gather():
+            used_models(config, features)
+    problems.raise_any()
+
+
+def check_quota(search: SearchPlan, problem: Problem, features: Features) -> None:
     """Raises:
     InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
     """
     quota = search.settings.disk_quota_mb
     if quota is None:
         return
-    models = [build_model(config, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
+    models = [build_model(config, features, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
     weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
     peak = peak_bytes(search.settings, num_parallel(search), weights) / 1e6
     if peak > quota:
@@ -233,7 +250,7 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
         "problem_type": data.problem.problem_type,
         "validation_metric": data.validation_metric.name,
         "columns": dict(data.columns),
-        **{name: fingerprint_table(split.table, chain.from_iterable(encoders.image_paths(split.table, split.folder))) for name, split in data.splits.items()},
+        **{name: fingerprint_table(split.table, encoders.image_files(split.table, split.folder)) for name, split in data.splits.items()},
         "seed": seed,
         **{key: value for key, value in search.config.flat().items() if key not in search.space},
         **describe_space(search.space),
@@ -265,17 +282,26 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
     return target, call | {"hyperparameters": call["hyperparameters"] | space_from_json(call.pop("space"))}
 
 
-def plan_weights(search: SearchPlan) -> None:
-    """Has the pretrained weights of all trials at hand, fetched where they are not.
+def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
+    """Has the pretrained weights of all trials at hand, and the tokenizers of their texts, fetched where they are not.
+
+    Returns:
+        The encoders with the tokenizers.
 
     Raises:
         WeightsUnavailable, InvalidInput
     """
     problems = Problems()
+    texts = [config for config in candidate_configs(search.config, search.space, TEXT_KEYS) if "hf_text" in used_models(config, encoders.features)]
+    tokenizers = {}
+    for spec in cover_texts([text_spec(config) for config in texts]):
+        with problems.gather():
+            tokenizers[spec.checkpoint_name] = load_tokenizer(spec)
     for config in candidate_configs(search.config, search.space, MODEL_KEYS):
         with problems.gather():
             fetch_weights(config)
     problems.raise_any()
+    return encoders.with_tokenizers(tokenizers)
 
 
 def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> None:
@@ -315,7 +341,7 @@ def plan_data(
         with problems.gather():
             check_fits(validation_metric, problem.problem_type, "validation_metric")
     problems.raise_any()
-    columns = infer_columns(table, label, folder, column_types)
+    columns = infer_columns(table, [label], folder, column_types)
     if tuning_data is None:
         train, held_out = train_valid_split(table, problem, holdout_frac, seed)
         valid = Split(held_out, folder)
@@ -331,16 +357,25 @@ def plan_data(
 
 
 def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
-    """The decoding that serves every trial.
+    """The encoding that serves every trial, but for the tokenizers, which ``plan_weights`` adds.
 
     Raises:
+        InvalidData, InvalidInput: values that are not of their column's type, in either split; all problems together.
         BadImages: files that are not there; those that do not decode are found when they are decoded.
     """
-    encoders = fit_encoders(data.columns, cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)]))
-    splits = {name: (encoders.image_paths(split.table, split.folder), list(split.table.index)) for name, split in data.splits.items()}
-    if search.config.data.image.missing_value_strategy == "raise" and any(find_absent(paths) for paths, _ in splits.values()):
+    own, geometry = search.config.data, None
+    if data.columns.of_type(*IMAGE_TYPES):
+        geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
+    encoders = fit_encoders(data.columns, data.train.table, own, geometry)
+    problems, images = Problems(), {}
+    for name, split in data.splits.items():
+        with problems.gather():
+            images[name] = data.encode(split, encoders).images
+    problems.raise_any()
+    strategy = own.image.missing_value_strategy
+    if geometry is not None and strategy != "skip" and any(find_absent(sources, strategy) for sources in images.values()):
         # it is refused in any case: then let all bad files be named at once
-        bad = {name: (decode_all(paths, encoders.geometry), labels) for name, (paths, labels) in splits.items()}
+        bad = {name: (decode_all(sources, geometry, strategy=strategy), list(data.splits[name].table.index)) for name, sources in images.items()}
         raise BadImages("\n".join(f"{name}: {describe(found, labels)}" for name, (found, labels) in bad.items() if found) + f" {MEND}")
     return encoders
 
@@ -363,7 +398,7 @@ def _names(table: pd.DataFrame) -> str:
 def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) -> None:
     if table.empty:
         raise InvalidData("tuning_data: has no rows; leave it out to hold some of train_data out")
-    absent = [column for column in (label, *columns.of_type("image_path")) if column not in table.columns]
+    absent = [column for column in (label, *columns.used) if column not in table.columns]
     if absent:
         raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {_names(table)}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,10 @@ import torch
 from torch import nn
 
 from .artifact import Artifact, is_predictor, load_artifact, save_artifact
+from .config import Config
+from .data.batch import TensorCache
 from .data.cache import BadImage, build_cache, describe
+from .data.encoders import EncodedTable, Encoders
 from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .finishing import check_ensemble, check_finishing
@@ -32,6 +35,7 @@ from .plan import (
     absolute_path,
     check_flag,
     check_goal,
+    check_models,
     check_number,
     check_presets,
     check_problem_type,
@@ -191,15 +195,16 @@ class MultiModalPredictor:
             data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
         check_goal(search.settings, data.validation_metric)
-        check_quota(search, data.problem)
         encoders = plan_encoders(data, search)
+        check_models(search, encoders.features)
+        check_quota(search, data.problem, encoders.features)
         after = {"ensemble_size": ensemble_size, "refit": refit}
         call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs)
         identity = plan_identity(data, search, encoders, int(seed), {"target": asdict(target), "fit": call}, after)
         if resuming:
             check_resumable(search.settings)
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
-        plan_weights(search)  # the network only for a call that is otherwise right
+        encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
         deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, deadline)
         if dry_run:
@@ -298,16 +303,13 @@ class MultiModalPredictor:
         """The table, its (N, num_outputs) logits, and the images that could not be read (their rows hold zeros)."""
         artifact = self._fitted
         table, own_folder = load_table(data, "data")
-        paths = artifact.encoders.image_paths(table, folder or own_folder)
-        chunks, bad = [torch.zeros(0, artifact.problem.num_outputs)], []
-        for start in range(0, len(paths), PREDICT_CHUNK):
-            part = paths[start : start + PREDICT_CHUNK]
-            cache, unread = build_cache(part, np.zeros(len(part), np.int64), artifact.encoders.geometry, num_threads=artifact.config.env.num_workers)
-            bad += [BadImage(start + image.row, image.column, image.path, image.reason) for image in unread]
-            chunks.append(artifact.logits(cache))
-        if bad and artifact.config.data.image.missing_value_strategy == "raise":
-            raise BadImages(describe(bad, list(table.index)) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
-        return table, torch.cat(chunks), bad
+        encoded = artifact.encoders.transform(table, folder or own_folder, report=self._say)
+        logits, bad = _in_parts(encoded, artifact.encoders, artifact.config, artifact.logits, list(table.index))
+        return table, logits if len(table) else torch.zeros(0, artifact.problem.num_outputs), bad
+
+    def _say(self, line: str) -> None:
+        if self.verbosity:
+            print(line)
 
     def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage]) -> pd.Series:
         """Predictions in the label's own dtype, missing where an image could not be read."""
@@ -468,6 +470,31 @@ class MultiModalPredictor:
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         return itertools.chain.from_iterable(member.model.parameters() for member in self._fitted.members)
+
+
+def _in_parts(
+    encoded: EncodedTable, encoders: Encoders, config: Config, function: Callable[[TensorCache], torch.Tensor], labels: Sequence[object]
+) -> tuple[torch.Tensor, list[BadImage]]:
+    """A function of rows, a few thousand at a time: their images may be more than the memory.
+
+    Args:
+        labels: what the caller's table calls its rows.
+
+    Returns:
+        Its (N, ...) values, and the images that could not be read; the values of their rows mean nothing.
+
+    Raises:
+        BadImages: there are such, and the config does not let them pass.
+    """
+    own, parts, bad = config.data.image, [], []
+    for start in range(0, len(encoded), PREDICT_CHUNK):
+        part = encoded.take(slice(start, start + PREDICT_CHUNK))
+        cache, unread = build_cache(part, encoders.geometry, num_threads=config.env.num_workers, strategy=own.missing_value_strategy)
+        bad += [replace(image, row=start + image.row) for image in unread]
+        parts.append(function(cache))
+    if bad and own.missing_value_strategy != "skip":
+        raise BadImages(describe(bad, labels) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
+    return torch.cat(parts) if parts else torch.zeros(0), bad
 
 
 def _rows(bad: list[BadImage], num_rows: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from .data.cache import open_cache, store_cache
 from .hpo.trial import build_state
 from .metrics import Metric
 from .models import image_spec
-from .plan import FitPlan, num_parallel, peak_bytes
+from .plan import FitPlan, Split, num_parallel, peak_bytes
 from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
@@ -117,11 +117,11 @@ def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
         torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
         try:
             table = data.train.table.head(batch_size)
-            paths, target = plan.encoders.image_paths(table, data.train.folder), data.problem.encode(table[data.problem.label])
-            store_cache(Path(folder), "train", paths, target, plan.encoders.geometry, on_bad=config.data.image.missing_value_strategy)
+            encoded = data.encode(Split(table, data.train.folder), plan.encoders)
+            store_cache(Path(folder), "train", encoded, plan.encoders.geometry, strategy=config.data.image.missing_value_strategy)
             cache = open_cache(Path(folder), "train").to(find_device(config.env))
             short = config.with_overrides({"optim.max_epochs": TIMED_STEPS, "optim.val_check_interval": 1.0, "optim.patience": TIMED_STEPS})
-            state = build_state(short, data.problem, plan.seed, find_device(config.env))
+            state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, find_device(config.env))
             metric: Metric = data.validation_metric
             few = TrialData(cache, cache, data.problem, metric, image_spec(short), cache.target.cpu().numpy())
             predict_logits(state.model, cache, few.spec, short.env)  # warms up

@@ -27,6 +27,7 @@ from timm.optim import param_groups_weight_decay
 
 from automm_hpo.config import Config
 from automm_hpo.data.cache import open_cache, store_cache
+from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.images import cover
 from automm_hpo.data.split import train_valid_split
 from automm_hpo.datasets import fashion_mnist
@@ -63,7 +64,7 @@ def prepare(folder: Path) -> tuple[Run, Run]:
     splits = dict(zip(("train", "valid"), train_valid_split(table, problem, 0.2, seed=0), strict=True))
     geometry = cover([image_spec(CONFIG)])
     for name, rows in splits.items():
-        store_cache(folder / "search/cache", name, [[path] for path in rows["image"]], problem.encode(rows["label"]), geometry)
+        store_cache(folder / "search/cache", name, EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])), geometry)
     records = SearchRecords(folder / "search")
     task = TrialTask(records.folder, problem, "accuracy", seed=0, num_to_keep=2)
     caches = {name: open_cache(folder / "search/cache", name) for name in splits}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from automm_hpo.config import Config
-from automm_hpo.data.cache import Batch
+from automm_hpo.data.batch import Batch
 from automm_hpo.data.features import Features
 
 FEATURES = Features(num_images=2, numeric=("age", "age: missing", "fare"), cardinalities=(3, 6, 30), num_texts=1)

@@ -1,11 +1,9 @@
-"""The predictor's folder: all or nothing, whatever members come and go, and the first format still loads."""
+"""The predictor's folder: all or nothing, whatever members come and go, and older formats are refused."""
 
-import json
 import os
 from itertools import pairwise
 
 import pytest
-import torch
 from torch import nn
 
 from automm_hpo import artifact
@@ -24,7 +22,7 @@ ALWAYS = {MANIFEST, "predictor.json", "encoders.json", "model.safetensors"}
 
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch):
-    monkeypatch.setattr(artifact, "build_model", lambda config, num_outputs, load_weights: nn.Linear(2, num_outputs))
+    monkeypatch.setattr(artifact, "build_model", lambda config, features, num_outputs, load_weights: nn.Linear(2, num_outputs))
 
 
 def predictor(*numbers: int) -> Artifact:
@@ -35,7 +33,7 @@ def predictor(*numbers: int) -> Artifact:
         nn.init.constant_(model.weight, number)
         members.append(Member(Config.from_flat({"optim.max_epochs": number}), model, 1 / len(numbers)))
     columns = ColumnTypes({"image": "image_path"}, {"image": "because"})
-    return Artifact(PROBLEM, columns, Encoders(("image",), ImageGeometry(8)), tuple(members), "accuracy", "log_loss", {"first": numbers[0]})
+    return Artifact(PROBLEM, columns, Encoders({"image": "image_path"}, ImageGeometry(8)), tuple(members), "accuracy", "log_loss", {"first": numbers[0]})
 
 
 def numbers_of(stored: Artifact) -> tuple[int, ...]:
@@ -150,18 +148,13 @@ def test_a_manifest_can_name_no_other_files(tmp_path, name, listed):
     assert (tmp_path / "victim.new").exists()
 
 
-def test_the_first_format_is_read(tmp_path):
-    """As version 0.1 wrote it: one config and its source in the description itself, one file of weights."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_formats_are_refused_by_name(tmp_path, version):
+    """Their weights have other names; what wrote them can still read them."""
     save_artifact(predictor(7), tmp_path)
-    description = read_json(tmp_path / "predictor.json")
-    [member] = description.pop("members")
-    description |= {"format_version": 1, "config": member["config"], "model_source": member["model_source"]}
-    description["config"].pop("optim.top_k_average_method")
-    (tmp_path / "predictor.json").write_text(json.dumps(description))
+    description = read_json(tmp_path / "predictor.json") | {"format_version": version}
+    description["versions"]["automm_hpo"] = "0.1.0"
+    write_json(tmp_path / "predictor.json", description)
     write_json(tmp_path / MANIFEST, manifest_of(tmp_path, ["predictor.json", "encoders.json", "model.safetensors"]))
-    stored = load_artifact(tmp_path)
-    assert numbers_of(stored) == (7,)
-    assert stored.members[0].weight == 1.0
-    save_artifact(stored, tmp_path)
-    assert read_json(tmp_path / "predictor.json")["format_version"] == 2
-    assert torch.equal(load_artifact(tmp_path).members[0].model.weight, stored.members[0].model.weight)
+    with pytest.raises(NotAPredictor, match=rf"format {version}, of automm_hpo 0\.1\.0; this version reads 3"):
+        load_artifact(tmp_path)

@@ -296,9 +296,9 @@ DATA = [
     data("unique", "'image'", train_data=lambda train: pd.concat([train, train[["image"]]], axis=1)),
     data("no rows", train_data=lambda train: train.head(0)),
     data("at least 2 different values", "1 row", train_data=lambda train: train.head(1)),
-    data("no column to learn from", "image_path", train_data=lambda train: train[["label"]]),
-    data("no column to learn from", "image_path", train_data=lambda train: train.assign(image=None)),
-    data("'weight' (numerical", "column_types", error=NotSupported, builtin=NotImplementedError, train_data=lambda train: train.assign(weight=range(200))),
+    data("no column to learn from", "only the label", train_data=lambda train: train[["label"]]),
+    data("no column to learn from", "'image' (null: all values missing)", train_data=lambda train: train.assign(image=None)),
+    data("numbers (weight)", "column_types", error=NotSupported, builtin=NotImplementedError, train_data=lambda train: train.assign(weight=range(200))),
     data("column_types", "'imag'", "Did you mean image?", error=InvalidArgument, column_types={"imag": "image_path"}),
     data("column_types['image']", "image_path", "'picture'", error=InvalidArgument, column_types={"image": "picture"}),
     data("column_types", error=InvalidArgument, column_types="image"),
@@ -649,7 +649,7 @@ def test_loading_what_is_no_predictor(kind, here):
 
 def test_loading_a_newer_format(folder):
     described(folder, lambda description: description.update(format_version=99))
-    with pytest.raises(NotAPredictor, match=r"format 99.*up to 2.*upgrade"):
+    with pytest.raises(NotAPredictor, match=r"format 99.*reads 3.*upgrade"):
         MultiModalPredictor.load(folder)
 
 

@@ -44,12 +44,11 @@ class Searched:
     def __init__(self, folder: Path, train: pd.DataFrame, valid: pd.DataFrame, trials: list[dict], metric: str | None = None) -> None:
         self.folder, self.valid, configs = folder, valid, [Config.from_flat(trial) for trial in trials]
         data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0)
-        encoders = fit_encoders(data.columns, cover([image_spec(config) for config in configs]))
+        encoders = fit_encoders(data.columns, data.train.table, configs[0].data, cover([image_spec(config) for config in configs]))
         search = SearchPlan(configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
         self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None)
         for name, split in data.splits.items():
-            paths = encoders.image_paths(split.table, split.folder)
-            store_cache(folder / "search" / "cache", name, paths, data.problem.encode(split.table["label"]), encoders.geometry)
+            store_cache(folder / "search" / "cache", name, data.encode(split, encoders), encoders.geometry)
         self.records = SearchRecords(folder / "search")
         for config in configs:
             self.run_trial(config)
@@ -61,7 +60,7 @@ class Searched:
         data = self.plan.data
         train, valid = (open_cache(self.folder / "search" / "cache", name) for name in ("train", "valid"))
         trial_data = TrialData(train, valid, data.problem, data.validation_metric, image_spec(config), valid.target.numpy())
-        state = build_state(config, data.problem, 0, torch.device("cpu"))
+        state = build_state(config, self.plan.encoders.features, data.problem.num_outputs, 0, torch.device("cpu"))
         number = self.records.open_trial({}, {"optim.lr": config.optim.lr}, config.flat()).number
         folder = self.records.folder_of(number)
         for result in train_epochs(state, trial_data, config, 0, lambda ahead: None):

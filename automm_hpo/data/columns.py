@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
-from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
-from .images import EXTENSIONS, opens_as_image, resolve_path
+from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
+from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
 
-COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", "image_path", "image_bytearray", "image_base64_str", "text")
-MODELLED = ("image_path",)  # what this version has a model for; the rest is inferred, named and refused
+IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
+COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
 
 
@@ -36,17 +37,27 @@ class ColumnTypes(Mapping):
     def of_type(self, *types: str) -> tuple[str, ...]:
         return tuple(column for column, kind in self.types.items() if kind in types)
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The columns that are learned from."""
+        return tuple(column for column, kind in self.types.items() if kind != "null")
 
-def infer_columns(table: pd.DataFrame, label: str, folder: Path, given: Mapping[str, str] | None = None) -> ColumnTypes:
-    """Infers the type of every column but the label.
+    def lines(self) -> list[str]:
+        """A table of column, type and reason."""
+        width = max((len(repr(column)) for column in self.types), default=0)
+        return [f"{column!r:{width}}  {kind:{max(map(len, COLUMN_TYPES))}}  {self.reasons[column]}" for column, kind in self.types.items()]
+
+
+def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, given: Mapping[str, str] | None = None) -> ColumnTypes:
+    """Infers the type of every column that is not a target.
 
     Args:
+        targets: the label, and what else is not learned from.
         folder: where relative image paths count from.
         given: column -> type, which wins over inference; ``null`` leaves a column out.
 
     Raises:
         InvalidArgument: ``given`` names a column or a type that does not exist.
-        NotSupported: a column of a type that no model here reads yet.
         InvalidData: nothing is left to learn from.
     """
     problems = Problems()
@@ -63,16 +74,11 @@ def infer_columns(table: pd.DataFrame, label: str, folder: Path, given: Mapping[
     problems.raise_any()
     types, reasons = {}, {}
     for column in table.columns:
-        if column != label:
+        if column not in targets:
             types[column], reasons[column] = (given[column], "given") if column in given else _infer(table[column], folder)
-    unread = [f"{column!r} ({kind}: {reasons[column]})" for column, kind in types.items() if kind not in (*MODELLED, "null")]
-    if unread:
-        raise NotSupported(
-            f"this version learns from image_path columns only; it has no model for {', '.join(unread)}. "
-            "Leave a column out with column_types={name: 'null'}, or say what it is if the guess is wrong."
-        )
-    if not any(kind in MODELLED for kind in types.values()):
-        raise InvalidData(f"no column to learn from: expected at least one image_path column, got {dict(types) or 'only the label'}")
+    if not any(kind != "null" for kind in types.values()):
+        found = ", ".join(f"{column!r} (null: {reasons[column]})" for column in types)
+        raise InvalidData(f"no column to learn from: expected at least one with values that differ, got {found or 'only the label'}")
     return ColumnTypes(types, reasons)
 
 
@@ -81,15 +87,18 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     present = column.dropna()
     if present.empty:
         return "null", "all values missing"
-    if pd.api.types.is_bool_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
-        return "categorical", f"dtype {column.dtype}"
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return ("numerical", f"dtype {column.dtype}") if present.nunique() > 1 else ("null", "constant")
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return "datetime", f"dtype {column.dtype}"
+    dtype = column.dtype
+    if pd.api.types.is_bool_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
+        return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
+    if pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
+        return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
     sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
+    if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3)) for value in sampled):
+        return "image_bytearray", "pictures, as PIL images or arrays"
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
     opened = sum(opens_as_image(resolve_path(value, folder)) for value in sampled)
     if opened:
@@ -97,6 +106,8 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     sample = [str(value) for value in sampled]
     if all(value.lower().endswith(EXTENSIONS) for value in sample):
         return "image_path", "all sampled values end like image files"
+    if all(is_image_base64(value) for value in sample):
+        return "image_base64_str", "sampled values decode to images"
     # object: pandas' own strings cannot hold file names that are not UTF-8
     texts = pd.Series([str(value) for value in present], dtype=object)
     if texts.nunique() == 1:
@@ -105,18 +116,12 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "categorical", f"{texts.nunique()} distinct values in {len(texts)} rows"
     if pd.to_numeric(texts, errors="coerce").notna().all():
         return "numerical", "all values parse as numbers"
-    if pd.to_datetime(pd.Series(sample, dtype=object), errors="coerce", format="ISO8601", utc=True).notna().all():
-        return "datetime", "sampled values parse as ISO 8601 dates"
-    if all(_is_base64_image(value) for value in sample):
-        return "image_base64_str", "sampled values decode to images"
+    if all(_is_date(pd.Series(values, dtype=object)) for values in (sample, texts)):
+        return "datetime", "all values parse as ISO 8601 dates"
     if texts.map(lambda value: len(value.split())).mean() >= 3:
         return "text", "three words or more on average"
     return "categorical", "short strings"
 
 
-def _is_base64_image(value: str) -> bool:
-    try:
-        head = base64.b64decode(value.split(",")[-1][:64])  # after the comma of a data: address
-    except ValueError:
-        return False
-    return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*"))
+def _is_date(values: pd.Series) -> bool:
+    return bool(pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True).notna().all())

@@ -4,52 +4,255 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
-from ..errors import InvalidData, did_you_mean
-from .columns import ColumnTypes
-from .images import ImageGeometry, resolve_path
+from ..config import Data
+from ..errors import InvalidData, Problems, did_you_mean
+from .categorical import UNKNOWN, CategoryEncoder, fit_categories
+from .columns import IMAGE_TYPES, ColumnTypes
+from .dates import DateEncoder, fit_dates
+from .features import Features
+from .images import Base64, ImageGeometry, ImageSource, resolve_path
+from .numerical import NumberEncoder, fit_numbers
+from .text import TextTokenizer, join_texts
+
+
+@dataclass(frozen=True)
+class EncodedTable:
+    """Rows as arrays; their pictures are still to be decoded.
+
+    Attributes:
+        images: (N, I); an empty string where there is none.
+        target: (N,) int64 classes or float32 values.
+        numeric: (N, Dn) float32.
+        categorical: (N, Dc) int64.
+        tokens: tokenizer -> (N, longest + 1) int32.
+        token_counts: tokenizer -> (N,) int64.
+        weight: (N,) float32.
+    """
+
+    images: Sequence[Sequence[ImageSource]]
+    target: np.ndarray
+    numeric: np.ndarray
+    categorical: np.ndarray
+    weight: np.ndarray
+    tokens: Mapping[str, np.ndarray] = field(default_factory=dict)
+    token_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of_images(cls, images: Sequence[Sequence[ImageSource]], target: np.ndarray) -> Self:
+        """Rows that have nothing but images."""
+        num_rows = len(target)
+        return cls(images, target, np.zeros((num_rows, 0), np.float32), np.zeros((num_rows, 0), np.int64), np.ones(num_rows, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def num_images(self) -> int:
+        """Image columns."""
+        return len(self.images[0]) if len(self.images) else 0
+
+    def take(self, rows: slice | np.ndarray) -> Self:
+        positions = np.arange(len(self))[rows]
+        return replace(
+            self,
+            images=[self.images[row] for row in positions],
+            target=self.target[rows],
+            numeric=self.numeric[rows],
+            categorical=self.categorical[rows],
+            weight=self.weight[rows],
+            tokens={name: tokens[rows] for name, tokens in self.tokens.items()},
+            token_counts={name: counts[rows] for name, counts in self.token_counts.items()},
+        )
 
 
 @dataclass(frozen=True)
 class Encoders:
     """Attributes:
-    image_columns: in the order of the tensor's second axis.
-    geometry: how their files are decoded.
+    image_columns: column -> type, in the order of the tensor's second axis.
+    geometry: how their pictures are decoded; None without such columns.
+    tokenizers: checkpoint -> what makes tokens of the text columns for it.
     """
 
-    image_columns: tuple[str, ...]
-    geometry: ImageGeometry
+    image_columns: Mapping[Hashable, str] = field(default_factory=dict)
+    geometry: ImageGeometry | None = None
+    numbers: tuple[NumberEncoder, ...] = ()
+    dates: tuple[DateEncoder, ...] = ()
+    categories: tuple[CategoryEncoder, ...] = ()
+    text_columns: tuple[Hashable, ...] = ()
+    tokenizers: Mapping[str, TextTokenizer] = field(default_factory=dict)
 
-    def image_paths(self, table: pd.DataFrame, folder: Path) -> list[list[str]]:
-        """(rows, image columns) absolute paths, matched by column name; an empty string where missing.
+    @property
+    def features(self) -> Features:
+        numeric = tuple(name for encoder in self._numeric for name in encoder.names)
+        return Features(len(self.image_columns), numeric, tuple(encoder.cardinality for encoder in self.categories), len(self.text_columns))
+
+    @property
+    def _numeric(self) -> tuple[NumberEncoder | DateEncoder, ...]:
+        return (*self.numbers, *self.dates)
+
+    @property
+    def columns(self) -> tuple[Hashable, ...]:
+        """Those that a table must have."""
+        encoded = [encoder.column for encoder in self._numeric] + [encoder.column for encoder in self.categories]
+        return (*self.image_columns, *encoded, *self.text_columns)
+
+    def with_tokenizers(self, tokenizers: Mapping[str, TextTokenizer]) -> Self:
+        return replace(self, tokenizers=tokenizers)
+
+    def transform(
+        self,
+        table: pd.DataFrame,
+        folder: Path,
+        target: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> EncodedTable:
+        """Encodes rows, columns matched by name; no image is opened.
+
+        Args:
+            folder: where relative image paths count from.
+            target: (N,) encoded labels; zeros where None.
+            weight: (N,) of the rows in the loss; ones where None.
+            report: is told in a line of categories that training did not have.
 
         Raises:
-            InvalidData: a column is missing, or has a value that is no path.
+            InvalidData: columns are missing, or have values of another kind; all problems together.
         """
-        absent = [column for column in self.image_columns if column not in table.columns]
+        self._check_columns(table)
+        problems = Problems()
+        images: Sequence[Sequence[ImageSource]] = []
+        numeric = [np.zeros((len(table), 0), np.float32)]
+        with problems.gather():
+            images = self.image_sources(table, folder)
+        for encoder in self._numeric:
+            with problems.gather():
+                numeric.append(encoder.transform(table[encoder.column]))
+        problems.raise_any()
+        codes = [encoder.transform(table[encoder.column]) for encoder in self.categories]
+        self._report_unknown(table, codes, report)
+        encoded = EncodedTable(
+            images,
+            np.zeros(len(table), np.int64) if target is None else target,
+            np.concatenate(numeric, 1),
+            np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64),
+            np.ones(len(table), np.float32) if weight is None else weight,
+        )
+        if not self.tokenizers:
+            return encoded
+        texts = join_texts(table, self.text_columns)
+        found = {name: tokenizer.transform(texts) for name, tokenizer in self.tokenizers.items()}
+        return replace(encoded, tokens={name: each[0] for name, each in found.items()}, token_counts={name: each[1] for name, each in found.items()})
+
+    def image_sources(self, table: pd.DataFrame, folder: Path) -> list[list[ImageSource]]:
+        """(rows, image columns), matched by column name; an empty string where missing.
+
+        Raises:
+            InvalidData: a column is missing, or has a value that cannot be a picture.
+        """
+        self._check_columns(table, self.image_columns)
+        cells = [_image_sources(table[column], kind, folder) for column, kind in self.image_columns.items()]
+        return [list(row) for row in zip(*cells, strict=True)] if cells else [[] for _ in range(len(table))]
+
+    def image_files(self, table: pd.DataFrame, folder: Path) -> list[str]:
+        """Absolute paths of all images that are files."""
+        paths = [column for column, kind in self.image_columns.items() if kind == "image_path"]
+        self._check_columns(table, paths)
+        return [resolve_path(value, folder) for column in paths for value in table[column]]
+
+    def _check_columns(self, table: pd.DataFrame, columns: Sequence[Hashable] | Mapping[Hashable, str] | None = None) -> None:
+        absent = [column for column in (self.columns if columns is None else columns) if column not in table.columns]
         if absent:
             hint = did_you_mean(str(absent[0]), map(str, table.columns))
             raise InvalidData(f"missing columns: {', '.join(map(repr, absent))}; the data has {', '.join(map(repr, table.columns))}.{hint}")
-        for column in self.image_columns:
-            for row, value in table[column].items():
-                if not (isinstance(value, (str, os.PathLike)) or (pd.api.types.is_scalar(value) and pd.isna(value))):
-                    raise InvalidData(f"column {column!r}, row {row!r}: expected the path of an image, got {type(value).__name__} {reprlib.repr(value)}")
-        columns = [[resolve_path(value, folder) for value in table[column]] for column in self.image_columns]
-        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _report_unknown(self, table: pd.DataFrame, codes: list[np.ndarray], report: Callable[[str], None]) -> None:
+        found = []
+        for encoder, column in zip(self.categories, codes, strict=True):
+            unknown = (column == UNKNOWN) & table[encoder.column].notna().to_numpy(dtype=bool)
+            if unknown.any():
+                first = table[encoder.column][unknown].iloc[0]
+                found.append(f"{encoder.column!r} in {int(unknown.sum())} of {len(column)} rows (first {reprlib.repr(first)})")
+        if found:
+            report(f"categories without a code of their own, in training too rare or absent, count as unknown: {'; '.join(found)}")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            # lists: a column's name need not be a string, which a JSON key must be
+            "image_columns": [[column, kind] for column, kind in self.image_columns.items()],
+            "geometry": None if self.geometry is None else asdict(self.geometry),
+            "numbers": [encoder.to_json() for encoder in self.numbers],
+            "dates": [encoder.to_json() for encoder in self.dates],
+            "categories": [encoder.to_json() for encoder in self.categories],
+            "text_columns": list(self.text_columns),
+            "tokenizers": {name: tokenizer.to_json() for name, tokenizer in self.tokenizers.items()},
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(tuple(values["image_columns"]), ImageGeometry(**values["geometry"]))
+        return cls(
+            dict(values["image_columns"]),
+            None if values["geometry"] is None else ImageGeometry(**values["geometry"]),
+            tuple(map(NumberEncoder.from_json, values["numbers"])),
+            tuple(map(DateEncoder.from_json, values["dates"])),
+            tuple(map(CategoryEncoder.from_json, values["categories"])),
+            tuple(values["text_columns"]),
+            {name: TextTokenizer.from_json(tokenizer) for name, tokenizer in values["tokenizers"].items()},
+        )
 
 
-def fit_encoders(columns: ColumnTypes, geometry: ImageGeometry) -> Encoders:
-    return Encoders(columns.of_type("image_path"), geometry)
+def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry: ImageGeometry | None) -> Encoders:
+    """Fits what depends on the training rows; tokenizers come later (``with_tokenizers``), for they may have to be fetched.
+
+    Args:
+        table: the training rows.
+        geometry: of images; None where there are none.
+
+    Raises:
+        InvalidData, InvalidInput: columns with values of another kind, all problems together.
+    """
+    problems = Problems()
+    numbers, dates = [], []
+    for column in columns.of_type("numerical"):
+        with problems.gather():
+            numbers.append(fit_numbers(table[column], data.numerical.scaling))
+    for column in columns.of_type("datetime"):
+        with problems.gather():
+            dates.append(fit_dates(table[column], data.numerical.scaling))
+    problems.raise_any()
+    limits = data.categorical
+    categories = [fit_categories(table[column], limits.minimum_cat_count, limits.maximum_num_cat) for column in columns.of_type("categorical")]
+    images: dict[Hashable, str] = {column: columns[column] for column in columns.of_type(*IMAGE_TYPES)}
+    return Encoders(images, geometry if images else None, tuple(numbers), tuple(dates), tuple(categories), columns.of_type("text"))
+
+
+def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[ImageSource]:
+    """Raises:
+    InvalidData: a value is of another kind.
+    """
+    sources: list[ImageSource] = []
+    accepted, words = {
+        "image_path": ((str, os.PathLike), "the path of an image"),
+        "image_bytearray": ((bytes, bytearray, Image.Image, np.ndarray), "the bytes of an image, a PIL image or an array"),
+        "image_base64_str": ((str,), "an image as base64 text"),
+    }[kind]
+    for row, value in column.items():
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            sources.append("")
+        elif not isinstance(value, accepted):
+            raise InvalidData(f"column {column.name!r}, row {row!r}: expected {words}, got {type(value).__name__} {reprlib.repr(value)}")
+        elif kind == "image_path":
+            sources.append(resolve_path(value, folder))
+        elif kind == "image_base64_str":
+            sources.append(Base64(value) if value else "")
+        else:
+            sources.append(bytes(value) if isinstance(value, bytearray) else cast(ImageSource, value))
+    return sources

@@ -1,7 +1,10 @@
-"""One image file -> one square of uint8 pixels, decoded right or refused with a reason; never silently black or white."""
+"""One image -> one square of uint8 pixels, decoded right or refused with a reason; never silently black or white."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import math
 import os
 import stat
@@ -27,6 +30,7 @@ EXIF_TURNS: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+MISSING = "missing"  # why there is no picture where the cell is empty
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -46,24 +50,33 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """How files are decoded: the shorter side resized to ``side``, the centre square kept."""
+    """How pictures are decoded: the shorter side resized to ``side``, the centre square kept; larger ones than ``max_pixels`` refused."""
 
     side: int
     interpolation: Interpolation = "bicubic"
+    max_pixels: int = MAX_PIXELS
 
 
-def cover(specs: list[ImageSpec]) -> ImageGeometry:
+def cover(specs: list[ImageSpec], max_pixels: int = MAX_PIXELS) -> ImageGeometry:
     """The geometry whose pixels serve every spec: the largest side; bicubic where the specs disagree."""
     interpolations = {spec.interpolation for spec in specs}
-    return ImageGeometry(max(spec.side for spec in specs), interpolations.pop() if len(interpolations) == 1 else "bicubic")
+    return ImageGeometry(max(spec.side for spec in specs), interpolations.pop() if len(interpolations) == 1 else "bicubic", max_pixels)
+
+
+class Base64(str):
+    """The bytes of an image as text, perhaps a ``data:`` address."""
+
+
+ImageSource = str | bytes | Base64 | Image.Image | np.ndarray
+"""A file's path, a file's bytes, or pixels; an empty string where there is none."""
 
 
 class UnreadableImage(Exception):
     """Why a file is not a picture; internal, turned into BadImages with row and column."""
 
 
-def decode_image(path: str | os.PathLike[str], geometry: ImageGeometry) -> np.ndarray:
-    """Decodes a file.
+def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry) -> np.ndarray:
+    """Decodes a picture, whatever it comes as.
 
     16-bit greys are scaled to 8, EXIF rotation applied, transparency laid on white, the first frame of an animation taken.
 
@@ -73,11 +86,12 @@ def decode_image(path: str | os.PathLike[str], geometry: ImageGeometry) -> np.nd
     Raises:
         UnreadableImage: with the reason.
     """
-    check_file(path)
+    if isinstance(source, (str, os.PathLike)) and not isinstance(source, Base64):
+        check_file(source)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        with _open(source) as image:
+            if image.width * image.height > geometry.max_pixels:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {geometry.max_pixels:,}")
             _refuse_odd_greys(image)
             # JPEG decodes at 1/2, 1/4 or 1/8 for the asking; twice the side leaves the resampling its quality
             reduced = image.draft("RGB", (2 * geometry.side, 2 * geometry.side))
@@ -99,6 +113,81 @@ def decode_image(path: str | os.PathLike[str], geometry: ImageGeometry) -> np.nd
         raise UnreadableImage(f"{type(error).__name__}: {error}") from None
 
 
+def _open(source: ImageSource | os.PathLike[str]) -> Image.Image:
+    """Raises:
+    UnreadableImage, and whatever Pillow raises.
+    """
+    if isinstance(source, Image.Image):
+        return source.copy()  # loading and seeking would change the caller's
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_pixels(source))
+    if isinstance(source, Base64):
+        source = decode_base64(source)
+    if isinstance(source, (bytes, bytearray)):
+        if not source:
+            raise UnreadableImage("no bytes")
+        return Image.open(io.BytesIO(source), formats=FORMATS)
+    return Image.open(source, formats=FORMATS)
+
+
+def _pixels(array: np.ndarray) -> np.ndarray:
+    """(H, W), (H, W, 3) or (H, W, 4) uint8.
+
+    Raises:
+        UnreadableImage
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
+        raise UnreadableImage(f"expected (H, W), (H, W, 3) or (H, W, 4) uint8 values, got {array.shape} {array.dtype}")
+    return np.ascontiguousarray(array)
+
+
+def decode_base64(text: str) -> bytes:
+    """Raises:
+    UnreadableImage
+    """
+    data = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except ValueError as error:
+        raise UnreadableImage(f"no base64: {error}") from None
+
+
+def identify(source: ImageSource) -> tuple[object, ...]:
+    """What tells a picture from another one, without decoding it: a file's path, size and time, or a hash of what is in memory."""
+    if isinstance(source, str) and not isinstance(source, Base64):
+        try:
+            status = check_file(source)
+        except UnreadableImage as problem:
+            return source, -1, str(problem)
+        return source, status.st_size, status.st_mtime_ns
+    match source:
+        case str():
+            content, kind = source.encode("utf-8", "replace"), "base64"
+        case bytes() | bytearray():
+            content, kind = source, "bytes"
+        case Image.Image():
+            content, kind = source.tobytes(), f"{source.mode} {source.size} {source.info.get('transparency')!r} {_exif_orientation(source)}"
+        case _:
+            content, kind = source.tobytes(), f"{source.shape} {source.dtype}"
+    return kind, hashlib.sha256(content).hexdigest()
+
+
+def name_source(source: ImageSource) -> str:
+    """What a message calls a picture: its path, or what it is."""
+    match source:
+        case Base64():
+            return f"base64 text of {len(source)} characters"
+        case str():
+            return source
+        case bytes() | bytearray():
+            return f"{len(source)} bytes"
+        case Image.Image():
+            return f"{type(source).__name__} {source.mode} {source.width} x {source.height}"
+    return f"array {source.shape} {source.dtype}"
+
+
 def _exif_orientation(image: Image.Image) -> object:
     """Of a loaded image (TIFF is turned as it loads, and forgets it then); None where there is none."""
     try:
@@ -114,7 +203,7 @@ def check_file(path: str | os.PathLike[str]) -> os.stat_result:
         UnreadableImage
     """
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise UnreadableImage("missing")
+        raise UnreadableImage(MISSING)
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -172,3 +261,12 @@ def opens_as_image(path: str) -> bool:
             return True
     except Exception:  # whatever the reason, it is none
         return False
+
+
+def is_image_base64(value: str) -> bool:
+    """Whether a text begins like the bytes of an image."""
+    try:
+        head = base64.b64decode(value.split(",")[-1][:64])  # after the comma of a data: address
+    except ValueError:
+        return False
+    return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*"))

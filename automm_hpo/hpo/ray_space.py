@@ -188,6 +188,10 @@ def checked_space(key: str, space: Space | Computed) -> Space | Computed:
 
 FIXED_IN_SEARCH = {
     "data.image.missing_value_strategy": "the images are decoded once for all trials",
+    "data.image.max_pixels": "the images are decoded once for all trials",
+    "data.numerical.scaling": "the table is encoded once for all trials",
+    "data.categorical.minimum_cat_count": "the table is encoded once for all trials",
+    "data.categorical.maximum_num_cat": "the table is encoded once for all trials",
     "optim.top_k_average_method": "it is applied once, after the last trial",
     "env.num_gpus": "it counts the GPUs of the whole search",
     "env.num_workers": "the images are decoded once for all trials",

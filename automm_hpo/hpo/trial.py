@@ -19,7 +19,9 @@ from typing import Protocol
 import torch
 
 from ..config import Config
-from ..data.cache import TensorCache, open_cache
+from ..data.batch import TensorCache
+from ..data.cache import open_cache
+from ..data.features import Features
 from ..errors import CorruptFile
 from ..metrics import find_metric
 from ..models import build_model, image_spec
@@ -183,6 +185,7 @@ class Training:
     """
 
     problem: Problem
+    features: Features
     metric: str
     seed: int
     num_to_keep: int
@@ -211,7 +214,7 @@ class Training:
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
         config = Config.from_flat(folder.read().config)
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
-        state = build_state(config, self.problem, self.seed, find_device(config.env))
+        state = build_state(config, self.features, self.problem.num_outputs, self.seed, find_device(config.env))
         if newest := newest_checkpoint(folder.checkpoints):
             restore_state(newest[0], state, config)
         for result in train_epochs(state, data, config, self.seed, should_stop):
@@ -223,10 +226,10 @@ class Training:
             yield result
 
 
-def build_state(config: Config, problem: Problem, seed: int, device: torch.device) -> TrainState:
+def build_state(config: Config, features: Features, num_outputs: int, seed: int, device: torch.device) -> TrainState:
     """A fresh model and optimizer; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    model = build_model(config, problem.num_outputs).to(device).to(memory_format=torch.channels_last)  # 1.3 times faster, on CPUs too
+    model = build_model(config, features, num_outputs).to(device).to(memory_format=torch.channels_last)  # 1.3 times faster, on CPUs too
     return TrainState(model, build_optimizer(model, config.optim))
 
 
@@ -249,6 +252,6 @@ def load_trial_data(search_folder: Path, config: Config, problem: Problem, metri
 def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorCache:
     """On the device where it fits, with as much again left for the model; else mapped, and each batch travels."""
     split = open_cache(search_folder / "cache", name)
-    if device.type == "cuda" and 2 * split.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]:
         return split
     return split.to(device)

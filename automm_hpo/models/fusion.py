@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..config import FusionMlp as FusionMlpConfig
-from ..data.cache import Batch
+from ..data.batch import Batch
 from .tabular import mlp
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Config
-from ..data.cache import Batch
+from ..data.batch import Batch
 from ..data.features import Features
 from ..errors import InvalidHyperparameter
 

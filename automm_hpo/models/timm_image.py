@@ -19,7 +19,7 @@ from torch import nn
 
 from ..config import Config
 from ..config import TimmImage as TimmImageConfig
-from ..data.cache import Batch
+from ..data.batch import Batch
 from ..data.features import Features
 from ..data.images import ImageSpec, Interpolation
 from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean

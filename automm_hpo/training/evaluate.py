@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Env
-from ..data.cache import TensorCache
+from ..data.batch import TensorCache
 from ..data.images import ImageSpec
 from ..errors import InvalidHyperparameter
 from ..metrics import Metric
@@ -73,11 +73,20 @@ def autocast(env: Env, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross entropy for classes, mean squared error on standardised values."""
+def loss_function(
+    problem: Problem, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross entropy for classes, mean squared error on standardised values.
+
+    Args:
+        weight: (B,) that each row counts; the sum is divided by the number of rows, so that a batch of heavy rows takes a large step.
+    """
+    reduction = "mean" if weight is None else "none"
     if problem.is_classification:
-        return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
-    return F.mse_loss(logits.float().squeeze(1), target)
+        losses = F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing, reduction=reduction)
+    else:
+        losses = F.mse_loss(logits.float().squeeze(1), target, reduction=reduction)
+    return losses if weight is None else (losses * weight).mean()
 
 
 @torch.inference_mode()
@@ -88,9 +97,9 @@ def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: En
     batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio
     logits = []
     for start in range(0, len(data), batch_size):
-        batch = data.batch(slice(start, start + batch_size))
+        batch = data.batch(slice(start, start + batch_size)).to(device)
         with autocast(env, device):
-            logits.append(model(eval_view(batch.images.to(device), spec), batch.image_mask.to(device)).float())
+            logits.append(model(batch.with_images(eval_view(batch.images, spec))).float())
     return torch.cat(logits).cpu()
 
 

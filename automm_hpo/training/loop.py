@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from ..config import Config, Env
-from ..data.cache import TensorCache
+from ..data.batch import TensorCache
 from ..data.images import ImageSpec
 from ..metrics import Metric
+from ..models import TableModel
 from ..problem import Problem
 from .evaluate import autocast, compute_metric, loss_function, predict_logits, rank
 from .optim import lr_factor
@@ -71,7 +72,7 @@ class TrainState:
         valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
     """
 
-    model: nn.Module
+    model: TableModel
     optimizer: torch.optim.Optimizer
     step: int = 0
     best_score: float = -math.inf
@@ -128,11 +129,14 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             view_rng.manual_seed(randomness)
             dropout_rng.manual_seed(randomness)
             for micro_rows in rows.split(micro_batch_size):
-                batch = data.train.batch(micro_rows.to(data.train.images.device))
-                images = train_view(batch.images.to(device), data.spec, config.model.timm_image.train_transforms, view_rng)
+                batch = data.train.batch(micro_rows).to(device)
+                batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
                 with autocast(env, device):
-                    logits = model(images, batch.image_mask.to(device))  # (B, K)
-                    loss = loss_function(data.problem, logits, batch.target.to(device), optim.label_smoothing)
+                    parts = [  # the model's answer, and what else of it answers for the target: (B, K) logits each
+                        weight * loss_function(data.problem, logits, batch.target, optim.label_smoothing, batch.weight)
+                        for logits, weight in model.training_logits(batch)
+                    ]
+                    loss = torch.stack(parts).sum()
                 (loss * (len(batch) / len(rows))).backward()
                 losses.append(loss.detach())
             if optim.gradient_clip_val:

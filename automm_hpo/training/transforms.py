@@ -11,7 +11,9 @@ SHIFT = 16  # random_crop may leave the picture by 1/16 of its size; the edge pi
 
 
 def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre."""
+    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre; without images (I = 0) as they are."""
+    if not images.shape[1]:
+        return images
     images = _resized(images, spec)
     start = (images.shape[-1] - spec.size) // 2
     return images[..., start : start + spec.size, start : start + spec.size]
@@ -19,7 +21,7 @@ def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
 
 def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], rng: torch.Generator) -> torch.Tensor:
     """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), each image with a window and a mirror of its own."""
-    if not transforms:
+    if not transforms or not images.shape[1]:
         return eval_view(images, spec)
     images = _resized(images, spec)
     num_images, side, size = images.shape[0] * images.shape[1], images.shape[-1], spec.size

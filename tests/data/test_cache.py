@@ -10,6 +10,7 @@ from PIL import Image
 
 from automm_hpo.data import cache
 from automm_hpo.data.cache import BadImage, build_cache, describe, join_caches, open_cache, store_cache
+from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.images import ImageGeometry, decode_image
 from automm_hpo.errors import BadImages
 
@@ -35,12 +36,13 @@ def greys(stored) -> list[int]:
 
 
 TARGET = np.arange(NUM_ROWS) * 10
+of_images = EncodedTable.of_images
 
 
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 def test_row_i_is_file_i(paths, folder, num_threads):
     lines: list[str] = []
-    store_cache(folder, "train", paths, TARGET, GEOMETRY, num_threads=num_threads, report=lines.append)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY, num_threads=num_threads, report=lines.append)
     stored = open_cache(folder, "train")
     assert stored.images.shape == (NUM_ROWS, 1, 8, 8, 3)
     assert stored.images.dtype == torch.uint8
@@ -53,7 +55,7 @@ def test_row_i_is_file_i(paths, folder, num_threads):
 def test_a_batch_has_channels_first(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
-    built, _ = build_cache([[str(tmp_path / "a.png")]] * 3, np.arange(3, dtype=np.float32), GEOMETRY)
+    built, _ = build_cache(of_images([[str(tmp_path / "a.png")]] * 3, np.arange(3, dtype=np.float32)), GEOMETRY)
     batch = built.batch(torch.tensor([2, 0]))
     assert len(batch) == 2
     assert batch.images.shape == (2, 1, 3, 8, 8)
@@ -64,7 +66,7 @@ def test_a_batch_has_channels_first(tmp_path):
 
 def test_row_i_depends_on_row_i_only(paths, tmp_path):
     (tmp_path / "3.png").write_bytes(b"<html>")
-    whole, bad = build_cache(paths[:10], TARGET[:10], GEOMETRY)
+    whole, bad = build_cache(of_images(paths[:10], TARGET[:10]), GEOMETRY)
     assert bad == [BadImage(3, 0, paths[3][0], bad[0].reason)]
     assert whole.image_mask[:, 0].tolist() == [row != 3 for row in range(10)]
     for row in (2, 4, 9):
@@ -73,22 +75,22 @@ def test_row_i_depends_on_row_i_only(paths, tmp_path):
 
 
 def test_no_rows_at_all():
-    empty, bad = build_cache([], np.zeros(0, np.int64), GEOMETRY)
+    empty, bad = build_cache(of_images([], np.zeros(0, np.int64)), GEOMETRY)
     assert (len(empty), bad) == (0, [])
 
 
 def test_an_unchanged_key_decodes_nothing(paths, folder, monkeypatch):
-    store_cache(folder, "train", paths, TARGET, GEOMETRY)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
     before = (folder / "train.npy").stat()
     monkeypatch.setattr(cache, "decode_image", None)  # would raise
-    store_cache(folder, "train", paths, TARGET, GEOMETRY)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
     after = (folder / "train.npy").stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
 @pytest.mark.parametrize("change", ["file", "time", "order", "target", "side", "interpolation", "decoder"])
 def test_any_change_decodes_again(paths, folder, tmp_path, monkeypatch, change):
-    store_cache(folder, "train", paths, TARGET, GEOMETRY)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
     decoded = []
     monkeypatch.setattr(cache, "decode_image", lambda path, geometry: decoded.append(path) or decode_image(path, geometry))
     target, geometry, first = TARGET, GEOMETRY, 0
@@ -104,7 +106,7 @@ def test_any_change_decodes_again(paths, folder, tmp_path, monkeypatch, change):
         monkeypatch.setattr(cache, "DECODER_VERSION", -1)
     else:
         geometry = ImageGeometry(6) if change == "side" else ImageGeometry(8, "nearest")
-    store_cache(folder, "train", paths, target, geometry)
+    store_cache(folder, "train", of_images(paths, target), geometry)
     assert len(decoded) == NUM_ROWS
     stored = open_cache(folder, "train")
     assert greys(stored)[0] == first
@@ -113,17 +115,17 @@ def test_any_change_decodes_again(paths, folder, tmp_path, monkeypatch, change):
 
 
 def test_a_build_cut_short_is_not_taken_for_the_one_before(paths, folder, monkeypatch):
-    store_cache(folder, "train", paths, TARGET, GEOMETRY)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
 
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(cache, "decode_image", killed)
-        store_cache(folder, "train", paths[::-1], TARGET, GEOMETRY)
+        store_cache(folder, "train", of_images(paths[::-1], TARGET), GEOMETRY)
     with pytest.raises(BadImages):  # nor is a refused one
-        store_cache(folder, "train", [["/nowhere.png"]] * NUM_ROWS, TARGET, GEOMETRY)
-    store_cache(folder, "train", paths, TARGET, GEOMETRY)
+        store_cache(folder, "train", of_images([["/nowhere.png"]] * NUM_ROWS, TARGET), GEOMETRY)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
     assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
 
 
@@ -131,7 +133,7 @@ def test_raise_lists_the_files(paths, folder, tmp_path):
     (tmp_path / "3.png").write_bytes(b"")
     (tmp_path / "7.png").unlink()
     with pytest.raises(BadImages, match="'skip'") as raised:
-        store_cache(folder, "train", paths, TARGET, GEOMETRY, on_bad="raise")
+        store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY, "raise")
     for text in ("2 images", f"{paths[3][0]}: an empty file", f"{paths[7][0]}: no such file"):
         assert text in str(raised.value)
 
@@ -141,7 +143,7 @@ def test_skip_drops_exactly_those_rows(paths, folder, tmp_path):
     (tmp_path / "77.png").write_bytes(b"<html>")
     paths[149] = [""]
     lines: list[str] = []
-    store_cache(folder, "valid", paths, TARGET, GEOMETRY, on_bad="skip", report=lines.append)
+    store_cache(folder, "valid", of_images(paths, TARGET), GEOMETRY, "skip", report=lines.append)
     stored = open_cache(folder, "valid")
     kept = [row for row in range(NUM_ROWS) if row not in (0, 77, 149)]
     assert greys(stored) == kept
@@ -157,7 +159,7 @@ def test_skip_of_several_images_a_row(paths, folder):
     pairs = [[first, second] for (first,), (second,) in zip(paths, paths[::-1], strict=True)]
     pairs[5] = ["", "/nowhere.png"]
     lines: list[str] = []
-    store_cache(folder, "train", pairs, TARGET, GEOMETRY, on_bad="skip", report=lines.append)
+    store_cache(folder, "train", of_images(pairs, TARGET), GEOMETRY, "skip", report=lines.append)
     stored = open_cache(folder, "train")
     assert stored.images[5, :, 0, 0, 0].tolist() == [6, NUM_ROWS - 7]
     assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: row 5: (no path): missing; row 5: /nowhere.png: no such file.")
@@ -165,7 +167,7 @@ def test_skip_of_several_images_a_row(paths, folder):
 
 def test_skip_of_everything_is_refused(folder):
     with pytest.raises(BadImages, match="no row of the valid split"):
-        store_cache(folder, "valid", [["/a.png"], ["/b.png"]], np.zeros(2), GEOMETRY, on_bad="skip")
+        store_cache(folder, "valid", of_images([["/a.png"], ["/b.png"]], np.zeros(2)), GEOMETRY, "skip")
 
 
 def test_a_long_list_is_cut():
@@ -183,16 +185,16 @@ def test_a_full_disk_is_said_before_decoding(paths, folder, monkeypatch, code, r
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     if refused:
         with pytest.raises(OSError, match=r"cache has no room for the decoded images, 0\.0 GB: No space left"):
-            store_cache(folder, "train", paths, TARGET, GEOMETRY)
+            store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
         assert not list(folder.iterdir())
     else:
-        store_cache(folder, "train", paths, TARGET, GEOMETRY)
+        store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
         assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
 
 
 def test_splits_are_joined_in_order(paths, folder):
     for name, rows in (("train", slice(0, 100)), ("valid", slice(100, None))):
-        store_cache(folder, name, paths[rows], TARGET[rows], GEOMETRY)
+        store_cache(folder, name, of_images(paths[rows], TARGET[rows]), GEOMETRY)
     joined = join_caches([open_cache(folder, name) for name in ("train", "valid")], folder / "all.npy")
     assert greys(joined) == list(range(NUM_ROWS))
     assert joined.target.tolist() == TARGET.tolist()

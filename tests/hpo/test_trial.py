@@ -7,6 +7,8 @@ import pytest
 
 from automm_hpo.config import Config
 from automm_hpo.data.cache import store_cache
+from automm_hpo.data.encoders import EncodedTable
+from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, Segment
 from automm_hpo.hpo.trial import STOP_FILE, Training, TrialTask, _open_split, run_trial
@@ -33,8 +35,9 @@ def search(small, tmp_path):
     problem = Problem("label", "multiclass", tuple(sorted(small[0]["label"].unique())), "object")
     for name, rows in (("train", table.head(64)), ("valid", table.tail(32))):
         paths = [[path] for path in rows["image"]]
-        store_cache(tmp_path / "cache", name, paths, problem.encode(rows["label"]), ImageGeometry(32), "raise", 1, print, list(rows.index))
-    yield TrialTask(tmp_path, Training(problem, "accuracy", 0, num_to_keep=2)), SearchRecords(tmp_path)
+        encoded = EncodedTable.of_images(paths, problem.encode(rows["label"]))
+        store_cache(tmp_path / "cache", name, encoded, ImageGeometry(32), "raise", 1, print, list(rows.index))
+    yield TrialTask(tmp_path, Training(problem, Features(num_images=1), "accuracy", 0, num_to_keep=2)), SearchRecords(tmp_path)
     _open_split.cache_clear()
 
 

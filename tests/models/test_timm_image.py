@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from automm_hpo.config import Config, TimmImage
-from automm_hpo.data.cache import Batch
+from automm_hpo.data.batch import Batch
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageSpec
 from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavailable

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from automm_hpo.config import Config
-from automm_hpo.data.cache import TensorCache
+from automm_hpo.data.batch import TensorCache
+from automm_hpo.data.features import Features
 from automm_hpo.hpo.trial import build_state
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec
@@ -40,7 +41,7 @@ class Trial:
         self.data = TrialData(random_split(40, spec.side, 0), valid, PROBLEM, find_metric("accuracy"), spec, valid.target.numpy())
 
     def state(self):
-        return build_state(self.config, PROBLEM, self.seed, torch.device("cpu"))
+        return build_state(self.config, Features(num_images=1), PROBLEM.num_outputs, self.seed, torch.device("cpu"))
 
     def epochs(self, state, should_stop=lambda ahead: None):
         return train_epochs(state, self.data, self.config, self.seed, should_stop)

@@ -1,0 +1,124 @@
+"""Rows as tensors: a whole split, and the few of it that go through a model at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What rows have; a modality that the table lacks is a tensor with a zero axis."""
+
+    images: torch.Tensor
+    image_mask: torch.Tensor
+    target: torch.Tensor
+    numeric: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    categorical: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    tokens: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    token_counts: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    weight: torch.Tensor = field(default_factory=lambda: torch.ones(0))
+
+    def __post_init__(self) -> None:
+        num_rows, device = len(self.target), self.target.device
+        for name in ("numeric", "categorical"):
+            if not getattr(self, name).numel():
+                object.__setattr__(self, name, getattr(self, name).new_zeros(num_rows, 0, device=device))
+        if not len(self.weight):
+            object.__setattr__(self, "weight", torch.ones(num_rows, device=device))
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def _values(self, function: Callable[[torch.Tensor], Any], but: Sequence[str] = ()) -> dict[str, Any]:
+        """A function of every tensor, by field."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in but}
+        return {
+            name: {key: function(tensor) for key, tensor in value.items()} if isinstance(value, Mapping) else function(value) for name, value in values.items()
+        }
+
+
+@dataclass(frozen=True)
+class Batch(_Rows):
+    """Rows on their way through a model.
+
+    Attributes:
+        images: (B, I, 3, S, S) uint8, channels last in memory.
+        image_mask: (B, I) bool, False where a row has no such image.
+        target: (B,) int64 classes or float32 values.
+        numeric: (B, Dn) float32, about N(0, 1), no NaN.
+        categorical: (B, Dc) int64 codes.
+        tokens: tokenizer -> (B, L) int64, padded on the right, as long as the longest row.
+        token_counts: tokenizer -> (B,) int64, how many of them are real.
+        weight: (B,) float32, what each row counts in the loss.
+    """
+
+    def to(self, device: torch.device) -> Self:
+        return replace(self, **self._values(lambda tensor: tensor.to(device)))
+
+    def with_images(self, images: torch.Tensor) -> Self:
+        return replace(self, images=images)
+
+
+@dataclass(frozen=True)
+class TensorCache(_Rows):
+    """A split of the table, encoded; the fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3), the tokens int32 and one
+    column wider than the longest row, so that the last column is padding.
+
+    ``token_counts`` stay on the CPU, where a batch's longest row is known without asking the device.
+    """
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        return replace(self, **self._values(lambda tensor: tensor.to(device), but=["token_counts"]))
+
+    def head(self, num_rows: int) -> Self:
+        return replace(self, **self._values(lambda tensor: tensor[:num_rows]))
+
+    @property
+    def nbytes(self) -> int:
+        held = self._values(lambda tensor: tensor.nbytes).values()
+        return sum(sum(value.values()) if isinstance(value, dict) else value for value in held)
+
+    def batch(self, rows: torch.Tensor | slice) -> Batch:
+        """Some rows.
+
+        Args:
+            rows: a slice, or positions on the CPU.
+        """
+        # index_select copies whole images, indexing goes byte by byte
+        there = rows if isinstance(rows, slice) else rows.to(self.target.device)
+        images = self.images[there] if isinstance(there, slice) else self.images.index_select(0, there)
+        counts = {name: each[rows] for name, each in self.token_counts.items()}
+        return Batch(
+            images.permute(0, 1, 4, 2, 3),
+            self.image_mask[there],
+            self.target[there],
+            self.numeric[there],
+            self.categorical[there],
+            {name: tokens[:, : int(counts[name].max()) if len(counts[name]) else 0][there].long() for name, tokens in self.tokens.items()},
+            {name: each.to(self.target.device) for name, each in counts.items()},
+            self.weight[there],
+        )
+
+
+def join_rows(parts: Sequence[TensorCache], images: torch.Tensor) -> TensorCache:
+    """Splits one after another.
+
+    Args:
+        images: theirs, joined.
+    """
+    if any(part.tokens.keys() != parts[0].tokens.keys() for part in parts):
+        raise ValueError("splits of different tokenizers")
+    tokens, counts = {}, {}
+    for name in parts[0].tokens:
+        longest = max(part.tokens[name].shape[1] for part in parts)
+        wide = [part.tokens[name][:, [-1]].expand(-1, longest - part.tokens[name].shape[1]) for part in parts]  # the last column is padding
+        tokens[name] = torch.cat([torch.cat([part.tokens[name], padding], 1) for part, padding in zip(parts, wide, strict=True)])
+        counts[name] = torch.cat([part.token_counts[name] for part in parts])
+    plain = ("image_mask", "target", "numeric", "categorical", "weight")
+    return TensorCache(images=images, tokens=tokens, token_counts=counts, **{name: torch.cat([getattr(part, name) for part in parts]) for name in plain})

@@ -1,0 +1,69 @@
+"""Columns of categories -> codes. 0 is what training did not have; a missing value is a category of its own where training had it."""
+
+from __future__ import annotations
+
+import numbers
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+UNKNOWN = 0
+
+
+@dataclass(frozen=True)
+class CategoryEncoder:
+    """A column of categories.
+
+    Attributes:
+        categories: the most frequent first; category i has code i + 1.
+        has_missing: whether training had missing values; they have the last code then.
+    """
+
+    column: Hashable
+    categories: tuple[str, ...]
+    has_missing: bool
+
+    @property
+    def cardinality(self) -> int:
+        return 1 + len(self.categories) + self.has_missing
+
+    def transform(self, column: pd.Series) -> np.ndarray:
+        """(N,) int64."""
+        codes = {category: code for code, category in enumerate(self.categories, 1)}
+        missing = self.cardinality - 1 if self.has_missing else UNKNOWN
+        return np.fromiter((missing if key is None else codes.get(key, UNKNOWN) for key in _keys(column)), np.int64, len(column))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(values["column"], tuple(values["categories"]), values["has_missing"])
+
+
+def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> CategoryEncoder:
+    """Args:
+    minimum_count: rows that a category needs for a code of its own; the rest share 0, which so learns what to make of the unknown.
+    maximum_num: most categories with a code of their own.
+    """
+    counts = Counter(_keys(column))
+    has_missing = counts.pop(None, 0) > 0
+    frequent = sorted((key for key, count in counts.items() if key is not None and count >= minimum_count), key=lambda key: (-counts[key], key))
+    return CategoryEncoder(column.name, tuple(frequent[:maximum_num]), has_missing)
+
+
+def _keys(column: pd.Series) -> list[str | None]:
+    """None where missing. 1, 1.0 and "1" are one category: a column of whole numbers turns to floats as soon as one is missing."""
+    return [None if absent else _key(value) for value, absent in zip(column.astype(object), column.isna(), strict=True)]
+
+
+def _key(value: Any) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return str(value)
+    if isinstance(value, numbers.Real) and float(value).is_integer():
+        return str(int(float(value)))
+    return str(value)

@@ -1,0 +1,148 @@
+"""Columns of numbers -> columns of about N(0, 1), and an indicator where values were missing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from ..config import Scaling
+from ..errors import InvalidData
+
+MAX_QUANTILES = 1_000
+ROWS_A_QUANTILE = 30  # fewer rows, fewer quantiles: each should stand for some rows
+LARGEST = 1e4  # standard deviations; what lies beyond is cut there, long before float32 ends
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class NumberScaler:
+    """How the finite values of a column are scaled.
+
+    Attributes:
+        scaling: ``quantile`` (by rank, to a normal distribution), ``standard``, or ``robust`` (by quartiles, with soft ends).
+        center, scale: of standard and robust: ``(value - center) / scale``.
+        quantiles: of quantile, evenly spaced from the smallest value to the largest.
+    """
+
+    scaling: Scaling
+    center: float = 0.0
+    scale: float = 1.0
+    quantiles: tuple[float, ...] = ()
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """(N,) float64 -> (N,) float32; NaN becomes 0, the middle."""
+        if self.scaling == "quantile":
+            scaled = self._normal_scores(values)
+        else:
+            with np.errstate(over="ignore"):
+                scaled = np.clip((values - self.center) / self.scale, -LARGEST, LARGEST)
+            if self.scaling == "robust":
+                scaled = scaled / np.sqrt(1 + (scaled / 3) ** 2)  # smooth clipping to (-3, 3): Holzmüller et al. 2024, "Better by Default", section 3.2
+        return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+
+    def _normal_scores(self, values: np.ndarray) -> np.ndarray:
+        """As scikit-learn's QuantileTransformer, but for the two ends: there it gives -5.2 and 5.2, also where half of all values are the smallest."""
+        quantiles = np.array(self.quantiles)
+        if quantiles[0] == quantiles[-1]:
+            return np.zeros_like(values)
+        references = np.linspace(0, 1, len(quantiles))
+        # of equal quantiles one interpolation takes the last, the other the first: their mean is the rank of the middle
+        ranks = 0.5 * (np.interp(values, quantiles, references) - np.interp(-values, -quantiles[::-1], -references[::-1]))
+        edge = 0.5 / len(quantiles)
+        return ndtri(np.clip(ranks, edge, 1 - edge))
+
+
+def fit_scaler(values: np.ndarray, scaling: Scaling) -> NumberScaler:
+    """Args:
+    values: (N,) float64; NaN is missing.
+    """
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return NumberScaler("standard")
+    if scaling == "quantile":
+        count = min(MAX_QUANTILES, max(10, len(present) // ROWS_A_QUANTILE))
+        # interpolation may step back by a rounding error
+        return NumberScaler(scaling, quantiles=tuple(np.maximum.accumulate(np.quantile(present, np.linspace(0, 1, count))).tolist()))
+    if scaling == "robust":
+        low, center, high = np.quantile(present, [0.25, 0.5, 0.75]).tolist()
+        return NumberScaler(scaling, center, high - low or (present.max() - present.min()) / 2 or 1.0)
+    largest = np.abs(present).max() or 1.0  # squares of huge numbers would overflow
+    return NumberScaler(scaling, float((present / largest).mean() * largest), float((present / largest).std() * largest) or 1.0)
+
+
+@dataclass(frozen=True)
+class NumberEncoder:
+    """A column of numbers.
+
+    Attributes:
+        has_missing: whether training had missing values, for which there is an indicator then.
+    """
+
+    column: Hashable
+    scaler: NumberScaler
+    has_missing: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (f"{self.column}", f"{self.column}: missing") if self.has_missing else (f"{self.column}",)
+
+    def transform(self, column: pd.Series) -> np.ndarray:
+        """(N, 1 or 2) float32.
+
+        Raises:
+            InvalidData: a value is infinite or no number.
+        """
+        values = to_floats(column)
+        scaled = self.scaler.transform(values)
+        return np.stack([scaled, np.isnan(values)], 1).astype(np.float32) if self.has_missing else scaled[:, None]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        scaler = values["scaler"]
+        return cls(values["column"], NumberScaler(**{**scaler, "quantiles": tuple(scaler["quantiles"])}), values["has_missing"])
+
+
+def fit_numbers(column: pd.Series, scaling: Scaling) -> NumberEncoder:
+    """Raises:
+    InvalidData: a value is infinite or no number.
+    """
+    values = to_floats(column)
+    return NumberEncoder(column.name, fit_scaler(values, scaling), bool(np.isnan(values).any()))
+
+
+def to_floats(column: pd.Series) -> np.ndarray:
+    """(N,) float64, NaN where missing; strings that are numbers count, durations are seconds.
+
+    Raises:
+        InvalidData: names the column, the first rows and their values.
+    """
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return column.dt.total_seconds().to_numpy(np.float64, na_value=np.nan)
+    missing = column.isna().to_numpy(dtype=bool)
+    if pd.api.types.is_bool_dtype(column.dtype):
+        values = column.astype("boolean").to_numpy(np.float64, na_value=np.nan)
+    else:
+        plain = column if pd.api.types.is_numeric_dtype(column.dtype) else column.astype(object).where(~missing, None)
+        values = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        blank = np.array([isinstance(value, str) and not value.strip() for value in plain]) if plain.dtype == object else missing
+        refuse_rows(column, np.isnan(values) & ~missing & ~blank, "expected numbers")
+    refuse_rows(column, np.isinf(values), "expected finite numbers; clip them, or make them missing (NaN)")
+    return values
+
+
+def refuse_rows(column: pd.Series, bad: np.ndarray, expected: str) -> None:
+    """Raises:
+    InvalidData: a row is bad.
+    """
+    if bad.any():
+        rows = ", ".join(f"row {row!r}: {value!r}" for row, value in column[bad].head(MAX_NAMED).astype(object).items())
+        more = ", ..." if bad.sum() > MAX_NAMED else ""
+        raise InvalidData(f"column {column.name!r}: {expected}; {int(bad.sum())} of {len(column)} values are not: {rows}{more}")

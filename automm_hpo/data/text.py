@@ -1,0 +1,153 @@
+"""Columns of text -> tokens. transformers finds the tokenizer; the predictor keeps it as JSON and needs neither a hub nor transformers again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from ..errors import NotSupported, WeightsUnavailable
+
+KEY = "model.hf_text.checkpoint_name"
+HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
+ROWS_A_CALL = 4_096  # texts tokenised at once
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What a model wants to read: the tokens of its own tokenizer, at most that many a row."""
+
+    checkpoint_name: str
+    max_text_len: int
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer as the library of that name writes it.
+
+    Attributes:
+        definition: JSON.
+        pad_id: what fills the rows up.
+        max_text_len: tokens of a row at most, the special ones counted.
+    """
+
+    definition: str
+    pad_id: int
+    max_text_len: int
+
+    def transform(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns:
+        (N, longest + 1) int32, of which the last column is padding, and (N,) int64 counts, at least 1.
+        """
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.definition)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_text_len)
+        found: list[np.ndarray] = []
+        for start in range(0, len(texts), ROWS_A_CALL):
+            encoded = tokenizer.encode_batch_fast(list(texts[start : start + ROWS_A_CALL]))
+            found += [np.array(row.ids or [self.pad_id], np.int32) for row in encoded]  # an empty text may have no token at all
+        counts = np.array([len(row) for row in found], np.int64)
+        tokens = np.full((len(found), int(counts.max(initial=0)) + 1), self.pad_id, np.int32)
+        for row, ids in enumerate(found):
+            tokens[row, : len(ids)] = ids
+        return tokens, counts
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**values)
+
+
+def load_tokenizer(spec: TextSpec) -> TextTokenizer:
+    """Finds the tokenizer of a local folder or a hub repository; no code of either is run.
+
+    Raises:
+        WeightsUnavailable: it cannot be had.
+        NotSupported: transformers is not installed, or the tokenizer is of a kind that only code can hold.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise NotSupported("text columns are read with the transformers library: pip install 'automm-hpo[text]'") from None
+    place = spec.checkpoint_name.removeprefix("local-dir:")
+    try:
+        place = os.path.expanduser(place)
+        local = os.path.isdir(place) or place != spec.checkpoint_name or place.startswith((".", os.sep))
+        if local and not os.path.isdir(place):
+            raise FileNotFoundError(f"no such folder: {place}")
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local or not _ask_hub(place), trust_remote_code=False)
+    except Exception as error:  # no network, no such repository, no tokenizer in it, ...
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        raise WeightsUnavailable(
+            f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {reason}. Ways out: {KEY}=<folder> uses files you have "
+            "(config.json, tokenizer.json and the weights); run once where the hub can be reached; or leave text out, with 'hf_text' not among model.names."
+        ) from None
+    if not tokenizer.is_fast:
+        raise NotSupported(f"{KEY}: {spec.checkpoint_name!r} has a tokenizer without a tokenizer.json; choose a model that has one")
+    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None), 0)
+    longest = min(spec.max_text_len, tokenizer.model_max_length)
+    return TextTokenizer(tokenizer.backend_tokenizer.to_str(), int(pad), int(longest))
+
+
+_hub_failed: tuple[float, Exception] = (-1e9, ConnectionError())  # when it was last out of reach, and how
+
+
+def _ask_hub(repository: str) -> bool:
+    """Whether the hub must and can be asked; False where its files are here already.
+
+    Raises:
+        Exception: it does not answer.
+    """
+    import huggingface_hub
+
+    if isinstance(huggingface_hub.try_to_load_from_cache(repository, "tokenizer_config.json"), str):
+        return False
+    global _hub_failed
+    if time.monotonic() - _hub_failed[0] < 4 * HUB_TIMEOUT:  # the next of several models need not wait as long again
+        raise _hub_failed[1]
+    try:
+        huggingface_hub.HfApi().model_info(repository, timeout=HUB_TIMEOUT)
+    except huggingface_hub.errors.HfHubHTTPError:
+        raise
+    except Exception as error:  # the hub did not answer at all
+        _hub_failed = (time.monotonic(), error)
+        raise
+    return True
+
+
+def join_texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[str]:
+    """One text a row: that of a single column as it is, of several each behind its column's name. Missing ones are empty."""
+    cells = [_texts(table[column]) for column in columns]
+    if len(columns) == 1:
+        return cells[0]
+    return [
+        " ".join(f"{column}: {text}" for column, text in zip(columns, row, strict=True) if text) for row in zip(*cells, strict=True)
+    ] if cells else [""] * len(table)  # fmt: skip
+
+
+def _texts(column: pd.Series) -> list[str]:
+    return ["" if missing else _text(value) for value, missing in zip(column.astype(object), column.isna(), strict=True)]
+
+
+def _text(value: object) -> str:
+    """As UTF-8 can hold it: file names need not be text."""
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def cover_texts(specs: Sequence[TextSpec]) -> list[TextSpec]:
+    """One spec a tokenizer, with the greatest length that is asked of it."""
+    longest: dict[str, int] = {}
+    for spec in specs:
+        longest[spec.checkpoint_name] = max(spec.max_text_len, longest.get(spec.checkpoint_name, 0))
+    return [TextSpec(name, length) for name, length in longest.items()]
+
+
