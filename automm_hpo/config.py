@@ -174,6 +174,8 @@ class FtTransformer(Section):
 
 
 class RealMlp(Section):
+    num_members: PositiveInt = 4
+    """Networks trained side by side on the same batches, from weights of their own; their answers are averaged."""
     hidden_size: PositiveInt = 256
     """Width of the hidden layers."""
     num_layers: PositiveInt = 3

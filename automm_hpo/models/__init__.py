@@ -11,10 +11,10 @@ from torch import nn
 from ..config import Config
 from ..data.features import Features
 from ..data.images import ImageSpec
+from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter
 from . import lora, tabular, text, timm_image
 from .fusion import FusionMlp, Only, TableModel
-from .text import TextSpec
 
 __all__ = [
     "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "check_model",

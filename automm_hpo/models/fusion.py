@@ -75,7 +75,16 @@ class TableModel(nn.Module):
         return self.head(self.features(batch))  # (B, num_outputs)
 
     def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:
-        """All that is to answer for the target, each with its weight in the loss: the model itself, and each modality's own head."""
+        """All that is to answer for the target, each with its weight in the loss: the model itself, or each of its members, and each
+        modality's own head."""
         parts = {name: backbone(batch) for name, backbone in self.backbones.items()}
+        if isinstance(self.fusion, Only) and (num_members := getattr(self.backbones[next(iter(parts))], "num_members", 1)) > 1:
+            [features] = parts.values()
+            return [(logits, 1 / num_members) for logits in self._member_logits(features, num_members)]
         own = [(head(parts[name]), self.aux_loss_weight) for name, head in self.aux_heads.items()]
         return [(self.head(self.fusion(list(parts.values()))), 1.0), *own]
+
+    def _member_logits(self, features: torch.Tensor, num_members: int) -> torch.Tensor:
+        """(members, B, num_outputs), whose mean is the head's answer."""
+        weight = self.head.weight.unflatten(1, (num_members, -1))  # (K, members, F)
+        return num_members * torch.einsum("bmf,kmf->mbk", features.unflatten(1, (num_members, -1)), weight) + self.head.bias

@@ -153,28 +153,37 @@ class RealMlp(nn.Module):
 
     Numbers are embedded by learned frequencies, small categories one-hot, large ones embedded; each input has a learned scale; layers are
     in the neural tangent parametrisation; each unit learns its share of the activation.
+
+    Several members share these embeddings and are trained side by side, each to answer by itself (``TableModel.training_logits``); their
+    mean is better than one network, as with TabM (Gorishniy et al. 2024, arXiv:2410.24210), and costs less than as many models.
     """
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
         own = config.model.real_mlp
-        self.num_features, self.lr_mult = own.hidden_size, own.lr_mult
+        self.num_members, self.num_features, self.lr_mult = own.num_members, own.num_members * own.hidden_size, own.lr_mult
         num_numbers = len(features.numeric)
         self.numbers = NumberEmbedding(num_numbers, own.embedding_hidden_size, own.embedding_dim, own.frequency_scale) if num_numbers else None
         self.categories = nn.ModuleList(
             OneHot(num_codes) if num_codes - 1 <= own.one_hot_limit else Categories(num_codes, own.category_dim) for num_codes in features.cardinalities
         )
         num_inputs = num_numbers * own.embedding_dim + sum(embedding.embedding_dim for embedding in self.categories)  # type: ignore[misc]
-        self.input_scale = nn.Parameter(torch.ones(num_inputs))
+        self.input_scale = nn.Parameter(torch.ones(self.num_members, 1, num_inputs))
         layers: list[nn.Module] = []
         for before in [num_inputs] + [own.hidden_size] * (own.num_layers - 1):
-            layers += [TangentLinear(before, own.hidden_size), LearnedActivation(own.hidden_size, own.activation), nn.Dropout(own.dropout)]
+            layers += [TangentLinear(self.num_members, before, own.hidden_size), LearnedActivation(self.num_members, own.hidden_size, own.activation)]
+            layers.append(nn.Dropout(own.dropout))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         inputs = [] if self.numbers is None else [self.numbers(batch.numeric)]
         inputs += [embedding(codes) for embedding, codes in zip(self.categories, batch.categorical.unbind(1), strict=True)]
-        return self.layers(torch.cat(inputs, 1) * self.input_scale)
+        states = self.layers(torch.cat(inputs, 1) * self.input_scale)  # (members, B, hidden)
+        return states.transpose(0, 1).flatten(1) / self.num_members  # a linear head on all of them takes the mean of what it says of each
+
+    def no_weight_decay(self) -> set[str]:
+        """The scales of inputs and activations."""
+        return {name for name, _ in self.named_parameters() if name == "input_scale" or name.endswith(".share")}
 
     def lr_scales(self) -> dict[str, float]:
         """Learning rate of each parameter against ``optim.lr``."""
@@ -221,22 +230,23 @@ class OneHot(nn.Module):
 class TangentLinear(nn.Module):
     """x W / sqrt(number of inputs) + b with W and b from N(0, 1): each weight learns at a rate that does not depend on the layer's width."""
 
-    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+    def __init__(self, num_members: int, num_inputs: int, num_outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_outputs, num_inputs))
-        self.bias = nn.Parameter(torch.randn(num_outputs))
+        self.weight = nn.Parameter(torch.randn(num_members, num_inputs, num_outputs))
+        self.bias = nn.Parameter(torch.randn(num_members, 1, num_outputs))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return F.linear(inputs, self.weight * self.weight.shape[1] ** -0.5, self.bias)
+        """(members, B, inputs) -> (members, B, outputs)."""
+        return torch.baddbmm(self.bias, inputs, self.weight, alpha=self.weight.shape[1] ** -0.5)
 
 
 class LearnedActivation(nn.Module):
     """x + a (activation(x) - x), with an a for each unit that begins at 1."""
 
-    def __init__(self, num_units: int, activation: str) -> None:
+    def __init__(self, num_members: int, num_units: int, activation: str) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]()
-        self.share = nn.Parameter(torch.ones(num_units))
+        self.share = nn.Parameter(torch.ones(num_members, 1, num_units))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.lerp(inputs, self.activation(inputs), self.share.to(inputs.dtype))

@@ -35,14 +35,14 @@ class HfText(nn.Module):
         super().__init__()
         config: Any = encoder.config
         self.encoder = encoder
-        self.tokens, self.pooling_mode = own.checkpoint_name, own.pooling_mode
+        self.tokens, self.max_text_len, self.pooling_mode = own.checkpoint_name, own.max_text_len, own.pooling_mode
         self.num_features = int(config.hidden_size)
         self.is_pretrained, self.is_frozen = own.pretrained, own.trainable == "head"
         if self.is_frozen:
             encoder.requires_grad_(False)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        tokens, counts = batch.tokens[self.tokens], batch.token_counts[self.tokens]  # (B, L), (B,)
+        tokens, counts = batch.text(self.tokens, self.max_text_len)  # (B, L), (B,)
         mask = torch.arange(tokens.shape[1], device=tokens.device) < counts.clamp(min=1).unsqueeze(1)  # (B, L)
         states = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state  # (B, L, F)
         if self.pooling_mode == "cls":
@@ -97,8 +97,8 @@ def check(config: Config) -> None:
     if importlib.util.find_spec("transformers") is None:
         raise NotSupported(f"{KEY}: columns of text need the transformers library: pip install 'automm-hpo[text]'; or leave hf_text out of model.names")
     name = config.model.hf_text.checkpoint_name
-    if Path(name).is_dir():
-        if not (Path(name) / CONFIG).is_file():
+    if _local(name).is_dir():
+        if not (_local(name) / CONFIG).is_file():
             raise MissingData(f"{KEY}.checkpoint_name: the folder {name} has no {CONFIG}")
         _check_kind(name, _config(name))
     elif not REPOSITORY.fullmatch(name):
@@ -111,7 +111,7 @@ def fetch_weights(config: Config) -> None:
     """
     own = config.model.hf_text
     _check_kind(own.checkpoint_name, _config(own.checkpoint_name))
-    if not own.pretrained or Path(own.checkpoint_name).is_dir():
+    if not own.pretrained or _local(own.checkpoint_name).is_dir():
         return
     if not any(hub.cached(own.checkpoint_name, file) for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")):
         _fetch(own.checkpoint_name, _weights_among)
@@ -167,10 +167,15 @@ def _config(name: str) -> PretrainedConfig:
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is no model that the transformers library can build: {first}") from None
 
 
+def _local(name: str) -> Path:
+    """The folder that a name may be of."""
+    return Path(name.removeprefix("local-dir:")).expanduser()
+
+
 def _folder(name: str) -> Path | None:
     """Where a model's files lie on this machine, if they do."""
-    if Path(name).is_dir():
-        return Path(name)
+    if _local(name).is_dir():
+        return _local(name)
     there = hub.cached(name, CONFIG) if REPOSITORY.fullmatch(name) else None
     return there and there.parent
 

@@ -95,9 +95,11 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
                 batch = data.train.batch(micro_rows).to(device)
                 batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
                 with autocast(env, device):
-                    answers = model.training_logits(batch)  # (B, K) each; several where modalities have heads of their own
-                    losses_of = [part * loss_function(data.problem, logits, batch.target, optim.label_smoothing, batch.weight) for logits, part in answers]
-                    loss = torch.stack(losses_of).sum()
+                    parts = [  # the model's answer, and what else of it answers for the target: (B, K) logits each
+                        weight * loss_function(data.problem, logits, batch.target, optim.label_smoothing, batch.weight)
+                        for logits, weight in model.training_logits(batch)
+                    ]
+                    loss = torch.stack(parts).sum()
                 (loss * (len(batch) / len(rows))).backward()
                 losses.append(loss.detach())
             if optim.gradient_clip_val:

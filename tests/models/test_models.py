@@ -44,7 +44,8 @@ def test_shapes(case, make_batch):
     assert all(backbone(batch).shape == (5, backbone.num_features) for backbone in model.backbones.values())
     logits = model.training_logits(batch)
     assert [tuple(part.shape) for part, _ in logits] == [(5, 3)] * len(logits)
-    assert [weight for _, weight in logits] == [1.0] + [0.1] * (len(model.backbones) if len(model.backbones) > 1 else 0)
+    own = [0.25] * 4 if list(model.backbones) == ["real_mlp"] else [1.0]
+    assert [weight for _, weight in logits] == own + [0.1] * (len(model.backbones) if len(model.backbones) > 1 else 0)
 
 
 def test_a_gradient_reaches_every_parameter(case, make_batch):

@@ -13,17 +13,17 @@ from automm_hpo.training.optim import lr_scales
 
 def test_a_learned_activation_begins_as_the_activation_and_may_become_the_identity():
     inputs = torch.randn(7, 4)
-    layer = LearnedActivation(4, "mish")
-    assert torch.allclose(layer(inputs), torch.nn.functional.mish(inputs))
+    layer = LearnedActivation(1, 4, "mish")
+    assert torch.allclose(layer(inputs)[0], torch.nn.functional.mish(inputs))
     layer.share.data.zero_()
-    assert torch.equal(layer(inputs), inputs)
+    assert torch.equal(layer(inputs)[0], inputs)
 
 
 def test_the_scale_of_a_layer_does_not_depend_on_its_width():
     torch.manual_seed(0)
     for width in (16, 256):
-        layer = TangentLinear(width, 4_000)
-        assert layer(torch.ones(1, width)).var().item() == pytest.approx(2, rel=0.1)  # one of the weights, one of the bias
+        layer = TangentLinear(2, width, 4_000)
+        assert layer(torch.ones(2, 1, width)).var().item() == pytest.approx(2, rel=0.1)  # one of the weights, one of the bias
 
 
 def test_one_hot_codes():
@@ -88,3 +88,13 @@ def test_every_activation_and_normalization_builds(name, normalization, make_bat
     config = Config.from_flat({"model.names": ["numerical_mlp", "categorical_mlp", "fusion_mlp"], "model.fusion_mlp.activation": name} | own)
     model = build_model(config, Features(numeric=("a", "b", "c"), cardinalities=(3, 6, 30)), 2)
     assert model(make_batch(4)).isfinite().all()
+
+
+def test_members_answer_by_themselves_and_are_averaged(make_batch):
+    config = Config.from_flat({"model.names": ["real_mlp"], "model.real_mlp.num_members": 5, "model.real_mlp.dropout": 0.0})
+    model, batch = build_model(config, Features(numeric=("a", "b", "c"), cardinalities=(3, 6, 30)), 2), make_batch(4)
+    members = torch.stack([logits for logits, _ in model.training_logits(batch)])
+    assert members.shape == (5, 4, 2)
+    assert torch.allclose(members.mean(0), model(batch), atol=1e-5)
+    [gradient] = torch.autograd.grad(members[1].sum(), [model.backbones["real_mlp"].layers[0].weight])
+    assert [bool(member.any()) for member in gradient] == [False, True, False, False, False]
