@@ -18,6 +18,17 @@ from . import timm_image
 
 MODELS = {"timm_image": timm_image.build}
 
+# hyperparameters that a search may vary and that others must know all values of
+GEOMETRY_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size")
+TEXT_KEYS: tuple[str, ...] = ()
+MODEL_KEYS = (
+    "model.names",
+    *GEOMETRY_KEYS,
+    "model.timm_image.pretrained",
+    "model.timm_image.checkpoint_path",
+    "model.timm_image.drop_path_rate",
+)
+
 
 class TableModel(nn.Module):
     """A backbone for each kind of column, what brings them together, and a linear head."""
@@ -76,7 +87,7 @@ def text_spec(config: Config) -> TextSpec:
     raise NotSupported("model.names: no model here reads text")
 
 
-def describe_source(config: Config) -> dict[str, Any]:
+def describe_source(config: Config, features: Features) -> dict[str, Any]:
     """What a saved predictor keeps, so that ``build_model`` works where the model's own folder or hub is out of reach; JSON."""
     return timm_image.describe_source(config.model.timm_image)
 
@@ -86,11 +97,17 @@ def remember_source(config: Config, described: Mapping[str, Any]) -> None:
     timm_image.remember_source(config.model.timm_image, described)
 
 
-def check_model(config: Config) -> None:
-    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes the model does not take."""
+def check_model(config: Config, features: Features | None = None) -> None:
+    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes the model does not take.
+
+    Args:
+        features: what the table has; None before that is known.
+    """
+    if features is not None:
+        used_models(config, features)
     timm_image.check(config.model.timm_image)
 
 
-def fetch_weights(config: Config) -> None:
+def fetch_weights(config: Config, features: Features) -> None:
     """Has the pretrained weights that the config asks for on this machine."""
     timm_image.fetch_weights(config.model.timm_image)

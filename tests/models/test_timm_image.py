@@ -80,7 +80,7 @@ def test_weights_out_of_reach_are_refused_in_time_with_the_ways_out(monkeypatch,
     started = time.monotonic()
     for name in ("ghostnet_100", "mobilenetv3_large_100"):
         with pytest.raises(WeightsUnavailable, match=f"{name}.*pretrained=False.*checkpoint_path.*local-dir"):
-            fetch_weights(config(checkpoint_name=name, pretrained=True))
+            fetch_weights(config(checkpoint_name=name, pretrained=True), IMAGE)
     assert time.monotonic() - started < 10
 
 
