@@ -74,6 +74,10 @@ Text = Annotated[StrictStr, Field(min_length=1), Expected("a non-empty string")]
 Flag = Annotated[StrictBool, BeforeValidator(unwrapped), Expected("True or False")]
 
 
+ModelName = Literal["timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "real_mlp", "fusion_mlp"]
+Activation = Literal["relu", "leaky_relu", "gelu", "selu", "silu", "mish"]
+
+
 class Section(BaseModel):
     """A frozen group of fields; the docstring under a field is its documentation."""
 
@@ -99,12 +103,128 @@ class TimmImage(Section):
     """Dropout before the head."""
     drop_path_rate: Fraction = 0.0
     """Stochastic depth, for the models that have it."""
+    trainable: Literal["all", "head"] = "all"
+    """``head``: the backbone stays as it was published, and only what is built on it learns."""
+    frozen_norm_stats: Flag = False
+    """Batch norm keeps the means and variances it was published with. Small data estimates them badly, and pays for it with the
+    features. Where no published weights are loaded there are none to keep, and this does nothing."""
+
+
+class HfText(Section):
+    checkpoint_name: Text = "sentence-transformers/all-MiniLM-L6-v2"
+    """A hub repository or a local folder with a text encoder of the transformers library; its code is never run, only its weights are read."""
+    pretrained: Flag = True
+    """Start from published weights. False starts from random ones; the repository's or folder's config.json is read nevertheless."""
+    max_text_len: PositiveInt = 256
+    """Tokens of a row, the rest is cut off; never more than the model takes."""
+    pooling_mode: Literal["cls", "mean"] = "mean"
+    """What stands for a text: its first token's state, or the mean of all."""
+    dropout: Annotated[Fraction, Live()] = 0.1
+    """Dropout inside the encoder."""
+    gradient_checkpointing: Flag = False
+    """Less memory for a third more time."""
+    trainable: Literal["all", "head"] = "all"
+    """``head``: the encoder stays as it was published."""
+
+
+class NumericalMlp(Section):
+    hidden_size: PositiveInt = 128
+    """Width of the hidden layers."""
+    num_layers: PositiveInt = 1
+    """Hidden layers."""
+    activation: Activation = "leaky_relu"
+    """Between the layers."""
+    normalization: Literal["layer_norm", "batch_norm", ""] = "layer_norm"
+    """Before each activation; empty: none."""
+    dropout: Annotated[Fraction, Live()] = 0.1
+    """After each activation."""
+
+
+class CategoricalMlp(Section):
+    max_embedding_dim: PositiveInt = 100
+    """Widest embedding of a column; one of n categories gets 1.6 n^0.56."""
+    hidden_size: PositiveInt = 64
+    """Width of the hidden layers."""
+    num_layers: PositiveInt = 1
+    """Hidden layers."""
+    activation: Activation = "leaky_relu"
+    """Between the layers."""
+    normalization: Literal["layer_norm", "batch_norm", ""] = "layer_norm"
+    """Before each activation; empty: none."""
+    dropout: Annotated[Fraction, Live()] = 0.1
+    """After each activation."""
+
+
+class FtTransformer(Section):
+    token_dim: PositiveInt = 192
+    """Width of a column's token; a multiple of ``attention_num_heads``."""
+    num_blocks: PositiveInt = 3
+    """Transformer blocks."""
+    attention_num_heads: PositiveInt = 8
+    """Heads of each block's attention among the columns."""
+    ffn_hidden_size: PositiveInt = 192
+    """Width of the feed-forward layers, after their gate."""
+    attention_dropout: Annotated[Fraction, Live()] = 0.2
+    """Of the attention's weights."""
+    ffn_dropout: Annotated[Fraction, Live()] = 0.1
+    """Inside the feed-forward layers."""
+    residual_dropout: Annotated[Fraction, Live()] = 0.0
+    """Of what each block adds."""
+
+
+class RealMlp(Section):
+    num_members: PositiveInt = 4
+    """Networks trained side by side on the same batches, from weights of their own; their answers are averaged."""
+    hidden_size: PositiveInt = 256
+    """Width of the hidden layers."""
+    num_layers: PositiveInt = 3
+    """Hidden layers."""
+    activation: Activation = "selu"
+    """Blended with the identity by a learned share for each unit. The paper takes selu for classes and mish for regression."""
+    dropout: Annotated[Fraction, Live()] = 0.15
+    """After each activation."""
+    frequency_scale: PositiveFloat = 0.1
+    """Spread of the frequencies with which the embedding of a number begins; larger ones follow finer steps."""
+    embedding_hidden_size: PositiveInt = 16
+    """Frequencies a number is embedded with."""
+    embedding_dim: Annotated[int, Number, Field(ge=2), Expected("an integer >= 2")] = 4
+    """Width of a number's embedding; one of it is the number itself."""
+    one_hot_limit: NonNegativeInt = 8
+    """A column of more categories than that is embedded, others are one-hot."""
+    category_dim: PositiveInt = 8
+    """Width of a category's embedding."""
+    lr_mult: PositiveFloat = 40.0
+    """Learning rate of this network against ``optim.lr``: its parametrisation wants a larger one, the paper's 0.04 where others take 1e-3."""
+
+
+class FusionMlp(Section):
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Expected("a sequence of widths, each >= 1, e.g. [128]")] = (128,)
+    """Widths of the layers that see all modalities together."""
+    activation: Activation = "leaky_relu"
+    """Between the layers."""
+    dropout: Annotated[Fraction, Live()] = 0.1
+    """After each activation."""
+    modality_dropout: Annotated[Fraction, Live()] = 0.0
+    """Probability that a row trains without one of its modalities; one of them always stays."""
+    aux_loss_weight: NonNegativeFloat = 0.0
+    """Weight of the loss of a head on each modality alone, in training only; 0: there are none."""
 
 
 class Model(Section):
-    names: Annotated[tuple[Literal["timm_image"], ...], Field(min_length=1), AfterValidator(_distinct), Expected("a list among timm_image")] = ("timm_image",)
-    """Which models may be used; those without a column to feed them drop out."""
+    names: Annotated[
+        tuple[ModelName, ...],
+        Field(min_length=1),
+        AfterValidator(_distinct),
+        Expected("a list among timm_image, hf_text, numerical_mlp, categorical_mlp, ft_transformer, real_mlp, fusion_mlp"),
+    ] = ("timm_image", "hf_text", "real_mlp", "fusion_mlp")
+    """Which models may be used; those without a column to feed them drop out. Two or more need ``fusion_mlp`` to bring them together."""
     timm_image: TimmImage = TimmImage()
+    hf_text: HfText = HfText()
+    numerical_mlp: NumericalMlp = NumericalMlp()
+    categorical_mlp: CategoricalMlp = CategoricalMlp()
+    ft_transformer: FtTransformer = FtTransformer()
+    real_mlp: RealMlp = RealMlp()
+    fusion_mlp: FusionMlp = FusionMlp()
 
 
 class ImageData(Section):
@@ -135,19 +255,43 @@ class Data(Section):
     categorical: CategoricalData = CategoricalData()
 
 
+class Lora(Section):
+    r: PositiveInt = 8
+    """Rank of the matrices that are learned instead of a layer's own."""
+    alpha: PositiveFloat = 16.0
+    """They are added times ``alpha / r``."""
+    dropout: Fraction = 0.0
+    """Of what goes into them."""
+
+
 class Optim(Section):
-    optim_type: Literal["adamw", "sgd"] = "adamw"
+    optim_type: Literal["adamw", "adam", "nadamw", "sgd", "lamb", "lion"] = "adamw"
     """Optimizer; SGD uses Nesterov momentum."""
     lr: Annotated[PositiveFloat, Live()] = 1e-4
-    """Peak learning rate, reached when the warm-up ends."""
+    """Peak learning rate, reached when the warm-up ends. ``fit`` has defaults of its own by the models used: 1e-4 where a pretrained
+    backbone is among them, 1e-3 where all begin from random weights."""
+    lr_choice: Literal["", "two_stages", "layerwise_decay"] = ""
+    """Learning rates within a model. ``two_stages``: what begins from random weights (heads, fusion, table networks) learns at ``lr`` times
+    ``lr_mult``, pretrained backbones at ``lr``. ``layerwise_decay``: so, and each layer of a backbone at ``lr_decay`` times the rate of
+    the next one above it."""
+    lr_mult: PositiveFloat = 10.0
+    """See ``lr_choice``."""
+    lr_decay: Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")] = 0.9
+    """See ``lr_choice``."""
     weight_decay: Annotated[NonNegativeFloat, Live()] = 1e-3
-    """Decoupled for adamw, L2 for sgd. Norm layers and biases are never decayed."""
+    """Decoupled, but L2 for adam and sgd. Norm layers and biases are never decayed."""
     momentum: Fraction = 0.9
-    """Momentum of sgd; adamw has its own and ignores it."""
-    lr_schedule: Literal["cosine_decay", "linear_decay", "polynomial_decay", "constant"] = "cosine_decay"
-    """How the learning rate falls from its peak to the last step."""
+    """Momentum of sgd; the others have their own and ignore it."""
+    beta2: Fraction = 0.999
+    """Memory of the squared gradients in adamw, adam, nadamw and lamb (of the momentum in lion, 0.99 there is usual)."""
+    lr_schedule: Literal["cosine_decay", "linear_decay", "polynomial_decay", "multi_step", "coslog4", "constant"] = "cosine_decay"
+    """How the learning rate falls from its peak to the last step. ``multi_step``: to a tenth after half, and again after three quarters.
+    ``coslog4`` falls and rises four times, ever more slowly (RealMLP's); it begins at zero and wants no warm-up."""
     warmup_steps: Fraction = 0.1
     """Linear warm-up, as a fraction of all steps."""
+    peft: Literal["lora"] | None = None
+    """``lora``: of pretrained backbones only low-rank additions to their linear layers learn, and norms; see ``optim.lora``."""
+    lora: Lora = Lora()
     max_epochs: PositiveInt = 20
     """Passes over the training rows."""
     max_steps: LimitInt = -1

@@ -4,6 +4,7 @@ import math
 import random
 
 import pytest
+from model_fixtures import encoder_folder, features, make_batch, make_config  # noqa: F401  # fixtures of tests/models and tests/training
 
 from automm_hpo.config import Config
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, SearchRecords, TrialRecord

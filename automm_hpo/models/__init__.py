@@ -1,113 +1,163 @@
-"""Models by name. To add one: a class like ``TimmImage`` and an entry in ``MODELS``."""
+"""Models by name. To add one: a class like those in ``tabular.py`` and an entry in ``MODELS``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..config import Config
-from ..data.batch import Batch
 from ..data.features import Features
 from ..data.images import ImageSpec
 from ..data.text import TextSpec
-from ..errors import NotSupported
-from . import timm_image
+from ..errors import InvalidHyperparameter
+from . import lora, tabular, text, timm_image
+from .fusion import FusionMlp, Only, TableModel
 
-MODELS = {"timm_image": timm_image.build}
+__all__ = [
+    "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "check_model",
+    "describe_source", "fetch_weights", "image_spec", "remember_source", "text_spec", "used_models",
+]  # fmt: skip
 
-# hyperparameters that a search may vary and that others must know all values of
+# hyperparameters that a search may vary and that others must know all values of: those that decide what data is encoded for,
+# and those that decide which weights are fetched, whether a model can be built, and how large it is
 GEOMETRY_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size")
-TEXT_KEYS: tuple[str, ...] = ()
+TEXT_KEYS = ("model.hf_text.checkpoint_name", "model.hf_text.max_text_len")
 MODEL_KEYS = (
     "model.names",
     *GEOMETRY_KEYS,
-    "model.timm_image.pretrained",
-    "model.timm_image.checkpoint_path",
-    "model.timm_image.drop_path_rate",
+    *TEXT_KEYS,
+    *(f"model.timm_image.{name}" for name in ("pretrained", "checkpoint_path", "drop_path_rate")),
+    "model.hf_text.pretrained",
+    *(f"model.ft_transformer.{name}" for name in ("token_dim", "attention_num_heads")),
+    "optim.peft",
 )
 
 
-class TableModel(nn.Module):
-    """A backbone for each kind of column, what brings them together, and a linear head."""
+def _nothing(config: Config) -> None:
+    """Of models that need no check and no weights."""
 
-    def __init__(self, backbones: dict[str, nn.Module], fusion: nn.Module, num_features: int, num_outputs: int) -> None:
-        super().__init__()
-        self.backbones = nn.ModuleDict(backbones)
-        self.fusion = fusion
-        self.head = nn.Linear(num_features, num_outputs)
 
-    def features(self, batch: Batch) -> torch.Tensor:
-        """(B, F): the embedding of each row."""
-        return self.fusion(torch.cat([backbone(batch) for backbone in self.backbones.values()], 1))
+@dataclass(frozen=True)
+class ModelEntry:
+    """A kind of backbone.
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.head(self.features(batch))  # (B, num_outputs)
+    Attributes:
+        build: (config, features, load_weights) -> module ``(Batch) -> (B, num_features)`` with an attribute ``num_features``.
+        reads: the fields of ``Features`` that it can be fed with.
+        check: refuses what could not be built.
+        fetch_weights: has the pretrained weights at hand.
+        describe_source, remember_source: what a saved predictor must keep to build it elsewhere, as JSON, and back.
+    """
+
+    build: Callable[[Config, Features, bool], nn.Module]
+    reads: tuple[str, ...]
+    check: Callable[[Config], None] = _nothing
+    fetch_weights: Callable[[Config], None] = _nothing
+    describe_source: Callable[[Config], dict[str, Any]] = lambda config: {}
+    remember_source: Callable[[Config, Mapping[str, Any]], None] = lambda config, described: None
+
+    def wants(self, features: Features) -> bool:
+        """Whether there is a column to feed it."""
+        return any(getattr(features, kind) for kind in self.reads)
+
+
+def _of(module: Any, reads: tuple[str, ...]) -> ModelEntry:
+    return ModelEntry(module.build, reads, module.check, module.fetch_weights, module.describe_source, module.remember_source)
+
+
+MODELS = {
+    "timm_image": _of(timm_image, ("num_images",)),
+    "hf_text": _of(text, ("num_texts",)),
+    "numerical_mlp": ModelEntry(lambda config, features, load_weights: tabular.NumericalMlp(config, features), ("numeric",)),
+    "categorical_mlp": ModelEntry(lambda config, features, load_weights: tabular.CategoricalMlp(config, features), ("cardinalities",)),
+    "ft_transformer": ModelEntry(
+        lambda config, features, load_weights: tabular.FtTransformer(config, features), ("numeric", "cardinalities"), tabular.check_ft_transformer
+    ),
+    "real_mlp": ModelEntry(lambda config, features, load_weights: tabular.RealMlp(config, features), ("numeric", "cardinalities")),
+}
+KINDS = {
+    "num_images": ("image columns", "timm_image"),
+    "numeric": ("columns of numbers", "real_mlp"),
+    "cardinalities": ("columns of categories", "real_mlp"),
+    "num_texts": ("columns of text", "hf_text"),
+}
 
 
 def used_models(config: Config, features: Features) -> tuple[str, ...]:
-    """Those of ``model.names`` that have a column to feed them.
+    """The backbones among ``model.names`` that have a column to feed them, in the order of ``MODELS``.
 
     Raises:
-        NotSupported: there are columns that none of them reads.
+        InvalidHyperparameter: columns that no named model reads, or several backbones and nothing to bring them together.
     """
-    unread = [f"numbers ({', '.join(features.numeric[:5])})"] if features.numeric else []
-    unread += [f"{len(features.cardinalities)} of categories"] if features.cardinalities else []
-    unread += [f"{features.num_texts} of text"] if features.num_texts else []
+    names = config.model.names
+    used = tuple(name for name, entry in MODELS.items() if name in names and entry.wants(features))
+    read = {kind for name in used for kind in MODELS[name].reads}
+    unread = [kind for kind in KINDS if getattr(features, kind) and kind not in read]
     if unread:
-        raise NotSupported(
-            f"model.names: no model here reads the columns of {', '.join(unread)}; leave such a column out with column_types={{name: 'null'}}, "
-            "or say what it is if the guess is wrong"
+        raise InvalidHyperparameter(
+            f"model.names: {', '.join(names)} read none of the table's {' and '.join(KINDS[kind][0] for kind in unread)}; add "
+            f"{' and '.join(dict.fromkeys(KINDS[kind][1] for kind in unread))}, or leave these columns out with column_types={{column: 'null'}}"
         )
-    return config.model.names
+    if len(used) > 1 and "fusion_mlp" not in names:
+        raise InvalidHyperparameter(f"model.names: {', '.join(used)} are used together and nothing brings them together; add fusion_mlp, or name one of them")
+    return used
 
 
 def build_model(config: Config, features: Features, num_outputs: int, load_weights: bool = True) -> TableModel:
     """The model of a trial, on the CPU.
 
     Args:
-        features: what the table has.
+        features: what the table has; it decides which of the named models are used.
         num_outputs: classes, or 1 for regression.
         load_weights: False where a checkpoint of ours follows; nothing is fetched then.
     """
-    [name] = used_models(config, features)
-    backbone = MODELS[name](config, load_weights)
-    return TableModel({name: backbone}, nn.Identity(), backbone.num_features, num_outputs)
+    backbones: dict[str, Any] = {name: MODELS[name].build(config, features, load_weights) for name in used_models(config, features)}
+    if config.optim.peft == "lora":
+        for backbone in backbones.values():
+            lora.attach(backbone, config.optim.lora)
+    fusion_config, sizes = config.model.fusion_mlp, [backbone.num_features for backbone in backbones.values()]
+    if len(backbones) == 1:
+        return TableModel(backbones, Only(*sizes), num_outputs)
+    return TableModel(backbones, FusionMlp(fusion_config, sizes), num_outputs, fusion_config.aux_loss_weight)
 
 
 def image_spec(config: Config) -> ImageSpec:
     """Size, interpolation and crop that the config's image model wants; the model is not built."""
-    return timm_image.image_spec(config.model.timm_image)
+    return timm_image.image_spec(config)
 
 
 def text_spec(config: Config) -> TextSpec:
-    """What the config's text model reads."""
-    raise NotSupported("model.names: no model here reads text")
+    """Tokenizer and length that the config's text model wants."""
+    return text.text_spec(config)
 
 
 def describe_source(config: Config, features: Features) -> dict[str, Any]:
-    """What a saved predictor keeps, so that ``build_model`` works where the model's own folder or hub is out of reach; JSON."""
-    return timm_image.describe_source(config.model.timm_image)
+    """What a saved predictor keeps, so that ``build_model`` works where a model's own folder or hub is out of reach; JSON."""
+    return {name: MODELS[name].describe_source(config) for name in used_models(config, features)}
 
 
 def remember_source(config: Config, described: Mapping[str, Any]) -> None:
     """The inverse of ``describe_source``."""
-    timm_image.remember_source(config.model.timm_image, described)
+    for name, source in described.items():
+        MODELS[name].remember_source(config, source)
 
 
 def check_model(config: Config, features: Features | None = None) -> None:
-    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes the model does not take.
+    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes a model does not take.
 
     Args:
-        features: what the table has; None before that is known.
+        features: what the table has. None before that is known; then a library or file that only columns of text would need may still be absent.
     """
-    if features is not None:
-        used_models(config, features)
-    timm_image.check(config.model.timm_image)
+    lora.check(config)
+    names = [name for name in MODELS if name in config.model.names and name != "hf_text"] if features is None else used_models(config, features)
+    for name in names:
+        MODELS[name].check(config)
 
 
 def fetch_weights(config: Config, features: Features) -> None:
     """Has the pretrained weights that the config asks for on this machine."""
-    timm_image.fetch_weights(config.model.timm_image)
+    for name in used_models(config, features):
+        MODELS[name].fetch_weights(config)

@@ -2,73 +2,97 @@
 
 from __future__ import annotations
 
-import math
-import time
+import contextlib
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import timm
 import torch
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from ..config import Config
 from ..config import TimmImage as TimmImageConfig
 from ..data.batch import Batch
+from ..data.features import Features
 from ..data.images import ImageSpec, Interpolation
 from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
+from . import hub
 
 KEY = "model.timm_image"
-HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
-_hub_failed: tuple[float, Exception] = (-math.inf, ConnectionError())  # when it was last out of reach, and how
 
 
 class TimmImage(nn.Module):
-    """Normalises, takes the backbone's pooled features of each image, and averages those present; zeros where there is none."""
+    """Normalises, takes the backbone's pooled features of each image, and averages those present."""
 
-    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, backbone: nn.Module, own: TimmImageConfig, cfg: PretrainedCfg) -> None:
         super().__init__()
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.backbone = backbone
         self.num_features = _feature_size(backbone)
+        self.is_pretrained = own.pretrained or own.checkpoint_path is not None
+        self.is_frozen, self.has_frozen_stats = own.trainable == "head", own.frozen_norm_stats and self.is_pretrained
+        if self.is_frozen:
+            backbone.requires_grad_(False)
         # of pixels in [0, 255]: data never has to know which model it feeds
-        self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", 255 * torch.tensor(tuple(cfg.mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(tuple(cfg.std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """(B, num_features)."""
+        """(B, I, 3, H, W) uint8 -> (B, F)."""
         flat = batch.images.flatten(0, 1).float().sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
         pooled = self.backbone(flat).unflatten(0, batch.image_mask.shape)  # (B, I, F)
         weight = batch.image_mask.unsqueeze(-1).to(pooled.dtype)
         return (pooled * weight).sum(1) / weight.sum(1).clamp(min=1)
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.is_frozen:
+            self.backbone.eval()
+        elif self.has_frozen_stats:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
-def build(config: Config, load_weights: bool) -> TimmImage:
+    def layer_scales(self, decay: float) -> dict[str, float]:
+        """Learning rate of each parameter that learns, by timm's own groups of layers: 1 at the top, times ``decay`` for each layer below."""
+        scale_of = {id(parameter): group["lr_scale"] for group in param_groups_layer_decay(self.backbone, layer_decay=decay) for parameter in group["params"]}
+        return {name: scale_of[id(parameter)] for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def no_weight_decay(self) -> set[str]:
+        own: Any = getattr(self.backbone, "no_weight_decay", set)
+        return {f"backbone.{name}" for name in own()}
+
+
+def build(config: Config, features: Features, load_weights: bool) -> TimmImage:
     own = config.model.timm_image
     from_file = load_weights and own.checkpoint_path is not None
     backbone = _create(own, pretrained=load_weights and own.pretrained and not from_file)
     if from_file:
         _load_backbone(backbone, Path(str(own.checkpoint_path)))
-    cfg = _source(own.checkpoint_name).cfg
-    return TimmImage(backbone, tuple(cfg.mean), tuple(cfg.std))
+    return TimmImage(backbone, own, _source(own.checkpoint_name).cfg)
 
 
-def image_spec(own: TimmImageConfig) -> ImageSpec:
+def image_spec(config: Config) -> ImageSpec:
+    own = config.model.timm_image
     cfg = _source(own.checkpoint_name).cfg
     return ImageSpec(own.image_size or cfg.input_size[-1], cast(Interpolation, cfg.interpolation), cfg.crop_pct)
 
 
-def check(own: TimmImageConfig) -> None:
+def check(config: Config) -> None:
     """Raises:
     InvalidHyperparameter: no such model, or it cannot be built with these values.
     MissingData: ``checkpoint_path`` is not there.
     """
-    size = image_spec(own).size
+    own, size = config.model.timm_image, image_spec(config).size
     with torch.device("meta"):  # shapes without memory or arithmetic
         backbone = _create(own, pretrained=False).eval()
         try:
@@ -79,10 +103,11 @@ def check(own: TimmImageConfig) -> None:
         raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
 
 
-def fetch_weights(own: TimmImageConfig) -> None:
+def fetch_weights(config: Config) -> None:
     """Raises:
     WeightsUnavailable: pretrained weights are wanted and cannot be had.
     """
+    own = config.model.timm_image
     if own.pretrained and own.checkpoint_path is None:
         _fetch_weights(own.checkpoint_name)
 
@@ -122,18 +147,19 @@ class Source:
 _remembered: dict[str, Source] = {}  # of loaded predictors, whose folder or repository may be out of reach
 
 
-def describe_source(own: TimmImageConfig) -> dict[str, Any]:
+def describe_source(config: Config) -> dict[str, Any]:
     """As JSON, what a predictor must keep of a model that is not timm's own; empty for those that are."""
+    own = config.model.timm_image
     source = _source(own.checkpoint_name)
     if timm.is_model(own.checkpoint_name):
         return {}
     return {"architecture": source.architecture, "cfg": source.cfg.to_dict(), "arguments": dict(source.arguments)}
 
 
-def remember_source(own: TimmImageConfig, described: Mapping[str, Any]) -> None:
+def remember_source(config: Config, described: Mapping[str, Any]) -> None:
     """Makes ``describe_source``'s model known again, so that it is built without its folder or repository."""
     if described:
-        _remembered[own.checkpoint_name] = Source(described["architecture"], PretrainedCfg(**described["cfg"]), described["arguments"])
+        _remembered[config.model.timm_image.checkpoint_name] = Source(described["architecture"], PretrainedCfg(**described["cfg"]), described["arguments"])
 
 
 def _source(name: str) -> Source:
@@ -166,31 +192,24 @@ def _source(name: str) -> Source:
 
 
 def _fetch_weights(name: str) -> None:
-    """Downloads a model's weights into the hub's cache, where all trials find them; done already, it returns at once."""
-    import huggingface_hub
-
+    """Downloads a model's weights; done already, it returns at once."""
     if name.startswith("local-dir:"):
         return
     repo = name.partition(":")[2] or _source(name).cfg.hf_hub_id
     if not repo:
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: no pretrained weights are published for {name!r}; set {KEY}.pretrained to False")
     repo, _, revision = repo.partition("@")
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in ("model.safetensors", "pytorch_model.bin")):
+    files = ("model.safetensors", "pytorch_model.bin")
+    if any(hub.cached(repo, file) for file in files):
         return
-    global _hub_failed
-    try:
-        if time.monotonic() - _hub_failed[0] < 4 * HUB_TIMEOUT:  # the next of several models need not wait as long again
-            raise _hub_failed[1]
-        files = {file.rfilename for file in huggingface_hub.HfApi().model_info(repo, revision=revision or None, timeout=HUB_TIMEOUT).siblings or ()}
-        huggingface_hub.hf_hub_download(repo, "model.safetensors" if "model.safetensors" in files else "pytorch_model.bin", revision=revision or None)
-    except Exception as error:  # no network, no such repository, no space, ...
-        if not isinstance(error, huggingface_hub.errors.HfHubHTTPError):  # the hub did not answer at all
-            _hub_failed = (time.monotonic(), error)
-        raise WeightsUnavailable(
-            f"{KEY}.checkpoint_name: the pretrained weights of {name!r} (hub repository {repo}) cannot be fetched: {type(error).__name__}. "
-            f"Ways out: {KEY}.pretrained=False starts from random weights; {KEY}.checkpoint_path=<file> or "
-            f"{KEY}.checkpoint_name='local-dir:<folder>' use weights you have; or run once where the hub can be reached."
-        ) from None
+    hub.fetch(
+        repo,
+        revision or None,
+        lambda there: [next((file for file in files if file in there), files[0])],
+        f"{KEY}.checkpoint_name: the pretrained weights of {name!r}",
+        f"Ways out: {KEY}.pretrained=False starts from random weights; {KEY}.checkpoint_path=<file> or "
+        f"{KEY}.checkpoint_name='local-dir:<folder>' use weights you have; or run once where the hub can be reached.",
+    )
 
 
 def _load_backbone(backbone: nn.Module, path: Path) -> None:
@@ -208,9 +227,17 @@ def _load_backbone(backbone: nn.Module, path: Path) -> None:
         weights = weights.get(wrapper, weights)
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     own = backbone.state_dict()
-    fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
-    absent = own.keys() - fitting.keys()
-    if absent:
+
+    def fits() -> dict[str, torch.Tensor]:
+        return {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
+
+    fitting = fits()
+    adapt: Any = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if own.keys() - fitting.keys() and adapt:  # timm's own: other sizes of image, names that other libraries give
+        with contextlib.suppress(Exception):
+            weights = adapt(weights, backbone)
+            fitting = fits()
+    if absent := own.keys() - fitting.keys():
         raise InvalidHyperparameter(
             f"{KEY}.checkpoint_path: {path} lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape; first {min(absent)}"
         )

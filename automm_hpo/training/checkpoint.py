@@ -76,7 +76,9 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     save_file({name: value.contiguous() for name, value in tensors.items() if isinstance(value, torch.Tensor)}, temporary / STATE_TENSORS)
     best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
     position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
-    write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": optimizer["param_groups"]}, sync=False)
+    # some of timm's optimizers count their steps in a tensor there, and take a number back
+    groups = [{key: value.item() if isinstance(value, torch.Tensor) else value for key, value in group.items()} for group in optimizer["param_groups"]]
+    write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": groups}, sync=False)
     names = [WEIGHTS, STATE, STATE_TENSORS]
     if state.valid_logits is not None and state.valid_logits.nbytes <= (temporary / WEIGHTS).stat().st_size:
         save_file({LOGITS: state.valid_logits.contiguous()}, temporary / PREDICTIONS)

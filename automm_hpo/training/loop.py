@@ -19,6 +19,7 @@ from ..config import Config, Env
 from ..data.batch import TensorCache
 from ..data.images import ImageSpec
 from ..metrics import Metric
+from ..models import TableModel
 from ..problem import Problem
 from .evaluate import autocast, class_weights, compute_metric, loss_function, predict_logits, rank
 from .optim import lr_factor
@@ -71,7 +72,7 @@ class TrainState:
         valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
     """
 
-    model: nn.Module
+    model: TableModel
     optimizer: torch.optim.Optimizer
     step: int = 0
     best_score: float = -math.inf
@@ -133,16 +134,19 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
                 batch = data.train.batch(micro_rows).to(device)
                 batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
                 with autocast(env, device):
-                    logits = model(batch)  # (B, K)
                     weight = batch.weight if of_class is None else batch.weight * of_class[batch.target]
-                    loss = loss_function(data.problem, logits, batch.target, optim.label_smoothing, weight)
+                    parts = [  # the model's answer, and what else of it answers for the target: (B, K) logits each
+                        share * loss_function(data.problem, logits, batch.target, optim.label_smoothing, weight)
+                        for logits, share in model.training_logits(batch)
+                    ]
+                    loss = torch.stack(parts).sum()
                 (loss * (len(batch) / len(rows))).backward()
                 losses.append(loss.detach())
             if optim.gradient_clip_val:
                 nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
             lr = optim.lr * lr_factor(optim, state.step, total_steps)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
             optimizer.step()
             optimizer.zero_grad()
             state.step += 1

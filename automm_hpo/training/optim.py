@@ -4,36 +4,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from ..config import Optim
 
-
-def _adamw(groups: list[dict], optim: Optim) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
+Groups = list[dict]
 
 
-def _sgd(groups: list[dict], optim: Optim) -> torch.optim.Optimizer:
+def _timm(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
+    """One of timm's, by its name there."""
+    return create_optimizer_v2(groups, opt=optim.optim_type, lr=optim.lr, betas=(0.9, optim.beta2))
+
+
+def _sgd(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict], Optim], torch.optim.Optimizer]] = {"adamw": _adamw, "sgd": _sgd}
+OPTIMIZERS: dict[str, Callable[[Groups, Optim], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, optim: torch.optim.AdamW(groups, lr=optim.lr, betas=(0.9, optim.beta2), fused=True),
+    "adam": lambda groups, optim: torch.optim.Adam(groups, lr=optim.lr, betas=(0.9, optim.beta2), fused=True),
+    "nadamw": _timm,
+    "sgd": _sgd,
+    "lamb": _timm,
+    "lion": _timm,
+}
 
 # progress in [0, 1] after the warm-up -> factor of the peak learning rate
 LR_SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine_decay": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear_decay": lambda progress: 1 - progress,
     "polynomial_decay": lambda progress: (1 - progress) ** 2,
+    "multi_step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
+    "coslog4": lambda progress: 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * progress))),  # arXiv:2407.04491
     "constant": lambda progress: 1.0,
 }
 
 
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """Two groups: weights with decay, norms and biases without."""
-    return OPTIMIZERS[optim.optim_type](param_groups_weight_decay(model, optim.weight_decay), optim)
+    """Groups by learning rate, and by whether weights decay; each has its ``lr_scale``, the factor of the model's learning rate."""
+    return OPTIMIZERS[optim.optim_type](parameter_groups(model, optim), optim)
+
+
+def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
+    """What learns, grouped. Norms, biases and what a model names besides are never decayed."""
+    scales, groups = lr_scales(model, optim), {}
+    undecayed = {f"{prefix}{name}" for prefix, backbone in _backbones(model) for name in getattr(backbone, "no_weight_decay", set)()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_decayed = parameter.ndim > 1 and not name.endswith(".bias") and name not in undecayed
+            group = {"params": [], "lr_scale": scales[name], "weight_decay": optim.weight_decay if is_decayed else 0.0}
+            groups.setdefault((scales[name], is_decayed), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def lr_scales(model: nn.Module, optim: Optim) -> dict[str, float]:
+    """Parameter -> its learning rate against ``optim.lr``, by ``optim.lr_choice`` and what each backbone says of its own parameters."""
+    new = optim.lr_mult if optim.lr_choice else 1.0
+    decay = optim.lr_decay if optim.lr_choice == "layerwise_decay" else 1.0
+    scales = {name: new for name, _ in model.named_parameters()}
+    for prefix, backbone in _backbones(model):
+        if getattr(backbone, "is_pretrained", False):
+            own = {name: new if "lora_" in name else scale for name, scale in backbone.layer_scales(decay).items()}  # adapters are new
+        else:
+            own = {name: new * scale for name, scale in getattr(backbone, "lr_scales", dict)().items()}
+        scales |= {f"{prefix}{name}": scale for name, scale in own.items()}
+    return scales
+
+
+def _backbones(model: nn.Module) -> list[tuple[str, Any]]:
+    """(prefix of its parameters' names, module) of each."""
+    return [(f"backbones.{name}.", backbone) for name, backbone in getattr(model, "backbones", nn.ModuleDict()).items()]
 
 
 def lr_factor(optim: Optim, step: int, total_steps: int) -> float:

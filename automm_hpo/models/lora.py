@@ -1,0 +1,46 @@
+"""Low-rank adaptation of pretrained backbones through the peft library.
+
+Hu et al. 2021, "LoRA: low-rank adaptation of large language models" (arXiv:2106.09685).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from torch import nn
+
+from ..config import Config
+from ..config import Lora as LoraConfig
+from ..errors import InvalidHyperparameter, NotSupported
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+
+def check(config: Config) -> None:
+    """Raises:
+    NotSupported: LoRA is wanted and the peft library is not installed.
+    """
+    if config.optim.peft and importlib.util.find_spec("peft") is None:
+        raise NotSupported("optim.peft: needs the peft library: pip install 'automm-hpo[peft]'; or leave optim.peft at None")
+
+
+def attach(backbone: nn.Module, own: LoraConfig) -> None:
+    """Freezes a pretrained backbone but for its norms, and adds what learns instead to every linear layer, fused ``qkv`` among them.
+
+    Networks that begin from random weights, and those that learn nothing, are left as they are. In a network of convolutions the 1 x 1
+    ones, linear layers on channels, stand for the linear ones.
+    """
+    if not getattr(backbone, "is_pretrained", False) or getattr(backbone, "is_frozen", False):
+        return
+    import peft
+
+    linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    pointwise = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1]
+    if not linear and not pointwise:
+        raise InvalidHyperparameter("optim.peft: the backbone has neither linear layers nor 1 x 1 convolutions for LoRA to attach to; leave it at None")
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=own.r, lora_alpha=own.alpha, lora_dropout=own.dropout, target_modules=linear or pointwise, bias="none"), backbone
+    )
+    for module in backbone.modules():
+        if isinstance(module, NORMS) or type(module).__name__.endswith("RMSNorm"):
+            module.requires_grad_(True)

@@ -1,0 +1,250 @@
+"""Networks on columns of numbers and categories: (B, Dn) float32 about N(0, 1), and (B, Dc) int64 codes where 0 is a category training did not have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..config import Config
+from ..data.batch import Batch
+from ..data.features import Features
+from ..errors import InvalidHyperparameter
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "selu": nn.SELU, "silu": nn.SiLU, "mish": nn.Mish,
+}  # fmt: skip
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "": nn.Identity}
+
+
+def mlp(num_inputs: int, sizes: Sequence[int], activation: str, normalization: str, dropout: float) -> nn.Sequential:
+    """Layers of a plain multilayer perceptron, each linear, normalised, activated, dropped out."""
+    layers: list[nn.Module] = []
+    for before, after in zip([num_inputs, *sizes], sizes, strict=False):
+        layers += [nn.Linear(before, after), NORMALIZATIONS[normalization](after), ACTIVATIONS[activation](), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
+class NumericalMlp(nn.Module):
+    """(B, Dn) numbers through a multilayer perceptron."""
+
+    def __init__(self, config: Config, features: Features) -> None:
+        super().__init__()
+        own = config.model.numerical_mlp
+        self.num_features = own.hidden_size
+        self.layers = mlp(len(features.numeric), [own.hidden_size] * own.num_layers, own.activation, own.normalization, own.dropout)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.layers(batch.numeric)
+
+
+class CategoricalMlp(nn.Module):
+    """An embedding for each of (B, Dc) categories, then a multilayer perceptron."""
+
+    def __init__(self, config: Config, features: Features) -> None:
+        super().__init__()
+        own = config.model.categorical_mlp
+        self.num_features = own.hidden_size
+        dims = [min(own.max_embedding_dim, round(1.6 * num_codes**0.56)) for num_codes in features.cardinalities]
+        self.embeddings = nn.ModuleList(Categories(num_codes, dim) for num_codes, dim in zip(features.cardinalities, dims, strict=True))
+        self.layers = mlp(sum(dims), [own.hidden_size] * own.num_layers, own.activation, own.normalization, own.dropout)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        columns = zip(self.embeddings, batch.categorical.unbind(1), strict=True)
+        return self.layers(torch.cat([embedding(codes) for embedding, codes in columns], 1))
+
+
+class Categories(nn.Embedding):
+    """Embeddings of one column's codes. A category that training did not have is all zeros, rather than what chance began with."""
+
+    def __init__(self, num_codes: int, dim: int) -> None:
+        super().__init__(num_codes, dim, padding_idx=0)
+
+
+# -------------------------------------------------------------------------------------------------------------- ft_transformer
+
+
+class FtTransformer(nn.Module):
+    """A token for each column, transformer blocks among them, and the state of one token more that reads them.
+
+    Gorishniy et al. 2021, "Revisiting deep learning models for tabular data" (arXiv:2106.11959).
+    """
+
+    def __init__(self, config: Config, features: Features) -> None:
+        super().__init__()
+        own = config.model.ft_transformer
+        self.num_features = dim = own.token_dim
+        num_columns = len(features.numeric) + len(features.cardinalities)
+        self.number_weight = nn.Parameter(torch.empty(len(features.numeric), dim)) if features.numeric else None
+        self.categories = nn.ModuleList(Categories(num_codes, dim) for num_codes in features.cardinalities)
+        self.column_bias = nn.Parameter(torch.empty(num_columns, dim))
+        self.reader = nn.Parameter(torch.empty(1, 1, dim))
+        self.blocks = nn.ModuleList(
+            FtBlock(dim, own.attention_num_heads, own.ffn_hidden_size, own.attention_dropout, own.ffn_dropout, own.residual_dropout, last=last)
+            for last in [False] * (own.num_blocks - 1) + [True]
+        )
+        self.norm = nn.LayerNorm(dim)
+        for parameter in (self.number_weight, self.column_bias, self.reader, *self.categories.parameters()):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
+        for embedding in self.categories:
+            nn.init.zeros_(embedding.weight[0].detach())
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        tokens = [] if self.number_weight is None else [batch.numeric.unsqueeze(-1) * self.number_weight]  # (B, Dn, E)
+        tokens += [embedding(codes).unsqueeze(1) for embedding, codes in zip(self.categories, batch.categorical.unbind(1), strict=True)]
+        columns = torch.cat(tokens, 1) + self.column_bias
+        states = torch.cat([self.reader.expand(len(columns), -1, -1), columns], 1)  # (B, 1 + D, E)
+        for block in self.blocks:
+            states = block(states)
+        return F.relu(self.norm(states[:, 0]))
+
+    def no_weight_decay(self) -> set[str]:
+        """The tokens' own parameters."""
+        return {"number_weight", "column_bias", "reader", *(f"categories.{index}.weight" for index in range(len(self.categories)))}
+
+
+class FtBlock(nn.Module):
+    """Normalised attention, then a normalised gated feed-forward layer; the last block has them for the reading token only."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_hidden_size: int, attention_dropout: float, ffn_dropout: float, residual_dropout: float, last: bool) -> None:
+        super().__init__()
+        self.num_heads, self.attention_dropout, self.last = num_heads, attention_dropout, last
+        self.attention_norm, self.ffn_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.gate, self.up, self.down = nn.Linear(dim, ffn_hidden_size), nn.Linear(dim, ffn_hidden_size), nn.Linear(ffn_hidden_size, dim)
+        self.ffn_dropout, self.residual_dropout = nn.Dropout(ffn_dropout), nn.Dropout(residual_dropout)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        normed = self.attention_norm(states)  # (B, T, E)
+        asking = 1 if self.last else states.shape[1]
+        query, key, value = (self._heads(part) for part in (self.query(normed[:, :asking]), self.key(normed), self.value(normed)))
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attention_dropout if self.training else 0.0)
+        states = states[:, :asking] + self.residual_dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        normed = self.ffn_norm(states)
+        return states + self.residual_dropout(self.down(self.ffn_dropout(F.gelu(self.gate(normed)) * self.up(normed))))
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, T, E / heads)
+
+
+def check_ft_transformer(config: Config) -> None:
+    """Raises:
+    InvalidHyperparameter: the tokens cannot be divided among the heads.
+    """
+    own = config.model.ft_transformer
+    if own.token_dim % own.attention_num_heads:
+        raise InvalidHyperparameter(
+            f"model.ft_transformer.token_dim: expected a multiple of attention_num_heads, got {own.token_dim} and {own.attention_num_heads} heads"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------------- real_mlp
+
+
+class RealMlp(nn.Module):
+    """RealMLP: Holzmüller, Grinsztajn, Steinwart 2024, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data"
+    (arXiv:2407.04491).
+
+    Numbers are embedded by learned frequencies, small categories one-hot, large ones embedded; each input has a learned scale; layers are
+    in the neural tangent parametrisation; each unit learns its share of the activation.
+
+    Several members share these embeddings and are trained side by side, each to answer by itself (``TableModel.training_logits``); their
+    mean is better than one network, as with TabM (Gorishniy et al. 2024, arXiv:2410.24210), and costs less than as many models.
+    """
+
+    def __init__(self, config: Config, features: Features) -> None:
+        super().__init__()
+        own = config.model.real_mlp
+        self.num_members, self.num_features, self.lr_mult = own.num_members, own.num_members * own.hidden_size, own.lr_mult
+        num_numbers = len(features.numeric)
+        self.numbers = NumberEmbedding(num_numbers, own.embedding_hidden_size, own.embedding_dim, own.frequency_scale) if num_numbers else None
+        self.categories = nn.ModuleList(
+            OneHot(num_codes) if num_codes - 1 <= own.one_hot_limit else Categories(num_codes, own.category_dim) for num_codes in features.cardinalities
+        )
+        num_inputs = num_numbers * own.embedding_dim + sum(embedding.embedding_dim for embedding in self.categories)
+        self.input_scale = nn.Parameter(torch.ones(self.num_members, 1, num_inputs))
+        layers: list[nn.Module] = []
+        for before in [num_inputs] + [own.hidden_size] * (own.num_layers - 1):
+            layers += [TangentLinear(self.num_members, before, own.hidden_size), LearnedActivation(self.num_members, own.hidden_size, own.activation)]
+            layers.append(nn.Dropout(own.dropout))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        inputs = [] if self.numbers is None else [self.numbers(batch.numeric)]
+        inputs += [embedding(codes) for embedding, codes in zip(self.categories, batch.categorical.unbind(1), strict=True)]
+        states = self.layers(torch.cat(inputs, 1) * self.input_scale)  # (members, B, hidden)
+        return states.transpose(0, 1).flatten(1) / self.num_members  # a linear head on all of them takes the mean of what it says of each
+
+    def no_weight_decay(self) -> set[str]:
+        """The scales of inputs and activations."""
+        return {name for name, _ in self.named_parameters() if name == "input_scale" or name.endswith(".share")}
+
+    def lr_scales(self) -> dict[str, float]:
+        """Learning rate of each parameter against ``optim.lr``."""
+
+        def scale(name: str) -> float:
+            if name == "input_scale":
+                return 6.0
+            return 0.1 if name.startswith("numbers.") or name.endswith((".bias", ".share")) else 1.0
+
+        return {name: self.lr_mult * scale(name) for name, _ in self.named_parameters()}
+
+
+class NumberEmbedding(nn.Module):
+    """Each number x becomes (x, W cos(2 pi f x + p) + b), f, p, W and b learned for each column; "PBLD" in the paper."""
+
+    def __init__(self, num_columns: int, hidden_size: int, dim: int, frequency_scale: float) -> None:
+        super().__init__()
+        reach = hidden_size**-0.5
+        self.frequency = nn.Parameter(2 * math.pi * frequency_scale * torch.randn(num_columns, hidden_size))
+        self.phase = nn.Parameter(math.pi * (2 * torch.rand(num_columns, hidden_size) - 1))
+        self.weight = nn.Parameter(reach * (2 * torch.rand(num_columns, hidden_size, dim - 1) - 1))
+        self.bias = nn.Parameter(reach * (2 * torch.rand(num_columns, dim - 1) - 1))
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        waves = torch.cos(numbers.unsqueeze(-1) * self.frequency + self.phase)  # (B, Dn, hidden)
+        embedded = torch.einsum("bdh,dhe->bde", waves, self.weight) + self.bias
+        return torch.cat([numbers.unsqueeze(-1).to(embedded.dtype), embedded], -1).flatten(1)  # (B, Dn * dim)
+
+
+class OneHot(nn.Module):
+    """A column's codes as indicators; two categories as -1 and 1, one that training did not have as zeros."""
+
+    def __init__(self, num_codes: int) -> None:
+        super().__init__()
+        rows = torch.tensor([[0.0], [-1.0], [1.0]]) if num_codes == 3 else torch.eye(num_codes)[:, 1:]
+        self.embedding_dim = rows.shape[1]
+        self.rows: torch.Tensor
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        return F.embedding(codes, self.rows)
+
+
+class TangentLinear(nn.Module):
+    """x W / sqrt(number of inputs) + b with W and b from N(0, 1): each weight learns at a rate that does not depend on the layer's width."""
+
+    def __init__(self, num_members: int, num_inputs: int, num_outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_members, num_inputs, num_outputs))
+        self.bias = nn.Parameter(torch.randn(num_members, 1, num_outputs))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(members, B, inputs) -> (members, B, outputs)."""
+        return torch.baddbmm(self.bias, inputs, self.weight, alpha=self.weight.shape[1] ** -0.5)
+
+
+class LearnedActivation(nn.Module):
+    """x + a (activation(x) - x), with an a for each unit that begins at 1."""
+
+    def __init__(self, num_members: int, num_units: int, activation: str) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]()
+        self.share = nn.Parameter(torch.ones(num_members, 1, num_units))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(inputs, self.activation(inputs), self.share.to(inputs.dtype))

@@ -1,0 +1,220 @@
+"""Any text encoder of the transformers library as a backbone. Tokens come from ``data/text.py``, by the same name."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..config import Config
+from ..config import HfText as HfTextConfig
+from ..data.batch import Batch
+from ..data.features import Features
+from ..data.text import TextSpec
+from ..errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
+from . import hub
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+KEY = "model.hf_text"
+CONFIG = "config.json"
+REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class HfText(nn.Module):
+    """The encoder's states of a text's tokens, pooled."""
+
+    def __init__(self, encoder: nn.Module, own: HfTextConfig) -> None:
+        super().__init__()
+        config: Any = encoder.config
+        self.encoder = encoder
+        self.tokens, self.max_text_len, self.pooling_mode = own.checkpoint_name, own.max_text_len, own.pooling_mode
+        self.num_features = int(config.hidden_size)
+        self.is_pretrained, self.is_frozen = own.pretrained, own.trainable == "head"
+        if self.is_frozen:
+            encoder.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        tokens, counts = batch.text(self.tokens, self.max_text_len)  # (B, L), (B,)
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < counts.clamp(min=1).unsqueeze(1)  # (B, L)
+        states = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state  # (B, L, F)
+        if self.pooling_mode == "cls":
+            return states[:, 0]
+        weight = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1)
+
+    def train(self, mode: bool = True) -> HfText:
+        super().train(mode)
+        if self.is_frozen:
+            self.encoder.eval()
+        return self
+
+    def layer_scales(self, decay: float) -> dict[str, float]:
+        """Learning rate of each parameter that learns: 1 at the top, times ``decay`` for each block below; embeddings are below all blocks."""
+        depth = {name: _depth(name) for name, _ in self.named_parameters()}
+        top = 1 + max((number for number in depth.values() if number is not None), default=0)
+        return {
+            name: decay ** (top - (top if number is None else number))
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+            for number in [depth[name]]
+        }
+
+
+def _depth(name: str) -> int | None:
+    """0 for embeddings, 1 + its number for a block, None for what lies above them."""
+    if block := re.search(r"\.(\d+)\.", name):
+        return 1 + int(block[1])
+    return 0 if re.search(r"embed|shared|wte|wpe", name) else None
+
+
+def build(config: Config, features: Features, load_weights: bool) -> HfText:
+    own = config.model.hf_text
+    encoder = _create(own, _config(own.checkpoint_name), load_weights and own.pretrained)
+    if own.gradient_checkpointing:
+        new_name = getattr(encoder, "activation_checkpointing_enable", None)  # of transformers 5
+        (new_name or encoder.gradient_checkpointing_enable)()
+    return HfText(encoder, own)
+
+
+def text_spec(config: Config) -> TextSpec:
+    own = config.model.hf_text
+    return TextSpec(own.checkpoint_name, own.max_text_len)
+
+
+def check(config: Config) -> None:
+    """Raises:
+    NotSupported: the transformers library is not installed.
+    MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise NotSupported(f"{KEY}: columns of text need the transformers library: pip install 'automm-hpo[text]'; or leave hf_text out of model.names")
+    name = config.model.hf_text.checkpoint_name
+    if _local(name).is_dir():
+        if not (_local(name) / CONFIG).is_file():
+            raise MissingData(f"{KEY}.checkpoint_name: the folder {name} has no {CONFIG}")
+        _check_kind(name, _config(name))
+    elif not REPOSITORY.fullmatch(name):
+        raise MissingData(f"{KEY}.checkpoint_name: {name!r} is neither a folder that exists nor a repository of the hub ('owner/name')")
+
+
+def fetch_weights(config: Config) -> None:
+    """Raises:
+    WeightsUnavailable: what the model needs of the hub cannot be had.
+    """
+    own = config.model.hf_text
+    _check_kind(own.checkpoint_name, _config(own.checkpoint_name))
+    if not own.pretrained or _local(own.checkpoint_name).is_dir():
+        return
+    if not any(hub.cached(own.checkpoint_name, file) for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")):
+        _fetch(own.checkpoint_name, _weights_among)
+
+
+def _weights_among(files: set[str]) -> list[str]:
+    safe = [file for file in files if re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file)]
+    return sorted(safe) or sorted(file for file in files if re.fullmatch(r"pytorch_model.*\.bin(\.index\.json)?", file))
+
+
+def _fetch(name: str, choose: Any) -> None:
+    hub.fetch(
+        name,
+        None,
+        choose,
+        f"{KEY}.checkpoint_name: {name!r}",
+        f"Ways out: {KEY}.checkpoint_name=<a folder you have>; run once where the hub can be reached; or leave hf_text out of model.names.",
+    )
+
+
+_remembered: dict[str, dict[str, Any]] = {}  # of loaded predictors, whose folder or repository may be out of reach
+
+
+def describe_source(config: Config) -> dict[str, Any]:
+    """The encoder's own configuration."""
+    return _config(config.model.hf_text.checkpoint_name).to_dict()
+
+
+def remember_source(config: Config, described: Mapping[str, Any]) -> None:
+    """Makes ``describe_source``'s encoder known again."""
+    _remembered[config.model.hf_text.checkpoint_name] = dict(described)
+
+
+def _config(name: str) -> PretrainedConfig:
+    """The configuration of a folder, of a predictor that was loaded, or of the hub; the first that there is.
+
+    Raises:
+        WeightsUnavailable, InvalidHyperparameter
+    """
+    from transformers import AutoConfig
+
+    folder = _folder(name)
+    if folder is None and name in _remembered:
+        values = dict(_remembered[name])
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    if folder is None:
+        _fetch(name, lambda files: [CONFIG])
+        folder = _folder(name)
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # unknown kinds, kinds that bring their own code, broken files
+        first = str(error).splitlines()[0]
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is no model that the transformers library can build: {first}") from None
+
+
+def _local(name: str) -> Path:
+    """The folder that a name may be of."""
+    return Path(name.removeprefix("local-dir:")).expanduser()
+
+
+def _folder(name: str) -> Path | None:
+    """Where a model's files lie on this machine, if they do."""
+    if _local(name).is_dir():
+        return _local(name)
+    there = hub.cached(name, CONFIG) if REPOSITORY.fullmatch(name) else None
+    return there and there.parent
+
+
+def _check_kind(name: str, config: PretrainedConfig) -> None:
+    if not hasattr(config, "hidden_size") or not hasattr(config, "vocab_size"):
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which is no encoder of text")
+
+
+def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> Any:
+    """The encoder without a pooler of its own, whose weights no loss of ours would reach."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, own.dropout)
+    folder = _folder(own.checkpoint_name)
+    if pretrained and folder is None:
+        raise WeightsUnavailable(f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} are not on this machine")
+    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # reports of tensors that we do not want
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if pretrained:
+                # torch's own format is read with weights_only by transformers; neither runs code
+                encoder = AutoModel.from_pretrained(str(folder), config=config, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
+            else:
+                encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    except Exception as error:  # no files, files of another model, files that would run code
+        raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} cannot be loaded: {str(error).splitlines()[0]}") from None
+    finally:
+        logging.set_verbosity(shown)
+        if bars:
+            logging.enable_progress_bar()
+    if getattr(encoder, "decoder", None) is not None:
+        encoder = encoder.get_encoder()
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
