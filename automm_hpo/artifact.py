@@ -14,24 +14,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from .config import Config
-from .data.batch import TensorCache
+from .data.batch import Batch, TensorCache
 from .data.columns import ColumnTypes
 from .data.encoders import Encoders
 from .data.features import Features
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
-from .metrics import find_metric
-from .models import build_model, describe_source, image_spec, remember_source
+from .metrics import stored_metric
+from .models import build_model, describe_source, image_spec, remember_source, text_spec, used_models
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
 from .training.ensemble import combine_logits
-from .training.evaluate import predict_logits
+from .training.evaluate import pick_device, predict_logits
 
 FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # 1 and 2: models of one image column, whose weights had other names
 PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
@@ -85,14 +85,48 @@ class Artifact:
         return combine_logits(self.problem, logits, [member.weight for member in self.members])
 
 
+@dataclass(frozen=True)
+class Embedder:
+    """What turns rows into vectors.
+
+    Attributes:
+        trained: False: nothing was ever trained, and what brings the backbones together has nothing to say.
+    """
+
+    config: Config
+    encoders: Encoders
+    model: Any  # a TableModel
+    trained: bool = True
+
+    @classmethod
+    def build(cls, config: Config, encoders: Encoders) -> Self:
+        """Of pretrained models; where those begin at random, at the same place each time."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = build_model(config, encoders.features, 1)
+        return cls(config, encoders, model.to(pick_device(config.env)).to(memory_format=torch.channels_last), trained=False)
+
+    @property
+    def num_features(self) -> int:
+        return self.model.head.in_features if self.trained else sum(backbone.num_features for backbone in self.model.backbones.values())
+
+    def embed(self, data: TensorCache) -> torch.Tensor:
+        """(N, num_features) float32 on the CPU."""
+
+        def side_by_side(batch: Batch) -> torch.Tensor:
+            return torch.cat([backbone(batch) for backbone in self.model.backbones.values()], 1)
+
+        return predict_logits(self.model, data, image_spec(self.config), self.config.env, self.model.features if self.trained else side_by_side)
+
+
 def save_artifact(artifact: Artifact, folder: Path) -> None:
     """Commits a predictor to a folder, all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{MANIFEST}.new").exists():
         _roll_forward(folder)
+    features = artifact.encoders.features
     members = [
-        {"config": member.config.flat(), "model_source": describe_source(member.config, artifact.encoders.features), "weight": member.weight}
-        for member in artifact.members
+        {"config": member.config.flat(), "model_source": describe_source(member.config, features), "weight": member.weight} for member in artifact.members
     ]
     description = {
         "format": FORMAT,
@@ -107,7 +141,9 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "versions": library_versions(),
     }
     write_json(folder / f"{PREDICTOR}.new", description)
-    write_json(folder / f"{ENCODERS}.new", artifact.encoders.to_json())
+    read = {text_spec(member.config).checkpoint_name for member in artifact.members if "hf_text" in used_models(member.config, features)}
+    tokenizers = {name: tokenizer for name, tokenizer in artifact.encoders.tokenizers.items() if name in read}  # not those of other trials
+    write_json(folder / f"{ENCODERS}.new", artifact.encoders.with_tokenizers(tokenizers).to_json())
     for number, member in enumerate(artifact.members):
         path = folder / f"{weights_name(number)}.new"
         save_weights(member.model, path)
@@ -146,8 +182,8 @@ def load_artifact(folder: Path) -> Artifact:
             ColumnTypes({column: kind for column, (kind, _) in columns.items()}, {column: reason for column, (_, reason) in columns.items()}),
             fitted,
             tuple(_load_member(member, fitted.features, problem) for member in members),
-            find_metric(description["eval_metric"], "eval_metric").name,
-            find_metric(description["validation_metric"], "validation_metric").name,
+            stored_metric(description["eval_metric"]).name,
+            stored_metric(description["validation_metric"]).name,
             dict(description["summary"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums are right, and yet it is not as we write it

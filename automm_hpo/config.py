@@ -309,6 +309,9 @@ class Optim(Section):
     that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
     label_smoothing: Annotated[Fraction, Live()] = 0.0
     """Probability mass spread evenly over the classes (cross entropy only)."""
+    class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None
+    """How much a row of each class counts in the loss, in the order of ``class_labels``. ``balanced``: the rarer the class, the more.
+    Scaled so that the training rows count 1 on average; multiplies ``sample_weight``."""
 
 
 class Env(Section):

@@ -67,7 +67,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
         monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
-        training = Training(plan.data.problem, plan.encoders.features, metric.name, plan.seed, settings.num_to_keep)
+        training = Training(plan.data.problem, plan.encoders.features, metric, plan.seed, settings.num_to_keep)
         last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
         reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, ensemble_size, last_commit - time.time())
         task = TrialTask(search, training, None if last_commit is None else last_commit - reserved, settings.trial_time_limit)

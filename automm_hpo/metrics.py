@@ -1,20 +1,24 @@
 """Metrics by name, each with its direction; a *score* is the metric turned so that higher is better.
 
 To add a metric: a function of ``(target, prediction)`` and an entry in ``METRICS``. scikit-learn computes; it is imported on first use.
+Its own scorers serve too, by name or as objects: what they give is the metric, and higher is better.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from .errors import InvalidArgument, did_you_mean
 
-Needs = Literal["classes", "probabilities", "values"]
+Needs = Literal["classes", "probabilities", "values", "scorer"]
+OBJECT = "scorer."  # how the name of a metric begins that only code can hold
 
 
 def _sklearn(name: str, **options: object) -> Callable[[np.ndarray, np.ndarray], float]:
@@ -88,13 +92,27 @@ def _spearmanr(target: np.ndarray, prediction: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: what it needs, its direction, and where it makes sense. It is nan for rows that leave it undefined."""
+    """A metric: what it needs, its direction, and where it makes sense. It is nan for rows that leave it undefined.
+
+    Attributes:
+        scorer: of scikit-learn's kind, called with ``(estimator, X, target)``; ``compute`` is then not used.
+    """
 
     name: str
-    compute: Callable[[np.ndarray, np.ndarray], float]
+    compute: Callable[[np.ndarray, np.ndarray], float] = field(compare=False)
     needs: Needs
     higher_is_better: bool = True
     problem_types: tuple[str, ...] = ("binary", "multiclass")
+    scorer: Callable[..., float] | None = None
+
+    def __reduce__(self) -> Any:
+        """To another process by its name, where it has one; functions of functions travel badly."""
+        return super().__reduce__() if self.is_object else (find_metric, (self.name,))
+
+    @property
+    def is_object(self) -> bool:
+        """Whether only code can hold it."""
+        return self.name.startswith(OBJECT)
 
     def score(self, value: float) -> float:
         """The value turned so that higher is better."""
@@ -136,17 +154,106 @@ ALIASES = {"acc": "accuracy", "root_mean_squared_error": "rmse", "mean_squared_e
 DEFAULT_METRIC = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}
 
 
-def find_metric(name: str, argument: str = "metric") -> Metric:
-    """The metric of that name.
+def find_metric(name: str | Callable[..., float], argument: str = "metric") -> Metric:
+    """The metric of that name, ours or one of scikit-learn's scorers; or the one that a scorer object is.
 
     Raises:
         InvalidArgument: there is none; the nearest names are in the message.
     """
-    found = METRICS.get(ALIASES.get(name, name)) if isinstance(name, str) else None
+    if not isinstance(name, str) and _is_scorer(name):
+        called = getattr(name, "_score_func", name)
+        return Metric(OBJECT + getattr(called, "__name__", type(called).__name__), _not_computed, "scorer", problem_types=_fitting(called), scorer=name)
+    found = METRICS.get(ALIASES.get(name, name)) or _find_scorer(name) if isinstance(name, str) else None
     if found is None:
-        hint = did_you_mean(name, METRICS) if isinstance(name, str) else ""
-        raise InvalidArgument(f"{argument}: expected one of {', '.join(METRICS)}, got {name!r}.{hint}")
+        hint = did_you_mean(name, METRICS) if isinstance(name, str) else " sklearn.metrics.make_scorer makes one of a function." if callable(name) else ""
+        raise InvalidArgument(f"{argument}: expected one of {', '.join(METRICS)}, or a scorer of scikit-learn's (a name or an object), got {name!r}.{hint}")
     return found
+
+
+def stored_metric(name: str) -> Metric:
+    """The metric that a predictor's folder names; one that was an object has lost what computes it.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    return Metric(name, _not_computed, "scorer", problem_types=_fitting(None)) if name.startswith(OBJECT) else find_metric(name)
+
+
+def _is_scorer(value: object) -> bool:
+    """Whether it is called with (estimator, X, target); a function of (target, prediction) does not say which direction is better."""
+    if not callable(value) or isinstance(value, type):
+        return False
+    if hasattr(value, "_score_func"):
+        return True
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters) >= 3
+
+
+@functools.cache
+def _find_scorer(name: str) -> Metric | None:
+    import sklearn.metrics
+
+    if name not in sklearn.metrics.get_scorer_names():
+        return None
+    scorer = sklearn.metrics.get_scorer(name)
+    return Metric(name, _not_computed, "scorer", problem_types=_fitting(scorer._score_func), scorer=scorer)
+
+
+def _fitting(function: object) -> tuple[str, ...]:
+    """The problems that a function of scikit-learn's is for; of another's nothing is known."""
+    module = getattr(function, "__module__", None) or ""
+    if module.startswith("sklearn.metrics"):
+        return _REGRESSION if module.endswith("_regression") else ("binary", "multiclass")
+    return ("binary", "multiclass", "regression")
+
+
+def _not_computed(target: np.ndarray, prediction: np.ndarray) -> float:
+    raise InvalidArgument("the predictor's metric was a scorer object, which its folder cannot hold; give metrics=... to evaluate")
+
+
+def compute_scorer(
+    metric: Metric, target: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None, labels: Sequence[Any] = ()
+) -> float:
+    """What a scorer gives for predictions that were made already.
+
+    Args:
+        target, predicted: (N,) class indices, or values.
+        probabilities: (N, K) of classes; None for regression.
+        labels: the classes; an object of the user's may name them (``pos_label``), a scorer by name gets 0 .. K-1.
+
+    Raises:
+        InvalidArgument: the scorer refuses them.
+    """
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+    if metric.scorer is None:
+        return metric.compute(target, predicted)
+
+    class Answers(RegressorMixin if probabilities is None else ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+        """An estimator that has answered."""
+
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+        def predict(self, X: object) -> np.ndarray:
+            return predicted
+
+        def predict_proba(self, X: object) -> np.ndarray | None:
+            return probabilities
+
+    answers = Answers()
+    if probabilities is not None:
+        classes = np.array(labels) if metric.is_object else np.arange(probabilities.shape[1])
+        order = np.argsort(classes)  # scikit-learn's classes are sorted; those of a category need not be
+        target, predicted, probabilities = classes[target], classes[predicted], probabilities[:, order]
+        answers.classes_ = classes[order]
+    try:
+        return float(metric.scorer(answers, np.zeros((len(target), 1)), target))
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise InvalidArgument(f"{metric.name}: cannot be computed here: {type(error).__name__}: {error}") from None
 
 
 def check_fits(metric: Metric, problem_type: str, argument: str = "metric") -> None:

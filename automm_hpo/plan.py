@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from .config import Config
@@ -20,7 +21,17 @@ from .data.split import train_valid_split
 from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
 from .data.text import cover_texts, load_tokenizer
-from .errors import BadImages, InvalidArgument, InvalidData, InvalidSpace, InvalidTuneSettings, NotSupported, Problems, did_you_mean
+from .errors import (
+    BadImages,
+    InvalidArgument,
+    InvalidData,
+    InvalidHyperparameter,
+    InvalidSpace,
+    InvalidTuneSettings,
+    NotSupported,
+    Problems,
+    did_you_mean,
+)
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
@@ -28,26 +39,35 @@ from .hpo.scheduler_args import WAITING
 from .hpo.session import SearchIdentity
 from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
 from .hpo.trial import NUM_STATES
-from .metrics import DEFAULT_METRIC, Metric, check_fits, find_metric
+from .metrics import DEFAULT_METRIC, OBJECT, Metric, check_fits, find_metric
 from .models import GEOMETRY_KEYS, MODEL_KEYS, TEXT_KEYS, build_model, check_model, fetch_weights, image_spec, text_spec, used_models
-from .problem import PROBLEM_TYPES, Problem, infer_problem
+from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
     "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",
-    "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity", "feature_extraction",
+    "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity",
 )  # fmt: skip
+
+
+FEATURE_EXTRACTION = "feature_extraction"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the user said of the label; None is inferred."""
+    """What the user said of the label; None is inferred. A metric is a name or a scorer object."""
 
     label: str | None
     problem_type: str | None
-    eval_metric: str | None
-    validation_metric: str | None
+    eval_metric: Any
+    validation_metric: Any
+    sample_weight: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments of the predictor; of a scorer object only the name."""
+        metrics = {name: getattr(self, name) for name in ("eval_metric", "validation_metric")}
+        return asdict(self) | {name: find_metric(metric, name).name if metric is not None else None for name, metric in metrics.items()}
 
     def searched_by(self, settings: TuneSettings) -> Self:
         """The same, with the metric that the search was told to go by.
@@ -58,7 +78,7 @@ class Target:
         if settings.metric is None:
             return self
         metric = find_metric(settings.metric, "hyperparameter_tune_kwargs: metric")
-        if self.validation_metric is not None and find_metric(self.validation_metric, "validation_metric") is not metric:
+        if self.validation_metric is not None and find_metric(self.validation_metric, "validation_metric") != metric:
             raise InvalidTuneSettings(
                 f"hyperparameter_tune_kwargs: metric={settings.metric!r}, but the predictor's validation_metric is {self.validation_metric!r}; give one of them"
             )
@@ -83,14 +103,19 @@ class DataPlan:
     columns: ColumnTypes
     eval_metric: Metric
     validation_metric: Metric
+    sample_weight: str | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "valid": self.valid}
 
     def encode(self, split: Split, encoders: Encoders, report: Callable[[str], None] = lambda line: None) -> EncodedTable:
-        """Rows with their targets as arrays; pictures still to be decoded."""
-        return encoders.transform(split.table, split.folder, self.problem.encode(split.table[self.problem.label]), report=report)
+        """Rows with their targets as arrays; pictures still to be decoded. Weights are those of training, scaled to a mean of 1."""
+        target, weight = self.problem.encode(split.table[self.problem.label]), None
+        if self.sample_weight is not None and self.sample_weight in split.table.columns:
+            mean = encode_weights(self.train.table[self.sample_weight]).mean()
+            weight = (encode_weights(split.table[self.sample_weight]) / mean).astype(np.float32)
+        return encoders.transform(split.table, split.folder, target, weight, report)
 
 
 @dataclass(frozen=True)
@@ -161,6 +186,27 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
                 check_model(candidate)
     problems.raise_any()
     return SearchPlan(config, fixed, space, settings, tuple(points))
+
+
+def check_same_metric(metric: Metric) -> None:
+    """Raises:
+    NotSupported: nobody can tell whether a search was begun with this very metric.
+    """
+    if metric.is_object:
+        raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
+
+
+def check_class_weights(search: SearchPlan, problem: Problem) -> None:
+    """Raises:
+    InvalidHyperparameter: ``optim.class_weights`` are not one a class.
+    """
+    for config in candidate_configs(search.config, search.space, ("optim.class_weights",)):
+        given = config.optim.class_weights
+        if given is not None and not problem.is_classification:
+            raise InvalidHyperparameter(f"optim.class_weights: expected None, got {given!r}: a regression has no classes; weigh rows with sample_weight")
+        if isinstance(given, tuple) and len(given) != problem.num_outputs:
+            classes = ", ".join(map(repr, problem.class_labels[:10])) + (", ..." if problem.num_outputs > 10 else "")
+            raise InvalidHyperparameter(f"optim.class_weights: expected one for each of the {problem.num_outputs} classes {classes}, got {len(given)}")
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:
@@ -239,6 +285,7 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
     settings = search.settings
     fingerprint = {
         "label": data.problem.label,
+        "sample_weight": data.sample_weight,
         "problem_type": data.problem.problem_type,
         "validation_metric": data.validation_metric.name,
         "columns": dict(data.columns),
@@ -254,8 +301,11 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
     return SearchIdentity.of(fingerprint, changeable | dict(limits), call)
 
 
-def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | None) -> dict[str, Any]:
+def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | None, data: DataPlan) -> dict[str, Any]:
     """The hyperparameters and tune kwargs of a call as JSON holds them; ``unstorable`` says why it cannot."""
+    objects = [metric.name.removeprefix(OBJECT) for metric in (data.eval_metric, data.validation_metric) if metric.is_object]
+    if objects:
+        return {"unstorable": f"its metric {objects[0]} is a scorer object"}
     try:
         return {"hyperparameters": dict(search.given), "space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
     except (InvalidSpace, TypeError, ValueError) as problem:
@@ -284,8 +334,8 @@ def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
         WeightsUnavailable, InvalidInput
     """
     problems = Problems()
-    candidates = candidate_configs(search.config, search.space, ("model.names", *TEXT_KEYS))
-    texts = [config for config in candidates if "hf_text" in used_models(config, encoders.features)]
+    configs = candidate_configs(search.config, search.space, ("model.names", *TEXT_KEYS))
+    texts = [config for config in configs if "hf_text" in used_models(config, encoders.features)]
     tokenizers = {}
     for spec in cover_texts([text_spec(config) for config in texts]):
         with problems.gather():
@@ -322,11 +372,13 @@ def plan_data(
     Raises:
         InvalidData, InvalidArgument, MissingData, NotSupported
     """
+    if target.problem_type == FEATURE_EXTRACTION:
+        raise NotSupported("problem_type: there is nothing to fit for feature_extraction; call extract_embedding(data)")
     table, folder = load_table(train_data, "train_data")
     label = _find_label(table, target.label)
     problem = infer_problem(table[label], label, target.problem_type)
     eval_metric = find_metric(target.eval_metric or DEFAULT_METRIC[problem.problem_type], "eval_metric")
-    validation_metric = find_metric(target.validation_metric or eval_metric.name, "validation_metric")
+    validation_metric = find_metric(target.validation_metric, "validation_metric") if target.validation_metric else eval_metric
     problems = Problems()
     with problems.gather():
         check_fits(eval_metric, problem.problem_type, "eval_metric")
@@ -334,7 +386,8 @@ def plan_data(
         with problems.gather():
             check_fits(validation_metric, problem.problem_type, "validation_metric")
     problems.raise_any()
-    columns = infer_columns(table, [label], folder, column_types)
+    targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
+    columns = infer_columns(table, targets, folder, column_types)
     if tuning_data is None:
         train, held_out = train_valid_split(table, problem, holdout_frac, seed)
         valid = Split(held_out, folder)
@@ -346,7 +399,9 @@ def plan_data(
     valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
     if why := undefined_on(validation_metric, problem, valid_target):
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")
-    return DataPlan(Split(train, folder), valid, problem, columns, eval_metric, validation_metric)
+    if eval_metric.scorer is not None:
+        undefined_on(eval_metric, problem, valid_target)  # whether it can be computed at all
+    return DataPlan(Split(train, folder), valid, problem, columns, eval_metric, validation_metric, target.sample_weight)
 
 
 def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
@@ -373,6 +428,25 @@ def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     return encoders
 
 
+def plan_embedding(layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None) -> tuple[Config, Encoders]:
+    """What an untrained, pretrained model makes of a table's images and texts; it has nothing to say of the other columns.
+
+    Raises:
+        InvalidData: there is neither an image nor a text column.
+        WeightsUnavailable, InvalidInput
+    """
+    search = plan_search(layers, None)
+    columns = infer_columns(table, [label], folder)
+    read = {column: kind if kind in (*IMAGE_TYPES, "text") else "null" for column, kind in columns.items()}
+    if set(read.values()) == {"null"}:
+        found = ", ".join(f"{column!r} ({kind}: {columns.reasons[column]})" for column, kind in columns.items())
+        raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {found}")
+    geometry = cover([image_spec(search.config)], search.config.data.image.max_pixels)
+    encoders = fit_encoders(ColumnTypes(read, columns.reasons), table, search.config.data, geometry)
+    check_models(search, encoders.features)
+    return search.config, plan_weights(search, encoders)
+
+
 def _find_label(train: pd.DataFrame, label: str | None) -> str:
     if label is None or not isinstance(label, Hashable):
         raise InvalidArgument(f"label: expected the name of the column to predict, got {label!r}; MultiModalPredictor(label=...)")
@@ -382,6 +456,16 @@ def _find_label(train: pd.DataFrame, label: str | None) -> str:
     if train.empty:
         raise InvalidData("train_data: has no rows")
     return label
+
+
+def _find_weights(train: pd.DataFrame, column: str, label: str) -> str:
+    if not isinstance(column, Hashable) or column == label:
+        raise InvalidArgument(f"sample_weight: expected the name of a column of weights, not the label's, got {column!r}")
+    if column not in train.columns:
+        hint = did_you_mean(str(column), map(str, train.columns))
+        raise InvalidData(f"train_data: has no sample_weight column {column!r}; it has {_names(train)}.{hint}")
+    encode_weights(train[column])
+    return column
 
 
 def _names(table: pd.DataFrame) -> str:
@@ -401,10 +485,11 @@ def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) ->
 
 def check_problem_type(problem_type: str | None) -> None:
     if problem_type in REFUSED_TYPES:
-        raise NotSupported(f"problem_type: {problem_type} is not covered here; {', '.join(PROBLEM_TYPES)} are")
-    if problem_type is not None and problem_type not in PROBLEM_TYPES:
-        hint = did_you_mean(str(problem_type), PROBLEM_TYPES)
-        raise InvalidArgument(f"problem_type: expected one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}.{hint}")
+        raise NotSupported(f"problem_type: {problem_type} is not covered here; {', '.join((*PROBLEM_TYPES, FEATURE_EXTRACTION))} are")
+    known = (*PROBLEM_TYPES, FEATURE_EXTRACTION)
+    if problem_type is not None and problem_type not in known:
+        hint = did_you_mean(str(problem_type), known)
+        raise InvalidArgument(f"problem_type: expected one of {', '.join(known)}, got {problem_type!r}.{hint}")
 
 
 def check_presets(presets: str | None) -> None:

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_tracking, check_unused, checked_numbers, plan_path
-from .artifact import Artifact, load_artifact, save_artifact
+from .artifact import Artifact, Embedder, load_artifact, save_artifact
 from .config import Config
 from .data.batch import TensorCache
 from .data.cache import BadImage, build_cache, describe
@@ -30,16 +30,20 @@ from .fitting import run_fit, trial_artifact
 from .hpo.job import check_resumable
 from .hpo.records import SearchRecords
 from .hpo.session import check_same_search, is_search, read_identity
-from .metrics import METRICS, check_fits, find_metric
+from .metrics import Metric, check_fits, find_metric, stored_metric
 from .plan import (
+    FEATURE_EXTRACTION,
     FitPlan,
     Target,
+    check_class_weights,
     check_goal,
     check_models,
     check_presets,
     check_problem_type,
     check_quota,
+    check_same_metric,
     plan_data,
+    plan_embedding,
     plan_encoders,
     plan_identity,
     plan_search,
@@ -59,14 +63,17 @@ class MultiModalPredictor:
 
     Args:
         label: column to predict.
-        problem_type: binary, multiclass or regression; inferred from the label where None.
-        eval_metric: what ``evaluate`` reports; by default roc_auc, accuracy or rmse, by problem type.
+        problem_type: binary, multiclass or regression; inferred from the label where None. ``feature_extraction`` needs no label and no
+            ``fit``, and gives ``extract_embedding``.
+        eval_metric: what ``evaluate`` reports: a name, ours or one of scikit-learn's scorers, or a scorer object, with which a search cannot be
+            resumed. By default roc_auc, accuracy or rmse, by problem type.
         validation_metric: what early stopping and the search go by; by default ``eval_metric``.
         hyperparameters: dotted keys, as in ``fit``; those given to ``fit`` win.
         path: where ``fit`` saves when it is given no ``save_path``.
         verbosity: 0 is silent, 1 prints the summary of a search, 2 and more also its course.
         pretrained: False is short for ``{"model.timm_image.pretrained": False}``.
         enable_progress_bar: accepted for AutoMM's sake; the course of a search is told in lines, not bars.
+        sample_weight: column that says how much each training row counts in the loss, >= 0; metrics count all rows alike, and nothing is learned from it.
     """
 
     def __init__(
@@ -74,13 +81,14 @@ class MultiModalPredictor:
         label: str | None = None,
         problem_type: str | None = None,
         presets: str | None = None,
-        eval_metric: str | None = None,
-        validation_metric: str | None = None,
+        eval_metric: str | Callable[..., float] | None = None,
+        validation_metric: str | Callable[..., float] | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         path: str | Path | None = None,
         verbosity: int = 2,
         pretrained: bool = True,
         enable_progress_bar: bool | None = None,
+        sample_weight: str | None = None,
     ) -> None:
         problems = Problems()
         for check, argument in ((check_problem_type, problem_type), (check_presets, presets)):
@@ -98,10 +106,11 @@ class MultiModalPredictor:
             self._fit_path = None if path is None else absolute_path(path, "path")
         problems.raise_any()
         self.verbosity = verbosity
-        self._target = Target(label, problem_type, eval_metric, validation_metric)
+        self._target = Target(label, problem_type, eval_metric, validation_metric, sample_weight)
         self._layers = ({} if pretrained else {"model.timm_image.pretrained": False}, hyperparameters)
         self._artifact: Artifact | None = None
         self._path: Path | None = None  # where the artifact lies
+        self._embedder: Embedder | None = None  # of an untrained predictor
         self._stored_call: dict[str, Any] | None = None  # fit's arguments, of a search that is to go on
 
     # ---------------------------------------------------------------------------------------------------------------- fit
@@ -192,12 +201,14 @@ class MultiModalPredictor:
         check_goal(search.settings, data.validation_metric)
         encoders = plan_encoders(data, search)
         check_models(search, encoders.features)
+        check_class_weights(search, data.problem)
         check_quota(search, data.problem, encoders.features)
         after = {"ensemble_size": ensemble_size, "refit": refit}
-        call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs)
-        identity = plan_identity(data, search, encoders, int(seed), {"target": asdict(target), "fit": call}, after)
+        call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs, data)
+        identity = plan_identity(data, search, encoders, int(seed), {"target": target.to_json(), "fit": call}, after)
         if resuming:
             check_resumable(search.settings)
+            check_same_metric(data.validation_metric)
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
         encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
         deadline = None if time_limit is None else called + float(time_limit)
@@ -266,7 +277,7 @@ class MultiModalPredictor:
 
         Args:
             data: as for ``predict``, with the label column.
-            metrics: names; None is the predictor's eval_metric.
+            metrics: names, or scorers of scikit-learn; None is the predictor's eval_metric.
             return_pred: also give the predictions.
 
         Raises:
@@ -275,7 +286,8 @@ class MultiModalPredictor:
         """
         artifact = self._fitted
         names = [artifact.eval_metric] if metrics is None else list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
-        found = [find_metric(name, "metrics") for name in names]
+        found = [self._own_metric()] if metrics is None else [find_metric(name, "metrics") for name in names]
+        names = [name if isinstance(name, str) else metric.name for name, metric in zip(names, found, strict=True)]
         for metric in found:
             check_fits(metric, artifact.problem.problem_type, "metrics")
         table, folder = load_table(data, "data")
@@ -301,6 +313,43 @@ class MultiModalPredictor:
         encoded = artifact.encoders.transform(table, folder or own_folder, report=self._say)
         logits, bad = _in_parts(encoded, artifact.encoders, artifact.config, artifact.logits, list(table.index))
         return table, logits if len(table) else torch.zeros(0, artifact.problem.num_outputs), bad
+
+    def extract_embedding(self, data: Any, as_pandas: bool | None = None) -> np.ndarray | pd.DataFrame:
+        """What the model makes of each row before its head answers; of an ensemble, its heaviest member.
+
+        Not fitted, with ``problem_type="feature_extraction"``, it is what pretrained models make of the images and texts, one after another;
+        which columns those are the first call decides.
+
+        Args:
+            data: as for ``predict``; the label is not needed.
+            as_pandas: True gives a DataFrame with the data's index.
+
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            NotFitted: and the problem is another.
+            BadImages: as ``predict``.
+        """
+        table, folder = load_table(data, "data")
+        if self._artifact is None and self._target.problem_type == FEATURE_EXTRACTION:
+            if self._embedder is None:
+                self._embedder = Embedder.build(*plan_embedding(self._layers, table, folder, self.label))
+            embedder = self._embedder
+        else:
+            artifact = self._fitted
+            embedder = Embedder(artifact.config, artifact.encoders, artifact.members[0].model)
+        encoded = embedder.encoders.transform(table, folder, report=self._say)
+        found, bad = _in_parts(encoded, embedder.encoders, embedder.config, embedder.embed, list(table.index))
+        embedding = found.numpy() if len(table) else np.zeros((0, embedder.num_features), np.float32)
+        embedding[_rows(bad, len(table))] = np.nan
+        return pd.DataFrame(embedding, index=table.index) if as_pandas else embedding
+
+    def _own_metric(self) -> Metric:
+        """The one of ``evaluate``: as it was given, where that was in this process."""
+        stored, given = stored_metric(self._fitted.eval_metric), self._target.eval_metric
+        found = stored if given is None else find_metric(given)
+        return found if found.name == stored.name else stored
 
     def _say(self, line: str) -> None:
         if self.verbosity:
@@ -393,7 +442,7 @@ class MultiModalPredictor:
         artifact = self._fitted
         if not (self._folder / "search").is_dir():
             raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
-        return SearchResults(SearchRecords(self._folder / "search"), METRICS[artifact.validation_metric])
+        return SearchResults(SearchRecords(self._folder / "search"), stored_metric(artifact.validation_metric))
 
     def __repr__(self) -> str:
         if self._artifact is None:
@@ -428,11 +477,11 @@ class MultiModalPredictor:
 
     @property
     def eval_metric(self) -> str | None:
-        return self._artifact.eval_metric if self._artifact else self._target.eval_metric
+        return self._artifact.eval_metric if self._artifact else self._target.to_json()["eval_metric"]
 
     @property
     def validation_metric(self) -> str | None:
-        return self._artifact.validation_metric if self._artifact else self._target.validation_metric
+        return self._artifact.validation_metric if self._artifact else self._target.to_json()["validation_metric"]
 
     @property
     def column_types(self) -> dict[str, str]:

@@ -124,6 +124,22 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     )
 
 
+def encode_weights(weights: pd.Series) -> np.ndarray:
+    """A column of sample weights -> (N,) float64.
+
+    Raises:
+        InvalidData: a weight is missing, negative, infinite or no number, or all are zero.
+    """
+    values = pd.to_numeric(weights.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~np.isfinite(values) | (values < 0)
+    if bad.any():
+        rows = ", ".join(f"row {_plain(row)!r}: {_plain(value)!r}" for row, value in weights[bad].head(5).astype(object).items())
+        raise InvalidData(f"sample_weight column {weights.name!r}: expected finite numbers >= 0; {int(bad.sum())} of {len(values)} are not: {rows}")
+    if len(values) and not values.any():
+        raise InvalidData(f"sample_weight column {weights.name!r}: all {len(values)} weights are 0")
+    return values
+
+
 def _infer_type(labels: pd.Series, num_distinct: int) -> str:
     if num_distinct == 2:
         return "binary"

@@ -62,6 +62,18 @@ class Batch(_Rows):
     def with_images(self, images: torch.Tensor) -> Self:
         return replace(self, images=images)
 
+    def text(self, tokenizer: str, max_text_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) tokens and (B,) counts, as if no more than so many had been asked for.
+
+        A text that is cut keeps its last token, which for most tokenizers is the one that ends a text. One cache so serves trials of all lengths.
+        """
+        tokens, counts = self.tokens[tokenizer], self.token_counts[tokenizer]
+        if tokens.shape[1] <= max_text_len:
+            return tokens, counts
+        last = tokens.gather(1, (counts - 1).unsqueeze(1))
+        cut = torch.where((counts > max_text_len).unsqueeze(1), torch.cat([tokens[:, : max_text_len - 1], last], 1), tokens[:, :max_text_len])
+        return cut, counts.clamp(max=max_text_len)
+
 
 @dataclass(frozen=True)
 class TensorCache(_Rows):

@@ -139,6 +139,7 @@ class Encoders:
         problems.raise_any()
         codes = [encoder.transform(table[encoder.column]) for encoder in self.categories]
         self._report_unknown(table, codes, report)
+        self._report_missing(table, report)
         encoded = EncodedTable(
             images,
             np.zeros(len(table), np.int64) if target is None else target,
@@ -183,6 +184,14 @@ class Encoders:
                 found.append(f"{encoder.column!r} in {int(unknown.sum())} of {len(column)} rows (first {reprlib.repr(first)})")
         if found:
             report(f"categories without a code of their own, in training too rare or absent, count as unknown: {'; '.join(found)}")
+
+    def _report_missing(self, table: pd.DataFrame, report: Callable[[str], None]) -> None:
+        numeric = {encoder.column: encoder.has_missing for encoder in self._numeric}
+        unexpected = [*(column for column, known in numeric.items() if not known), *(each.column for each in self.categories if not each.has_missing)]
+        counts = {column: int(table[column].isna().sum()) for column in unexpected}
+        found = ", ".join(f"{column!r} in {count} of {len(table)} rows" for column, count in counts.items() if count)
+        if found:
+            report(f"missing values where training had none, taken as the middle of numbers and as an unknown category: {found}")
 
     def to_json(self) -> dict[str, Any]:
         return {

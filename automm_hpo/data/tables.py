@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ..errors import InvalidData, MissingData
+from .images import identify
 
 
 def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
@@ -60,11 +63,15 @@ def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:
     for column in table.columns:
         series = table[column]
         digest.update(f"{column!r}\0{series.dtype}\0".encode())
+        if series.dtype == object and any(isinstance(value, (np.ndarray, Image.Image)) for value in series):
+            for value in series:  # pandas would hash what repr says of them
+                digest.update(repr(identify(value) if isinstance(value, (np.ndarray, Image.Image)) else value).encode())
+            continue
         try:
             digest.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
-        except TypeError:  # arrays, images and other things without a hash
+        except TypeError:  # lists and other things without a hash
             for value in series:
-                digest.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
+                digest.update(repr(value).encode())
     for path in files:
         try:
             status = os.stat(path)

@@ -16,7 +16,7 @@ from ..data.batch import TensorCache
 from ..data.cache import open_cache
 from ..data.features import Features
 from ..errors import CorruptFile
-from ..metrics import find_metric
+from ..metrics import Metric
 from ..models import build_model, image_spec
 from ..problem import Problem
 from ..training.checkpoint import load_checkpoint, save_checkpoint
@@ -39,7 +39,7 @@ class Training:
 
     problem: Problem
     features: Features
-    metric: str
+    metric: Metric
     seed: int
     num_to_keep: int
 
@@ -94,11 +94,11 @@ def restore_state(path: Path, state: TrainState, config: Config) -> None:
         group["weight_decay"] = weight_decay
 
 
-def load_trial_data(search_folder: Path, config: Config, problem: Problem, metric: str) -> TrialData:
+def load_trial_data(search_folder: Path, config: Config, problem: Problem, metric: Metric) -> TrialData:
     device = find_device(config.env)
     train, valid = _open_split(search_folder, "train", device), _open_split(search_folder, "valid", device)
     target = valid.target.cpu().numpy()
-    return TrialData(train, valid, problem, find_metric(metric), image_spec(config), target)
+    return TrialData(train, valid, problem, metric, image_spec(config), target)
 
 
 def close_splits() -> None:

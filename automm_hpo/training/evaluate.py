@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Env
-from ..data.batch import TensorCache
+from ..data.batch import Batch, TensorCache
 from ..data.images import ImageSpec
 from ..errors import InvalidHyperparameter
-from ..metrics import Metric
+from ..metrics import Metric, compute_scorer
 from ..problem import Problem
 from .result import rank
 from .transforms import eval_view
@@ -69,6 +71,16 @@ def autocast(env: Env, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
+def class_weights(given: Literal["balanced"] | Sequence[float] | None, problem: Problem, data: TensorCache) -> torch.Tensor | None:
+    """(K,) how much a row of each class counts in the loss, 1 on average over the rows; None where all count alike."""
+    if given is None or not problem.is_classification:
+        return None
+    counts = torch.bincount(data.target.cpu(), weights=data.weight.cpu(), minlength=problem.num_outputs).float()
+    weights = counts.sum() / (problem.num_outputs * counts.clamp(min=1e-9)) if given == "balanced" else torch.tensor(given)
+    weights = torch.where(counts > 0, weights, 0.0)  # the split may have left a class without rows
+    return weights * counts.sum() / (weights * counts).sum()
+
+
 def loss_function(
     problem: Problem, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -86,16 +98,23 @@ def loss_function(
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env) -> torch.Tensor:
-    """(N, num_outputs) float32 on the CPU; the model is left in eval mode."""
+def predict_logits(
+    model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env, function: Callable[[Batch], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """(N, num_outputs) float32 on the CPU; the model is left in eval mode.
+
+    Args:
+        function: what to take of the model instead of its answer, such as ``model.features``.
+    """
     model.eval()
+    function = function or model
     device = next(model.parameters()).device
     batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio
     logits = []
     for start in range(0, len(data), batch_size):
         batch = data.batch(slice(start, start + batch_size)).to(device)
         with autocast(env, device):
-            logits.append(model(batch.with_images(eval_view(batch.images, spec))).float())
+            logits.append(function(batch.with_images(eval_view(batch.images, spec))).float())
     return torch.cat(logits).cpu()
 
 
@@ -116,6 +135,10 @@ def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, targe
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
     """
+    if metric.needs == "scorer" and problem.is_classification:
+        return compute_scorer(metric, target, logits.argmax(1).numpy(), probabilities(logits), problem.class_labels)
+    if metric.needs == "scorer":
+        return compute_scorer(metric, target.astype(np.float64) * problem.sd + problem.mean, values(problem, logits))
     if metric.needs == "values":
         return metric.compute(target.astype(np.float64) * problem.sd + problem.mean, values(problem, logits))
     if metric.needs == "classes":

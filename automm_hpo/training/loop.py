@@ -21,7 +21,7 @@ from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..models import TableModel
 from ..problem import Problem
-from .evaluate import autocast, compute_metric, loss_function, predict_logits
+from .evaluate import autocast, class_weights, compute_metric, loss_function, predict_logits
 from .optim import lr_factor
 from .result import EpochResult, StopCheck
 from .transforms import train_view
@@ -75,6 +75,8 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     view_rng = torch.Generator(device)  # windows and mirrors
     # dropout draws from the device's default generator; torch.manual_seed would seed those of all devices, in a step's hundredth part
     dropout_rng = torch.cuda.default_generators[torch.cuda.current_device()] if device.type == "cuda" else torch.default_generator
+    of_class = class_weights(optim.class_weights, data.problem, data.train)
+    of_class = None if of_class is None else of_class.to(device)
     order = None
     validation_seconds = 0.0
     end = None
@@ -95,9 +97,10 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
                 batch = data.train.batch(micro_rows).to(device)
                 batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
                 with autocast(env, device):
+                    weight = batch.weight if of_class is None else batch.weight * of_class[batch.target]
                     parts = [  # the model's answer, and what else of it answers for the target: (B, K) logits each
-                        weight * loss_function(data.problem, logits, batch.target, optim.label_smoothing, batch.weight)
-                        for logits, weight in model.training_logits(batch)
+                        share * loss_function(data.problem, logits, batch.target, optim.label_smoothing, weight)
+                        for logits, share in model.training_logits(batch)
                     ]
                     loss = torch.stack(parts).sum()
                 (loss * (len(batch) / len(rows))).backward()

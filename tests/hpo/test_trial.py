@@ -13,6 +13,7 @@ from automm_hpo.data.images import ImageGeometry
 from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, Segment
 from automm_hpo.hpo.training import Training, _open_split
 from automm_hpo.hpo.trial import STOP_FILE, TrialTask, run_trial
+from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
 from automm_hpo.training.checkpoint_folder import STATE_TENSORS, WEIGHTS, list_checkpoints
 
@@ -38,7 +39,7 @@ def search(small, tmp_path):
         paths = [[path] for path in rows["image"]]
         encoded = EncodedTable.of_images(paths, problem.encode(rows["label"]))
         store_cache(tmp_path / "cache", name, encoded, ImageGeometry(32), "raise", 1, print, list(rows.index))
-    yield TrialTask(tmp_path, Training(problem, Features(num_images=1), "accuracy", 0, num_to_keep=2)), SearchRecords(tmp_path)
+    yield TrialTask(tmp_path, Training(problem, Features(num_images=1), find_metric("accuracy"), 0, num_to_keep=2)), SearchRecords(tmp_path)
     _open_split.cache_clear()
 
 
