@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from automm_hpo.config import ALIASES, FIELDS, GROUPS, Config, canonical_key, check_value, resolve_keys
 from automm_hpo.errors import AutoMMHPOError, InvalidHyperparameter, InvalidInput, Problems, UnknownHyperparameter
 
-NUMBERS = [key for key, field in FIELDS.items() if any(word in field.expected for word in ("integer", "float"))]
+NUMBERS = [key for key, field in FIELDS.items() if any(word in field.expected for word in ("integer", "float")) and "list" not in field.expected]
 INTEGERS = [key for key in NUMBERS if "integer" in FIELDS[key].expected]
 WORDS = [key for key, field in FIELDS.items() if field.options and "a list" not in field.expected]
-LISTS = [key for key, field in FIELDS.items() if "a list" in field.expected]
+LISTS = [key for key, field in FIELDS.items() if "a list among" in field.expected]
 FLAGS = [key for key, field in FIELDS.items() if field.expected == "True or False"]
 RANGES = {  # lowest and highest value, None: not part of the range or without end
     "optim.lr": (None, None, (0, -1, "-1e-3")),
