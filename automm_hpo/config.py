@@ -65,6 +65,7 @@ Number = BeforeValidator(_number)
 PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False), Expected("a finite float > 0")]
 NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1, allow_inf_nan=False), Expected("a float in [0, 1)")]
+Share = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False), Expected("a float in [0, 1]")]
 EpochFraction = Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")]
 PositiveInt = Annotated[int, Number, Field(ge=1), Expected("an integer >= 1")]
 NonNegativeInt = Annotated[int, Number, Field(ge=0), Expected("an integer >= 0")]
@@ -250,8 +251,26 @@ class CategoricalData(Section):
     """Most categories of a column with a code of their own, the most frequent ones; the rest share the code of the unknown."""
 
 
+class Mixup(Section):
+    turn_on: Flag = False
+    """Mix the pictures of a batch in pairs, and their labels likewise: mixup or CutMix. For classes, and tables of one image column."""
+    mixup_alpha: NonNegativeFloat = 0.8
+    """Of the Beta distribution of mixup's shares; 0: CutMix only."""
+    cutmix_alpha: NonNegativeFloat = 1.0
+    """Of the Beta distribution of the area that CutMix replaces; 0: mixup only."""
+    prob: Share = 1.0
+    """How many of the batches are mixed at all."""
+    switch_prob: Share = 0.5
+    """How many of those by CutMix."""
+    turn_off_epoch: NonNegativeInt = 5
+    """From this epoch on nothing is mixed, so that training ends on real pictures."""
+    label_smoothing: Fraction = 0.1
+    """Of the labels of mixed batches."""
+
+
 class Data(Section):
     image: ImageData = ImageData()
+    mixup: Mixup = Mixup()
     numerical: NumericalData = NumericalData()
     categorical: CategoricalData = CategoricalData()
 
@@ -263,6 +282,11 @@ class Lora(Section):
     """They are added times ``alpha / r``."""
     dropout: Fraction = 0.0
     """Of what goes into them."""
+
+
+class FocalLoss(Section):
+    gamma: NonNegativeFloat = 2.0
+    """How much less a row counts the surer the model is of it; 0 is cross entropy."""
 
 
 class Optim(Section):
@@ -307,6 +331,16 @@ class Optim(Section):
     """What becomes of the best trial's kept epochs (``num_to_keep`` of them) when the search has ended. ``best``: the best one is the
     predictor. ``greedy_soup``: their weights are averaged one by one, and with those of other kept trials of the same architecture, as long as
     that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
+    loss_func: Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"] = "auto"
+    """What training minimises. ``auto``: cross entropy for classes, mse for numbers. ``focal_loss`` (of classes) looks less at rows that are
+    right already; ``mae`` and ``huber`` less at numbers that are far off."""
+    focal_loss: FocalLoss = FocalLoss()
+    ema_decay: Fraction = 0.0
+    """Validate, keep and predict with a running average of the weights, which forgets this slowly (0.999, say); 0: with the weights."""
+    linear_probe: Literal["auto", "on", "off"] = "auto"
+    """``on``: a pretrained backbone's features of the training rows are computed once, a regularised linear model is fitted to them, and the
+    head starts from it (Kumar et al. 2022, arXiv:2202.10054). Its score is epoch 0 of the trial: an answer within seconds, and what training
+    must beat. ``auto``: on for a pretrained backbone alone, and up to 20,000 rows."""
     label_smoothing: Annotated[Fraction, Live()] = 0.0
     """Probability mass spread evenly over the classes (cross entropy only)."""
     class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None

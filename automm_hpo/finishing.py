@@ -24,7 +24,7 @@ from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.training import build_state
 from .metrics import find_metric
-from .models import build_model, image_spec
+from .models import TRAINING_ONLY, build_model, image_spec
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
 from .training.checkpoint import load_predictions, load_weights
@@ -37,7 +37,6 @@ from .training.result import EpochResult
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk
 NEVER = 10**9  # validations
-TRAINING_ONLY = ("train_transforms", "drop_rate", "drop_path_rate")  # a model's hyperparameters that may differ between weights to be averaged
 
 
 def check_finishing(ensemble_size: int, refit: bool) -> None:
@@ -246,7 +245,7 @@ class _Finish:
         score = f"{self.metric.name} {self.first.result.metric:.4f}"
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
-        return replace(artifact, members=(Member(config, state.model.cpu()),)).with_summary(refit=refit)
+        return replace(artifact, members=(Member(config, state.predictor.cpu()),)).with_summary(refit=refit)
 
     # ----------------------------------------------------------------------------------------------------------- in common
 

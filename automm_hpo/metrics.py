@@ -214,9 +214,7 @@ def _not_computed(target: np.ndarray, prediction: np.ndarray) -> float:
     raise InvalidArgument("the predictor's metric was a scorer object, which its folder cannot hold; give metrics=... to evaluate")
 
 
-def compute_scorer(
-    metric: Metric, target: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None, labels: Sequence[Any] = ()
-) -> float:
+def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None, labels: Sequence[Any] = ()) -> float:
     """What a scorer gives for predictions that were made already.
 
     Args:

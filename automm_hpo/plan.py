@@ -44,6 +44,7 @@ from .models import GEOMETRY_KEYS, MODEL_KEYS, TEXT_KEYS, build_model, check_mod
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
+from .training.losses import losses_for
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
     "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",
@@ -196,17 +197,32 @@ def check_same_metric(metric: Metric) -> None:
         raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
 
 
-def check_class_weights(search: SearchPlan, problem: Problem) -> None:
+def check_training(search: SearchPlan, problem: Problem, features: Features) -> None:
     """Raises:
-    InvalidHyperparameter: ``optim.class_weights`` are not one a class.
+    InvalidHyperparameter: a loss, class weights or mixup that do not suit the problem or the columns; all problems together.
     """
-    for config in candidate_configs(search.config, search.space, ("optim.class_weights",)):
-        given = config.optim.class_weights
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
+        given, losses, mixup = config.optim.class_weights, losses_for(problem), config.data.mixup
+        if config.optim.loss_func not in ("auto", *losses):
+            problems.add(
+                InvalidHyperparameter(f"optim.loss_func: expected auto, {', '.join(losses)} for a {problem.problem_type} problem, got {config.optim.loss_func}")
+            )
         if given is not None and not problem.is_classification:
-            raise InvalidHyperparameter(f"optim.class_weights: expected None, got {given!r}: a regression has no classes; weigh rows with sample_weight")
-        if isinstance(given, tuple) and len(given) != problem.num_outputs:
+            problems.add(
+                InvalidHyperparameter(f"optim.class_weights: expected None, got {given!r}: a regression has no classes; weigh rows with sample_weight")
+            )
+        elif isinstance(given, tuple) and len(given) != problem.num_outputs:
             classes = ", ".join(map(repr, problem.class_labels[:10])) + (", ..." if problem.num_outputs > 10 else "")
-            raise InvalidHyperparameter(f"optim.class_weights: expected one for each of the {problem.num_outputs} classes {classes}, got {len(given)}")
+            expected = f"one for each of the {problem.num_outputs} classes {classes}"
+            problems.add(InvalidHyperparameter(f"optim.class_weights: expected {expected}, got {len(given)}"))
+        if mixup.turn_on and (not problem.is_classification or features != Features(num_images=1)):
+            problems.add(
+                InvalidHyperparameter("data.mixup.turn_on: mixup is for classes, and for tables of one image column and nothing else; set it to False")
+            )
+        if mixup.turn_on and not mixup.mixup_alpha and not mixup.cutmix_alpha:
+            problems.add(InvalidHyperparameter("data.mixup.turn_on: mixup_alpha and cutmix_alpha are both 0, and nothing would be mixed"))
+    problems.raise_any()
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:

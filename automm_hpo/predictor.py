@@ -35,13 +35,13 @@ from .plan import (
     FEATURE_EXTRACTION,
     FitPlan,
     Target,
-    check_class_weights,
     check_goal,
     check_models,
     check_presets,
     check_problem_type,
     check_quota,
     check_same_metric,
+    check_training,
     plan_data,
     plan_embedding,
     plan_encoders,
@@ -201,7 +201,7 @@ class MultiModalPredictor:
         check_goal(search.settings, data.validation_metric)
         encoders = plan_encoders(data, search)
         check_models(search, encoders.features)
-        check_class_weights(search, data.problem)
+        check_training(search, data.problem, encoders.features)
         check_quota(search, data.problem, encoders.features)
         after = {"ensemble_size": ensemble_size, "refit": refit}
         call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs, data)

@@ -149,5 +149,3 @@ def cover_texts(specs: Sequence[TextSpec]) -> list[TextSpec]:
     for spec in specs:
         longest[spec.checkpoint_name] = max(spec.max_text_len, longest.get(spec.checkpoint_name, 0))
     return [TextSpec(name, length) for name, length in longest.items()]
-
-

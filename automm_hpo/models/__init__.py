@@ -17,7 +17,7 @@ from . import lora, tabular, text, timm_image
 from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
-    "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "check_model",
+    "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "check_model",
     "describe_source", "fetch_weights", "image_spec", "remember_source", "text_spec", "used_models",
 ]  # fmt: skip
 
@@ -34,6 +34,10 @@ MODEL_KEYS = (
     *(f"model.ft_transformer.{name}" for name in ("token_dim", "attention_num_heads")),
     "optim.peft",
 )
+
+
+# hyperparameters of a model that change how it learns, and nothing of what it computes of a row that it is only shown
+TRAINING_ONLY = ("train_transforms", "drop_rate", "drop_path_rate", "trainable", "frozen_norm_stats", "gradient_checkpointing")
 
 
 def _nothing(config: Config) -> None:

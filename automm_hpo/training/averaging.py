@@ -1,4 +1,4 @@
-"""Soups: several checkpoints of one architecture averaged into one set of weights, which predicts at the price of one model.
+"""Averages of weights: a running one over the steps of a training, and soups of several checkpoints, which predict at the price of one model.
 
 Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time"
 (arXiv:2203.05482). A soup is only ever as good as its ingredients lie in one valley of the loss: epochs of one training mostly do, trainings
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from timm.utils import ModelEmaV3
+from torch import nn
 
+from ..config import Optim
 from .evaluate import Validation
 
 Weights = Mapping[str, torch.Tensor]
@@ -20,6 +23,11 @@ Validate = Callable[[Weights], Validation | None]
 """Validates a set of weights; None: there is no time for it."""
 Soup = tuple[list[int], Weights, Validation]
 """Which of the checkpoints went in, what came out, and how good it is."""
+
+
+def build_average(model: nn.Module, optim: Optim) -> ModelEmaV3 | None:
+    """A running average of the weights, as they are now; None where none is wanted. It forgets faster during its first steps."""
+    return ModelEmaV3(model, optim.ema_decay, use_warmup=True) if optim.ema_decay else None
 
 
 def mix(weights: Weights, more: Weights, share: float) -> Weights:

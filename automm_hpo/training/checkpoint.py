@@ -18,6 +18,7 @@ from .loop import TrainState
 from .result import EpochResult, result_from_json, result_to_json
 
 LOGITS = "logits"
+LEARNING = "model."  # of names of tensors; an optimizer's begin with numbers
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -47,7 +48,9 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     temporary.mkdir(parents=True)
     optimizer = state.optimizer.state_dict()
     tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items()}
-    save_weights(state.model, temporary / WEIGHTS)
+    if state.average is not None:  # it is what predicts; the weights that learn are needed to go on only
+        tensors |= {f"{LEARNING}{name}": value.detach() for name, value in state.model.state_dict().items()}
+    save_weights(state.predictor, temporary / WEIGHTS)
     save_file({name: value.contiguous() for name, value in tensors.items() if isinstance(value, torch.Tensor)}, temporary / STATE_TENSORS)
     best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
     position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
@@ -72,10 +75,13 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
     """
     check_checkpoint(path)
     stored = read_json(path / STATE)
-    load_weights(state.model, path / WEIGHTS)
+    load_weights(state.predictor, path / WEIGHTS)
+    tensors = load_file(path / STATE_TENSORS)
+    if state.average is not None:
+        state.model.load_state_dict({name: tensors.pop(LEARNING + name) for name in state.model.state_dict()})
     slots: dict[int, dict[str, torch.Tensor]] = {}
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    for key, value in load_file(path / STATE_TENSORS).items():
+    for key, value in tensors.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
         # the fused optimizers walk raw memory: a state must lie in memory the way its weight does

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -71,36 +70,13 @@ def autocast(env: Env, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def class_weights(given: Literal["balanced"] | Sequence[float] | None, problem: Problem, data: TensorCache) -> torch.Tensor | None:
-    """(K,) how much a row of each class counts in the loss, 1 on average over the rows; None where all count alike."""
-    if given is None or not problem.is_classification:
-        return None
-    counts = torch.bincount(data.target.cpu(), weights=data.weight.cpu(), minlength=problem.num_outputs).float()
-    weights = counts.sum() / (problem.num_outputs * counts.clamp(min=1e-9)) if given == "balanced" else torch.tensor(given)
-    weights = torch.where(counts > 0, weights, 0.0)  # the split may have left a class without rows
-    return weights * counts.sum() / (weights * counts).sum()
-
-
-def loss_function(
-    problem: Problem, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0, weight: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Cross entropy for classes, mean squared error on standardised values.
-
-    Args:
-        weight: (B,) that each row counts; the sum is divided by the number of rows, so that a batch of heavy rows takes a large step.
-    """
-    reduction = "mean" if weight is None else "none"
-    if problem.is_classification:
-        losses = F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing, reduction=reduction)
-    else:
-        losses = F.mse_loss(logits.float().squeeze(1), target, reduction=reduction)
-    return losses if weight is None else (losses * weight).mean()
+def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """What validation reports whatever training minimises: cross entropy for classes, mean squared error on standardised values."""
+    return F.cross_entropy(logits.float(), target) if problem.is_classification else F.mse_loss(logits.float().squeeze(1), target)
 
 
 @torch.inference_mode()
-def predict_logits(
-    model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env, function: Callable[[Batch], torch.Tensor] | None = None
-) -> torch.Tensor:
+def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env, function: Callable[[Batch], torch.Tensor] | None = None) -> torch.Tensor:
     """(N, num_outputs) float32 on the CPU; the model is left in eval mode.
 
     Args:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..config import Config, Env
@@ -21,7 +22,9 @@ from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..models import TableModel
 from ..problem import Problem
-from .evaluate import autocast, class_weights, compute_metric, loss_function, predict_logits
+from .evaluate import autocast, compute_metric, loss_function, predict_logits
+from .losses import build_loss
+from .mixing import build_mixing
 from .optim import lr_factor
 from .result import EpochResult, StopCheck
 from .transforms import train_view
@@ -32,17 +35,26 @@ class TrainState:
     """Everything a resumed run needs; ``checkpoint.py`` stores it.
 
     Attributes:
+        average: of the weights over the steps; None: there is none.
+        is_probed: the head comes from a linear probe that has not been validated yet.
         valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
     """
 
     model: TableModel
     optimizer: torch.optim.Optimizer
+    average: ModelEmaV3 | None = None
+    is_probed: bool = False
     step: int = 0
     best_score: float = -math.inf
     validations_since_best: int = 0
     seconds: float = 0.0
     segment: int = 0
     valid_logits: torch.Tensor | None = None
+
+    @property
+    def predictor(self) -> TableModel:
+        """What is validated, kept and used."""
+        return self.model if self.average is None else self.average.module
 
 
 @dataclass(frozen=True)
@@ -73,36 +85,34 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     total_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
     validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
     view_rng = torch.Generator(device)  # windows and mirrors
-    # dropout draws from the device's default generator; torch.manual_seed would seed those of all devices, in a step's hundredth part
-    dropout_rng = torch.cuda.default_generators[torch.cuda.current_device()] if device.type == "cuda" else torch.default_generator
-    of_class = class_weights(optim.class_weights, data.problem, data.train)
-    of_class = None if of_class is None else of_class.to(device)
+    # dropout draws from the device's default generator, torchvision from the CPU's; torch.manual_seed would seed those of all devices, and
+    # take a hundredth of a step for it
+    default_rngs = [torch.default_generator] + ([torch.cuda.default_generators[torch.cuda.current_device()]] if device.type == "cuda" else [])
+    compute_loss = build_loss(optim, data.problem, data.train, device)
+    mixed = build_mixing(config.data.mixup, data.problem)
     order = None
-    validation_seconds = 0.0
+    validation_seconds = lr = 0.0
     end = None
 
     while end is None:
         started = time.perf_counter()
         losses = []
         model.train()
-        while True:
+        while not state.is_probed:  # a probe is validated before the first step
             epoch, position = divmod(state.step, steps_per_epoch)
             if position == 0 or order is None:
                 order = epoch_order(seed, epoch, len(data.train))
             rows = order[position * batch_size : (position + 1) * batch_size]
             randomness = step_seed(seed, state.step)
             view_rng.manual_seed(randomness)
-            dropout_rng.manual_seed(randomness)
+            for default_rng in default_rngs:
+                default_rng.manual_seed(randomness)
             for micro_rows in rows.split(micro_batch_size):
                 batch = data.train.batch(micro_rows).to(device)
                 batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
+                batch = mixed(batch, epoch)
                 with autocast(env, device):
-                    weight = batch.weight if of_class is None else batch.weight * of_class[batch.target]
-                    parts = [  # the model's answer, and what else of it answers for the target: (B, K) logits each
-                        share * loss_function(data.problem, logits, batch.target, optim.label_smoothing, weight)
-                        for logits, share in model.training_logits(batch)
-                    ]
-                    loss = torch.stack(parts).sum()
+                    loss = compute_loss(model.training_logits(batch), batch)
                 (loss * (len(batch) / len(rows))).backward()
                 losses.append(loss.detach())
             if optim.gradient_clip_val:
@@ -113,6 +123,8 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             optimizer.step()
             optimizer.zero_grad()
             state.step += 1
+            if state.average is not None:
+                state.average.update(model, state.step)
             if state.step >= total_steps or (position + 1) * validations // steps_per_epoch > position * validations // steps_per_epoch:
                 break
             # a validation not measured yet costs at most what training as many rows would
@@ -120,10 +132,11 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             if end := should_stop(validation_seconds or seconds_per_row * len(data.valid)):
                 break
 
-        train_loss = float(torch.stack(losses).mean())  # the one synchronisation of the epoch
+        train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
         validation_started = time.perf_counter()
-        state.valid_logits = logits = predict_logits(model, data.valid, data.spec, env)
-        finite = math.isfinite(train_loss) and bool(logits.isfinite().all())
+        state.valid_logits = logits = predict_logits(state.predictor, data.valid, data.spec, env)
+        finite = (state.is_probed or math.isfinite(train_loss)) and bool(logits.isfinite().all())
+        state.is_probed = False
         metric = compute_metric(data.metric, data.problem, logits, data.valid_target) if finite else math.nan
         valid_loss = float(loss_function(data.problem, logits, torch.from_numpy(data.valid_target)))
         validation_seconds = time.perf_counter() - validation_started

@@ -1,0 +1,76 @@
+"""What training minimises, by name. To add a loss: a function of ``(logits, target, optim)`` and an entry in ``LOSSES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from ..config import Optim
+from ..data.batch import Batch, TensorCache
+from ..problem import Problem
+
+Answers = Sequence[tuple[torch.Tensor, float]]
+"""(B, num_outputs) logits of the model, or of several parts of it, each with its share in the loss."""
+
+
+def _cross_entropy(logits: torch.Tensor, target: torch.Tensor, optim: Optim) -> torch.Tensor:
+    return F.cross_entropy(logits, target, label_smoothing=optim.label_smoothing, reduction="none")
+
+
+def _focal_loss(logits: torch.Tensor, target: torch.Tensor, optim: Optim) -> torch.Tensor:
+    """Lin et al. 2017, arXiv:1708.02002, over a softmax: each row counts by how far its class is from certain."""
+    probability = logits.softmax(1)
+    certainty = (probability * target).sum(1) if target.is_floating_point() else probability.gather(1, target.unsqueeze(1)).squeeze(1)
+    return (1 - certainty).clamp(min=1e-6) ** optim.focal_loss.gamma * _cross_entropy(logits, target, optim)
+
+
+# (B, K) logits, (B,) classes or (B, K) shares of classes -> (B,)
+CLASS_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Optim], torch.Tensor]] = {"cross_entropy": _cross_entropy, "focal_loss": _focal_loss}
+
+# (B,) standardised values, twice -> (B,)
+VALUE_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Optim], torch.Tensor]] = {
+    "mse": lambda values, target, optim: F.mse_loss(values, target, reduction="none"),
+    "mae": lambda values, target, optim: F.l1_loss(values, target, reduction="none"),
+    "huber": lambda values, target, optim: F.huber_loss(values, target, reduction="none"),
+}
+
+
+def losses_for(problem: Problem) -> dict[str, Callable[[torch.Tensor, torch.Tensor, Optim], torch.Tensor]]:
+    """Those that a problem can be trained by; the first is its default."""
+    return CLASS_LOSSES if problem.is_classification else VALUE_LOSSES
+
+
+def build_loss(optim: Optim, problem: Problem, train: TensorCache, device: torch.device) -> Callable[[Answers, Batch], torch.Tensor]:
+    """The loss of a batch, a scalar: the mean over its rows, each with the weight of the row and of its class.
+
+    The sum is divided by the number of rows, not by their weights, so that a batch of heavy rows takes a large step.
+    """
+    choices = losses_for(problem)
+    compute = choices[next(iter(choices)) if optim.loss_func == "auto" else optim.loss_func]
+    of_class = class_weights(optim.class_weights, problem, train)
+    of_class = None if of_class is None else of_class.to(device)
+
+    def loss(answers: Answers, batch: Batch) -> torch.Tensor:
+        weight = batch.weight
+        if of_class is not None:
+            weight = weight * (batch.target @ of_class if batch.target.is_floating_point() else of_class[batch.target])
+        parts = []
+        for logits, share in answers:
+            prediction = logits.float() if problem.is_classification else logits.float().squeeze(1)
+            parts.append(share * (compute(prediction, batch.target, optim) * weight).mean())
+        return torch.stack(parts).sum()
+
+    return loss
+
+
+def class_weights(given: Literal["balanced"] | Sequence[float] | None, problem: Problem, data: TensorCache) -> torch.Tensor | None:
+    """(K,) how much a row of each class counts in the loss, 1 on average over the rows; None where all count alike."""
+    if given is None or not problem.is_classification:
+        return None
+    counts = torch.bincount(data.target.cpu(), weights=data.weight.cpu(), minlength=problem.num_outputs).float()
+    weights = counts.sum() / (problem.num_outputs * counts.clamp(min=1e-9)) if given == "balanced" else torch.tensor(given)
+    weights = torch.where(counts > 0, weights, 0.0)  # the split may have left a class without rows
+    return weights * counts.sum() / (weights * counts).sum()

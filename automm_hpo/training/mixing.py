@@ -1,0 +1,35 @@
+"""Mixup and CutMix: pictures of a batch mixed in pairs, and their labels likewise. torchvision does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torchvision.transforms import v2
+
+from ..config import Mixup
+from ..data.batch import Batch
+from ..problem import Problem
+
+
+def build_mixing(mixup: Mixup, problem: Problem) -> Callable[[Batch, int], Batch]:
+    """(batch, epoch) -> the batch, its images mixed and its target (B, K) shares of the classes; as it was where nothing is to be mixed.
+
+    Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899. Draws from torch's default generator.
+    """
+    chances: dict[v2.Transform, float] = {}
+    if mixup.mixup_alpha:
+        chances[v2.MixUp(alpha=mixup.mixup_alpha, num_classes=problem.num_outputs)] = 1 - mixup.switch_prob if mixup.cutmix_alpha else 1.0
+    if mixup.cutmix_alpha:
+        chances[v2.CutMix(alpha=mixup.cutmix_alpha, num_classes=problem.num_outputs)] = mixup.switch_prob if mixup.mixup_alpha else 1.0
+    pick = v2.RandomChoice(list(chances), p=list(chances.values())) if mixup.turn_on else None
+
+    def mixed(batch: Batch, epoch: int) -> Batch:
+        if pick is None or epoch >= mixup.turn_off_epoch or torch.rand(()) >= mixup.prob:
+            return batch
+        images, target = pick(batch.images.squeeze(1).float(), batch.target)
+        target = target * (1 - mixup.label_smoothing) + mixup.label_smoothing / problem.num_outputs
+        return replace(batch, images=images.unsqueeze(1), target=target)
+
+    return mixed

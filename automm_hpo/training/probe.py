@@ -1,0 +1,109 @@
+"""A linear probe: the head fitted to a pretrained backbone's features before anything is fine-tuned.
+
+Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution" (arXiv:2202.10054): first the head alone,
+then all of it from there. The features of a backbone are computed once for a whole search, and the head that was fitted to them is kept beside
+the encoded data, where all trials with this backbone find it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..config import Config, Optim
+from ..data.batch import TensorCache
+from ..models import TRAINING_ONLY, TableModel
+from .evaluate import predict_logits
+from .loop import TrainState, TrialData
+
+MOST_ROWS = 20_000  # beyond it an epoch of fine-tuning teaches the head soon enough, and the features take long
+STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
+MOST_ITERATIONS = 200
+
+
+def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
+    """Whether a trial begins with a probe: the head must see nothing but a pretrained backbone's features."""
+    backbones = list(model.backbones.values())
+    possible = len(backbones) == 1 and bool(getattr(backbones[0], "is_pretrained", False))
+    return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= MOST_ROWS))
+
+
+def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path) -> None:
+    """Gives the head the probe's weights; the next validation is the probe's own.
+
+    Args:
+        folder: keeps heads that were fitted in this search.
+    """
+    head = state.model.head
+    fitted = _fitted_once(state.model, data, config, folder)
+    with torch.no_grad():
+        head.weight.copy_(fitted["weight"])
+        head.bias.copy_(fitted["bias"])
+    if state.average is not None:
+        state.average.set(state.model)
+    state.is_probed = True
+
+
+def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path) -> dict[str, torch.Tensor]:
+    """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
+    file = folder / f"probe-{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            weight, bias = fit_head(model, data, config)
+            save_file({"weight": weight, "bias": bias}, file.with_suffix(".tmp"))
+            os.replace(file.with_suffix(".tmp"), file)
+    return load_file(file)
+
+
+def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model that has the lowest loss on the validation rows."""
+    train, valid = (predict_logits(model, split, data.spec, config.env, model.features).double().numpy() for split in (data.train, data.valid))
+    mean, sd = train.mean(0), train.std(0) + 1e-6
+    train, valid = (train - mean) / sd, (valid - mean) / sd
+    fit = _fit_classes if data.problem.is_classification else _fit_values
+    weight, bias = fit(train, data.train, valid, data.valid_target)
+    weight = weight / sd  # of the features as they come
+    bias = bias - weight @ mean
+    return torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float().contiguous()
+
+
+def _fit_classes(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    target, weight = rows.target.cpu().numpy(), rows.weight.cpu().numpy()
+    regression = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
+    best, found = np.inf, (np.zeros(0), np.zeros(0))
+    for strength in STRENGTHS:
+        with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the validation rows
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.set_params(C=strength).fit(train, target, sample_weight=weight)
+        loss = log_loss(valid_target, regression.predict_proba(valid), labels=regression.classes_)
+        if loss >= best:
+            break  # it only gets worse from here
+        best, found = loss, (regression.coef_.copy(), regression.intercept_.copy())
+    coefficients, intercepts = found
+    if len(coefficients) == 1:  # of two classes scikit-learn gives the difference
+        return np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+    return coefficients, intercepts
+
+
+def _fit_values(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.linear_model import Ridge
+
+    target, weight = rows.target.cpu().numpy(), rows.weight.cpu().numpy()
+    fitted = [Ridge(alpha=len(train) * strength).fit(train, target, sample_weight=weight) for strength in (10.0, 1.0, 0.1, 0.01, 0.001)]
+    best = min(fitted, key=lambda ridge: float(np.mean((ridge.predict(valid) - valid_target) ** 2)))
+    return np.atleast_2d(best.coef_), np.atleast_1d(best.intercept_)
