@@ -18,7 +18,7 @@ from ..errors import InvalidHyperparameter
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "selu": nn.SELU, "silu": nn.SiLU, "mish": nn.Mish,
 }  # fmt: skip
-NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "": nn.Identity}
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "none": nn.Identity}
 
 
 def mlp(num_inputs: int, sizes: Sequence[int], activation: str, normalization: str, dropout: float) -> nn.Sequential:

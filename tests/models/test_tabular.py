@@ -78,7 +78,7 @@ def test_attention_mixes_columns(make_config, make_batch):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("normalization", ["layer_norm", "batch_norm", ""])
+@pytest.mark.parametrize("normalization", ["layer_norm", "batch_norm", "none"])
 def test_every_activation_and_normalization_builds(name, normalization, make_batch):
     chosen = {"activation": name, "normalization": normalization}
     own = {f"model.{model}.{key}": value for model in ("numerical_mlp", "categorical_mlp") for key, value in chosen.items()}
