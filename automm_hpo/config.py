@@ -136,8 +136,8 @@ class NumericalMlp(Section):
     """Hidden layers."""
     activation: Activation = "leaky_relu"
     """Between the layers."""
-    normalization: Literal["layer_norm", "batch_norm", ""] = "layer_norm"
-    """Before each activation; empty: none."""
+    normalization: Literal["layer_norm", "batch_norm", "none"] = "layer_norm"
+    """Before each activation."""
     dropout: Annotated[Fraction, Live()] = 0.1
     """After each activation."""
 
@@ -151,8 +151,8 @@ class CategoricalMlp(Section):
     """Hidden layers."""
     activation: Activation = "leaky_relu"
     """Between the layers."""
-    normalization: Literal["layer_norm", "batch_norm", ""] = "layer_norm"
-    """Before each activation; empty: none."""
+    normalization: Literal["layer_norm", "batch_norm", "none"] = "layer_norm"
+    """Before each activation."""
     dropout: Annotated[Fraction, Live()] = 0.1
     """After each activation."""
 
@@ -472,7 +472,8 @@ def _unknown(key: str) -> UnknownHyperparameter:
         by_leaf: dict[str, list[str]] = {}
         for known in [*FIELDS, *ALIASES]:
             by_leaf.setdefault(known.rsplit(".", 1)[-1], []).append(canonical_key(known))
-        near = list(dict.fromkeys(found for leaf in nearest(key.rsplit(".", 1)[-1], by_leaf) for found in by_leaf[leaf]))
+        leaf = key.rsplit(".", 1)[-1]
+        near = list(dict.fromkeys(found for name in ([leaf] if leaf in by_leaf else nearest(leaf, by_leaf)) for found in by_leaf[name]))[:3]
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The groups are {', '.join(Config.model_fields)}."
     return UnknownHyperparameter(f"{key}: unknown hyperparameter. {hint}")
 

@@ -17,7 +17,7 @@ from .numerical import NumberScaler, fit_scaler, refuse_rows
 CYCLES = {
     "month": (lambda when: when.month - 1, 12),
     "day": (lambda when: when.day - 1, 31),
-    "weekday": (lambda when: when.weekday, 7),
+    "weekday": (lambda when: when.day_of_week, 7),
     "hour": (lambda when: when.hour + when.minute / 60, 24),
 }
 LINES = {  # part that only grows -> its values

@@ -1,7 +1,9 @@
 """Decoded once, found again; rows and targets stay together whatever is dropped."""
 
+import base64
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from automm_hpo.data import cache
 from automm_hpo.data.cache import BadImage, build_cache, describe, join_caches, open_cache, store_cache
 from automm_hpo.data.encoders import EncodedTable
-from automm_hpo.data.images import ImageGeometry, decode_image
+from automm_hpo.data.images import Base64, ImageGeometry, decode_image
 from automm_hpo.errors import BadImages
 
 GEOMETRY = ImageGeometry(8)
@@ -201,3 +203,99 @@ def test_splits_are_joined_in_order(paths, folder):
     assert joined.image_mask.shape == (NUM_ROWS, 1)
     assert greys(joined.head(3)) == [0, 1, 2]
     assert len(joined.head(10_000)) == NUM_ROWS
+
+
+# ------------------------------------------------------------------------------------------------------ other than image files
+
+
+def mixed(num_rows=6, images=()) -> EncodedTable:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 5, num_rows)
+    return EncodedTable(
+        list(images) or [[] for _ in range(num_rows)],
+        np.arange(num_rows),
+        rng.normal(size=(num_rows, 3)).astype(np.float32),
+        rng.integers(0, 4, (num_rows, 2)),
+        rng.random(num_rows).astype(np.float32),
+        {"some/tokenizer": rng.integers(0, 9, (num_rows, 6)).astype(np.int32), "/other": np.ones((num_rows, 2), np.int32)},
+        {"some/tokenizer": counts, "/other": np.ones(num_rows, np.int64)},
+    )
+
+
+def assert_same(stored, table, rows=slice(None)):
+    for name in ("target", "numeric", "categorical", "weight"):
+        np.testing.assert_array_equal(getattr(stored, name).numpy(), getattr(table, name)[rows])
+    for name in table.tokens:
+        np.testing.assert_array_equal(stored.tokens[name].numpy(), table.tokens[name][rows])
+        np.testing.assert_array_equal(stored.token_counts[name].numpy(), table.token_counts[name][rows])
+
+
+def test_a_table_without_images_starts_no_thread(folder, monkeypatch):
+    monkeypatch.setattr(cache, "ThreadPoolExecutor", None)  # would raise
+    store_cache(folder, "train", mixed(), None)
+    stored = open_cache(folder, "train")
+    assert_same(stored, mixed())
+    assert stored.images.shape == (6, 0, 0, 0, 3)
+    assert not (folder / "train.npy").exists()
+    assert len(join_caches([stored, stored], folder / "all.npy")) == 12
+
+
+@pytest.mark.parametrize("field", ["numeric", "categorical", "weight", "target", "tokens"])
+def test_any_change_of_a_column_is_seen(folder, field):
+    store_cache(folder, "train", mixed(), None)
+    changed = mixed()
+    array = changed.tokens["/other"] if field == "tokens" else getattr(changed, field)
+    array[0] = array[0] + 1
+    store_cache(folder, "train", changed, None)
+    assert_same(open_cache(folder, "train"), changed)
+
+
+def test_skipped_rows_are_dropped_from_every_column(paths, folder):
+    paths[2] = ["/nowhere.png"]
+    table = mixed(6, paths[:6])
+    store_cache(folder, "train", table, GEOMETRY, "skip")
+    assert_same(open_cache(folder, "train"), table, [0, 1, 3, 4, 5])
+
+
+def test_with_zero_a_cell_may_be_empty_and_a_bad_file_may_not(paths, folder):
+    paths[2] = [""]
+    store_cache(folder, "train", mixed(6, paths[:6]), GEOMETRY, "zero")
+    stored = open_cache(folder, "train")
+    assert stored.image_mask[:, 0].tolist() == [True, True, False, True, True, True]
+    assert not stored.images[2].any()
+    with pytest.raises(BadImages, match=r"1 images.*no such file"):
+        store_cache(folder, "train", mixed(6, [*paths[:5], ["/nowhere.png"]]), GEOMETRY, "zero")
+
+
+def pictures(kind, paths):
+    content = [Path(path).read_bytes() for (path,) in paths]
+    if kind == "base64":
+        return [[Base64(base64.b64encode(each).decode())] for each in content]
+    return [[each] for each in content] if kind == "bytes" else [[np.full((9, 9), row, np.uint8)] for row in range(len(paths))]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "base64", "arrays"])
+def test_pictures_in_memory_are_cached_like_files(paths, folder, kind):
+    store_cache(folder, "train", mixed(NUM_ROWS, pictures(kind, paths)), GEOMETRY)
+    assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
+    assert not (folder / "train.sources.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["files", "bytes", "none"])
+def test_a_machine_may_have_a_cache_of_its_own(paths, folder, tmp_path, monkeypatch, kind):
+    paths[3] = [""]
+    in_memory = [*pictures("bytes", paths[:3]), [""], *pictures("bytes", paths[4:])]
+    images = {"files": paths, "bytes": in_memory, "none": ()}[kind]
+    geometry = None if kind == "none" else GEOMETRY
+    store_cache(folder, "train", mixed(NUM_ROWS, images), geometry, "zero")
+    shared = open_cache(folder, "train")
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "own"))
+    if kind == "files":
+        (folder / "train.npy").unlink()  # decoded again, not copied
+    own = open_cache(folder, "train")
+    assert torch.equal(own.images, shared.images)
+    assert torch.equal(own.image_mask, shared.image_mask)
+    assert_same(own, mixed(NUM_ROWS))
+    for file in folder.glob("train.tokens*"):
+        file.unlink()
+    assert_same(open_cache(folder, "train"), mixed(NUM_ROWS))

@@ -1,5 +1,7 @@
 """One file -> one square: decoded right or refused with a reason, never silently black, white, inverted or turned."""
 
+import base64
+import io
 import os
 import struct
 from dataclasses import replace
@@ -9,7 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from automm_hpo.data.images import ImageGeometry, ImageSpec, UnreadableImage, check_file, cover, decode_image, opens_as_image, resolve_path
+from automm_hpo.data.images import (
+    Base64,
+    ImageGeometry,
+    ImageSpec,
+    UnreadableImage,
+    check_file,
+    cover,
+    decode_image,
+    identify,
+    name_source,
+    opens_as_image,
+    resolve_path,
+)
 
 GEOMETRY = ImageGeometry(8)
 ORIENTATION = 0x0112  # EXIF tag
@@ -236,3 +250,85 @@ def test_resolve_path(monkeypatch, value, expected):
 
 def test_resolve_path_of_a_path(tmp_path):
     assert resolve_path(tmp_path / "a.png", tmp_path) == str(tmp_path / "a.png")
+
+
+# --------------------------------------------------------------------------------------------------- pictures that are no files
+
+
+def as_bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def exif_turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return as_bytes(noise(), "PNG", exif=exif)
+
+
+PICTURES = {
+    "rgb": lambda: as_bytes(noise()),
+    "grey": lambda: as_bytes(noise().convert("L")),
+    "16-bit": lambda: as_bytes(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16)),
+    "palette": lambda: as_bytes(noise().convert("P"), transparency=3),
+    "cmyk": lambda: as_bytes(noise().convert("CMYK"), "JPEG"),
+    "transparent": lambda: as_bytes(Image.new("RGBA", (9, 9), (255, 0, 0, 128))),
+    "turned": exif_turned,
+    "1 x 1": lambda: as_bytes(Image.new("RGB", (1, 1), "red")),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_the_same_whatever_it_comes_as(tmp_path, name):
+    content = PICTURES[name]()
+    (tmp_path / "a").write_bytes(content)
+    expected = decode_image(tmp_path / "a", GEOMETRY)
+    text = base64.b64encode(content).decode()
+    sources = [content, Base64(text), Base64(f"data:image/png;base64,{text}"), Base64("\n".join(text[i : i + 60] for i in range(0, len(text), 60)))]
+    for source in sources:
+        assert (decode_image(source, GEOMETRY) == expected).all()
+    if name != "cmyk":  # a JPEG decodes at a smaller size for the asking, an opened one is as large as it is
+        with Image.open(io.BytesIO(content)) as opened:
+            assert (decode_image(opened, GEOMETRY) == expected).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (9, 9, 1), (9, 9, 3), (9, 9, 4)])
+def test_arrays_of_bytes_are_pictures(shape):
+    array = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    image = Image.fromarray(array[:, :, 0] if shape[-1] == 1 else array)
+    assert (decode_image(array, GEOMETRY) == decode_image(image, GEOMETRY)).all()
+
+
+def test_the_callers_picture_is_not_changed():
+    image = noise()
+    before = image.tobytes()
+    decode_image(image, GEOMETRY)
+    assert image.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "source, reason",
+    [
+        (b"", "no bytes"),
+        (b"<html>", "not an image"),
+        (Base64("&&&"), "no base64"),
+        (Base64("PGh0bWw+"), "not an image"),
+        (np.zeros((4, 4)), "uint8 values, got .* float64"),
+        (np.zeros((0, 4), np.uint8), "uint8 values"),
+        (np.zeros((4, 4, 2), np.uint8), "uint8 values"),
+        (Image.new("F", (4, 4)), "floating-point"),
+        ("", "missing"),
+    ],
+)
+def test_what_is_no_picture_in_memory(source, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_image(source, GEOMETRY)
+
+
+def test_pictures_in_memory_are_told_apart_by_content():
+    array = np.zeros((4, 6), np.uint8)
+    sources = [b"a", b"b", Base64("a"), array, array.reshape(6, 4), Image.fromarray(array), Image.new("L", (4, 6)), Image.new("P", (4, 6))]
+    assert len({identify(source) for source in sources}) == len(sources)
+    assert identify(array) == identify(array.copy())
+    assert [name_source(source) for source in (b"abc", Base64("abcd"), "/a.png")] == ["3 bytes", "base64 text of 4 characters", "/a.png"]

@@ -1,0 +1,59 @@
+"""Codes by frequency; unknown is 0, missing a category of its own."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from automm_hpo.data.categorical import CategoryEncoder, fit_categories
+
+
+def column(values, **options) -> pd.Series:
+    return pd.Series(values, name="x", **options)
+
+
+def test_the_most_frequent_come_first_and_ties_by_name():
+    encoder = fit_categories(column(["b", "a", "c", "c", "a", "b", "c"]), 1, 100)
+    assert encoder.categories == ("c", "a", "b")
+    assert encoder.cardinality == 4
+    assert encoder.transform(column(["a", "zebra", "c", None])).tolist() == [2, 0, 1, 0]
+
+
+def test_missing_is_a_category_where_training_had_it():
+    encoder = fit_categories(column(["a", "a", None, np.nan]), 1, 100)
+    assert encoder.cardinality == 3
+    assert encoder.transform(column([None, "a", pd.NA, "b"], dtype=object)).tolist() == [2, 1, 2, 0]
+
+
+def test_rare_ones_and_those_beyond_the_limit_are_unknown():
+    values = column(["a"] * 5 + ["b"] * 4 + ["c"] * 3 + ["d"])
+    assert fit_categories(values, 2, 100).categories == ("a", "b", "c")
+    assert fit_categories(values, 1, 2).categories == ("a", "b")
+    assert fit_categories(column(list("wxyz")), 2, 100).cardinality == 1  # nothing but the unknown
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (column([1, 2, 1]), column([1.0, 2.0, 1.0])),  # an integer column with a gap is read as floats
+        (column([1, 2, 1]), column(["1", "2", "1"])),
+        (column([True, False, True]), column(["True", "False", "True"])),
+        (column([True, False, True]), column([True, False, True], dtype="boolean")),
+        (column(["a", "b", "a"]), column(["a", "b", "a"], dtype="category")),
+        (column(["a", "b", "a"]), column(["a", "b", "a"], dtype="string[pyarrow]")),
+        (column([0.5, 2.5, 0.5]), column(["0.5", "2.5", "0.5"], dtype=object)),
+    ],
+)
+def test_a_category_is_the_same_whatever_dtype_its_column_has(first, second):
+    encoder = fit_categories(first, 1, 100)
+    assert encoder.transform(first).tolist() == encoder.transform(second).tolist() == [1, 2, 1]
+
+
+def test_values_of_any_kind():
+    assert fit_categories(column([[1], {"a": 2}, (3,), None, 4, "five", b"six"], dtype=object), 1, 100).cardinality == 8
+
+
+def test_json_round_trip():
+    encoder = fit_categories(column(["ä", "b", None, "b"]), 1, 100)
+    assert CategoryEncoder.from_json(json.loads(json.dumps(encoder.to_json()))) == encoder

@@ -1,0 +1,81 @@
+"""Texts become the tokens of the model's own tokenizer, once, and the predictor needs nobody to do it again."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from automm_hpo.data import text
+from automm_hpo.data.text import TextSpec, TextTokenizer, cover_texts, join_texts, load_tokenizer
+from automm_hpo.errors import WeightsUnavailable
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(minilm) -> TextTokenizer:
+    return load_tokenizer(TextSpec(minilm, 16))
+
+
+def test_tokens_are_those_of_transformers(tokenizer, minilm):
+    from transformers import AutoTokenizer
+
+    texts = ["Ein Satz.", "", "many words " * 20, "naïve \u2028 \x00 🙂"]
+    expected = AutoTokenizer.from_pretrained(minilm)(texts, truncation=True, max_length=16)["input_ids"]
+    tokens, counts = tokenizer.transform(texts)
+    assert [tokens[row, :count].tolist() for row, count in enumerate(counts)] == expected
+    assert tokens.dtype == np.int32
+    assert tokens.shape == (4, counts.max() + 1)
+    assert (tokens[:, -1] == tokenizer.pad_id).all()
+    assert all((tokens[row, count:] == tokenizer.pad_id).all() for row, count in enumerate(counts))
+
+
+def test_no_rows(tokenizer):
+    tokens, counts = tokenizer.transform([])
+    assert (tokens.shape, counts.shape) == ((0, 1), (0,))
+
+
+def test_json_is_all_it_needs(tokenizer, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    read = TextTokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    assert (read.transform(["a text"])[0] == tokenizer.transform(["a text"])[0]).all()
+
+
+@pytest.mark.parametrize("name, words", [("/nowhere", "no such folder"), ("local-dir:x", "no such folder"), ("./x", "no such folder")])
+def test_a_folder_that_is_not_there(name, words):
+    with pytest.raises(WeightsUnavailable, match=rf"{words}.*Ways out"):
+        load_tokenizer(TextSpec(name, 8))
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    with pytest.raises(WeightsUnavailable, match=r"the tokenizer of .* cannot be had.*Ways out"):
+        load_tokenizer(TextSpec(str(tmp_path), 8))
+
+
+def test_a_hub_out_of_reach_is_said_in_seconds(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setattr(text, "_hub_failed", (-1e9, ConnectionError()))
+    started = time.monotonic()
+    for name in ("nobody/nothing", "bert-base-uncased"):
+        with pytest.raises(WeightsUnavailable, match=rf"{name}.*uses files you have"):
+            load_tokenizer(TextSpec(name, 8))
+    assert time.monotonic() - started < 10
+
+
+def test_several_columns_are_named_and_one_is_not():
+    table = pd.DataFrame({"title": ["A", None, "C"], "body": ["x y", "", None]})
+    assert join_texts(table, ["body"]) == ["x y", "", ""]
+    assert join_texts(table, ["title", "body"]) == ["title: A body: x y", "", "title: C"]
+    assert join_texts(table.head(0), ["title", "body"]) == []
+
+
+def test_texts_that_are_not_utf8(tokenizer):
+    texts = join_texts(pd.DataFrame({"x": pd.Series([b"\xe9".decode("utf-8", "surrogateescape"), 5], dtype=object)}), ["x"])
+    assert tokenizer.transform(texts)[1].tolist() == [3, 3]
+
+
+def test_one_tokenizer_serves_all_lengths():
+    assert cover_texts([TextSpec("a", 8), TextSpec("b", 4), TextSpec("a", 16)]) == [TextSpec("a", 16), TextSpec("b", 4)]
