@@ -12,7 +12,7 @@ LAYERS = [
     ["errors"],
     ["files", "process"],
     ["config", "space", "problem", "metrics", "tracking"],
-    ["presets", "datasets"],
+    ["presets", "datasets", "downloads"],
     ["data"],
     ["models"],
     ["training"],
@@ -27,15 +27,15 @@ LAYERS = [
 DOORS = {  # library -> the places that may import it
     "ray": ("hpo/",),
     "mlflow": ("tracking.py",),
-    "timm": ("models/", "training/"),
+    "timm": ("models/", "training/", "downloads.py"),
     "optuna": ("hpo/",),
     "matplotlib": ("plots.py", "results.py"),
     "rich": ("hpo/display.py", "hpo/table.py"),
     "pandas": (
-        "data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "plan.py", "results.py",
+        "data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "downloads.py", "plan.py", "results.py",
         "preview.py", "predictor.py",
     ),
-    "torch": ("data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),
+    "torch": ("downloads.py", "data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "cloudpickle"}
 FILES = sorted(PACKAGE.rglob("*.py"))
