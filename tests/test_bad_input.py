@@ -127,7 +127,7 @@ CONFIGURATION = [
         for value in ("abc", -1, 0, NAN, INF, True, None, [1e-3])
     ),
     *(hyper(InvalidHyperparameter, "optim.max_epochs", value, "expected an integer >= 1", f"got {value!r}") for value in (0, -5, 2.5, "ten", None)),
-    hyper(InvalidHyperparameter, "optim.optim_type", "adamww", "'adamw', 'sgd'", "Did you mean adamw?"),
+    hyper(InvalidHyperparameter, "optim.optim_type", "adamww", "'adamw', 'adam'", "Did you mean adamw"),
     hyper(InvalidHyperparameter, "optim.lr_schedule", "cosine_deca", "'linear_decay'", "Did you mean cosine_decay"),
     hyper(InvalidHyperparameter, "model.names", ["timm_imag"], "Did you mean timm_image?"),
     hyper(InvalidHyperparameter, "model.timm_image.checkpoint_name", "mobilenetv3_larg_100", "'mobilenetv3_larg_100'", "Did you mean mobilenetv3_large_100"),
@@ -201,7 +201,7 @@ SPACES = [
     space(InvalidSpace, ValueError, tune.choice([{"optim_type": "sgd"}, 5]), "expected dicts", "got 5", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{}]), "only empty dicts", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{"momentum": 0.5}, {"momentum": tune.uniform(0, 2)}]), "optim[1]", "optim.momentum", "got 2.0", key="optim"),
-    space(UnknownHyperparameter, ValueError, tune.choice([{"momentun": 0.5}, {}]), "optim[0]", "Did you mean optim.momentum?", key="optim"),
+    space(UnknownHyperparameter, ValueError, tune.choice([{"momentun": 0.5}, {}]), "optim[0]", "Did you mean optim.momentum", key="optim"),
     space(InvalidHyperparameter, ValueError, tune.choice([{"optim_type": "sgd"}, {"optim_type": "sgdd"}]), "optim[1]", "Did you mean sgd?", key="optim"),
     space(InvalidHyperparameter, ValueError, tune.choice([{"max_epochs": 3}, {}]), "optim.max_epochs", "by optim", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{"num_gpus": 0}, {}]), "cannot vary", key="env"),
