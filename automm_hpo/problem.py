@@ -72,7 +72,7 @@ class Problem:
     def decode(self, predictions: np.ndarray, index: pd.Index) -> pd.Series:
         """(N,) class indices or values in the label's unit -> a Series in the label's own dtype."""
         if not self.is_classification:
-            return pd.Series(predictions.astype(np.float64), index=index, name=self.label).astype(self.label_dtype)
+            return pd.Series(predictions.astype(np.float64), index=index, name=self.label, dtype=self.label_dtype)
         values = [self.class_labels[i] for i in predictions]
         if self.label_dtype == "category":
             return pd.Series(pd.Categorical(values, categories=list(self.class_labels), ordered=self.ordered), index=index, name=self.label)

@@ -73,11 +73,11 @@ def store():
     return write
 
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"a bag boot is good bad red blue trouser the this very : title body".split()]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "bag", "boot", "is", "good", "bad", "red", "blue", "trouser", "the", "this", "very", ":", "title", "body"]
 
 
 @pytest.fixture(scope="session")
-def reader_folder(encoder_folder, tmp_path_factory):
+def reader_folder(encoder_folder, tmp_path_factory):  # noqa: F811  # the fixture, which is imported
     """A small random text encoder with its tokenizer, which knows a few words."""
     import shutil
 

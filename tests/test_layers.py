@@ -29,6 +29,8 @@ DOORS = {  # library -> the places that may import it
     "mlflow": ("tracking.py",),
     "timm": ("models/", "training/"),
     "optuna": ("hpo/",),
+    "transformers": ("data/text.py", "models/text.py"),
+    "tokenizers": ("data/text.py",),
     "matplotlib": ("plots.py", "results.py"),
     "rich": ("hpo/display.py", "hpo/table.py"),
     "pandas": (

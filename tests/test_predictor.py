@@ -361,7 +361,7 @@ def test_sample_weights_are_learned_by_and_not_from(mixed, here, fast):
     predictor = quick_fit(twice, here, hyperparameters, sample_weight="trust")
     assert "trust" not in predictor.column_types
     assert predictor.evaluate(mixed)["roc_auc"] > 0.7
-    with pytest.raises(ValueError, match="no sample_weight column 'trusst'.*Did you mean trust"):
+    with pytest.raises(ValueError, match=r"no sample_weight column 'trusst'.*Did you mean trust"):
         MultiModalPredictor("label", sample_weight="trusst").fit(twice, hyperparameters=hyperparameters)
 
 
@@ -436,6 +436,37 @@ def test_unknown_categories_and_missing_numbers_are_told(mixed, here, fast, caps
     said = capsys.readouterr().out
     assert "'color' in 1 of 2 rows (first 'mauve')" in said
     assert "'weight' in 1 of 2 rows" in said
+
+
+def test_a_search_over_a_table_encodes_it_once(mixed, here, fast, reader_folder, ray_session):
+    """Workers get the features, the tokens of the greatest length, and a metric that only code can hold."""
+    from ray import tune
+    from sklearn.metrics import fbeta_score, make_scorer
+
+    hyperparameters = fast_tables(fast, reader_folder) | {"model.hf_text.max_text_len": tune.grid_search([4, 16]), "optim.max_epochs": 2}
+    predictor = MultiModalPredictor("label", validation_metric=make_scorer(fbeta_score, beta=2, pos_label="Bag"), sample_weight="trust", verbosity=0)
+    table = mixed[["age", "color", "when", "title", "body", "label"]].assign(trust=1.0)
+    tune_kwargs = {"searcher": "random", "num_trials": 2}
+    predictor.fit(table, hyperparameters=hyperparameters, hyperparameter_tune_kwargs=tune_kwargs, save_path=here / "run", tracking=None)
+    board = predictor.leaderboard()
+    assert board["status"].tolist() == ["COMPLETED"] * 2
+    assert sorted(board["model.hf_text.max_text_len"]) == [4, 16]
+    assert len(MultiModalPredictor.load(here / "run").predict(table)) == 300
+
+
+def test_a_refit_joins_the_splits_of_every_kind_of_column(mixed, here, fast, reader_folder):
+    predictor = MultiModalPredictor("label", verbosity=0, sample_weight="trust")
+    table = mixed.assign(trust=np.linspace(0.5, 1.5, 300))[[*GROUPS["all"], "label", "trust"]].head(120)
+    predictor.fit(table, hyperparameters=fast_tables(fast, reader_folder), save_path=here / "run", tracking=None, refit=True)
+    assert predictor.fit_summary()["refit"]["rows"] == 120
+    assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(table), predictor.predict_proba(table), atol=1e-6)
+
+
+def test_a_preview_of_a_table_without_images(mixed, here, fast, reader_folder):
+    preview = MultiModalPredictor("label").plan(mixed[["age", "color", "title", "label"]], hyperparameters=fast_tables(fast, reader_folder), tracking=None)
+    assert preview.num_trials == 1
+    assert preview.seconds > 0
+    assert not list(here.iterdir())
 
 
 @pytest.mark.slow
