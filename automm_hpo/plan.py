@@ -46,7 +46,20 @@ from .hpo.session import SearchIdentity, is_search
 from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
 from .hpo.trial import NUM_STATES
 from .metrics import DEFAULT_METRIC, OBJECT, Metric, check_fits, find_metric
-from .models import GEOMETRY_KEYS, MODEL_KEYS, TEXT_KEYS, build_model, check_model, fetch_weights, image_spec, text_spec, used_models
+from .models import (
+    GEOMETRY_KEYS,
+    MODEL_KEYS,
+    MODELS,
+    TEXT_KEYS,
+    build_model,
+    check_model,
+    fetch_weights,
+    image_spec,
+    is_pretrained,
+    text_spec,
+    used_models,
+)
+from .presets import Occasion, is_searching, join_tune_kwargs, resolve_preset
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
@@ -162,11 +175,12 @@ class FitPlan:
     deadline: float | None
 
 
-def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping[str, Any] | str | None) -> SearchPlan:
+def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping[str, Any] | str | None, presets: str | None = None) -> SearchPlan:
     """Takes the hyperparameters apart and checks that every trial they allow could start.
 
     Args:
         layers: hyperparameters of the predictor and of the call; a later one wins.
+        presets: the name of what is added when the data are known (``plan_defaults``).
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -181,7 +195,8 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
     with problems.gather():
         fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
         config = Config.from_flat(fixed)
-        _check_space_and_settings(space, tune_kwargs)
+        if not is_searching(presets):  # which brings what may be missing here
+            _check_space_and_settings(space, tune_kwargs)
         if space:
             settings = resolve_settings(settings, space)
             points = first_points(settings, space, config.flat(), point_to_raw)
@@ -192,6 +207,38 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
                 check_model(candidate)
     problems.raise_any()
     return SearchPlan(config, fixed, space, settings, tuple(points))
+
+
+def plan_defaults(
+    search: SearchPlan,
+    data: DataPlan,
+    layers: Sequence[Mapping[str, Any] | None],
+    tune_kwargs: Mapping[str, Any] | str | None,
+    presets: str | None,
+) -> SearchPlan:
+    """The search again, with a preset, or the defaults that these data call for, beneath what the user gave.
+
+    Args:
+        search: of the user's ``layers`` alone.
+
+    Raises:
+        AutoMMHPOError: all problems together.
+    """
+    columns = data.columns
+    kinds = Features(  # as much of it as is known before the columns are encoded: which kinds there are
+        len(columns.of_type(*IMAGE_TYPES)), columns.of_type("numerical", "datetime"), (2,) * len(columns.of_type("categorical")), len(columns.of_type("text"))
+    )
+    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
+    used = {name for config in configs for name in used_models(config, kinds)}
+    occasion = Occasion(
+        tuple(name for name in MODELS if name in used),
+        any(is_pretrained(config, kinds) for config in configs),
+        len(data.train.table),
+        data.problem.problem_type,
+        find_device(search.config.env).type,
+    )
+    preset = resolve_preset(presets, occasion)
+    return plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets)
 
 
 def check_same_metric(metric: Metric) -> None:
@@ -547,11 +594,6 @@ def check_problem_type(problem_type: str | None) -> None:
     if problem_type is not None and problem_type not in known:
         hint = did_you_mean(str(problem_type), known)
         raise InvalidArgument(f"problem_type: expected one of {', '.join(known)}, got {problem_type!r}.{hint}")
-
-
-def check_presets(presets: str | None) -> None:
-    if presets is not None:
-        raise NotSupported(f"presets: this version has none, got {presets!r}; name a model with model.timm_image.checkpoint_name")
 
 
 def check_flag(value: bool, argument: str) -> None:

@@ -39,7 +39,6 @@ from .plan import (
     check_goal,
     check_models,
     check_number,
-    check_presets,
     check_problem_type,
     check_quota,
     check_same_metric,
@@ -47,6 +46,7 @@ from .plan import (
     check_unused,
     checked_numbers,
     plan_data,
+    plan_defaults,
     plan_embedding,
     plan_encoders,
     plan_identity,
@@ -56,6 +56,7 @@ from .plan import (
     restored_call,
     stored_search,
 )
+from .presets import check_preset, is_searching
 from .preview import Preview, preview
 from .results import SearchResults
 from .training.evaluate import compute_metric, pick_device, probabilities, values
@@ -76,7 +77,7 @@ class MultiModalPredictor:
         hyperparameters: dotted keys, as in ``fit``; those given to ``fit`` win.
         path: where ``fit`` saves when it is given no ``save_path``.
         verbosity: 0 is silent, 1 prints the summary of a search, 2 and more also its course.
-        pretrained: False is short for ``{"model.timm_image.pretrained": False}``.
+        pretrained: False is short for ``{"model.timm_image.pretrained": False, "model.hf_text.pretrained": False}``.
         enable_progress_bar: accepted for AutoMM's sake; the course of a search is told in lines, not bars.
         sample_weight: column that says how much each training row counts in the loss, >= 0; metrics count all rows alike, and nothing is learned from it.
     """
@@ -96,7 +97,7 @@ class MultiModalPredictor:
         sample_weight: str | None = None,
     ) -> None:
         problems = Problems()
-        for check, argument in ((check_problem_type, problem_type), (check_presets, presets)):
+        for check, argument in ((check_problem_type, problem_type), (check_preset, presets)):
             with problems.gather():
                 check(argument)
         for name, metric in (("eval_metric", eval_metric), ("validation_metric", validation_metric)):
@@ -112,7 +113,8 @@ class MultiModalPredictor:
         problems.raise_any()
         self.verbosity = verbosity
         self._target = Target(label, problem_type, eval_metric, validation_metric, sample_weight)
-        self._layers = ({} if pretrained else {"model.timm_image.pretrained": False}, hyperparameters)
+        self._layers = ({} if pretrained else {"model.timm_image.pretrained": False, "model.hf_text.pretrained": False}, hyperparameters)
+        self._presets = presets
         self._artifact: Artifact | None = None
         self._path: Path | None = None  # where the artifact lies
         self._embedder: Embedder | None = None  # of an untrained predictor
@@ -188,21 +190,24 @@ class MultiModalPredictor:
         called = time.time()
         problems = Problems()
         numbers = checked_numbers(problems, seed, time_limit=time_limit, holdout_frac=holdout_frac, max_num_tuning_data=max_num_tuning_data)
-        for check, argument in ((check_presets, presets), (check_tracking, tracking)):
+        for check, argument in ((check_preset, presets), (check_tracking, tracking)):
             with problems.gather():
                 check(argument)
         with problems.gather():
             folder, resuming = plan_path(self._fit_path if save_path is None else save_path, resume)
-        target = self._target
+        target, layers, presets = self._target, (*self._layers, hyperparameters), presets or self._presets
         with problems.gather():
             check_finishing(ensemble_size, refit)
         with problems.gather():
-            search = plan_search((*self._layers, hyperparameters), hyperparameter_tune_kwargs)
+            search = plan_search(layers, hyperparameter_tune_kwargs, presets)
             target = target.searched_by(search.settings)
-            check_ensemble(ensemble_size, search)
+            if not is_searching(presets):
+                check_ensemble(ensemble_size, search)
         with problems.gather():
             data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
+        search = plan_defaults(search, data, layers, hyperparameter_tune_kwargs, presets)
+        check_ensemble(ensemble_size, search)
         check_goal(search.settings, data.validation_metric)
         encoders = plan_encoders(data, search)
         check_models(search, encoders.features)

@@ -1,8 +1,16 @@
-"""Names for whole settings: plain data, every value of which the user could have written."""
+"""Names for whole settings, and the defaults where none is named: plain data, every value of which the user could have written.
+
+What the user gives wins over a preset, and a preset over the fields' own defaults in ``config.py``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from .errors import InvalidArgument, did_you_mean
+from .space import choice, loguniform, uniform
 
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "auto": {"searcher": "bayes", "scheduler": "ASHA"},
@@ -10,3 +18,160 @@ TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "random": {"searcher": "random", "scheduler": "FIFO"},
 }
 """``hyperparameter_tune_kwargs`` by name."""
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """What defaults depend on.
+
+    Attributes:
+        models: the backbones that have a column to feed them.
+        is_pretrained: one of them at least begins from published weights.
+        num_rows: to train on.
+        problem_type: binary, multiclass or regression.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    models: tuple[str, ...]
+    is_pretrained: bool
+    num_rows: int
+    problem_type: str
+    device: str
+
+    @property
+    def is_table(self) -> bool:
+        """Nothing but columns of numbers and categories."""
+        return not {"timm_image", "hf_text"} & set(self.models)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Attributes:
+    hyperparameters: values and, where it searches, spaces, by dotted key.
+    tune_kwargs: how it searches; empty where it does not.
+    """
+
+    hyperparameters: Mapping[str, Any]
+    tune_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
+    """What a fit without a preset begins with. ``benchmarks/`` has the measurements that speak for it."""
+    found: dict[str, Any] = {"env.batch_size": _batch_size(occasion)}
+    if "real_mlp" in occasion.models and occasion.problem_type == "regression":
+        found["model.real_mlp.activation"] = "mish"
+    if occasion.is_pretrained:
+        return found | {
+            "optim.lr": 3e-4 if occasion.models == ("timm_image",) else 1e-4,
+            "optim.lr_choice": "layerwise_decay",
+            "optim.max_epochs": 20 if occasion.num_rows < 20_000 else 10,
+            "model.timm_image.frozen_norm_stats": occasion.num_rows < 5_000,
+        }
+    if "real_mlp" in occasion.models and occasion.is_table:  # much as its authors trained it (arXiv:2407.04491)
+        return found | {
+            "optim.lr": 2e-3 if occasion.problem_type == "regression" else 1e-3,
+            "optim.lr_schedule": "coslog4",
+            "optim.warmup_steps": 0.0,
+            "optim.beta2": 0.95,
+            "optim.weight_decay": 0.02,
+            "optim.gradient_clip_val": 0.0,
+            "optim.max_epochs": _table_epochs(occasion),
+            "optim.patience": 40,
+        }
+    if occasion.models == ("ft_transformer",):
+        return found | {"optim.lr": 1e-4, "optim.weight_decay": 1e-5, "optim.max_epochs": _table_epochs(occasion), "optim.patience": 16}
+    if occasion.is_table:
+        return found | {"optim.lr": 1e-3, "optim.max_epochs": _table_epochs(occasion), "optim.patience": 20}
+    return found | {"optim.lr": 1e-3}
+
+
+def _batch_size(occasion: Occasion) -> int:
+    """Twenty steps an epoch or more, where that leaves a batch worth its name."""
+    largest = 256 if occasion.is_table else 128
+    return next((size for size in (256, 128, 64, 32) if size <= largest and 20 * size <= occasion.num_rows), 32)
+
+
+def _table_epochs(occasion: Occasion) -> int:
+    """A hundred, and fewer where they are long."""
+    return max(10, min(100, 3_000_000 // max(1, occasion.num_rows)))
+
+
+# quality -> device -> the backbones that it pays for
+IMAGE_MODELS = {
+    "medium_quality": {"cpu": "mobilenetv3_large_100", "cuda": "mobilenetv3_large_100"},
+    "high_quality": {"cpu": "efficientnet_b0", "cuda": "convnext_tiny.fb_in22k_ft_in1k"},
+    "best_quality": {"cpu": "convnext_nano.in12k_ft_in1k", "cuda": "convnext_base.fb_in22k_ft_in1k"},
+}
+TEXT_MODELS = {
+    "medium_quality": {"cpu": "sentence-transformers/all-MiniLM-L6-v2", "cuda": "sentence-transformers/all-MiniLM-L6-v2"},
+    "high_quality": {"cpu": "sentence-transformers/all-MiniLM-L12-v2", "cuda": "sentence-transformers/all-mpnet-base-v2"},
+    "best_quality": {"cpu": "sentence-transformers/all-mpnet-base-v2", "cuda": "BAAI/bge-large-en-v1.5"},
+}
+NUM_MEMBERS = {"medium_quality": 1, "high_quality": 4, "best_quality": 8}  # of real_mlp
+NUM_TRIALS = {"medium_quality": 8, "high_quality": 20, "best_quality": 50}
+
+
+def _fixed(quality: str, occasion: Occasion) -> Preset:
+    return Preset(
+        default_hyperparameters(occasion)
+        | {
+            "model.timm_image.checkpoint_name": IMAGE_MODELS[quality][occasion.device],
+            "model.hf_text.checkpoint_name": TEXT_MODELS[quality][occasion.device],
+            "model.real_mlp.num_members": NUM_MEMBERS[quality],
+        }
+    )
+
+
+def _searching(quality: str, occasion: Occasion) -> Preset:
+    fixed = _fixed(quality, occasion).hyperparameters
+    space: dict[str, Any] = {"optim.lr": loguniform(fixed["optim.lr"] / 5, fixed["optim.lr"] * 5), "optim.weight_decay": loguniform(1e-5, 1e-1)}
+    if occasion.is_pretrained:
+        space |= {"optim.lr_decay": choice([0.7, 0.8, 0.9, 1.0]), "optim.lr_mult": choice([1.0, 10.0, 30.0])}
+        if "timm_image" in occasion.models:
+            space["model.timm_image.frozen_norm_stats"] = choice([True, False])
+    if "real_mlp" in occasion.models:
+        space |= {
+            "model.real_mlp.dropout": choice([0.0, 0.15, 0.3, 0.45]),
+            "model.real_mlp.frequency_scale": loguniform(0.03, 1.0),
+            "model.real_mlp.hidden_size": choice([128, 256, 512]),
+        }
+    if "ft_transformer" in occasion.models:
+        space |= {"model.ft_transformer.num_blocks": choice([1, 2, 3, 4]), "model.ft_transformer.ffn_dropout": uniform(0.0, 0.5)}
+    if len(occasion.models) > 1:
+        space["model.fusion_mlp.modality_dropout"] = choice([0.0, 0.15, 0.3])
+    return Preset({**fixed, **space}, {**TUNE_PRESETS["bayes"], "num_trials": NUM_TRIALS[quality]})
+
+
+PRESETS: dict[str, Callable[[Occasion], Preset]] = {
+    name: made
+    for quality in IMAGE_MODELS
+    for name, made in (
+        (quality, lambda occasion, quality=quality: _fixed(quality, occasion)),
+        (f"{quality}_hpo", lambda occasion, quality=quality: _searching(quality, occasion)),
+    )
+}
+
+
+def is_searching(name: str | None) -> bool:
+    """Whether a preset brings a search space of its own."""
+    return isinstance(name, str) and name.endswith("_hpo")
+
+
+def check_preset(name: Any) -> None:
+    """Raises:
+    InvalidArgument: there is no such preset.
+    """
+    if name is not None and (not isinstance(name, str) or name not in PRESETS):
+        raise InvalidArgument(f"presets: expected one of {', '.join(PRESETS)}, or None, got {name!r}.{did_you_mean(str(name), PRESETS)}")
+
+
+def resolve_preset(name: str | None, occasion: Occasion) -> Preset:
+    """A preset by its name; where there is none, the defaults."""
+    return Preset(default_hyperparameters(occasion)) if name is None else PRESETS[name](occasion)
+
+
+def join_tune_kwargs(preset: Preset, given: Mapping[str, Any] | str | None) -> Mapping[str, Any] | str | None:
+    """What is given, over what the preset brings."""
+    if not preset.tune_kwargs or (isinstance(given, str) and given.lower() not in TUNE_PRESETS):
+        return given
+    return {**preset.tune_kwargs, **(TUNE_PRESETS[given.lower()] if isinstance(given, str) else given or {})}

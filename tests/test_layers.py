@@ -29,6 +29,7 @@ DOORS = {  # library -> the places that may import it
     "mlflow": ("tracking.py",),
     "timm": ("models/", "training/"),
     "optuna": ("hpo/",),
+    "peft": ("models/lora.py",),
     "transformers": ("data/text.py", "models/text.py"),
     "tokenizers": ("data/text.py",),
     "matplotlib": ("plots.py", "results.py"),

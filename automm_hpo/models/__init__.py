@@ -18,7 +18,7 @@ from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
     "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "check_model",
-    "describe_source", "fetch_weights", "image_spec", "remember_source", "text_spec", "used_models",
+    "describe_source", "fetch_weights", "image_spec", "is_pretrained", "remember_source", "text_spec", "used_models",
 ]  # fmt: skip
 
 # hyperparameters that a search may vary and that others must know all values of: those that decide what data is encoded for,
@@ -122,6 +122,13 @@ def build_model(config: Config, features: Features, num_outputs: int, load_weigh
     if len(backbones) == 1:
         return TableModel(backbones, Only(*sizes), num_outputs)
     return TableModel(backbones, FusionMlp(fusion_config, sizes), num_outputs, fusion_config.aux_loss_weight)
+
+
+def is_pretrained(config: Config, features: Features) -> bool:
+    """Whether one of the models used begins from published weights."""
+    own = config.model
+    begins = {"timm_image": own.timm_image.pretrained or own.timm_image.checkpoint_path is not None, "hf_text": own.hf_text.pretrained}
+    return any(begins.get(name, False) for name in used_models(config, features))
 
 
 def image_spec(config: Config) -> ImageSpec:

@@ -39,7 +39,7 @@ class FusionMlp(nn.Module):
         """M times (B, F_m) -> (B, F)."""
         adapted = torch.stack([adapter(part) for adapter, part in zip(self.adapters, parts, strict=True)], 1)  # (B, M, width)
         if self.training and self.modality_dropout:
-            adapted = adapted * kept_modalities(*adapted.shape[:2], self.modality_dropout, adapted.device).unsqueeze(-1)
+            adapted = adapted * kept_modalities(len(adapted), len(parts), self.modality_dropout, adapted.device).unsqueeze(-1)
         return self.layers(adapted.flatten(1))
 
 

@@ -6,6 +6,7 @@ Hu et al. 2021, "LoRA: low-rank adaptation of large language models" (arXiv:2106
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 from torch import nn
 
@@ -38,9 +39,8 @@ def attach(backbone: nn.Module, own: LoraConfig) -> None:
     pointwise = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1]
     if not linear and not pointwise:
         raise InvalidHyperparameter("optim.peft: the backbone has neither linear layers nor 1 x 1 convolutions for LoRA to attach to; leave it at None")
-    peft.inject_adapter_in_model(
-        peft.LoraConfig(r=own.r, lora_alpha=own.alpha, lora_dropout=own.dropout, target_modules=linear or pointwise, bias="none"), backbone
-    )
+    options: dict[str, Any] = {"r": own.r, "lora_alpha": own.alpha, "lora_dropout": own.dropout, "bias": "none"}
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=linear or pointwise, **options), backbone)
     for module in backbone.modules():
         if isinstance(module, NORMS) or type(module).__name__.endswith("RMSNorm"):
             module.requires_grad_(True)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Config
+from ..config import FtTransformer as FtTransformerConfig
 from ..data.batch import Batch
 from ..data.features import Features
 from ..errors import InvalidHyperparameter
@@ -17,7 +18,7 @@ from ..errors import InvalidHyperparameter
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "selu": nn.SELU, "silu": nn.SiLU, "mish": nn.Mish,
 }  # fmt: skip
-NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "": nn.Identity}
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "none": nn.Identity}
 
 
 def mlp(num_inputs: int, sizes: Sequence[int], activation: str, normalization: str, dropout: float) -> nn.Sequential:
@@ -82,16 +83,13 @@ class FtTransformer(nn.Module):
         self.categories = nn.ModuleList(Categories(num_codes, dim) for num_codes in features.cardinalities)
         self.column_bias = nn.Parameter(torch.empty(num_columns, dim))
         self.reader = nn.Parameter(torch.empty(1, 1, dim))
-        self.blocks = nn.ModuleList(
-            FtBlock(dim, own.attention_num_heads, own.ffn_hidden_size, own.attention_dropout, own.ffn_dropout, own.residual_dropout, last=last)
-            for last in [False] * (own.num_blocks - 1) + [True]
-        )
+        self.blocks = nn.ModuleList(FtBlock(own, last=number == own.num_blocks - 1) for number in range(own.num_blocks))
         self.norm = nn.LayerNorm(dim)
         for parameter in (self.number_weight, self.column_bias, self.reader, *self.categories.parameters()):
             if parameter is not None:
                 nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
-        for embedding in self.categories:
-            nn.init.zeros_(embedding.weight[0].detach())
+        for embedding in self.categories.children():
+            nn.init.zeros_(embedding.get_parameter("weight")[0].detach())
 
     def forward(self, batch: Batch) -> torch.Tensor:
         tokens = [] if self.number_weight is None else [batch.numeric.unsqueeze(-1) * self.number_weight]  # (B, Dn, E)
@@ -110,13 +108,14 @@ class FtTransformer(nn.Module):
 class FtBlock(nn.Module):
     """Normalised attention, then a normalised gated feed-forward layer; the last block has them for the reading token only."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_hidden_size: int, attention_dropout: float, ffn_dropout: float, residual_dropout: float, last: bool) -> None:
+    def __init__(self, own: FtTransformerConfig, last: bool) -> None:
         super().__init__()
-        self.num_heads, self.attention_dropout, self.last = num_heads, attention_dropout, last
+        dim, ffn_hidden_size = own.token_dim, own.ffn_hidden_size
+        self.num_heads, self.attention_dropout, self.last = own.attention_num_heads, own.attention_dropout, last
         self.attention_norm, self.ffn_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
         self.gate, self.up, self.down = nn.Linear(dim, ffn_hidden_size), nn.Linear(dim, ffn_hidden_size), nn.Linear(ffn_hidden_size, dim)
-        self.ffn_dropout, self.residual_dropout = nn.Dropout(ffn_dropout), nn.Dropout(residual_dropout)
+        self.ffn_dropout, self.residual_dropout = nn.Dropout(own.ffn_dropout), nn.Dropout(own.residual_dropout)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         normed = self.attention_norm(states)  # (B, T, E)
@@ -162,10 +161,11 @@ class RealMlp(nn.Module):
         self.num_members, self.num_features, self.lr_mult = own.num_members, own.num_members * own.hidden_size, own.lr_mult
         num_numbers = len(features.numeric)
         self.numbers = NumberEmbedding(num_numbers, own.embedding_hidden_size, own.embedding_dim, own.frequency_scale) if num_numbers else None
-        self.categories = nn.ModuleList(
+        categories = [
             OneHot(num_codes) if num_codes - 1 <= own.one_hot_limit else Categories(num_codes, own.category_dim) for num_codes in features.cardinalities
-        )
-        num_inputs = num_numbers * own.embedding_dim + sum(embedding.embedding_dim for embedding in self.categories)
+        ]
+        self.categories = nn.ModuleList(categories)
+        num_inputs = num_numbers * own.embedding_dim + sum(embedding.embedding_dim for embedding in categories)
         self.input_scale = nn.Parameter(torch.ones(self.num_members, 1, num_inputs))
         layers: list[nn.Module] = []
         for before in [num_inputs] + [own.hidden_size] * (own.num_layers - 1):

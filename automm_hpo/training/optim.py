@@ -51,7 +51,8 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
 
 def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
     """What learns, grouped. Norms, biases and what a model names besides are never decayed."""
-    scales, groups = lr_scales(model, optim), {}
+    scales = lr_scales(model, optim)
+    groups: dict[tuple[float, bool], dict] = {}
     undecayed = {f"{prefix}{name}" for prefix, backbone in _backbones(model) for name in getattr(backbone, "no_weight_decay", set)()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

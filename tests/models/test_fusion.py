@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from automm_hpo.data.features import Features
 from automm_hpo.models import build_model
 from automm_hpo.models.fusion import kept_modalities
 

@@ -78,9 +78,10 @@ def test_attention_mixes_columns(make_config, make_batch):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("normalization", ["layer_norm", "batch_norm", ""])
+@pytest.mark.parametrize("normalization", ["layer_norm", "batch_norm", "none"])
 def test_every_activation_and_normalization_builds(name, normalization, make_batch):
-    own = {f"model.{model}.{key}": value for model in ("numerical_mlp", "categorical_mlp") for key, value in (("activation", name), ("normalization", normalization))}
+    chosen = {"activation": name, "normalization": normalization}
+    own = {f"model.{model}.{key}": value for model in ("numerical_mlp", "categorical_mlp") for key, value in chosen.items()}
     config = Config.from_flat({"model.names": ["numerical_mlp", "categorical_mlp", "fusion_mlp"], "model.fusion_mlp.activation": name} | own)
     model = build_model(config, Features(numeric=("a", "b", "c"), cardinalities=(3, 6, 30)), 2)
     assert model(make_batch(4)).isfinite().all()

@@ -122,8 +122,8 @@ def test_a_frozen_encoder_does_not_learn_and_its_head_does(make_config, make_bat
 def test_depths_of_an_encoder(make_config):
     model = build_model(make_config("hf_text"), TEXTS, 3)
     scales = model.backbones["hf_text"].layer_scales(0.5)
-    by_start = {start: {scale for name, scale in scales.items() if name.startswith(f"encoder.{start}")} for start in ("embeddings", "encoder.layer.0", "encoder.layer.1")}
-    assert by_start == {"embeddings": {0.125}, "encoder.layer.0": {0.25}, "encoder.layer.1": {0.5}}
+    for start, expected in (("embeddings", 0.125), ("encoder.layer.0", 0.25), ("encoder.layer.1", 0.5)):
+        assert {scale for name, scale in scales.items() if name.startswith(f"encoder.{start}")} == {expected}
 
 
 class Planted:
@@ -172,7 +172,7 @@ def test_weights_out_of_reach_are_refused_in_time_with_the_ways_out(make_config,
     config = make_config("hf_text", model__hf_text__checkpoint_name="sentence-transformers/all-MiniLM-L6-v2")
     check_model(config, TEXTS)
     for act in (lambda: fetch_weights(config, TEXTS), lambda: build_model(config, TEXTS, 2)):
-        with pytest.raises(WeightsUnavailable, match="all-MiniLM-L6-v2.*a folder you have.*leave hf_text out"):
+        with pytest.raises(WeightsUnavailable, match=r"all-MiniLM-L6-v2.*a folder you have.*leave hf_text out"):
             act()
     assert time.monotonic() - started < 10
 

@@ -13,7 +13,6 @@ from automm_hpo.data.images import ImageSpec
 from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavailable
 from automm_hpo.models import build_model, check_model, fetch_weights, hub, image_spec
 
-
 IMAGES = Features(num_images=1)
 
 
