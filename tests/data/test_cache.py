@@ -263,7 +263,7 @@ def test_with_zero_a_cell_may_be_empty_and_a_bad_file_may_not(paths, folder):
     stored = open_cache(folder, "train")
     assert stored.image_mask[:, 0].tolist() == [True, True, False, True, True, True]
     assert not stored.images[2].any()
-    with pytest.raises(BadImages, match="1 images.*no such file"):
+    with pytest.raises(BadImages, match=r"1 images.*no such file"):
         store_cache(folder, "train", mixed(6, [*paths[:5], ["/nowhere.png"]]), GEOMETRY, "zero")
 
 
