@@ -34,7 +34,10 @@ from .training.loop import EpochResult, TrialData, epoch_size, train_epochs
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk
 NEVER = 10**9  # validations
-TRAINING_ONLY = ("train_transforms", "drop_rate", "drop_path_rate")  # a model's hyperparameters that may differ between weights to be averaged
+TRAINING_ONLY = (  # a model's hyperparameters that may differ between weights to be averaged
+    "train_transforms", "drop_rate", "drop_path_rate", "dropout", "attention_dropout", "ffn_dropout", "residual_dropout", "modality_dropout",
+    "gradient_checkpointing", "trainable", "frozen_norm_stats", "lr_mult",
+)  # fmt: skip
 
 
 def check_finishing(ensemble_size: int, refit: bool) -> None:
@@ -317,4 +320,5 @@ class _Finish:
 
 def _architecture(config: Config) -> dict[str, Any]:
     """What two trials must have in common for an average of their weights to mean anything; one search has one seed, and so equal starts."""
-    return {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
+    decisive = ("model.", "optim.peft", "optim.lora")  # LoRA adds tensors
+    return {key: value for key, value in config.flat().items() if key.startswith(decisive) and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
