@@ -27,7 +27,7 @@ from .data.features import Features
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
 from .metrics import stored_metric
-from .models import build_model, describe_source, image_spec, remember_source, text_spec, used_models
+from .models import build_model, describe_source, image_spec, remember_source
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
 from .training.ensemble import combine_logits
@@ -141,9 +141,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "versions": library_versions(),
     }
     write_json(folder / f"{PREDICTOR}.new", description)
-    read = {text_spec(member.config).checkpoint_name for member in artifact.members if "hf_text" in used_models(member.config, features)}
-    tokenizers = {name: tokenizer for name, tokenizer in artifact.encoders.tokenizers.items() if name in read}  # not those of other trials
-    write_json(folder / f"{ENCODERS}.new", artifact.encoders.with_tokenizers(tokenizers).to_json())
+    write_json(folder / f"{ENCODERS}.new", artifact.encoders.to_json())
     for number, member in enumerate(artifact.members):
         path = folder / f"{weights_name(number)}.new"
         save_weights(member.model, path)

@@ -317,4 +317,5 @@ class _Finish:
 
 def _architecture(config: Config) -> dict[str, Any]:
     """What two trials must have in common for an average of their weights to mean anything; one search has one seed, and so equal starts."""
-    return {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
+    decisive = ("model.", "optim.peft", "optim.lora")  # LoRA adds tensors
+    return {key: value for key, value in config.flat().items() if key.startswith(decisive) and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}

@@ -60,7 +60,7 @@ PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
 
 
 class MultiModalPredictor:
-    """Learns from a table with image columns, tunes itself on request, and predicts.
+    """Learns from a table of images, numbers, categories, dates and texts, tunes itself on request, and predicts.
 
     Args:
         label: column to predict.

@@ -67,9 +67,9 @@ def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
             "optim.max_epochs": 20 if occasion.num_rows < 20_000 else 10,
             "model.timm_image.frozen_norm_stats": occasion.num_rows < 5_000,
         }
-    if "real_mlp" in occasion.models and occasion.is_table:  # as the authors trained it (arXiv:2407.04491)
+    if "real_mlp" in occasion.models and occasion.is_table:  # much as its authors trained it (arXiv:2407.04491)
         return found | {
-            "optim.lr": 1e-3,
+            "optim.lr": 2e-3 if occasion.problem_type == "regression" else 1e-3,
             "optim.lr_schedule": "coslog4",
             "optim.warmup_steps": 0.0,
             "optim.beta2": 0.95,

@@ -16,7 +16,7 @@ from .config import Config
 from .data.cache import open_cache, store_cache
 from .hpo.training import build_state
 from .metrics import Metric
-from .models import image_spec
+from .models import MODEL_KEYS, image_spec
 from .plan import FitPlan, Split, num_parallel, peak_bytes
 from .process import process_unchanged
 from .space import finish_proposal
@@ -24,7 +24,6 @@ from .training.evaluate import find_device, predict_logits
 from .training.loop import TrialData, train_epochs
 
 TIMED_STEPS = 3  # the first of them warms up
-MODEL_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size", "env.batch_size")  # what a step's time depends on
 KNOWN_BEFOREHAND = ("random", "grid", "qmc")  # searchers that do not look at results
 
 
@@ -72,10 +71,10 @@ def preview(plan: FitPlan) -> Preview:
 def _preview(plan: FitPlan) -> Preview:
     search = plan.search
     slots, configs = num_parallel(search), _known_configs(plan)
-    costs: dict[tuple, tuple[float, int]] = {}
+    costs: dict[str, tuple[float, int]] = {}
     rows = []
     for number, (tuned, config) in enumerate(configs):
-        key = tuple(config.flat()[name] for name in MODEL_KEYS)
+        key = repr([config.flat()[name] for name in (*MODEL_KEYS, "env.batch_size")])  # what a step's time depends on
         if key not in costs:
             costs[key] = _measure(plan, config)
         seconds_per_epoch, _ = costs[key]

@@ -72,7 +72,7 @@ class Problem:
     def decode(self, predictions: np.ndarray, index: pd.Index) -> pd.Series:
         """(N,) class indices or values in the label's unit -> a Series in the label's own dtype."""
         if not self.is_classification:
-            return pd.Series(predictions.astype(np.float64), index=index, name=self.label)
+            return pd.Series(predictions.astype(np.float64), index=index, name=self.label, dtype=self.label_dtype)
         values = [self.class_labels[i] for i in predictions]
         if self.label_dtype == "category":
             return pd.Series(pd.Categorical(values, categories=list(self.class_labels), ordered=self.ordered), index=index, name=self.label)
@@ -109,7 +109,8 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     problem_type = problem_type or inferred
     if problem_type == "regression":
         values = _as_floats(labels, label)
-        return Problem(label, problem_type, mean=float(values.mean()), sd=float(values.std()) or 1.0)
+        dtype = _dtype_name(labels.dtype) if pd.api.types.is_float_dtype(labels.dtype) else "float64"  # whole numbers are not predicted
+        return Problem(label, problem_type, label_dtype=dtype, mean=float(values.mean()), sd=float(values.std()) or 1.0)
     if problem_type == "binary" and len(distinct) != 2:
         raise InvalidData(f"label column {label!r}: problem_type 'binary' expects 2 classes, got {len(distinct)}")
     if inferred == "regression" and len(distinct) > len(labels) / 2:

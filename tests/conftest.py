@@ -71,3 +71,23 @@ def store():
         return records
 
     return write
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "bag", "boot", "is", "good", "bad", "red", "blue", "trouser", "the", "this", "very", ":", "title", "body"]
+
+
+@pytest.fixture(scope="session")
+def reader_folder(encoder_folder, tmp_path_factory):  # noqa: F811  # the fixture, which is imported
+    """A small random text encoder with its tokenizer, which knows a few words."""
+    import shutil
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("reader") / "encoder"
+    shutil.copytree(encoder_folder, folder)
+    tokenizer = Tokenizer(models.WordLevel({word: code for code, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=40).save_pretrained(folder)
+    return str(folder)

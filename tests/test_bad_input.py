@@ -16,6 +16,7 @@ import pytest
 import ray
 from optuna.distributions import FloatDistribution
 from ray import tune
+from sklearn.metrics import f1_score, make_scorer
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo import space as spaces
@@ -127,7 +128,7 @@ CONFIGURATION = [
         for value in ("abc", -1, 0, NAN, INF, True, None, [1e-3])
     ),
     *(hyper(InvalidHyperparameter, "optim.max_epochs", value, "expected an integer >= 1", f"got {value!r}") for value in (0, -5, 2.5, "ten", None)),
-    hyper(InvalidHyperparameter, "optim.optim_type", "adamww", "'adamw', 'adam'", "Did you mean adamw?"),
+    hyper(InvalidHyperparameter, "optim.optim_type", "adamww", "'adamw', 'adam'", "Did you mean adamw"),
     hyper(InvalidHyperparameter, "optim.lr_schedule", "cosine_deca", "'linear_decay'", "Did you mean cosine_decay"),
     hyper(InvalidHyperparameter, "model.names", ["timm_imag"], "Did you mean timm_image?"),
     hyper(InvalidHyperparameter, "model.timm_image.checkpoint_name", "mobilenetv3_larg_100", "'mobilenetv3_larg_100'", "Did you mean mobilenetv3_large_100"),
@@ -185,6 +186,8 @@ SPACES = [
     space(InvalidSpace, ValueError, tune.uniform(1, 5), "whole numbers", key="optim.max_epochs"),
     space(InvalidSpace, ValueError, tune.choice(["adamw", "sgdd"]), "'sgdd'", "Did you mean sgd?", key="optim.optim_type"),
     space(InvalidSpace, ValueError, tune.randint(0, 2), "cannot vary", key="env.num_gpus"),
+    space(InvalidSpace, ValueError, tune.choice(["quantile", "standard"]), "cannot vary", "encoded once", key="data.numerical.scaling"),
+    space(InvalidSpace, ValueError, tune.randint(1, 9), "cannot vary", "encoded once", key="data.categorical.minimum_cat_count"),
     space(InvalidHyperparameter, ValueError, tune.choice(["test_resnet", "resnet81"]), "'resnet81'", "Did you mean", key="model.timm_image.checkpoint_name"),
     space(NotSupported, NotImplementedError, tune.grid_search([1e-3, 1e-4]), "grid_search", "'bayes'", "tune.choice", hyperparameter_tune_kwargs="bayes"),
     space(InvalidSpace, ValueError, tune.grid_search([]), "at least one option"),
@@ -201,7 +204,7 @@ SPACES = [
     space(InvalidSpace, ValueError, tune.choice([{"optim_type": "sgd"}, 5]), "expected dicts", "got 5", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{}]), "only empty dicts", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{"momentum": 0.5}, {"momentum": tune.uniform(0, 2)}]), "optim[1]", "optim.momentum", "got 2.0", key="optim"),
-    space(UnknownHyperparameter, ValueError, tune.choice([{"momentun": 0.5}, {}]), "optim[0]", "Did you mean optim.momentum?", key="optim"),
+    space(UnknownHyperparameter, ValueError, tune.choice([{"momentun": 0.5}, {}]), "optim[0]", "Did you mean optim.momentum", key="optim"),
     space(InvalidHyperparameter, ValueError, tune.choice([{"optim_type": "sgd"}, {"optim_type": "sgdd"}]), "optim[1]", "Did you mean sgd?", key="optim"),
     space(InvalidHyperparameter, ValueError, tune.choice([{"max_epochs": 3}, {}]), "optim.max_epochs", "by optim", key="optim"),
     space(InvalidSpace, ValueError, tune.choice([{"num_gpus": 0}, {}]), "cannot vary", key="env"),
@@ -264,6 +267,11 @@ def with_labels(labels):
     return lambda train: train.assign(label=[labels[i % len(labels)] for i in range(len(train))])
 
 
+def with_column(*values):
+    """A further column, these values over and over."""
+    return lambda train: train.assign(x=pd.Series([values[i % len(values)] for i in range(len(train))], index=train.index))
+
+
 def first_labels(*labels):
     """The table with its first labels replaced."""
     return lambda train: train.assign(label=[*labels, *train["label"].tolist()[len(labels) :]])
@@ -299,9 +307,28 @@ DATA = [
     data("no column to learn from", "only the label", train_data=lambda train: train[["label"]]),
     data("no column to learn from", "'image' (null: all values missing)", train_data=lambda train: train.assign(image=None)),
     data(
-        "model.names", "timm_image", "columns of numbers", "real_mlp", error=InvalidHyperparameter,
-        train_data=lambda train: train.assign(weight=range(200)), hyperparameters={"model.names": ["timm_image"]},
+        "columns of numbers", "real_mlp", "column_types", error=InvalidHyperparameter, hyperparameters={"model.names": ["timm_image"]},
+        train_data=with_column(5, 6),
     ),
+    data("'x'", "expected finite numbers", "row 0: inf, row 1: -inf", train_data=with_column(INF, -INF)),
+    data("'x'", "expected numbers", "row 1: 'ten'", column_types={"x": "numerical"}, train_data=with_column(1, "ten")),
+    data("'x'", "expected dates", "row 0: 'soon'", column_types={"x": "datetime"}, train_data=with_column("soon", "2024-01-01")),
+    data("'x', row 0", "expected the path", "int", column_types={"x": "image_path"}, train_data=with_column(5)),
+    data("tuning_data: lacks the columns 'x'", train_data=with_column(1, 2), tuning_data=lambda train: train),
+    data("'x'", "expected finite numbers", "row 1: inf", train_data=with_column(1, 2), tuning_data=with_column(1, INF)),
+    data("sample_weight", "'x'", "finite numbers >= 0", "row 1: -1", init={"sample_weight": "x"}, train_data=with_column(1, -1)),
+    data("no sample_weight column 'y'", init={"sample_weight": "y"}),
+    data("sample_weight", "not the label's", error=InvalidArgument, init={"sample_weight": "label"}),
+    data("optim.class_weights", "10 classes", "got 2", error=InvalidHyperparameter, hyperparameters={"optim.class_weights": [1, 2]}),
+    data("optim.class_weights", "expected 'balanced'", error=InvalidHyperparameter, hyperparameters={"optim.class_weights": "balance"}),
+    data(
+        "optim.class_weights", "sample_weight", error=InvalidHyperparameter, hyperparameters={"optim.class_weights": "balanced"},
+        train_data=lambda train: train.assign(label=[i / 7 for i in range(200)]),
+    ),
+    data("feature_extraction", "extract_embedding", error=NotSupported, builtin=NotImplementedError, init={"problem_type": "feature_extraction"}),
+    data("neg_mean_squared_error does not fit", error=InvalidArgument, init={"eval_metric": "neg_mean_squared_error"}),
+    data("scorer.f1_score: cannot be computed here", error=InvalidArgument, init={"eval_metric": make_scorer(f1_score)}),
+    data("make_scorer", error=InvalidArgument, init={"validation_metric": f1_score}),
     data("column_types", "'imag'", "Did you mean image?", error=InvalidArgument, column_types={"imag": "image_path"}),
     data("column_types['image']", "image_path", "'picture'", error=InvalidArgument, column_types={"image": "picture"}),
     data("column_types", error=InvalidArgument, column_types="image"),

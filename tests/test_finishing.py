@@ -503,3 +503,20 @@ def test_an_ensemble_cannot_be_refitted(small, here, fast):
     with pytest.raises(AutoMMHPOError, match="top_k_average_method cannot vary"):
         fit(small[0], here, space | {"optim.top_k_average_method": tune.choice(["best", "greedy_soup"])}, hyperparameter_tune_kwargs=kwargs)
     assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "alike"),
+    [
+        ("optim.lr", 0.5, True),
+        ("model.real_mlp.dropout", 0.5, True),
+        ("model.timm_image.frozen_norm_stats", True, True),
+        ("optim.peft", "lora", False),
+        ("optim.lora.r", 3, False),
+        ("model.real_mlp.num_members", 2, False),
+        ("model.timm_image.pretrained", False, False),  # another start
+    ],
+)
+def test_only_weights_of_one_architecture_are_averaged(key, value, alike):
+    config = Config()
+    assert (finishing._architecture(config.with_overrides({key: value})) == finishing._architecture(config)) == alike

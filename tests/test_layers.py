@@ -29,6 +29,9 @@ DOORS = {  # library -> the places that may import it
     "mlflow": ("tracking.py",),
     "timm": ("models/", "training/", "downloads.py"),
     "optuna": ("hpo/",),
+    "peft": ("models/lora.py",),
+    "transformers": ("data/text.py", "models/text.py"),
+    "tokenizers": ("data/text.py",),
     "matplotlib": ("plots.py", "results.py"),
     "rich": ("hpo/display.py", "hpo/table.py"),
     "pandas": (

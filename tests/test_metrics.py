@@ -1,14 +1,16 @@
 """Each metric against scikit-learn, its direction, and rows that leave it undefined."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics as sk
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from automm_hpo.errors import InvalidArgument
-from automm_hpo.metrics import ALIASES, DEFAULT_METRIC, METRICS, check_fits, find_metric
+from automm_hpo.metrics import ALIASES, DEFAULT_METRIC, METRICS, check_fits, compute_scorer, find_metric, stored_metric
 from automm_hpo.problem import PROBLEM_TYPES
 
 REFERENCE = {
@@ -173,3 +175,82 @@ def test_check_fits(name, problem_type, names):
         return
     with pytest.raises(InvalidArgument, match=f"metrics: {name} does not fit a {problem_type} problem; these do: {names[0]}, "):
         check_fits(METRICS[name], problem_type, "metrics")
+
+
+# ------------------------------------------------------------------------------------------------- scorers of scikit-learn
+
+TARGET = np.array([0, 1, 2, 1, 0, 2, 1, 0])
+PROBABILITIES = np.random.default_rng(0).dirichlet([1, 1, 1], 8)
+LETTERS = ("b", "a", "c")  # the order of a category, which is not that of the alphabet
+
+
+class Fixed(ClassifierMixin, BaseEstimator):
+    """What scikit-learn would be given for the same predictions."""
+
+    def __init__(self, classes, probabilities):
+        self.classes_, self.probabilities = np.array(sorted(classes)), probabilities[:, np.argsort(classes)]
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def predict_proba(self, X):
+        return self.probabilities
+
+    def predict(self, X):
+        return self.classes_[self.probabilities.argmax(1)]
+
+
+@pytest.mark.parametrize("name", ["neg_log_loss", "roc_auc_ovr_weighted", "jaccard_macro", "top_k_accuracy", "matthews_corrcoef"])
+def test_scorers_by_name(name):
+    metric = find_metric(name)
+    assert (metric.name, metric.higher_is_better, metric.is_object) == (name, True, False)
+    check_fits(metric, "multiclass")
+    with pytest.raises(InvalidArgument, match="does not fit a regression"):
+        check_fits(metric, "regression")
+    found = compute_scorer(metric, TARGET, PROBABILITIES.argmax(1), PROBABILITIES, LETTERS)
+    assert found == pytest.approx(sk.get_scorer(name)(Fixed(range(3), PROBABILITIES), np.zeros((8, 1)), TARGET))
+    assert pickle.loads(pickle.dumps(metric)) is metric
+
+
+def test_scorers_of_regressions():
+    metric = find_metric("neg_median_absolute_error")
+    check_fits(metric, "regression")
+    with pytest.raises(InvalidArgument, match="does not fit a binary"):
+        check_fits(metric, "binary")
+    assert compute_scorer(metric, np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 4.0])) == -1
+
+
+def test_a_scorer_object_sees_the_users_own_labels():
+    scorer = sk.make_scorer(sk.fbeta_score, beta=2, average=None, labels=["c"])
+
+    def only_c(estimator, X, y):
+        return float(scorer._score_func(y, estimator.predict(X), **scorer._kwargs)[0])
+
+    metric = find_metric(only_c)
+    assert (metric.name, metric.is_object) == ("scorer.only_c", True)
+    expected = sk.fbeta_score(TARGET == 2, PROBABILITIES.argmax(1) == 2, beta=2)
+    assert compute_scorer(metric, TARGET, PROBABILITIES.argmax(1), PROBABILITIES, LETTERS) == pytest.approx(expected)
+    by_probability = find_metric(sk.make_scorer(sk.log_loss, response_method="predict_proba", greater_is_better=False))
+    assert compute_scorer(by_probability, TARGET, PROBABILITIES.argmax(1), PROBABILITIES, LETTERS) == pytest.approx(
+        -sk.log_loss(TARGET, PROBABILITIES, labels=range(3))
+    )
+
+
+def test_a_scorer_that_refuses_says_so():
+    metric = find_metric(sk.make_scorer(sk.f1_score, pos_label="a"))
+    with pytest.raises(InvalidArgument, match=r"scorer\.f1_score: cannot be computed here: ValueError: "):
+        compute_scorer(metric, TARGET, TARGET, PROBABILITIES, LETTERS)
+
+
+def test_a_stored_scorer_object_is_only_a_name():
+    metric = stored_metric("scorer.f1_score")
+    assert metric.score(0.5) == 0.5
+    with pytest.raises(InvalidArgument, match="give metrics"):
+        compute_scorer(metric, TARGET, TARGET, PROBABILITIES, LETTERS)
+    with pytest.raises(InvalidArgument, match="expected one of"):
+        find_metric("scorer.f1_score")
+
+
+def test_a_function_of_predictions_is_no_scorer():
+    with pytest.raises(InvalidArgument, match="make_scorer"):
+        find_metric(sk.accuracy_score)

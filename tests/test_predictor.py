@@ -241,3 +241,238 @@ def test_skipped_rows_of_an_integer_label_stay_integers(small, here, fast):
     predictor = quick_fit(table.head(100), here, fast | {"data.image.missing_value_strategy": "skip", "optim.max_epochs": 1})
     test = table.tail(5).assign(image=["nowhere.png", *table["image"].tail(4)])
     assert predictor.predict(test).dtype == "Int64"
+
+
+# ------------------------------------------------------------------------------------------------------- every kind of column
+
+
+@pytest.fixture(scope="module")
+def mixed(fashion) -> pd.DataFrame:
+    """300 rows; the label shows in the picture, in the numbers, in a category and in the words, a little in each."""
+    rng = np.random.default_rng(0)
+    table = pd.concat(list(fashion)).reset_index(drop=True)
+    table = table[table["label"].isin(["Trouser", "Bag"])].head(300).reset_index(drop=True)
+    is_bag = (table["label"] == "Bag").to_numpy()
+    table["age"] = np.where(rng.random(300) < 0.1, np.nan, rng.normal(size=300) + is_bag)
+    table["weight"] = pd.Series(rng.integers(0, 5, 300) + is_bag, dtype="Int64")
+    table["color"] = np.where(rng.random(300) < 0.7, np.where(is_bag, "red", "blue"), "green")
+    table["color"] = table["color"].astype("string[pyarrow]").mask(rng.random(300) < 0.1)
+    table["new"] = rng.random(300) < 0.5
+    table["when"] = pd.date_range("2024-01-01", periods=300, freq="5h")
+    table["title"] = [f"this is a very {'good' if each else 'bad'} {rng.choice(['bag', 'boot'])} {i}" for i, each in enumerate(is_bag)]
+    table["body"] = [f"the {word} {word} {i} is red" for i, word in enumerate(table["label"].str.lower())]
+    table.loc[5, ["title", "body"]] = None
+    table["constant"] = 1
+    return table
+
+
+def fast_tables(fast, reader_folder) -> dict:
+    return fast | {"model.hf_text.checkpoint_name": reader_folder, "model.hf_text.max_text_len": 16, "optim.max_epochs": 4}
+
+
+GROUPS = {
+    "numbers": ["age", "weight"],
+    "categories": ["color", "new"],
+    "dates": ["when"],
+    "text": ["title", "body"],
+    "all": ["image", "age", "weight", "color", "new", "when", "title", "body", "constant"],
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_any_kind_of_column_alone_and_all_together(mixed, here, fast, reader_folder, group):
+    table = mixed[[*GROUPS[group], "label"]]
+    predictor = quick_fit(table.head(250), here, fast_tables(fast, reader_folder))
+    loaded = MultiModalPredictor.load(here / "run")
+    test = table.tail(50).drop(columns="label").sample(frac=1, axis=1, random_state=0)
+    expected = predictor.predict_proba(test)
+    assert np.allclose(loaded.predict_proba(test), expected, atol=1e-6)
+    assert np.allclose(loaded.predict_proba(test.iloc[[7]]), expected.iloc[[7]], atol=1e-5)
+    assert loaded.predict(test.head(0)).dtype == table["label"].dtype
+    if group != "dates":
+        assert loaded.evaluate(table.tail(50))["roc_auc"] > 0.6
+    if group == "all":
+        assert loaded.column_types == {
+            "image": "image_path", "age": "numerical", "weight": "numerical", "color": "categorical", "new": "categorical", "when": "datetime",
+            "title": "text", "body": "text", "constant": "null",
+        }  # fmt: skip
+    embedding = loaded.extract_embedding(test)
+    assert embedding.dtype == np.float32
+    assert embedding.shape[0] == 50
+    assert np.array_equal(loaded.extract_embedding(test, as_pandas=True).index, test.index)
+    assert loaded.extract_embedding(test.head(0)).shape == (0, embedding.shape[1])
+
+
+def test_a_table_without_images_starts_no_decoding_thread(mixed, here, fast, reader_folder, monkeypatch):
+    from automm_hpo.data import cache
+
+    monkeypatch.setattr(cache, "ThreadPoolExecutor", None)  # would raise
+    predictor = quick_fit(mixed[["age", "color", "title", "label"]].head(100), here, fast_tables(fast, reader_folder) | {"optim.max_epochs": 1})
+    predictor.predict(mixed.tail(5))
+
+
+def test_a_predictor_of_texts_needs_neither_its_folder_nor_transformers_tokenizers(mixed, here, fast, reader_folder):
+    import shutil
+
+    shutil.copytree(reader_folder, here / "reader")
+    hyperparameters = fast_tables(fast, str(here / "reader")) | {"optim.max_epochs": 1}
+    expected = quick_fit(mixed[["title", "label"]].head(100), here, hyperparameters).predict_proba(mixed.tail(20))
+    shutil.rmtree(here / "reader")
+    assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(mixed.tail(20)), expected)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "base64", "pil", "array"])
+def test_pictures_that_are_no_files(small, here, fast, kind):
+    import base64
+    from pathlib import Path
+
+    from PIL import Image
+
+    makers = {
+        "bytes": lambda path: Path(path).read_bytes(),
+        "base64": lambda path: base64.b64encode(Path(path).read_bytes()).decode(),
+        "pil": lambda path: Image.open(path).copy(),
+        "array": lambda path: np.asarray(Image.open(path)),
+    }
+    table = small[0].head(80)
+    expected = quick_fit(table, here, fast | {"optim.max_epochs": 1}).predict_proba(table)
+    other = table.assign(image=pd.Series(table["image"].map(makers[kind]).tolist(), index=table.index, dtype=object))
+    predictor = MultiModalPredictor("label", verbosity=0)
+    predictor.fit(other, hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "other", tracking=None)
+    assert predictor.column_types == {"image": "image_base64_str" if kind == "base64" else "image_bytearray"}
+    assert np.allclose(predictor.predict_proba(other), expected, atol=1e-6)
+
+
+def test_a_row_may_do_without_a_picture_where_the_user_says_so(mixed, here, fast):
+    table = mixed[["image", "age", "label"]].head(120).copy()
+    table.loc[3, "image"] = None
+    predictor = quick_fit(table, here, fast | {"data.image.missing_value_strategy": "zero"})
+    found = predictor.predict_proba(table)
+    assert np.isfinite(found.to_numpy()).all()
+    with pytest.raises(ValueError, match=r"nowhere\.png"):
+        predictor.predict(table.assign(image="nowhere.png"))
+
+
+def test_sample_weights_are_learned_by_and_not_from(mixed, here, fast):
+    """Every row is there twice, with both labels; the weights say which one is right."""
+    twice = pd.concat([mixed.assign(label=label, trust=np.where(mixed["label"] == label, 1.0, 0.01)) for label in ("Bag", "Trouser")])
+    twice = twice[["age", "color", "title", "label", "trust"]].drop(columns="title").sample(frac=1, random_state=0).reset_index(drop=True)
+    hyperparameters = fast | {"optim.max_epochs": 8}
+    predictor = quick_fit(twice, here, hyperparameters, sample_weight="trust")
+    assert "trust" not in predictor.column_types
+    assert predictor.evaluate(mixed)["roc_auc"] > 0.7
+    with pytest.raises(ValueError, match=r"no sample_weight column 'trusst'.*Did you mean trust"):
+        MultiModalPredictor("label", sample_weight="trusst").fit(twice, hyperparameters=hyperparameters)
+
+
+def test_class_weights_move_the_balance(mixed, here, fast):
+    table = mixed[["age", "label"]]
+    table = pd.concat([table[table["label"] == "Bag"], table[table["label"] == "Trouser"].head(25)])
+    shares = []
+    for number, weights in enumerate((None, "balanced")):
+        predictor = MultiModalPredictor("label", verbosity=0)
+        hyperparameters = fast | {"optim.class_weights": weights, "optim.max_epochs": 6}
+        predictor.fit(table, hyperparameters=hyperparameters, save_path=here / str(number), tracking=None)
+        shares.append((predictor.predict(table) == "Trouser").mean())
+    assert shares[1] > shares[0] + 0.1
+
+
+def test_any_scorer_of_scikit_learn(mixed, here, fast):
+    from sklearn.metrics import fbeta_score, make_scorer
+
+    table, scorer = mixed[["age", "color", "label"]], make_scorer(fbeta_score, beta=2, pos_label="Trouser")
+    predictor = quick_fit(table, here, fast, eval_metric=scorer, validation_metric="neg_brier_score")
+    assert (predictor.eval_metric, predictor.validation_metric) == ("scorer.fbeta_score", "neg_brier_score")
+    expected = fbeta_score(table["label"], predictor.predict(table), beta=2, pos_label="Trouser")
+    assert predictor.evaluate(table) == {"scorer.fbeta_score": pytest.approx(expected)}
+    assert predictor.evaluate(table, metrics=[scorer, "jaccard_macro"])["scorer.fbeta_score"] == pytest.approx(expected)
+    loaded = MultiModalPredictor.load(here / "run")
+    with pytest.raises(ValueError, match="give metrics"):
+        loaded.evaluate(table)
+    assert loaded.evaluate(table, metrics=scorer)["scorer.fbeta_score"] == pytest.approx(expected)
+    assert loaded.leaderboard().loc[0, "score"] <= 0
+    with pytest.raises(NotImplementedError, match="its metric fbeta_score is a scorer object"):
+        MultiModalPredictor.load(here / "run", resume=True).fit(table)
+
+
+def test_a_search_by_a_scorer_object_is_not_resumed(mixed, here, fast):
+    from sklearn.metrics import accuracy_score, make_scorer
+
+    def fit():
+        quick_fit(mixed[["age", "label"]].head(60), here, fast | {"optim.max_epochs": 1}, validation_metric=make_scorer(accuracy_score))
+
+    fit()
+    with pytest.raises(NotImplementedError, match=r"resume: the metric scorer\.accuracy_score is a scorer object"):
+        fit()
+
+
+def test_embeddings_without_a_fit(mixed, here, fast, reader_folder):
+    hyperparameters = fast_tables(fast, reader_folder)
+    predictor = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters, verbosity=0)
+    both = predictor.extract_embedding(mixed.head(20))
+    assert both.dtype == np.float32
+    images = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters).extract_embedding(mixed[["image"]].head(20))
+    texts = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters).extract_embedding(mixed[["title", "body"]].head(20))
+    assert np.allclose(both, np.concatenate([images, texts], 1), atol=1e-5)
+    assert np.allclose(predictor.extract_embedding(mixed.iloc[[7]]), both[[7]], atol=1e-5)
+    assert predictor.extract_embedding(mixed.head(0)).shape == (0, both.shape[1])
+    assert predictor.extract_embedding(mixed.head(3), as_pandas=True).index.tolist() == [0, 1, 2]
+    assert not list(here.iterdir())
+    with pytest.raises(ValueError, match="expected images or texts, got 'age' "):
+        MultiModalPredictor(problem_type="feature_extraction").extract_embedding(mixed[["age"]])
+    with pytest.raises(NotImplementedError, match="call extract_embedding"):
+        predictor.fit(mixed)
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        MultiModalPredictor("label").extract_embedding(mixed)
+
+
+def test_unknown_categories_and_missing_numbers_are_told(mixed, here, fast, capsys):
+    predictor = quick_fit(mixed[["weight", "color", "label"]].head(100), here, fast | {"optim.max_epochs": 1})
+    odd = pd.DataFrame({"color": ["mauve", "red"], "weight": [1.0, np.nan]})
+    predictor.predict(odd)
+    assert capsys.readouterr().out == ""
+    predictor.verbosity = 1
+    predictor.predict(odd)
+    said = capsys.readouterr().out
+    assert "'color' in 1 of 2 rows (first 'mauve')" in said
+    assert "'weight' in 1 of 2 rows" in said
+
+
+def test_a_search_over_a_table_encodes_it_once(mixed, here, fast, reader_folder, ray_session):
+    """Workers get the features, the tokens of the greatest length, and a metric that only code can hold."""
+    from ray import tune
+    from sklearn.metrics import fbeta_score, make_scorer
+
+    hyperparameters = fast_tables(fast, reader_folder) | {"model.hf_text.max_text_len": tune.grid_search([4, 16]), "optim.max_epochs": 2}
+    predictor = MultiModalPredictor("label", validation_metric=make_scorer(fbeta_score, beta=2, pos_label="Bag"), sample_weight="trust", verbosity=0)
+    table = mixed[["age", "color", "when", "title", "body", "label"]].assign(trust=1.0)
+    tune_kwargs = {"searcher": "random", "num_trials": 2}
+    predictor.fit(table, hyperparameters=hyperparameters, hyperparameter_tune_kwargs=tune_kwargs, save_path=here / "run", tracking=None)
+    board = predictor.leaderboard()
+    assert board["status"].tolist() == ["COMPLETED"] * 2
+    assert sorted(board["model.hf_text.max_text_len"]) == [4, 16]
+    assert len(MultiModalPredictor.load(here / "run").predict(table)) == 300
+
+
+def test_a_refit_joins_the_splits_of_every_kind_of_column(mixed, here, fast, reader_folder):
+    predictor = MultiModalPredictor("label", verbosity=0, sample_weight="trust")
+    table = mixed.assign(trust=np.linspace(0.5, 1.5, 300))[[*GROUPS["all"], "label", "trust"]].head(120)
+    predictor.fit(table, hyperparameters=fast_tables(fast, reader_folder), save_path=here / "run", tracking=None, refit=True)
+    assert predictor.fit_summary()["refit"]["rows"] == 120
+    assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(table), predictor.predict_proba(table), atol=1e-6)
+
+
+def test_a_preview_of_a_table_without_images(mixed, here, fast, reader_folder):
+    preview = MultiModalPredictor("label").plan(mixed[["age", "color", "title", "label"]], hyperparameters=fast_tables(fast, reader_folder), tracking=None)
+    assert preview.num_trials == 1
+    assert preview.seconds > 0
+    assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+def test_a_real_encoder_tells_texts_apart(minilm, here, fast):
+    predictor = MultiModalPredictor(problem_type="feature_extraction", hyperparameters={"model.hf_text.checkpoint_name": minilm}, verbosity=0)
+    texts = ["A dog runs over the green grass.", "A puppy is running across a lawn.", "Interest rates were raised by half a percent."]
+    found = predictor.extract_embedding(pd.DataFrame({"x": texts}))
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    assert found[0] @ found[1] > 0.6 > 0.3 > found[0] @ found[2]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from automm_hpo.errors import InvalidData
-from automm_hpo.problem import Problem, infer_problem
+from automm_hpo.problem import Problem, encode_weights, infer_problem
 
 Series = pd.Series
 ORDERED = pd.CategoricalDtype(["low", "mid", "high", "unused"], ordered=True)
@@ -89,7 +89,7 @@ def test_regression_is_standardised_and_comes_back(labels):
     assert encoded.mean() == pytest.approx(0, abs=1e-6)
     assert encoded.std() == pytest.approx(1, abs=1e-6)
     decoded = problem.decode(encoded.astype(np.float64) * problem.sd + problem.mean, labels.index)
-    assert (decoded.dtype, decoded.name) == (np.float64, "label")
+    assert (decoded.dtype, decoded.name) == (labels.dtype if str(labels.dtype) == "Float64" else np.float64, "label")
     assert np.allclose(decoded, labels.astype(float), rtol=0, atol=1e-5)
 
 
@@ -204,3 +204,21 @@ def test_categories_that_only_some_rows_have_are_classes_all_the_same():
     assert list(decoded.cat.categories) == ["low", "mid", "high"]
     assert decoded.cat.ordered
     assert problem.encode(Series(["high"])).tolist() == [2]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "Float64", "double[pyarrow]", "int64", "Int64"])
+def test_a_regressions_predictions_have_the_labels_dtype_where_that_has_fractions(dtype):
+    labels = Series(range(100), dtype=dtype, name="y")
+    problem = stored(infer_problem(labels, "y", "regression"))
+    decoded = problem.decode(np.array([1.5, 2.5]), pd.Index([7, 8]))
+    assert str(decoded.dtype) == ("float64" if "int" in dtype.lower() else dtype)
+    assert decoded.tolist() == [1.5, 2.5]
+
+
+def test_sample_weights():
+    assert encode_weights(Series([1, 0, 2.5], name="w")).tolist() == [1, 0, 2.5]
+    assert encode_weights(Series(["1", "2"], dtype="string", name="w")).tolist() == [1, 2]
+    with pytest.raises(InvalidData, match=r"sample_weight column 'w': expected finite numbers >= 0; 4 of 5 are not: row 1: -1.*row 4: 'x'"):
+        encode_weights(Series([1, -1, None, np.inf, "x"], name="w", dtype=object))
+    with pytest.raises(InvalidData, match="all 2 weights are 0"):
+        encode_weights(Series([0, 0], name="w"))

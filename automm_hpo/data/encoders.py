@@ -180,7 +180,7 @@ class Encoders:
         for encoder, column in zip(self.categories, codes, strict=True):
             unknown = (column == UNKNOWN) & table[encoder.column].notna().to_numpy(dtype=bool)
             if unknown.any():
-                first = table[encoder.column][unknown].iloc[0]
+                first = table[encoder.column][unknown].astype(object).iloc[0]
                 found.append(f"{encoder.column!r} in {int(unknown.sum())} of {len(column)} rows (first {reprlib.repr(first)})")
         if found:
             report(f"categories without a code of their own, in training too rare or absent, count as unknown: {'; '.join(found)}")

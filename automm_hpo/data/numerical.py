@@ -16,6 +16,7 @@ from ..errors import InvalidData
 MAX_QUANTILES = 1_000
 ROWS_A_QUANTILE = 30  # fewer rows, fewer quantiles: each should stand for some rows
 LARGEST = 1e4  # standard deviations; what lies beyond is cut there, long before float32 ends
+LARGEST_VALUE = 1e300  # what is larger is as good as infinite: differences of such values would be
 MAX_NAMED = 5
 
 
@@ -134,7 +135,7 @@ def to_floats(column: pd.Series) -> np.ndarray:
         values = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         blank = np.array([isinstance(value, str) and not value.strip() for value in plain]) if plain.dtype == object else missing
         refuse_rows(column, np.isnan(values) & ~missing & ~blank, "expected numbers")
-    refuse_rows(column, np.isinf(values), "expected finite numbers; clip them, or make them missing (NaN)")
+    refuse_rows(column, np.abs(values) > LARGEST_VALUE, "expected finite numbers; clip them, or make them missing (NaN)")
     return values
 
 

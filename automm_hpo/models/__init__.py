@@ -37,7 +37,10 @@ MODEL_KEYS = (
 
 
 # hyperparameters of a model that change how it learns, and nothing of what it computes of a row that it is only shown
-TRAINING_ONLY = ("train_transforms", "drop_rate", "drop_path_rate", "trainable", "frozen_norm_stats", "gradient_checkpointing")
+TRAINING_ONLY = (
+    "train_transforms", "drop_rate", "drop_path_rate", "dropout", "attention_dropout", "ffn_dropout", "residual_dropout", "modality_dropout",
+    "gradient_checkpointing", "trainable", "frozen_norm_stats", "lr_mult",
+)  # fmt: skip
 
 
 def _nothing(config: Config) -> None:

@@ -71,6 +71,14 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         (["http://x/1.PNG", "http://x/2.jpeg"], "image_path", "end like image files"),
         ([png(1), png(2)], "image_bytearray", "bytes"),
         ([b"a.png", b"b.jpg"], "image_bytearray", "bytes"),
+        ([Image.new("L", (4, 4)), Image.new("RGB", (9, 4))], "image_bytearray", "PIL images or arrays"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((9, 4, 3), np.uint8)], "image_bytearray", "PIL images or arrays"),
+        ([np.zeros((4, 4)), np.ones((4, 4))], "categorical", "distinct values"),
+        (pd.to_timedelta([1, 2, None], unit="s"), "numerical", "dtype timedelta64"),
+        (["2020-01-01"] * 20 + [f"2020-{month:02}-{day:02}" for month in range(1, 13) for day in (1, 2)] + ["unknown"], "categorical", "short strings"),
+        (pd.Series(["2020-01-01", "2020-01-02"], dtype="timestamp[s][pyarrow]"), "datetime", "timestamp"),
+        (pd.Series([1, 2], dtype="int64[pyarrow]"), "numerical", "int64[pyarrow]"),
+        (pd.Series([True, True]), "null", "constant"),
         ([base64.b64encode(png(i)).decode() for i in range(30)], "image_base64_str", "decode to images"),
         ([f"data:image/png;base64,{base64.b64encode(png(i)).decode()}" for i in range(30)], "image_base64_str", "decode to images"),
         ([f"this is sentence number {i}" for i in range(40)], "text", "three words"),
@@ -144,3 +152,16 @@ def test_all_wrong_column_types_are_told_together(table, folder):
 def test_nothing_left_to_learn_from(table, folder, given):
     with pytest.raises(InvalidData, match="expected at least one with values that differ"):
         infer_columns(table if given else table[["label"]], ["label"], folder, given)
+
+
+def test_all_types_and_reasons_are_a_table(table, folder):
+    lines = infer_columns(table, ["label"], folder, {"price": "categorical"}).lines()
+    assert [line.split(maxsplit=2) for line in lines] == [
+        ["'image'", "image_path", "2 of 2 sampled values open as images"],
+        ["'price'", "categorical", "given"],
+    ]
+    assert len({line.index(word) for line, word in zip(lines, ("image_path", "categorical"), strict=True)}) == 1
+
+
+def test_targets_are_not_learned_from(table, folder):
+    assert list(infer_columns(table, ["label", "price"], folder)) == ["image"]

@@ -20,7 +20,7 @@ def column(values, name="x", **options) -> pd.Series:
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("values", [RNG.normal(5, 3, 2_000), RNG.lognormal(0, 1, 2_000), RNG.integers(0, 4, 2_000), RNG.normal(1e300, 1e299, 2_000)])
+@pytest.mark.parametrize("values", [RNG.normal(5, 3, 2_000), RNG.lognormal(0, 1, 2_000), RNG.integers(0, 4, 2_000), RNG.normal(1e299, 1e298, 2_000)])
 def test_scaled_values_are_centred_and_keep_their_order(scaling, values):
     scaled = fit_numbers(column(values), scaling).transform(column(values))[:, 0]
     assert scaled.dtype == np.float32
@@ -49,7 +49,7 @@ def test_half_of_all_values_at_the_smallest_are_no_outliers():
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_values_beyond_those_of_training_stay_small(scaling):
     encoder = fit_numbers(column(RNG.normal(size=100)), scaling)
-    far = encoder.transform(column([1e300, -1e300]))
+    far = encoder.transform(column([1e299, -1e299]))
     assert far[0, 0] > 1.5 > -1.5 > far[1, 0]
     assert np.abs(far).max() <= 1e4
 
@@ -93,9 +93,10 @@ def test_booleans_are_0_and_1():
     np.testing.assert_array_equal(to_floats(column([True, None, False], dtype="boolean")), [1, np.nan, 0])
 
 
-@pytest.mark.parametrize(
-    "bad, words", [(np.inf, "expected finite numbers"), ("ten", "expected numbers"), ("1e999", "expected finite numbers"), ([1], "expected numbers")]
-)
+FINITE, NUMBERS = "expected finite numbers", "expected numbers"
+
+
+@pytest.mark.parametrize("bad, words", [(np.inf, FINITE), (-1e308, FINITE), ("1e999", FINITE), ("ten", NUMBERS), ([1], NUMBERS)])
 def test_what_is_no_finite_number_is_refused_by_row_at_fit_and_after(bad, words):
     values = column([1.0, bad, 3.0, bad], dtype=object, index=["a", "b", "c", "d"])
     encoder = fit_numbers(column([1.0, 2.0]), "quantile")

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from automm_hpo.data.tables import load_table
+from automm_hpo.data.tables import fingerprint, load_table
 from automm_hpo.errors import InvalidData, MissingData
 
 TABLE = pd.DataFrame({"image": ["a.png", "b.png"], "label": ["x", "y"]})
@@ -140,3 +141,12 @@ def test_a_label_is_the_same_in_every_chunk_of_a_long_file(tmp_path):
     rows = 600_000
     path = write(tmp_path, "t.csv", b"label\n" + b"1\n" * rows + b"x\n1\n")
     assert set(load(path)["label"]) == {"1", "x"}
+
+
+@pytest.mark.parametrize("make", [lambda grey: np.full((4, 4), grey, np.uint8), lambda grey: Image.new("L", (4, 4), grey), lambda grey: bytes([grey])])
+def test_pictures_in_cells_are_fingerprinted_by_content(make):
+    def table(*greys):
+        return pd.DataFrame({"x": pd.Series([make(grey) for grey in greys], dtype=object)})
+
+    assert fingerprint(table(1, 2)) == fingerprint(table(1, 2))
+    assert fingerprint(table(1, 2)) != fingerprint(table(1, 3))

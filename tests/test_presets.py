@@ -1,0 +1,118 @@
+"""Defaults and presets: what they say for each occasion, that it is valid, and that the user's word wins."""
+
+import itertools
+
+import pytest
+
+from automm_hpo import MultiModalPredictor, space
+from automm_hpo.config import FIELDS, Config
+from automm_hpo.errors import InvalidArgument
+from automm_hpo.hpo.ray_space import split_hyperparameters
+from automm_hpo.models import MODELS, check_model
+from automm_hpo.presets import PRESETS, Occasion, check_preset, default_hyperparameters, is_searching, join_tune_kwargs, resolve_preset
+
+OCCASIONS = [
+    Occasion(models, pretrained and bool({"timm_image", "hf_text"} & set(models)), num_rows, problem_type, device)
+    for models, pretrained, num_rows, problem_type, device in itertools.product(
+        [("real_mlp",), ("ft_transformer",), ("numerical_mlp", "categorical_mlp"), ("timm_image",), ("hf_text",), ("timm_image", "hf_text", "real_mlp")],
+        [True, False],
+        [50, 1_000_000],
+        ["binary", "regression"],
+        ["cpu", "cuda"],
+    )
+]
+
+
+@pytest.mark.parametrize("name", [None, *PRESETS])
+def test_every_preset_is_valid_on_every_occasion(name):
+    distinct = []
+    for occasion in OCCASIONS:
+        preset = resolve_preset(name, occasion)
+        if preset not in distinct:
+            distinct.append(preset)
+            fixed, searched = split_hyperparameters(preset.hyperparameters)  # checks both ends and every option
+            assert bool(searched) == bool(preset.tune_kwargs) == is_searching(name)
+            Config.from_flat(fixed)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_named_image_models_exist_and_have_published_weights(name, device):
+    import timm
+
+    checkpoint = resolve_preset(name, Occasion(("timm_image",), True, 1_000, "binary", device)).hyperparameters["model.timm_image.checkpoint_name"]
+    check_model(Config.from_flat({"model.names": ["timm_image"], "model.timm_image.checkpoint_name": checkpoint}))
+    assert timm.list_pretrained(f"{checkpoint}*")
+
+
+def test_defaults_follow_the_models():
+    assert MODELS.keys() >= {model for occasion in OCCASIONS for model in occasion.models}
+    table = default_hyperparameters(Occasion(("real_mlp",), False, 3_000, "regression", "cpu"))
+    assert (table["optim.lr_schedule"], table["model.real_mlp.activation"]) == ("coslog4", "mish")
+    pretrained = default_hyperparameters(Occasion(("timm_image", "real_mlp"), True, 3_000, "binary", "cpu"))
+    assert (pretrained["optim.lr"], pretrained["optim.lr_choice"]) == (1e-4, "layerwise_decay")
+    assert default_hyperparameters(Occasion(("timm_image",), False, 3_000, "binary", "cpu"))["optim.lr"] == 1e-3
+
+
+def test_defaults_follow_the_number_of_rows():
+    for models, pretrained in ((("real_mlp",), False), (("timm_image",), True)):
+        found = [default_hyperparameters(Occasion(models, pretrained, num_rows, "binary", "cpu")) for num_rows in (100, 2_000, 1_000_000)]
+        assert [one["env.batch_size"] for one in found] == sorted(one["env.batch_size"] for one in found)
+        assert [one["optim.max_epochs"] for one in found] == sorted((one["optim.max_epochs"] for one in found), reverse=True)
+    assert [
+        default_hyperparameters(Occasion(("timm_image",), True, num_rows, "binary", "cpu"))["model.timm_image.frozen_norm_stats"] for num_rows in (500, 50_000)
+    ] == [True, False]
+
+
+@pytest.mark.parametrize(("given", "suggestion"), [("best", "best_quality"), ("High_Quality", "high_quality"), (5, "medium_quality"), (["x"], "got")])
+def test_unknown_presets_are_refused(given, suggestion):
+    with pytest.raises(InvalidArgument, match=f"presets: expected one of .*{suggestion}"):
+        check_preset(given)
+
+
+def test_tune_kwargs_of_the_user_win():
+    preset = resolve_preset("high_quality_hpo", OCCASIONS[0])
+    assert join_tune_kwargs(preset, None)["num_trials"] == 20
+    assert join_tune_kwargs(preset, {"num_trials": 3}) == {**preset.tune_kwargs, "num_trials": 3}
+    assert join_tune_kwargs(preset, "random")["searcher"] == "random"
+    assert join_tune_kwargs(resolve_preset(None, OCCASIONS[0]), {"num_trials": 3}) == {"num_trials": 3}
+    assert join_tune_kwargs(preset, "nonsense") == "nonsense"  # refused where it is read
+
+
+@pytest.fixture
+def table():
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=120), "b": rng.normal(size=120), "c": rng.choice(["x", "y", "z"], 120)})
+    return frame.assign(label=np.where(frame["a"] + (frame["c"] == "x") > 0.3, "yes", "no"))
+
+
+def test_the_users_values_win_over_the_defaults(table, here):
+    predictor = MultiModalPredictor("label", verbosity=0, hyperparameters={"optim.lr_schedule": "constant"})
+    predictor.fit(table, tracking=None, hyperparameters={"optim.max_epochs": 2, "model.real_mlp.hidden_size": 16})
+    config = predictor._artifact.config
+    assert (config.optim.lr_schedule, config.optim.max_epochs, config.model.real_mlp.hidden_size) == ("constant", 2, 16)
+    assert (config.optim.lr, config.optim.beta2, config.env.batch_size) == (1e-3, 0.95, 32)
+    assert config.flat().keys() == FIELDS.keys()
+
+
+@pytest.mark.parametrize("where", ["predictor", "fit"])
+def test_a_preset_is_used_wherever_it_is_named(where, table, here):
+    named = {"presets": "medium_quality"}
+    predictor = MultiModalPredictor("label", verbosity=0, **(named if where == "predictor" else {}))
+    predictor.fit(table, tracking=None, hyperparameters={"optim.max_epochs": 1}, **(named if where == "fit" else {}))
+    assert predictor._artifact.config.model.real_mlp.num_members == 1
+
+
+def test_a_preset_searches_its_own_space_and_what_the_user_fixes_is_fixed(table, here, ray_session):
+    given = {"optim.max_epochs": 2, "model.real_mlp.hidden_size": 16, "optim.lr": space.loguniform(1e-3, 2e-3)}
+    predictor = MultiModalPredictor("label", verbosity=0).fit(
+        table, presets="medium_quality_hpo", tracking=None, hyperparameters=given, hyperparameter_tune_kwargs={"num_trials": 2}
+    )
+    board = predictor.leaderboard()
+    assert len(board) == 2
+    assert "model.real_mlp.dropout" in board
+    assert "model.real_mlp.hidden_size" not in board
+    assert board["optim.lr"].between(1e-3, 2e-3).all()
