@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from automm_hpo.config import Env
-from automm_hpo.data.batch import TensorCache
 from automm_hpo.errors import InvalidHyperparameter
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
-from automm_hpo.training.evaluate import Validation, class_weights, compute_metric, find_device, loss_function, predict_logits, probabilities, validate
+from automm_hpo.training.evaluate import Validation, compute_metric, find_device, predict_logits, probabilities, validate
 
 REGRESSION = Problem("y", "regression", mean=100.0, sd=10.0)
 
@@ -57,35 +56,6 @@ def test_logits_do_not_depend_on_the_batch(trial):
     model = one.state().model
     small, large = (predict_logits(model, one.data.train, one.data.spec, Env(batch_size=size)) for size in (1, 64))
     assert torch.allclose(small, large, atol=1e-5)
-
-
-CLASSES = Problem("y", "multiclass", ("a", "b", "c"))
-
-
-def test_weights_count_in_the_loss():
-    logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
-    once = loss_function(CLASSES, logits, target, 0.1)
-    assert loss_function(CLASSES, logits, target, 0.1, torch.ones(4)) == pytest.approx(float(once))
-    only = loss_function(CLASSES, logits, target, 0.1, torch.tensor([0.0, 4.0, 0.0, 0.0]))
-    assert only == pytest.approx(float(loss_function(CLASSES, logits[[1]], target[[1]], 0.1)))
-    values, wanted = torch.tensor([[1.0], [2.0]]), torch.tensor([0.0, 0.0])
-    assert loss_function(REGRESSION, values, wanted, weight=torch.tensor([2.0, 0.0])) == 1
-
-
-@pytest.mark.parametrize("given", ["balanced", (1.0, 5.0, 2.0)])
-def test_class_weights_are_1_on_average_over_the_rows(given):
-    target = torch.tensor([0] * 6 + [1] * 3 + [2])
-    data = TensorCache(torch.zeros(10, 0, 0, 0, 3), torch.zeros(10, 0), target, weight=torch.ones(10))
-    weights = class_weights(given, CLASSES, data)
-    assert weights[target].mean() == pytest.approx(1)
-    ratio = weights / weights[0]
-    assert ratio.tolist() == pytest.approx([1, 2, 6] if given == "balanced" else [1, 5, 2])
-    assert class_weights(None, CLASSES, data) is None
-
-
-def test_a_class_without_rows_has_no_weight():
-    data = TensorCache(torch.zeros(2, 0, 0, 0, 3), torch.zeros(2, 0), torch.tensor([0, 2]))
-    assert class_weights("balanced", CLASSES, data).tolist() == [1, 0, 1]
 
 
 def test_a_batch_may_be_of_any_row_order_and_weights_follow(trial):

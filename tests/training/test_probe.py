@@ -1,0 +1,85 @@
+"""A trial that begins with a linear probe of a pretrained backbone."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from automm_hpo import MultiModalPredictor
+from automm_hpo.training.evaluate import predict_logits
+from automm_hpo.training.loop import TrainState
+from automm_hpo.training.probe import start_from_probe, wants_probe
+
+
+@pytest.fixture
+def weights(trial, tmp_path):
+    """A file of weights, which count as published ones."""
+    path = tmp_path / "weights.safetensors"
+    backbone = trial().state().model.backbones["timm_image"].backbone
+    save_file({name: value.contiguous() for name, value in backbone.state_dict().items()}, path)
+    return str(path)
+
+
+@pytest.fixture
+def probed(trial, weights, tmp_path):
+    """(trial, its state after the probe)."""
+    one = trial(model__timm_image__checkpoint_path=weights)
+    state: TrainState = one.state()
+    start_from_probe(state, one.data, one.config, tmp_path / "cache")
+    return one, state
+
+
+def test_the_head_is_the_best_linear_model_of_the_features(probed):
+    one, state = probed
+    untrained = one.state()
+    before, after = (predict_logits(each.model, one.data.valid, one.data.spec, one.config.env) for each in (untrained, state))
+    target = one.data.valid.target
+    assert (after.argmax(1) == target).float().mean() > max(0.8, (before.argmax(1) == target).float().mean())
+    assert all(torch.equal(value, untrained.model.state_dict()[name]) for name, value in state.model.state_dict().items() if not name.startswith("head"))
+
+
+def test_epoch_0_is_the_probe_and_training_goes_on_from_it(probed):
+    one, state = probed
+    results = list(one.epochs(state))
+    assert [result.epoch for result in results] == [0, 1, 2, 3, 4]
+    assert math.isnan(results[0].train_loss)
+    assert results[0].score > 0.8
+    assert math.isfinite(results[1].train_loss)
+
+
+def test_a_search_fits_a_probe_once(probed, tmp_path, monkeypatch):
+    one, state = probed
+    monkeypatch.setattr("automm_hpo.training.probe.fit_head", None)  # would raise
+    again = one.state()
+    start_from_probe(again, one.data, one.config.with_overrides({"optim.lr": 1.0, "model.timm_image.drop_rate": 0.3}), tmp_path / "cache")
+    assert torch.equal(again.model.head.weight, state.model.head.weight)
+
+
+def test_who_gets_one(trial, weights):
+    pretrained, random = trial(model__timm_image__checkpoint_path=weights), trial()
+    on, off = (pretrained.config.optim.model_copy(update={"linear_probe": value}) for value in ("on", "off"))
+    model = pretrained.state().model
+    assert wants_probe(model, pretrained.config.optim, 20_000)
+    assert not wants_probe(model, pretrained.config.optim, 20_001)
+    assert wants_probe(model, on, 10**6)
+    assert not wants_probe(model, off, 10)
+    assert not wants_probe(random.state().model, on, 10)
+
+
+def test_a_fit_has_its_answer_at_epoch_0_and_resumes_behind_it(small, here, fast, weights):
+    hyperparameters = fast | {"model.timm_image.checkpoint_path": weights}
+    predictor = MultiModalPredictor("label", verbosity=0).fit(small[0], hyperparameters=hyperparameters, save_path="run", tracking=None)
+    curves = predictor.search.curves()
+    assert curves["epoch"].tolist() == [0, 1, 2]
+    assert predictor.fit_summary()["val_accuracy"] == curves["metric"].max() >= curves["metric"][0]
+
+
+def test_regression_has_a_probe_too(small, here, fast, weights):
+    table = small[0].assign(label=[float(len(label)) for label in small[0]["label"]])
+    predictor = MultiModalPredictor("label", verbosity=0).fit(
+        table, hyperparameters=fast | {"model.timm_image.checkpoint_path": weights}, save_path="run", tracking=None
+    )
+    curves = predictor.search.curves()
+    assert curves["epoch"].tolist() == [0, 1, 2]
+    assert curves["metric"][0] < 1.2 * table["label"].std()  # random features: hardly better than the mean, but not worse
