@@ -369,12 +369,13 @@ def test_class_weights_move_the_balance(mixed, here, fast):
     table = mixed[["age", "label"]]
     table = pd.concat([table[table["label"] == "Bag"], table[table["label"] == "Trouser"].head(25)])
     shares = []
-    for number, weights in enumerate((None, "balanced")):
+    for number, weights in enumerate((None, "balanced", [1, 100])):
         predictor = MultiModalPredictor("label", verbosity=0)
         hyperparameters = fast | {"optim.class_weights": weights, "optim.max_epochs": 6}
         predictor.fit(table, hyperparameters=hyperparameters, save_path=here / str(number), tracking=None)
-        shares.append((predictor.predict(table) == "Trouser").mean())
-    assert shares[1] > shares[0] + 0.1
+        shares.append(float(predictor.predict_proba(table)["Trouser"].mean()))
+    assert shares[0] < shares[1] < shares[2]
+    assert shares[2] > 0.5
 
 
 def test_any_scorer_of_scikit_learn(mixed, here, fast):
