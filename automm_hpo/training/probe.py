@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
     Args:
         folder: keeps heads that were fitted in this search.
     """
-    head = state.model.head
+    head, started = state.model.head, time.perf_counter()
     fitted = _fitted_once(state.model, data, config, folder)
     with torch.no_grad():
         head.weight.copy_(fitted["weight"])
@@ -50,6 +51,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
     if state.average is not None:
         state.average.set(state.model)
     state.is_probed = True
+    state.seconds += time.perf_counter() - started
 
 
 def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path) -> dict[str, torch.Tensor]:
