@@ -34,7 +34,8 @@ def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
     """Whether a trial begins with a probe: the head must see nothing but a pretrained backbone's features."""
     backbones = list(model.backbones.values())
     possible = len(backbones) == 1 and bool(getattr(backbones[0], "is_pretrained", False))
-    return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS)  # beyond it an epoch of fine-tuning soon teaches the head)
+    # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
+    return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS))
 
 
 def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path) -> None:
