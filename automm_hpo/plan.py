@@ -478,6 +478,11 @@ def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     if data.columns.of_type(*IMAGE_TYPES):
         geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
     encoders = fit_encoders(data.columns, data.train.table, own, geometry)
+    if encoders.features == Features():
+        raise InvalidData(
+            f"no column to learn from: in the {len(data.train.table)} rows to train on, nothing of {', '.join(map(repr, data.columns.used))} comes twice. "
+            "Give column_types={column: 'text'} for columns that are worth reading, or other columns"
+        )
     problems, images = Problems(), {}
     for name, split in data.splits.items():
         with problems.gather():

@@ -16,6 +16,7 @@ from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
+MOSTLY_DISTINCT = 0.9  # share of different values
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,13 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "numerical", "all values parse as numbers"
     if all(_is_date(pd.Series(values, dtype=object)) for values in (sample, texts)):
         return "datetime", "all values parse as ISO 8601 dates"
-    if texts.map(lambda value: len(value.split())).mean() >= 3:
+    words, distinct = texts.map(lambda value: len(value.split())).mean(), texts.nunique() / len(texts)
+    if words >= 3:
         return "text", "three words or more on average"
+    if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown
+        return "text", "a few words, hardly a value twice"
+    if distinct == 1:
+        return "null", "no value comes twice, as in names and identifiers"
     return "categorical", "short strings"
 
 
