@@ -12,6 +12,7 @@ from typing import Any
 from .errors import InvalidArgument, did_you_mean
 from .space import choice, loguniform, uniform
 
+PROBED_ROWS = 20_000  # up to which a trial begins with a linear probe, see ``training/probe.py``
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "auto": {"searcher": "bayes", "scheduler": "ASHA"},
     "bayes": {"searcher": "bayes", "scheduler": "ASHA"},
@@ -64,6 +65,7 @@ def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
         return found | {
             "optim.lr": 3e-4 if occasion.models == ("timm_image",) else 1e-4,
             "optim.lr_choice": "layerwise_decay",
+            **({"optim.lr_mult": 1.0} if len(occasion.models) == 1 and occasion.num_rows <= PROBED_ROWS else {}),  # the head is fitted already
             "optim.max_epochs": 20 if occasion.num_rows < 20_000 else 10,
             "model.timm_image.frozen_norm_stats": occasion.num_rows < 5_000,
         }

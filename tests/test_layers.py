@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "automm_hpo"
 LAYERS = [
     ["errors"],
-    ["files", "process"],
+    ["files", "process", "hub"],
     ["config", "space", "problem", "metrics", "tracking"],
     ["presets", "datasets", "downloads"],
     ["data"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -11,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from .. import hub
 from ..errors import NotSupported, WeightsUnavailable
 
 KEY = "model.hf_text.checkpoint_name"
-HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
 ROWS_A_CALL = 4_096  # texts tokenised at once
 
 
@@ -84,7 +83,9 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         local = os.path.isdir(place) or place != spec.checkpoint_name or place.startswith((".", os.sep))
         if local and not os.path.isdir(place):
             raise FileNotFoundError(f"no such folder: {place}")
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local or not _ask_hub(place), trust_remote_code=False)
+        if not local and not (local := hub.cached(place, "tokenizer_config.json") is not None):
+            hub.ask(place)  # in seconds; the tokenizer's own loader would try for minutes
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # no network, no such repository, no tokenizer in it, ...
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise WeightsUnavailable(
@@ -96,32 +97,6 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None), 0)
     longest = min(spec.max_text_len, tokenizer.model_max_length)
     return TextTokenizer(tokenizer.backend_tokenizer.to_str(), int(pad), int(longest))
-
-
-_hub_failed: tuple[float, Exception] = (-1e9, ConnectionError())  # when it was last out of reach, and how
-
-
-def _ask_hub(repository: str) -> bool:
-    """Whether the hub must and can be asked; False where its files are here already.
-
-    Raises:
-        Exception: it does not answer.
-    """
-    import huggingface_hub
-
-    if isinstance(huggingface_hub.try_to_load_from_cache(repository, "tokenizer_config.json"), str):
-        return False
-    global _hub_failed
-    if time.monotonic() - _hub_failed[0] < 4 * HUB_TIMEOUT:  # the next of several models need not wait as long again
-        raise _hub_failed[1]
-    try:
-        huggingface_hub.HfApi().model_info(repository, timeout=HUB_TIMEOUT)
-    except huggingface_hub.errors.HfHubHTTPError:
-        raise
-    except Exception as error:  # the hub did not answer at all
-        _hub_failed = (time.monotonic(), error)
-        raise
-    return True
 
 
 def join_texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[str]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .. import hub
 from ..config import Config
 from ..config import HfText as HfTextConfig
 from ..data.batch import Batch
 from ..data.features import Features
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
-from . import hub
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

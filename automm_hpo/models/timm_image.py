@@ -17,13 +17,13 @@ from timm.models import PretrainedCfg
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from .. import hub
 from ..config import Config
 from ..config import TimmImage as TimmImageConfig
 from ..data.batch import Batch
 from ..data.features import Features
 from ..data.images import ImageSpec, Interpolation
 from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
-from . import hub
 
 KEY = "model.timm_image"
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from ..config import Config, Optim
 from ..data.batch import TensorCache
 from ..models import TRAINING_ONLY, TableModel
+from ..presets import PROBED_ROWS
 from .evaluate import predict_logits
 from .loop import TrainState, TrialData
 
-MOST_ROWS = 20_000  # beyond it an epoch of fine-tuning teaches the head soon enough, and the features take long
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
 MOST_ITERATIONS = 200
 
@@ -33,7 +34,8 @@ def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
     """Whether a trial begins with a probe: the head must see nothing but a pretrained backbone's features."""
     backbones = list(model.backbones.values())
     possible = len(backbones) == 1 and bool(getattr(backbones[0], "is_pretrained", False))
-    return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= MOST_ROWS))
+    # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
+    return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS))
 
 
 def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path) -> None:
@@ -42,7 +44,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
     Args:
         folder: keeps heads that were fitted in this search.
     """
-    head = state.model.head
+    head, started = state.model.head, time.perf_counter()
     fitted = _fitted_once(state.model, data, config, folder)
     with torch.no_grad():
         head.weight.copy_(fitted["weight"])
@@ -50,6 +52,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
     if state.average is not None:
         state.average.set(state.model)
     state.is_probed = True
+    state.seconds += time.perf_counter() - started
 
 
 def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from automm_hpo.data import text
+from automm_hpo import hub
 from automm_hpo.data.text import TextSpec, TextTokenizer, cover_texts, join_texts, load_tokenizer
 from automm_hpo.errors import WeightsUnavailable
 
@@ -57,7 +57,7 @@ def test_a_folder_without_a_tokenizer(tmp_path):
 def test_a_hub_out_of_reach_is_said_in_seconds(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setattr(text, "_hub_failed", (-1e9, ConnectionError()))
+    monkeypatch.setattr(hub, "_failed", (-1e9, ConnectionError()))
     started = time.monotonic()
     for name in ("nobody/nothing", "bert-base-uncased"):
         with pytest.raises(WeightsUnavailable, match=rf"{name}.*uses files you have"):

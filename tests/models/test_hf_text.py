@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel, T5Config, T5EncoderModel, ViTConfig
 
+from automm_hpo import hub
 from automm_hpo.config import Config
 from automm_hpo.data.features import Features
 from automm_hpo.errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
-from automm_hpo.models import build_model, check_model, describe_source, fetch_weights, hub, remember_source, text, text_spec
+from automm_hpo.models import build_model, check_model, describe_source, fetch_weights, remember_source, text, text_spec
 from automm_hpo.training.checkpoint import save_weights
 from automm_hpo.training.optim import build_optimizer, lr_scales
 

@@ -6,12 +6,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from automm_hpo import hub
 from automm_hpo.config import Config, TimmImage
 from automm_hpo.data.batch import Batch
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageSpec
 from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavailable
-from automm_hpo.models import build_model, check_model, fetch_weights, hub, image_spec
+from automm_hpo.models import build_model, check_model, fetch_weights, image_spec
 
 IMAGES = Features(num_images=1)
 

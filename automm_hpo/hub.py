@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import WeightsUnavailable
+from .errors import WeightsUnavailable
 
 TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
 _failed: tuple[float, Exception] = (-math.inf, ConnectionError())  # when the hub was last out of reach, and how
@@ -19,6 +19,26 @@ def cached(repo: str, file: str, revision: str | None = None) -> Path | None:
 
     found = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def ask(repo: str, revision: str | None = None) -> set[str]:
+    """The names of a repository's files.
+
+    Raises:
+        Exception: the hub has no such repository, or does not answer within seconds.
+    """
+    import huggingface_hub
+
+    global _failed
+    if time.monotonic() - _failed[0] < 4 * TIMEOUT:  # the next of several models need not wait as long again
+        raise _failed[1]
+    try:
+        return {file.rfilename for file in huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).siblings or ()}
+    except huggingface_hub.errors.HfHubHTTPError:
+        raise
+    except Exception as error:  # it did not answer at all
+        _failed = (time.monotonic(), error)
+        raise
 
 
 def fetch(repo: str, revision: str | None, choose: Callable[[set[str]], Iterable[str]], what: str, ways_out: str) -> None:
@@ -33,14 +53,8 @@ def fetch(repo: str, revision: str | None, choose: Callable[[set[str]], Iterable
     """
     import huggingface_hub
 
-    global _failed
     try:
-        if time.monotonic() - _failed[0] < 4 * TIMEOUT:  # the next of several models need not wait as long again
-            raise _failed[1]
-        files = {file.rfilename for file in huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).siblings or ()}
-        for file in choose(files):
+        for file in choose(ask(repo, revision)):
             huggingface_hub.hf_hub_download(repo, file, revision=revision)
     except Exception as error:  # no network, no such repository, no space, ...
-        if not isinstance(error, huggingface_hub.errors.HfHubHTTPError):  # the hub did not answer at all
-            _failed = (time.monotonic(), error)
         raise WeightsUnavailable(f"{what} (hub repository {repo}) cannot be fetched: {type(error).__name__}. {ways_out}") from None
