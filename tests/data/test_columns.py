@@ -56,6 +56,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([f"word{i}" for i in range(40)], "null", "no value comes twice"),
         ([f"word{i}" for i in range(40)] * 2, "categorical", "short strings"),
         ([f"hand {i}" for i in range(90)] + ["hand 1", None], "text", "hardly a value twice"),
+        ([f"{day}/05/2020" for day in range(1, 32)] * 2 + [f"{day}/06/2020" for day in range(1, 31)], "categorical", "dates?"),
         ([1, "a", None, 2.5], "null", "no value comes twice"),
         ([1, "a", None, 2.5, "a"], "categorical", "short strings"),
         ([1.5, 2.5, np.nan], "numerical", "dtype float64"),
