@@ -116,7 +116,7 @@ def _build_caches(plan: FitPlan, progress: Progress) -> None:
             store_cache(
                 plan.path / "search" / "cache",
                 name,
-                plan.data.encode(split, plan.encoders, progress.say),
+                plan.data.encode(split, plan.encoders, *([progress.say] if name == "valid" else [])),  # what is rare in training is no news
                 plan.encoders.geometry,
                 strategy=config.data.image.missing_value_strategy,
                 num_threads=config.env.num_workers,

@@ -49,7 +49,7 @@ from .models import (
     text_spec,
     used_models,
 )
-from .presets import Occasion, is_searching, join_tune_kwargs, resolve_preset
+from .presets import Occasion, is_searching, join_tune_kwargs, resolve_preset, searched_from
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
@@ -167,12 +167,18 @@ class FitPlan:
     deadline: float | None
 
 
-def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping[str, Any] | str | None, presets: str | None = None) -> SearchPlan:
+def plan_search(
+    layers: Sequence[Mapping[str, Any] | None],
+    tune_kwargs: Mapping[str, Any] | str | None,
+    presets: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> SearchPlan:
     """Takes the hyperparameters apart and checks that every trial they allow could start.
 
     Args:
         layers: hyperparameters of the predictor and of the call; a later one wins.
         presets: the name of what is added when the data are known (``plan_defaults``).
+        defaults: of what is searched, where they are not the fields' own.
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -191,7 +197,7 @@ def plan_search(layers: Sequence[Mapping[str, Any] | None], tune_kwargs: Mapping
             _check_space_and_settings(space, tune_kwargs)
         if space:
             settings = resolve_settings(settings, space)
-            points = first_points(settings, space, config.flat(), point_to_raw)
+            points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in space}, point_to_raw)
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):
@@ -230,7 +236,7 @@ def plan_defaults(
         find_device(search.config.env).type,
     )
     preset = resolve_preset(presets, occasion)
-    whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets)
+    whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))
     return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
 
 
@@ -293,15 +299,16 @@ def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
         WeightsUnavailable, InvalidInput
     """
     problems = Problems()
+    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
+        with problems.gather():
+            fetch_weights(config, encoders.features)
+    problems.raise_any()  # where weights cannot be had, the same would be said of their tokenizer
     configs = candidate_configs(search.config, search.space, ("model.names", *TEXT_KEYS))
     texts = [config for config in configs if "hf_text" in used_models(config, encoders.features)]
     tokenizers = {}
     for spec in cover_texts([text_spec(config) for config in texts]):
         with problems.gather():
             tokenizers[spec.checkpoint_name] = load_tokenizer(spec)
-    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
-        with problems.gather():
-            fetch_weights(config, encoders.features)
     problems.raise_any()
     return encoders.with_tokenizers(tokenizers)
 
@@ -374,6 +381,11 @@ def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     if data.columns.of_type(*IMAGE_TYPES):
         geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
     encoders = fit_encoders(data.columns, data.train.table, own, geometry)
+    if encoders.features == Features():
+        raise InvalidData(
+            f"no column to learn from: in the {len(data.train.table)} rows to train on, nothing of {', '.join(map(repr, data.columns.used))} comes twice. "
+            "Give column_types={column: 'text'} for columns that are worth reading, or other columns"
+        )
     problems, images = Problems(), {}
     for name, split in data.splits.items():
         with problems.gather():

@@ -172,6 +172,11 @@ def resolve_preset(name: str | None, occasion: Occasion) -> Preset:
     return Preset(default_hyperparameters(occasion)) if name is None else PRESETS[name](occasion)
 
 
+def searched_from(name: str | None, occasion: Occasion) -> Mapping[str, Any]:
+    """The values that a search begins with: those of the preset without its spaces."""
+    return resolve_preset(name and name.removesuffix("_hpo"), occasion).hyperparameters
+
+
 def join_tune_kwargs(preset: Preset, given: Mapping[str, Any] | str | None) -> Mapping[str, Any] | str | None:
     """What is given, over what the preset brings."""
     if not preset.tune_kwargs or (isinstance(given, str) and given.lower() not in TUNE_PRESETS):

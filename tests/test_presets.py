@@ -2,6 +2,7 @@
 
 import itertools
 
+import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor, space
@@ -116,3 +117,12 @@ def test_a_preset_searches_its_own_space_and_what_the_user_fixes_is_fixed(table,
     assert "model.real_mlp.dropout" in board
     assert "model.real_mlp.hidden_size" not in board
     assert board["optim.lr"].between(1e-3, 2e-3).all()
+
+
+@pytest.mark.parametrize("given", [{"presets": "medium_quality_hpo"}, {"hyperparameters": {"optim.lr": space.loguniform(1e-4, 1e-2)}}])
+def test_a_search_begins_with_the_defaults_of_the_data(given):
+    """Not with the fields' own: 1e-4 is no learning rate for a table."""
+    table = pd.DataFrame({"x": range(60), "y": [row % 3 for row in range(60)]})
+    plan = MultiModalPredictor("y").plan(table, hyperparameter_tune_kwargs={"num_trials": 1}, **given)
+    assert plan.trials["optim.lr"].tolist() == [1e-3]
+    assert given.get("presets") is None or plan.trials["model.real_mlp.dropout"].tolist() == [0.15]

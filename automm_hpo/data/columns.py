@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
+MOSTLY_DISTINCT = 0.9  # share of different values
+ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")  # of which nobody knows whether day or month comes first
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,15 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "numerical", "all values parse as numbers"
     if all(_is_date(pd.Series(values, dtype=object)) for values in (sample, texts)):
         return "datetime", "all values parse as ISO 8601 dates"
-    if texts.map(lambda value: len(value.split())).mean() >= 3:
+    words, distinct = texts.map(lambda value: len(value.split())).mean(), texts.nunique() / len(texts)
+    if words >= 3:
         return "text", "three words or more on average"
-    return "categorical", "short strings"
+    if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown
+        return "text", "a few words, hardly a value twice"
+    hint = "; dates? pd.to_datetime(..., format=...) reads them" if all(map(ODD_DATE.match, sample)) else ""
+    if distinct == 1:
+        return "null", f"no value comes twice, as in names and identifiers{hint}"
+    return "categorical", f"short strings{hint}"
 
 
 def _is_date(values: pd.Series) -> bool:

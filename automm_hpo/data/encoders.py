@@ -239,6 +239,7 @@ def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry
     problems.raise_any()
     limits = data.categorical
     categories = [fit_categories(table[column], limits.minimum_cat_count, limits.maximum_num_cat) for column in columns.of_type("categorical")]
+    categories = [encoder for encoder in categories if encoder.cardinality > 1]  # where all are too rare there is nothing to tell apart
     images: dict[Hashable, str] = {column: columns[column] for column in columns.of_type(*IMAGE_TYPES)}
     return Encoders(images, geometry if images else None, tuple(numbers), tuple(dates), tuple(categories), columns.of_type("text"))
 

@@ -95,7 +95,7 @@ def check(config: Config) -> None:
     MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise NotSupported(f"{KEY}: columns of text need the transformers library: pip install 'automm-hpo[text]'; or leave hf_text out of model.names")
+        raise NotSupported(f"{KEY}: columns of text need the transformers library: pip install 'automm-hpo[text]'; or leave them out, with column_types={{column: 'null'}}")
     name = config.model.hf_text.checkpoint_name
     if _local(name).is_dir():
         if not (_local(name) / CONFIG).is_file():
@@ -128,7 +128,8 @@ def _fetch(name: str, choose: Any) -> None:
         None,
         choose,
         f"{KEY}.checkpoint_name: {name!r}",
-        f"Ways out: {KEY}.checkpoint_name=<a folder you have>; run once where the hub can be reached; or leave hf_text out of model.names.",
+        f"Ways out: {KEY}.checkpoint_name=<a folder you have>; run once where the hub can be reached; "
+        "or leave the columns of text out, with column_types={column: 'null'}.",
     )
 
 

@@ -53,8 +53,12 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         (pd.Series(["a.png", "b.jpg"], dtype="category"), "categorical", "dtype category"),
         (["red", "blue"] * 20, "categorical", "2 distinct values in 40 rows"),
         (["1", "2"] * 20, "categorical", "2 distinct values in 40 rows"),  # before numerical, as the order says
-        ([f"word{i}" for i in range(40)], "categorical", "short strings"),
-        ([1, "a", None, 2.5], "categorical", "short strings"),
+        ([f"word{i}" for i in range(40)], "null", "no value comes twice"),
+        ([f"word{i}" for i in range(40)] * 2, "categorical", "short strings"),
+        ([f"hand {i}" for i in range(90)] + ["hand 1", None], "text", "hardly a value twice"),
+        ([f"{day}/05/2020" for day in range(1, 32)] * 2 + [f"{day}/06/2020" for day in range(1, 31)], "categorical", "dates?"),
+        ([1, "a", None, 2.5], "null", "no value comes twice"),
+        ([1, "a", None, 2.5, "a"], "categorical", "short strings"),
         ([1.5, 2.5, np.nan], "numerical", "dtype float64"),
         (pd.Series([1, 2, None], dtype="Int64"), "numerical", "dtype Int64"),
         ([str(i) for i in range(40)], "numerical", "all values parse as numbers"),
@@ -84,7 +88,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([f"this is sentence number {i}" for i in range(40)], "text", "three words"),
         (["~nosuchuser is no home", "~nor is this one", "a third text"], "text", "three words"),
         ([f"{i} a\0b \n" + "long " * 2000 for i in range(40)], "text", "three words"),
-        ([[1, 2], {"a": 1}, np.zeros(2)], "categorical", "short strings"),
+        ([[1, 2], {"a": 1}, np.zeros(2)], "text", "hardly a value twice"),
     ],
 )
 def test_inference(folder, values, kind, reason):
@@ -101,7 +105,7 @@ def test_file_names_that_are_not_utf8(folder):
     name = b"\xe9.png".decode("utf-8", "surrogateescape")  # what os.listdir gives
     Image.new("L", (4, 4)).save(folder / name)
     assert kind_of(pd.Series([name, "a.png"], dtype=object), folder) == ("image_path", "2 of 2 sampled values open as images")
-    assert kind_of(pd.Series([f"{name} {i}" for i in range(3)], dtype=object), folder)[0] == "categorical"
+    assert kind_of(pd.Series([f"{name} {i}" for i in range(3)], dtype=object), folder)[0] == "text"
 
 
 @pytest.fixture
