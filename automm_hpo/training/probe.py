@@ -2,7 +2,8 @@
 
 Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution" (arXiv:2202.10054): first the head alone,
 then all of it from there. The features of a backbone are computed once for a whole search, and the head that was fitted to them is kept beside
-the encoded data, where all trials with this backbone find it.
+the encoded data, where all trials with this backbone find it. Where several are brought together, the features of those that are pretrained
+and the columns of the table stand side by side (``models/fusion.py``).
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ MOST_ITERATIONS = 200
 
 
 def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
-    """Whether a trial begins with a probe: the head must see nothing but a pretrained backbone's features."""
-    backbones = list(model.backbones.values())
-    possible = len(backbones) == 1 and bool(getattr(backbones[0], "is_pretrained", False))
+    """Whether a trial begins with a probe: one of the backbones at least must be pretrained."""
+    possible = any(getattr(backbone, "is_pretrained", False) for backbone in model.backbones.values())
     # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
     return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS))
 
@@ -70,14 +70,19 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
 
 
 def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model that has the lowest loss on the validation rows."""
-    train, valid = (predict_logits(model, split, data.spec, config.env, model.features).double().numpy() for split in (data.train, data.valid))
+    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model that has the lowest loss on the validation rows.
+
+    What a fusion makes of the backbones' features is left out, its weights are zero: it has learned nothing yet.
+    """
+    num_new = int(model.fusion.num_new)  # type: ignore[arg-type]
+    train, valid = (predict_logits(model, split, data.spec, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
     mean, sd = train.mean(0), train.std(0) + 1e-6
     train, valid = (train - mean) / sd, (valid - mean) / sd
     fit = _fit_classes if data.problem.is_classification else _fit_values
     weight, bias = fit(train, data.train, valid, data.valid_target)
     weight = weight / sd  # of the features as they come
     bias = bias - weight @ mean
+    weight = np.pad(weight, ((0, 0), (num_new, 0)))
     return torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float().contiguous()
 
 
