@@ -26,6 +26,7 @@ from ..models import TRAINING_ONLY, TableModel
 from ..presets import PROBED_ROWS
 from .evaluate import predict_logits
 from .loop import TrainState, TrialData
+from .result import StopCheck
 
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
 MOST_ITERATIONS = 200
@@ -38,14 +39,16 @@ def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
     return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS))
 
 
-def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path) -> None:
-    """Gives the head the probe's weights; the next validation is the probe's own.
+def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> None:
+    """Gives the head the probe's weights; the next validation is the probe's own. Where there is no time for it, training begins without.
 
     Args:
         folder: keeps heads that were fitted in this search.
     """
     head, started = state.model.head, time.perf_counter()
-    fitted = _fitted_once(state.model, data, config, folder)
+    fitted = _fitted_once(state.model, data, config, folder, should_stop)
+    if fitted is None:
+        return
     with torch.no_grad():
         head.weight.copy_(fitted["weight"])
         head.bias.copy_(fitted["bias"])
@@ -55,18 +58,27 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
     state.seconds += time.perf_counter() - started
 
 
-def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path) -> dict[str, torch.Tensor]:
-    """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them."""
+def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> dict[str, torch.Tensor] | None:
+    """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them. None: there is no time."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
     file = folder / f"probe-{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
+            if should_stop(_feature_seconds(model, data, config)):
+                return None
             weight, bias = fit_head(model, data, config)
             save_file({"weight": weight, "bias": bias}, file.with_suffix(".tmp"))
             os.replace(file.with_suffix(".tmp"), file)
     return load_file(file)
+
+
+def _feature_seconds(model: TableModel, data: TrialData, config: Config) -> float:
+    """What the features of all rows will take, from a few of them."""
+    few, started = data.train.head(config.env.batch_size), time.perf_counter()
+    predict_logits(model, few, data.spec, config.env, model.features)
+    return (time.perf_counter() - started) / len(few) * (len(data.train) + len(data.valid))
 
 
 def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
