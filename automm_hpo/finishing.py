@@ -32,6 +32,7 @@ from .training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_na
 from .training.ensemble import select_members
 from .training.evaluate import Validation, pick_device, predict_logits, validate
 from .training.loop import TrialData, epoch_size, train_epochs
+from .training.probe import start_from_probe, wants_probe
 from .training.result import EpochResult
 
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
@@ -221,6 +222,9 @@ class _Finish:
         config = self.first.config.with_overrides(self.best.best_tuned)
         epochs, train = self.first.result.epoch, open_cache(self.cache, "train")
         seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
+        if epochs == 0:
+            self.progress.say("refit: the best epoch is the linear probe, before any training; there is nothing to train again", level=1)
+            return artifact
         if self._late(seconds):
             return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")
         rows = join_caches((train, self.valid), self.cache / "all.npy")
@@ -238,6 +242,10 @@ class _Finish:
         def should_stop(ahead: float) -> str | None:
             return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
 
+        if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
+            probed = TrialData(train, self.valid, self.problem, self.metric, image_spec(config), self.valid.target.numpy())
+            start_from_probe(state, probed, config, self.cache, should_stop)
+        state.is_probed = False  # its score is known
         *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
         if last.end in ("diverged", "time limit"):
             self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)

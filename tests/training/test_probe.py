@@ -91,3 +91,17 @@ def test_without_time_for_it_training_begins_without(trial, weights, tmp_path):
     start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: "time_limit" if ahead > 0 else None)
     assert not state.is_probed
     assert next(one.epochs(state)).epoch == 1
+
+
+@pytest.mark.parametrize("lr", [3e-3, 1e-12])
+def test_a_refit_begins_where_the_trial_did(small, here, fast, weights, lr):
+    hyperparameters = fast | {"model.timm_image.checkpoint_path": weights, "optim.lr": lr, "optim.max_epochs": 3}
+    predictor = MultiModalPredictor("label", validation_metric="log_loss", verbosity=0)
+    predictor.fit(small[0], hyperparameters=hyperparameters, save_path="run", tracking=None, refit=True)
+    summary = predictor.fit_summary()
+    if summary["best_epoch"] == 0:
+        assert "refit" not in summary
+    else:
+        assert summary["refit"]["rows"] == 200
+    if lr < 1e-9:  # nothing was learned but the probe
+        assert predictor.evaluate(small[0], metrics="accuracy")["accuracy"] > 0.5
