@@ -73,8 +73,9 @@ def run(options: argparse.Namespace, path: Path) -> None:
             def load_checkpoint(self, folder):
                 self.total = json.loads(Path(folder, "total.json").read_text())
 
-        population = options.scheduler in ("PBT", "PB2")
-        space = {"rate": tune.uniform(0.1, 1.0), "depth": 1 if population or options.searcher == "bayesopt" else tune.randint(1, 4) if options.searcher == "cmaes" else tune.choice([1, 2, 3])}
+        fixed_depth = options.scheduler in ("PBT", "PB2") or options.searcher == "bayesopt"
+        depth = 1 if fixed_depth else tune.randint(1, 4) if options.searcher == "cmaes" else tune.choice([1, 2, 3])
+        space = {"rate": tune.uniform(0.1, 1.0), "depth": depth}
         if options.searcher == "grid":
             space["rate"] = tune.grid_search([0.1, 0.5, 1.0])
         kwargs = {"searcher": options.searcher, "scheduler": options.scheduler, "num_trials": options.trials}
