@@ -19,7 +19,7 @@ LEAST_ACCURACY = {
     "04_reading_a_search": 0.6,
     "05_limits_failures_resuming": 0.4,
     "06_mixed_tables": 0.7,
-    "07_pretrained_backbones": 0.65,
+    "07_pretrained_backbones": 0.62,
 }
 DATA = ROOT / ".data"  # what the registries gave, kept from run to run
 DOWNLOADS = {
