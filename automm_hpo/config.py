@@ -340,7 +340,7 @@ class Optim(Section):
     linear_probe: Literal["auto", "on", "off"] = "auto"
     """``on``: a pretrained backbone's features of the training rows are computed once, a regularised linear model is fitted to them, and the
     head starts from it (Kumar et al. 2022, arXiv:2202.10054). Its score is epoch 0 of the trial: an answer within seconds, and what training
-    must beat. ``auto``: on for a pretrained backbone alone, and up to 20,000 rows."""
+    must beat. Of several models the features stand side by side, with the table's columns. ``auto``: on where one is pretrained, up to 20,000 rows."""
     label_smoothing: Annotated[Fraction, Live()] = 0.0
     """Probability mass spread evenly over the classes (cross entropy only)."""
     class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None

@@ -26,9 +26,10 @@ from .hpo.ray_space import values_of
 from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord
 from .hpo.session import COMPLETE, Outcome, is_finished, write_outcome
 from .hpo.settings import DEFAULT_KEEP_TRIALS
+from .hpo.table import value_text
 from .hpo.training import Training, close_splits
 from .hpo.trial import TrialTask
-from .models import build_model
+from .models import build_model, used_models
 from .plan import FitPlan
 from .process import Interruption, process_unchanged
 from .results import SearchResults
@@ -210,9 +211,18 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
     )
     for line in data.columns.lines():
         progress.say(f"  {line}")
+    models, fixed = used_models(search.config, plan.encoders.features), search.config.flat()
+    chosen = {key: fixed[key] for key in search.added if key not in search.space and _concerns(key, models)}
+    if chosen:
+        progress.say("chosen for these data: " + ", ".join(f"{key.removeprefix('optim.')}={value_text(value)}" for key, value in chosen.items()))
     if search.space:
         settings = search.settings
         progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")
     if trials := records.trials():
         ended = sum(record.has_ended for record in trials)
         progress.say(f"resuming {plan.path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
+
+
+def _concerns(key: str, models: tuple[str, ...]) -> bool:
+    """Whether a hyperparameter is of the optimizer, say, or of a model that is used."""
+    return not key.startswith("model.") or key.split(".")[1] in models

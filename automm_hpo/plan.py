@@ -25,7 +25,6 @@ from .errors import (
     BadImages,
     InvalidArgument,
     InvalidData,
-    InvalidHyperparameter,
     InvalidSpace,
     InvalidTuneSettings,
     NotSupported,
@@ -35,17 +34,14 @@ from .errors import (
 from .hpo.cluster import known_resources
 from .hpo.job import first_points, limits_of, resolve_settings
 from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
-from .hpo.scheduler_args import WAITING
 from .hpo.session import SearchIdentity
-from .hpo.settings import DEFAULT_KEEP_TRIALS, DEFAULT_NUM_TRIALS, TuneSettings, check_resources, local_resources, parse_tune_settings
-from .hpo.trial import NUM_STATES
+from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .metrics import DEFAULT_METRIC, OBJECT, Metric, check_fits, find_metric
 from .models import (
     GEOMETRY_KEYS,
     MODEL_KEYS,
     MODELS,
     TEXT_KEYS,
-    build_model,
     check_model,
     fetch_weights,
     image_spec,
@@ -57,7 +53,6 @@ from .presets import Occasion, is_searching, join_tune_kwargs, resolve_preset, s
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
-from .training.losses import losses_for
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
     "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",
@@ -137,8 +132,9 @@ class SearchPlan:
     """What is tried. Without a space, ``settings`` are the defaults and there is one trial.
 
     Attributes:
-        given: the fixed values that the user gave, by canonical key.
+        given: the fixed values, by canonical key: what the user gave, and what a preset or these data add to it.
         first_points: raw proposals to try before the searcher's own.
+        added: of ``given`` and ``space``, the keys that a preset or these data added.
     """
 
     config: Config
@@ -146,6 +142,7 @@ class SearchPlan:
     space: SearchSpace
     settings: TuneSettings
     first_points: tuple[RawProposal, ...] = ()
+    added: tuple[str, ...] = ()
 
     @property
     def num_trials(self) -> int:
@@ -239,109 +236,8 @@ def plan_defaults(
         find_device(search.config.env).type,
     )
     preset = resolve_preset(presets, occasion)
-    return plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))
-
-
-def check_same_metric(metric: Metric) -> None:
-    """Raises:
-    NotSupported: nobody can tell whether a search was begun with this very metric.
-    """
-    if metric.is_object:
-        raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
-
-
-def check_training(search: SearchPlan, problem: Problem, features: Features) -> None:
-    """Raises:
-    InvalidHyperparameter: a loss, class weights or mixup that do not suit the problem or the columns; all problems together.
-    """
-    problems = Problems()
-    for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
-        given, losses, mixup = config.optim.class_weights, losses_for(problem), config.data.mixup
-        if config.optim.loss_func not in ("auto", *losses):
-            problems.add(
-                InvalidHyperparameter(f"optim.loss_func: expected auto, {', '.join(losses)} for a {problem.problem_type} problem, got {config.optim.loss_func}")
-            )
-        if given is not None and not problem.is_classification:
-            problems.add(
-                InvalidHyperparameter(f"optim.class_weights: expected None, got {given!r}: a regression has no classes; weigh rows with sample_weight")
-            )
-        elif isinstance(given, tuple) and len(given) != problem.num_outputs:
-            classes = ", ".join(map(repr, problem.class_labels[:10])) + (", ..." if problem.num_outputs > 10 else "")
-            expected = f"one for each of the {problem.num_outputs} classes {classes}"
-            problems.add(InvalidHyperparameter(f"optim.class_weights: expected {expected}, got {len(given)}"))
-        if mixup.turn_on and (not problem.is_classification or features != Features(num_images=1)):
-            problems.add(
-                InvalidHyperparameter("data.mixup.turn_on: mixup is for classes, and for tables of one image column and nothing else; set it to False")
-            )
-        if mixup.turn_on and not mixup.mixup_alpha and not mixup.cutmix_alpha:
-            problems.add(InvalidHyperparameter("data.mixup.turn_on: mixup_alpha and cutmix_alpha are both 0, and nothing would be mixed"))
-    problems.raise_any()
-
-
-def check_goal(settings: TuneSettings, metric: Metric) -> None:
-    """Raises:
-    InvalidTuneSettings: ``mode`` is not the metric's own.
-    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
-    """
-    if not isinstance(settings.scheduler, str):
-        from .hpo.schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
-
-        check_given_scheduler(settings.scheduler, metric.name)
-    own = "max" if metric.higher_is_better else "min"
-    if settings.mode not in (None, own):
-        better = "more" if own == "max" else "less"
-        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")
-
-
-def num_parallel(search: SearchPlan) -> int:
-    """Trials at a time on this machine."""
-    if not search.space:
-        return 1
-    there = local_resources()
-    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | search.settings.resources
-    slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
-    return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
-
-
-def peak_bytes(settings: TuneSettings, slots: int, weights: int) -> int:
-    """The most that checkpoints can take at a time.
-
-    Args:
-        slots: trials at a time.
-        weights: bytes of one set of weights; the state of an optimizer (AdamW's two moments) takes twice as many at most.
-    """
-    kept_live = slots if settings.scheduler not in WAITING else settings.num_trials or slots  # paused trials keep their state too
-    running = kept_live * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * 2 * weights)
-    ended = (settings.keep_trials or DEFAULT_KEEP_TRIALS) + settings.num_to_keep  # the best one keeps several epochs, for their average
-    return running + ended * weights
-
-
-def check_models(search: SearchPlan, features: Features) -> None:
-    """Raises:
-    AutoMMHPOError: a trial's models do not suit the columns; all problems together.
-    """
-    problems = Problems()
-    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
-        with problems.gather():
-            check_model(config, features)
-    problems.raise_any()
-
-
-def check_quota(search: SearchPlan, problem: Problem, features: Features) -> None:
-    """Raises:
-    InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
-    """
-    quota = search.settings.disk_quota_mb
-    if quota is None:
-        return
-    models = [build_model(config, features, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
-    weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
-    peak = peak_bytes(search.settings, num_parallel(search), weights) / 1e6
-    if peak > quota:
-        raise InvalidTuneSettings(
-            f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak:.0f} MB ({num_parallel(search)} trials at a time, "
-            f"{weights / 1e6:.1f} MB a set of weights); lower max_concurrent_trials, num_to_keep or keep_trials"
-        )
+    whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))
+    return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
 
 
 def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any]) -> SearchIdentity:
@@ -504,6 +400,17 @@ def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     return encoders
 
 
+def check_models(search: SearchPlan, features: Features) -> None:
+    """Raises:
+    AutoMMHPOError: a trial's models do not suit the columns; all problems together.
+    """
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
+        with problems.gather():
+            check_model(config, features)
+    problems.raise_any()
+
+
 def plan_embedding(layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None) -> tuple[Config, Encoders]:
     """What an untrained, pretrained model makes of a table's images and texts; it has nothing to say of the other columns.
 
@@ -566,5 +473,3 @@ def check_problem_type(problem_type: str | None) -> None:
     if problem_type is not None and problem_type not in known:
         hint = did_you_mean(str(problem_type), known)
         raise InvalidArgument(f"problem_type: expected one of {', '.join(known)}, got {problem_type!r}.{hint}")
-
-

@@ -18,6 +18,7 @@ from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_tracking, check_unused, checked_numbers, plan_path
 from .artifact import Artifact, Embedder, load_artifact, save_artifact
+from .checks import check_goal, check_quota, check_same_metric, check_training
 from .config import Config
 from .data.batch import TensorCache
 from .data.cache import BadImage, build_cache, describe
@@ -35,12 +36,8 @@ from .plan import (
     FEATURE_EXTRACTION,
     FitPlan,
     Target,
-    check_goal,
     check_models,
     check_problem_type,
-    check_quota,
-    check_same_metric,
-    check_training,
     plan_data,
     plan_defaults,
     plan_embedding,

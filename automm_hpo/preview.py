@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from .checks import is_averaged, num_parallel, peak_bytes
 from .config import Config
 from .data.cache import open_cache, store_cache
 from .hpo.training import build_state
 from .metrics import Metric
 from .models import MODEL_KEYS, image_spec
-from .plan import FitPlan, Split, num_parallel, peak_bytes
+from .plan import FitPlan, Split
 from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
@@ -83,7 +84,7 @@ def _preview(plan: FitPlan) -> Preview:
     mean_seconds = float(trials["seconds"].mean())
     rounds = math.ceil(search.num_trials / slots)
     weights = max(size for _, size in costs.values())
-    peak = peak_bytes(search.settings, slots, weights)
+    peak = peak_bytes(search.settings, slots, weights, is_averaged(search))
     return Preview(trials, search.num_trials, slots, mean_seconds * rounds, peak, plan.path)
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 MAX_EPOCHS = 8
+ARGUMENTS = {"bandit": {"slack_factor": 0.2}, "truncation": {"truncation_percentage": 25}}  # of schedulers that want some
 MARK = "AUTOMM_HPO_KILLS"  # in the environment of a killed call, and so of everything it started
 
 
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
         if options.searcher == "grid":
             space["rate"] = tune.grid_search([0.1, 0.5, 1.0])
         kwargs = {"searcher": options.searcher, "scheduler": options.scheduler, "num_trials": options.trials}
+        kwargs |= {"scheduler_init_args": ARGUMENTS[options.scheduler]} if options.scheduler in ARGUMENTS else {}
         tune_objective(Curve, space, kwargs, "total", "max", max_epochs=MAX_EPOCHS, save_path=path, seed=0, tracking=None, verbosity=0)
         return
     from automm_hpo import MultiModalPredictor

@@ -20,6 +20,7 @@ LAYERS = [
     ["artifact", "plots", "arguments"],
     ["results"],
     ["plan", "searching"],
+    ["checks"],
     ["finishing", "preview"],
     ["fitting", "objective"],
     ["predictor"],

@@ -73,7 +73,7 @@ class Training:
         if newest := newest_checkpoint(folder.checkpoints):
             restore_state(newest[0], state, config)
         elif wants_probe(state.model, config.optim, len(data.train)):
-            start_from_probe(state, data, config, folder.path.parent.parent / "cache")
+            start_from_probe(state, data, config, folder.path.parent.parent / "cache", should_stop)
         for result in train_epochs(state, data, config, self.seed, should_stop):
             if result.end != "diverged":  # the last finite checkpoint stays the newest
                 prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES - 1)

@@ -128,7 +128,8 @@ def build_model(config: Config, features: Features, num_outputs: int, load_weigh
     fusion_config, sizes = config.model.fusion_mlp, [backbone.num_features for backbone in backbones.values()]
     if len(backbones) == 1:
         return TableModel(backbones, Only(*sizes), num_outputs)
-    return TableModel(backbones, FusionMlp(fusion_config, sizes), num_outputs, fusion_config.aux_loss_weight)
+    columns = [None if getattr(backbone, "is_pretrained", False) else tabular.Columns(features, MODELS[name].reads) for name, backbone in backbones.items()]
+    return TableModel(backbones, FusionMlp(fusion_config, sizes, columns), num_outputs, fusion_config.aux_loss_weight)
 
 
 def is_pretrained(config: Config, features: Features) -> bool:

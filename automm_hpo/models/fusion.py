@@ -9,38 +9,56 @@ from torch import nn
 
 from ..config import FusionMlp as FusionMlpConfig
 from ..data.batch import Batch
-from .tabular import mlp
+from .tabular import Columns, mlp
 
 
 class Only(nn.Module):
     """The fusion of a single backbone: nothing to do."""
 
+    num_new = 0
+
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
-    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, parts: list[torch.Tensor], batch: Batch) -> torch.Tensor:
         [features] = parts
         return features
 
 
 class FusionMlp(nn.Module):
-    """Each modality is normalised and brought to one width, then a multilayer perceptron sees them side by side."""
+    """Each modality is normalised and brought to one width, then a multilayer perceptron sees them side by side.
 
-    def __init__(self, own: FusionMlpConfig, sizes: Sequence[int]) -> None:
+    Beside what it makes of them stands what a linear model can read of each: a pretrained backbone's features, and in place of a table
+    network's, which are random at first, its columns. So the head is a linear model of all modalities plus what the perceptron adds to it,
+    and can begin as the linear one alone (``training/probe.py``): better than each modality before any step.
+
+    Args:
+        sizes: features of each backbone.
+        columns: of each, what stands for it; None: its own features.
+
+    Attributes:
+        num_new: of its features, the first so many are the perceptron's.
+    """
+
+    def __init__(self, own: FusionMlpConfig, sizes: Sequence[int], columns: Sequence[Columns | None]) -> None:
         super().__init__()
         width = max(sizes)
         self.modality_dropout = own.modality_dropout
         self.adapters = nn.ModuleList(nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width)) for size in sizes)
         self.layers = mlp(width * len(sizes), own.hidden_sizes, own.activation, "layer_norm", own.dropout)
-        self.num_features = own.hidden_sizes[-1]
+        self.num_new = own.hidden_sizes[-1]
+        self.columns = tuple(columns)
+        self.num_features = self.num_new + sum(size if own is None else own.num_features for size, own in zip(sizes, columns, strict=True))
 
-    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        """M times (B, F_m) -> (B, F)."""
-        adapted = torch.stack([adapter(part) for adapter, part in zip(self.adapters, parts, strict=True)], 1)  # (B, M, width)
+    def forward(self, parts: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+        """M times (B, F_m) -> (B, num_features)."""
+        adapted = [adapter(part) for adapter, part in zip(self.adapters, parts, strict=True)]
+        linear = [part if columns is None else columns(batch) for columns, part in zip(self.columns, parts, strict=True)]
         if self.training and self.modality_dropout:
-            adapted = adapted * kept_modalities(len(adapted), len(parts), self.modality_dropout, adapted.device).unsqueeze(-1)
-        return self.layers(adapted.flatten(1))
+            kept = kept_modalities(len(batch), len(parts), self.modality_dropout, parts[0].device).unsqueeze(-1).unbind(1)  # M times (B, 1)
+            adapted, linear = ([part * mask for part, mask in zip(each, kept, strict=True)] for each in (adapted, linear))
+        return torch.cat([self.layers(torch.cat(adapted, 1)), *linear], 1)
 
 
 def kept_modalities(num_rows: int, num_modalities: int, dropout: float, device: torch.device) -> torch.Tensor:
@@ -54,7 +72,7 @@ class TableModel(nn.Module):
 
     Args:
         backbones: by name, each ``(Batch) -> (B, num_features)``.
-        fusion: takes their features as a list.
+        fusion: takes their features as a list, and the batch.
         aux_loss_weight: of a head on each backbone alone, in training; 0: there are none.
     """
 
@@ -69,7 +87,7 @@ class TableModel(nn.Module):
 
     def features(self, batch: Batch) -> torch.Tensor:
         """(B, F): the embedding of each row."""
-        return self.fusion([backbone(batch) for backbone in self.backbones.values()])
+        return self.fusion([backbone(batch) for backbone in self.backbones.values()], batch)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.head(self.features(batch))  # (B, num_outputs)
@@ -82,7 +100,7 @@ class TableModel(nn.Module):
             [features] = parts.values()
             return [(logits, 1 / num_members) for logits in self._member_logits(features, num_members)]
         own = [(head(parts[name]), self.aux_loss_weight) for name, head in self.aux_heads.items()]
-        return [(self.head(self.fusion(list(parts.values()))), 1.0), *own]
+        return [(self.head(self.fusion(list(parts.values()), batch)), 1.0), *own]
 
     def _member_logits(self, features: torch.Tensor, num_members: int) -> torch.Tensor:
         """(members, B, num_outputs), whose mean is the head's answer."""

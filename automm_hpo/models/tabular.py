@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from ..errors import InvalidHyperparameter
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "selu": nn.SELU, "silu": nn.SiLU, "mish": nn.Mish,
 }  # fmt: skip
+MOST_INDICATORS = 100  # of one column
 NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "none": nn.Identity}
 
 
@@ -27,6 +29,36 @@ def mlp(num_inputs: int, sizes: Sequence[int], activation: str, normalization: s
     for before, after in zip([num_inputs, *sizes], sizes, strict=False):
         layers += [nn.Linear(before, after), NORMALIZATIONS[normalization](after), ACTIVATIONS[activation](), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns as a linear model reads them: (B, Dn) numbers as they are, and an indicator for each category that training had.
+
+    Columns of more than ``MOST_INDICATORS`` categories are left to the networks.
+
+    Args:
+        features: what the table has.
+        reads: which fields of it are meant; those of other modalities give nothing.
+    """
+
+    features: Features
+    reads: tuple[str, ...]
+
+    @property
+    def num_features(self) -> int:
+        numbers = len(self.features.numeric) if "numeric" in self.reads else 0
+        return numbers + sum(num_codes - 1 for _, num_codes in self._categories)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        numbers = batch.numeric if "numeric" in self.reads else batch.numeric[:, :0]
+        return torch.cat([numbers, *(F.one_hot(batch.categorical[:, column], num_codes)[:, 1:].float() for column, num_codes in self._categories)], 1)
+
+    @property
+    def _categories(self) -> list[tuple[int, int]]:
+        if "cardinalities" not in self.reads:
+            return []
+        return [(column, num_codes) for column, num_codes in enumerate(self.features.cardinalities) if num_codes - 1 <= MOST_INDICATORS]
 
 
 class NumericalMlp(nn.Module):

@@ -95,8 +95,8 @@ def check(config: Config) -> None:
     MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
     """
     if importlib.util.find_spec("transformers") is None:
-        way_out = "or leave them out, with column_types={column: 'null'}"
-        raise NotSupported(f"{KEY}: columns of text need the transformers library: pip install 'automm-hpo[text]'; {way_out}")
+        way_out = "pip install 'automm-hpo[text]'; or leave them out, with column_types={column: 'null'}"
+        raise NotSupported(f"{KEY}: columns of text need the transformers library: {way_out}")
     name = config.model.hf_text.checkpoint_name
     if _local(name).is_dir():
         if not (_local(name) / CONFIG).is_file():

@@ -2,7 +2,8 @@
 
 Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution" (arXiv:2202.10054): first the head alone,
 then all of it from there. The features of a backbone are computed once for a whole search, and the head that was fitted to them is kept beside
-the encoded data, where all trials with this backbone find it.
+the encoded data, where all trials with this backbone find it. Where several are brought together, the features of those that are pretrained
+and the columns of the table stand side by side (``models/fusion.py``).
 """
 
 from __future__ import annotations
@@ -25,27 +26,29 @@ from ..models import TRAINING_ONLY, TableModel
 from ..presets import PROBED_ROWS
 from .evaluate import predict_logits
 from .loop import TrainState, TrialData
+from .result import StopCheck
 
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
 MOST_ITERATIONS = 200
 
 
 def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
-    """Whether a trial begins with a probe: the head must see nothing but a pretrained backbone's features."""
-    backbones = list(model.backbones.values())
-    possible = len(backbones) == 1 and bool(getattr(backbones[0], "is_pretrained", False))
+    """Whether a trial begins with a probe: one of the backbones at least must be pretrained."""
+    possible = any(getattr(backbone, "is_pretrained", False) for backbone in model.backbones.values())
     # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
     return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS))
 
 
-def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path) -> None:
-    """Gives the head the probe's weights; the next validation is the probe's own.
+def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> None:
+    """Gives the head the probe's weights; the next validation is the probe's own. Where there is no time for it, training begins without.
 
     Args:
         folder: keeps heads that were fitted in this search.
     """
     head, started = state.model.head, time.perf_counter()
-    fitted = _fitted_once(state.model, data, config, folder)
+    fitted = _fitted_once(state.model, data, config, folder, should_stop)
+    if fitted is None:
+        return
     with torch.no_grad():
         head.weight.copy_(fitted["weight"])
         head.bias.copy_(fitted["bias"])
@@ -55,29 +58,43 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
     state.seconds += time.perf_counter() - started
 
 
-def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path) -> dict[str, torch.Tensor]:
-    """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them."""
+def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> dict[str, torch.Tensor] | None:
+    """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them. None: there is no time."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
     file = folder / f"probe-{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
+            if should_stop(_feature_seconds(model, data, config)):
+                return None
             weight, bias = fit_head(model, data, config)
             save_file({"weight": weight, "bias": bias}, file.with_suffix(".tmp"))
             os.replace(file.with_suffix(".tmp"), file)
     return load_file(file)
 
 
+def _feature_seconds(model: TableModel, data: TrialData, config: Config) -> float:
+    """What the features of all rows will take, from a few of them."""
+    few, started = data.train.head(config.env.batch_size), time.perf_counter()
+    predict_logits(model, few, data.spec, config.env, model.features)
+    return (time.perf_counter() - started) / len(few) * (len(data.train) + len(data.valid))
+
+
 def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model that has the lowest loss on the validation rows."""
-    train, valid = (predict_logits(model, split, data.spec, config.env, model.features).double().numpy() for split in (data.train, data.valid))
+    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model that has the lowest loss on the validation rows.
+
+    What a fusion makes of the backbones' features is left out, its weights are zero: it has learned nothing yet.
+    """
+    num_new = int(model.fusion.num_new)  # type: ignore[arg-type]
+    train, valid = (predict_logits(model, split, data.spec, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
     mean, sd = train.mean(0), train.std(0) + 1e-6
     train, valid = (train - mean) / sd, (valid - mean) / sd
     fit = _fit_classes if data.problem.is_classification else _fit_values
     weight, bias = fit(train, data.train, valid, data.valid_target)
     weight = weight / sd  # of the features as they come
     bias = bias - weight @ mean
+    weight = np.pad(weight, ((0, 0), (num_new, 0)))
     return torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float().contiguous()
 
 

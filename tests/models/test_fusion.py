@@ -3,8 +3,10 @@ import dataclasses
 import pytest
 import torch
 
+from automm_hpo.data.features import Features
 from automm_hpo.models import build_model
 from automm_hpo.models.fusion import kept_modalities
+from automm_hpo.models.tabular import Columns
 
 MIXED = ("timm_image", "hf_text", "real_mlp", "fusion_mlp")
 
@@ -44,4 +46,35 @@ def test_every_modality_counts(make_config, features, make_batch):
 
 def test_widths_are_the_configs(make_config, features):
     model = build_model(make_config(*MIXED, model__fusion_mlp__hidden_sizes=[40, 24]), features, 3)
-    assert model.head.in_features == 24
+    assert model.fusion.num_new == 24
+
+
+def test_what_a_linear_model_can_read_stands_beside(make_config, features, make_batch):
+    """Features of pretrained backbones, numbers as they are, categories as indicators; nothing of what begins at random."""
+    model, batch = build_model(make_config(*MIXED), features, 3).eval(), make_batch(6)
+    text = model.backbones["hf_text"]
+    assert text.is_pretrained
+    assert not model.backbones["timm_image"].is_pretrained
+    beside = model.features(batch)[:, model.fusion.num_new :]
+    indicators = [torch.eye(num_codes)[codes, 1:] for num_codes, codes in zip(features.cardinalities, batch.categorical.unbind(1), strict=True)]
+    assert torch.equal(beside, torch.cat([text(batch), batch.numeric, *indicators], 1))
+
+
+def test_columns_of_many_categories_are_left_to_the_networks(make_batch):
+    batch, features = make_batch(4), Features(numeric=("age",), cardinalities=(3, 2_000))
+    columns = Columns(features, ("numeric", "cardinalities"))
+    assert columns.num_features == 3
+    batch = dataclasses.replace(batch, numeric=batch.numeric[:, :1], categorical=torch.tensor([[0, 5], [1, 1999], [2, 0], [2, 1]]))
+    assert columns(batch)[:, 1:].tolist() == [[0, 0], [1, 0], [0, 1], [0, 1]]
+    assert Columns(features, ("num_images",))(batch).shape == (4, 0)
+
+
+def test_a_dropped_modality_is_dropped_beside_too(make_config, features, make_batch):
+    torch.manual_seed(0)
+    config = make_config("hf_text", "real_mlp", "fusion_mlp", model__fusion_mlp__modality_dropout=0.5)
+    model, batch = build_model(config, dataclasses.replace(features, num_images=0), 3), make_batch(60)
+    beside = model.train().features(batch)[:, model.fusion.num_new :]
+    text, table = (part.abs().sum(1) > 0 for part in (beside[:, :32], beside[:, 32:]))
+    assert (text | table).all()
+    assert not text.all()
+    assert not table.all()

@@ -26,7 +26,7 @@ def probed(trial, weights, tmp_path):
     """(trial, its state after the probe)."""
     one = trial(model__timm_image__checkpoint_path=weights)
     state: TrainState = one.state()
-    start_from_probe(state, one.data, one.config, tmp_path / "cache")
+    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: None)
     return one, state
 
 
@@ -52,7 +52,7 @@ def test_a_search_fits_a_probe_once(probed, tmp_path, monkeypatch):
     one, state = probed
     monkeypatch.setattr("automm_hpo.training.probe.fit_head", None)  # would raise
     again = one.state()
-    start_from_probe(again, one.data, one.config.with_overrides({"optim.lr": 1.0, "model.timm_image.drop_rate": 0.3}), tmp_path / "cache")
+    start_from_probe(again, one.data, one.config.with_overrides({"optim.lr": 1.0, "model.timm_image.drop_rate": 0.3}), tmp_path / "cache", lambda ahead: None)
     assert torch.equal(again.model.head.weight, state.model.head.weight)
 
 
@@ -83,3 +83,11 @@ def test_regression_has_a_probe_too(small, here, fast, weights):
     curves = predictor.search.curves()
     assert curves["epoch"].tolist() == [0, 1, 2]
     assert curves["metric"][0] < 1.2 * table["label"].std()  # random features: hardly better than the mean, but not worse
+
+
+def test_without_time_for_it_training_begins_without(trial, weights, tmp_path):
+    one = trial(model__timm_image__checkpoint_path=weights)
+    state = one.state()
+    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: "time_limit" if ahead > 0 else None)
+    assert not state.is_probed
+    assert next(one.epochs(state)).epoch == 1

@@ -1,0 +1,113 @@
+"""What a search must not be: checked once the data are known, before anything is started. All problems of a check are raised together."""
+
+from __future__ import annotations
+
+from .data.features import Features
+from .errors import InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
+from .hpo.ray_space import candidate_configs, values_of
+from .hpo.scheduler_args import WAITING
+from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
+from .hpo.trial import NUM_STATES
+from .metrics import Metric
+from .models import MODEL_KEYS, build_model
+from .plan import SearchPlan
+from .problem import Problem
+from .training.losses import losses_for
+
+
+def check_same_metric(metric: Metric) -> None:
+    """Raises:
+    NotSupported: nobody can tell whether a search was begun with this very metric.
+    """
+    if metric.is_object:
+        raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
+
+
+def check_training(search: SearchPlan, problem: Problem, features: Features) -> None:
+    """Raises:
+    InvalidHyperparameter: a loss, class weights or mixup that do not suit the problem or the columns; all problems together.
+    """
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
+        given, losses, mixup = config.optim.class_weights, losses_for(problem), config.data.mixup
+        if config.optim.loss_func not in ("auto", *losses):
+            problems.add(
+                InvalidHyperparameter(f"optim.loss_func: expected auto, {', '.join(losses)} for a {problem.problem_type} problem, got {config.optim.loss_func}")
+            )
+        if given is not None and not problem.is_classification:
+            problems.add(
+                InvalidHyperparameter(f"optim.class_weights: expected None, got {given!r}: a regression has no classes; weigh rows with sample_weight")
+            )
+        elif isinstance(given, tuple) and len(given) != problem.num_outputs:
+            classes = ", ".join(map(repr, problem.class_labels[:10])) + (", ..." if problem.num_outputs > 10 else "")
+            expected = f"one for each of the {problem.num_outputs} classes {classes}"
+            problems.add(InvalidHyperparameter(f"optim.class_weights: expected {expected}, got {len(given)}"))
+        if mixup.turn_on and (not problem.is_classification or features != Features(num_images=1)):
+            problems.add(
+                InvalidHyperparameter("data.mixup.turn_on: mixup is for classes, and for tables of one image column and nothing else; set it to False")
+            )
+        if mixup.turn_on and not mixup.mixup_alpha and not mixup.cutmix_alpha:
+            problems.add(InvalidHyperparameter("data.mixup.turn_on: mixup_alpha and cutmix_alpha are both 0, and nothing would be mixed"))
+    problems.raise_any()
+
+
+def check_goal(settings: TuneSettings, metric: Metric) -> None:
+    """Raises:
+    InvalidTuneSettings: ``mode`` is not the metric's own.
+    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+    """
+    if not isinstance(settings.scheduler, str):
+        from .hpo.schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
+
+        check_given_scheduler(settings.scheduler, metric.name)
+    own = "max" if metric.higher_is_better else "min"
+    if settings.mode not in (None, own):
+        better = "more" if own == "max" else "less"
+        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")
+
+
+def num_parallel(search: SearchPlan) -> int:
+    """Trials at a time on this machine."""
+    if not search.space:
+        return 1
+    there = local_resources()
+    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | search.settings.resources
+    slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
+    return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
+
+
+def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool = False) -> int:
+    """The most that checkpoints can take at a time.
+
+    Args:
+        slots: trials at a time.
+        weights: bytes of one set of weights; the state of an optimizer (AdamW's two moments) takes twice as many at most.
+        averaged: a running average is what is kept, and the weights that learn are part of the state.
+    """
+    state = (3 if averaged else 2) * weights
+    kept_live = slots if settings.scheduler not in WAITING else settings.num_trials or slots  # paused trials keep their state too
+    running = kept_live * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * state)
+    ended = (settings.keep_trials or DEFAULT_KEEP_TRIALS) + settings.num_to_keep  # the best one keeps several epochs, for their average
+    return running + ended * weights
+
+
+def is_averaged(search: SearchPlan) -> bool:
+    """Whether a trial may keep a running average of its weights."""
+    return any(values_of("optim.ema_decay", search.config, search.space))
+
+
+def check_quota(search: SearchPlan, problem: Problem, features: Features) -> None:
+    """Raises:
+    InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
+    """
+    quota = search.settings.disk_quota_mb
+    if quota is None:
+        return
+    models = [build_model(config, features, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
+    weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
+    peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search)) / 1e6
+    if peak > quota:
+        raise InvalidTuneSettings(
+            f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak:.0f} MB ({num_parallel(search)} trials at a time, "
+            f"{weights / 1e6:.1f} MB a set of weights); lower max_concurrent_trials, num_to_keep or keep_trials"
+        )
