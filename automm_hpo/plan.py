@@ -320,7 +320,8 @@ def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any]
         )
     if not space and tune_kwargs is not None:
         raise InvalidTuneSettings(
-            "hyperparameter_tune_kwargs is given, and no hyperparameter has a search space: give one a tune.* space, or leave hyperparameter_tune_kwargs out"
+            "hyperparameter_tune_kwargs is given, and no hyperparameter has a search space: give one a tune.* space, name a preset that has "
+            "(presets='medium_quality_hpo'), or leave hyperparameter_tune_kwargs out"
         )
 
 

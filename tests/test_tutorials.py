@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from automm_hpo import downloads
+from automm_hpo import MultiModalPredictor, downloads
 from automm_hpo.errors import MissingData
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ LEAST_ACCURACY = {
     "04_reading_a_search": 0.6,
     "05_limits_failures_resuming": 0.4,
     "06_mixed_tables": 0.7,
-    "07_pretrained_backbones": 0.65,
+    "07_pretrained_backbones": 0.62,
 }
 DATA = ROOT / ".data"  # what the registries gave, kept from run to run
 DOWNLOADS = {
@@ -79,13 +80,43 @@ def test_every_tutorial_has_its_notebook():
 
 def test_readmes_example_runs(fashion, here, ray_session):
     """As it stands but for the data, which is there already, and the size."""
-    [example] = python_blocks(ROOT / "README.md")
+    example, _ = python_blocks(ROOT / "README.md")
     quick = {'fashion_mnist("fashion")': "DATA", '"num_trials": 8': '"num_trials": 2', 'image_size": 64': 'image_size": 32', "choice([4, 8])": "choice([1, 2])"}
     exec(made_quick(example, quick), {"DATA": (fashion[0].head(200), fashion[1].head(50))})
     assert (here / "runs" / "first" / "MANIFEST.json").exists()
 
 
-AUTOMM, HYPERDRIVE, RAY_TUNE, GUILD = range(4)
+def test_readmes_example_of_a_table_runs(here):
+    """As it stands but for the epochs."""
+    _, example = python_blocks(ROOT / "README.md")
+    rows = range(120)
+    days = pd.date_range("2024-01-01", periods=len(rows)).strftime("%Y-%m-%d")
+    houses = pd.DataFrame({"area": rows, "town": ["Utrecht", "Delft", "Gouda"] * 40, "sold": days, "price": [1000.0 * row + row % 3 for row in rows]})
+    houses.to_csv("houses.csv", index=False)
+    names = {"MultiModalPredictor": MultiModalPredictor}
+    exec(made_quick(example, {'fit("houses.csv")': 'fit("houses.csv", hyperparameters={"optim.max_epochs": 3})'}), names)
+    assert names["predictor"].column_types == {"area": "numerical", "town": "categorical", "sold": "datetime"}
+
+
+def test_the_examples_of_columns_run(here):
+    [example] = python_blocks(ROOT / "docs" / "columns.md")
+    rows = range(60)
+    names = {"train_data": pd.DataFrame({"zip": [row % 7 for row in rows], "area": rows, "price": [3.5 * row for row in rows]})}
+    exec(example, names)
+    assert names["predictor"].column_types == {"zip": "categorical", "area": "numerical"}
+
+
+def test_the_examples_of_models_run(fashion, monkeypatch):
+    """With the weights' places, and with random weights instead of them."""
+    weights, embeddings = python_blocks(ROOT / "docs" / "models.md")
+    for name in ("lite0_weights", "minilm"):
+        monkeypatch.setattr(downloads, name, lambda folder: Path(folder))
+    exec(weights, {})
+    backbone = {"model.timm_image.checkpoint_name": "test_resnet", "model.timm_image.pretrained": False, "model.timm_image.image_size": 32}
+    exec(embeddings, {"MultiModalPredictor": MultiModalPredictor, "backbone": backbone, "data": fashion[0].head(5)})
+
+
+AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +139,7 @@ AUTOMM, HYPERDRIVE, RAY_TUNE, GUILD = range(4)
 def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session):
     """As it stands but for the size."""
     blocks = python_blocks(ROOT / "docs" / "coming_from.md")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {"train_data": fashion[0].head(150)}
     exec(made_quick(blocks[block], quick), names)
     if block == AUTOMM:
@@ -120,8 +151,18 @@ def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session
         assert names["search"].best.tuned == {"lr": 0.3}
 
 
-def test_the_links_of_coming_from_lead_somewhere():
-    page = ROOT / "docs" / "coming_from.md"
+def test_automms_example_of_tables_with_text_runs(reader_folder, here):
+    """As it stands but for the text model."""
+    example = python_blocks(ROOT / "docs" / "coming_from.md")[AUTOMM_TABLES]
+    rows = range(60)
+    reviews = pd.DataFrame({"summary": [f"very good bag {row}" for row in rows], "price": rows, "rating": [float(row % 5) for row in rows]})
+    names = {"MultiModalPredictor": MultiModalPredictor, "reviews": reviews}
+    exec(made_quick(example, {"google/electra-small-discriminator": reader_folder}), names)
+    assert len(names["embeddings"]) == 60
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
     assert links
     assert all((page.parent / link).exists() for link in links)

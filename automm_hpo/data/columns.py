@@ -17,6 +17,7 @@ from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
+MANY = 20  # columns, that nobody wants to read one by one
 MOSTLY_DISTINCT = 0.9  # share of different values
 ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")  # of which nobody knows whether day or month comes first
 
@@ -46,9 +47,14 @@ class ColumnTypes(Mapping):
         return tuple(column for column, kind in self.types.items() if kind != "null")
 
     def lines(self) -> list[str]:
-        """A table of column, type and reason."""
-        width = max((len(repr(column)) for column in self.types), default=0)
-        return [f"{column!r:{width}}  {kind:{max(map(len, COLUMN_TYPES))}}  {self.reasons[column]}" for column, kind in self.types.items()]
+        """A table of column, type and reason; of many columns, those alike share a line."""
+        alike: dict[tuple[str, str, str], list[str]] = {}
+        for column, kind in self.types.items():
+            own = repr(column) if len(self) <= MANY else ""
+            alike.setdefault((own, kind, self.reasons[column]), []).append(repr(column))
+        rows = [(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""), kind, why) for (_, kind, why), names in alike.items()]
+        width = max((len(names) for names, _, _ in rows), default=0)
+        return [f"{names:{width}}  {kind:{max(map(len, COLUMN_TYPES))}}  {why}" for names, kind, why in rows]
 
 
 def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, given: Mapping[str, str] | None = None) -> ColumnTypes:

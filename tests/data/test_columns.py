@@ -167,5 +167,12 @@ def test_all_types_and_reasons_are_a_table(table, folder):
     assert len({line.index(word) for line, word in zip(lines, ("image_path", "categorical"), strict=True)}) == 1
 
 
+def test_many_columns_alike_share_a_line(folder):
+    table = pd.DataFrame({"label": range(9), "odd": list("abcabcabc"), **{f"x{number}": np.arange(9.0) for number in range(30)}})
+    lines = infer_columns(table, ["label"], folder).lines()
+    assert [line.split()[0] for line in lines] == ["'odd'", "'x0',"]
+    assert lines[1].startswith("'x0', 'x1', 'x2' and 27 more  numerical")
+
+
 def test_targets_are_not_learned_from(table, folder):
     assert list(infer_columns(table, ["label", "price"], folder)) == ["image"]
