@@ -71,7 +71,8 @@ def test_columns_of_many_categories_are_left_to_the_networks(make_batch):
 
 def test_a_dropped_modality_is_dropped_beside_too(make_config, features, make_batch):
     torch.manual_seed(0)
-    model, batch = build_model(make_config("hf_text", "real_mlp", "fusion_mlp", model__fusion_mlp__modality_dropout=0.5), dataclasses.replace(features, num_images=0), 3), make_batch(60)
+    config = make_config("hf_text", "real_mlp", "fusion_mlp", model__fusion_mlp__modality_dropout=0.5)
+    model, batch = build_model(config, dataclasses.replace(features, num_images=0), 3), make_batch(60)
     beside = model.train().features(batch)[:, model.fusion.num_new :]
     text, table = (part.abs().sum(1) > 0 for part in (beside[:, :32], beside[:, 32:]))
     assert (text | table).all()
