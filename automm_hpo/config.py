@@ -118,7 +118,7 @@ class HfText(Section):
     pretrained: Flag = True
     """Start from published weights. False starts from random ones; the repository's or folder's config.json is read nevertheless."""
     max_text_len: PositiveInt = 256
-    """Tokens of a row, the rest is cut off; never more than the model takes."""
+    """Tokens of a row; of longer texts both ends are kept, half of each. Never more than the model takes."""
     pooling_mode: Literal["cls", "mean"] = "mean"
     """What stands for a text: its first token's state, or the mean of all."""
     dropout: Annotated[Fraction, Live()] = 0.1

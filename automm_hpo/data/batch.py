@@ -9,6 +9,15 @@ from typing import Any, Self
 import torch
 
 
+def text_ends(max_text_len: int) -> tuple[int, int]:
+    """How many tokens of a text that is too long are kept, of its beginning and of its end.
+
+    Both ends say more than as much of the beginning (Sun et al. 2019, "How to fine-tune BERT for text classification", arXiv:1905.05583). What
+    was cut so can be cut shorter so.
+    """
+    return max_text_len - max_text_len // 2, max_text_len // 2
+
+
 @dataclass(frozen=True)
 class _Rows:
     """What rows have; a modality that the table lacks is a tensor with a zero axis."""
@@ -63,15 +72,14 @@ class Batch(_Rows):
         return replace(self, images=images)
 
     def text(self, tokenizer: str, max_text_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) tokens and (B,) counts, as if no more than so many had been asked for.
-
-        A text that is cut keeps its last token, which for most tokenizers is the one that ends a text. One cache so serves trials of all lengths.
-        """
+        """(B, L) tokens and (B,) counts, as if no more than so many had been asked for. One cache so serves trials of all lengths."""
         tokens, counts = self.tokens[tokenizer], self.token_counts[tokenizer]
         if tokens.shape[1] <= max_text_len:
             return tokens, counts
-        last = tokens.gather(1, (counts - 1).unsqueeze(1))
-        cut = torch.where((counts > max_text_len).unsqueeze(1), torch.cat([tokens[:, : max_text_len - 1], last], 1), tokens[:, :max_text_len])
+        first, last = text_ends(max_text_len)
+        ends = (counts.unsqueeze(1) - last + torch.arange(last, device=tokens.device)).clamp(min=0)  # (B, last)
+        halves = torch.cat([tokens[:, :first], tokens.gather(1, ends)], 1)
+        cut = torch.where((counts > max_text_len).unsqueeze(1), halves, tokens[:, :max_text_len])
         return cut, counts.clamp(max=max_text_len)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from .. import hub
 from ..errors import NotSupported, WeightsUnavailable
+from .batch import text_ends
 
 KEY = "model.hf_text.checkpoint_name"
 ROWS_A_CALL = 4_096  # texts tokenised at once
@@ -32,7 +33,7 @@ class TextTokenizer:
     Attributes:
         definition: JSON.
         pad_id: what fills the rows up.
-        max_text_len: tokens of a row at most, the special ones counted.
+        max_text_len: tokens of a row at most, the special ones counted; of longer texts the middle is left out.
     """
 
     definition: str
@@ -47,16 +48,20 @@ class TextTokenizer:
 
         tokenizer = Tokenizer.from_str(self.definition)
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_text_len)
+        tokenizer.no_truncation()
         found: list[np.ndarray] = []
         for start in range(0, len(texts), ROWS_A_CALL):
             encoded = tokenizer.encode_batch_fast(list(texts[start : start + ROWS_A_CALL]))
-            found += [np.array(row.ids or [self.pad_id], np.int32) for row in encoded]  # an empty text may have no token at all
+            found += [np.array(self._cut(row.ids) or [self.pad_id], np.int32) for row in encoded]  # an empty text may have no token at all
         counts = np.array([len(row) for row in found], np.int64)
         tokens = np.full((len(found), int(counts.max(initial=0)) + 1), self.pad_id, np.int32)
         for row, ids in enumerate(found):
             tokens[row, : len(ids)] = ids
         return tokens, counts
+
+    def _cut(self, tokens: list[int]) -> list[int]:
+        first, last = text_ends(self.max_text_len)
+        return tokens if len(tokens) <= self.max_text_len else tokens[:first] + tokens[len(tokens) - last :]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

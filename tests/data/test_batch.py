@@ -44,13 +44,15 @@ def test_what_a_table_lacks_has_a_zero_axis():
     assert (dict(batch.tokens), batch.weight.tolist(), len(batch)) == ({}, [1.0], 1)
 
 
-def test_a_shorter_length_keeps_the_last_token():
+def test_a_shorter_length_keeps_both_ends():
     tokens = torch.tensor([[1, 2, 3, 4, 99], [1, 2, 99, 0, 0], [1, 99, 0, 0, 0]])
     empty = torch.zeros(3)
     batch = Batch(empty, empty, empty, tokens={"t": tokens}, token_counts={"t": torch.tensor([5, 3, 2])})
-    cut, counts = batch.text("t", 3)
-    assert cut.tolist() == [[1, 2, 99], [1, 2, 99], [1, 99, 0]]
-    assert counts.tolist() == [3, 3, 2]
+    cut, counts = batch.text("t", 4)
+    assert cut.tolist() == [[1, 2, 4, 99], [1, 2, 99, 0], [1, 99, 0, 0]]
+    assert counts.tolist() == [4, 3, 2]
+    assert batch.text("t", 3)[0].tolist() == [[1, 2, 99], [1, 2, 99], [1, 99, 0]]
+    assert batch.text("t", 1)[0].tolist() == [[1], [1], [1]]
     assert batch.text("t", 5)[0] is tokens
 
 

@@ -1,13 +1,16 @@
 """Texts become the tokens of the model's own tokenizer, once, and the predictor needs nobody to do it again."""
 
+import dataclasses
 import json
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from automm_hpo import hub
+from automm_hpo.data.batch import Batch
 from automm_hpo.data.text import TextSpec, TextTokenizer, cover_texts, join_texts, load_tokenizer
 from automm_hpo.errors import WeightsUnavailable
 
@@ -22,14 +25,26 @@ def tokenizer(minilm) -> TextTokenizer:
 def test_tokens_are_those_of_transformers(tokenizer, minilm):
     from transformers import AutoTokenizer
 
-    texts = ["Ein Satz.", "", "many words " * 20, "naïve \u2028 \x00 🙂"]
-    expected = AutoTokenizer.from_pretrained(minilm)(texts, truncation=True, max_length=16)["input_ids"]
+    texts = ["Ein Satz.", "", "many words and more " * 20, "naïve \u2028 \x00 🙂"]
+    whole = AutoTokenizer.from_pretrained(minilm)(texts)["input_ids"]
+    expected = [row if len(row) <= 16 else row[:8] + row[-8:] for row in whole]
     tokens, counts = tokenizer.transform(texts)
     assert [tokens[row, :count].tolist() for row, count in enumerate(counts)] == expected
     assert tokens.dtype == np.int32
     assert tokens.shape == (4, counts.max() + 1)
     assert (tokens[:, -1] == tokenizer.pad_id).all()
     assert all((tokens[row, count:] == tokenizer.pad_id).all() for row, count in enumerate(counts))
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 9])
+def test_a_longer_cache_gives_what_a_shorter_one_would(tokenizer, length):
+    texts = ["one two three four five six seven eight nine ten eleven twelve " * 3, "seven words are what it has here", "one"]
+    shorter, num_short = dataclasses.replace(tokenizer, max_text_len=length).transform(texts)
+    tokens, counts = (torch.from_numpy(each) for each in tokenizer.transform(texts))
+    empty = torch.zeros(3)
+    cut, num_cut = Batch(empty, empty, empty, tokens={"t": tokens.long()}, token_counts={"t": counts}).text("t", length)
+    assert num_cut.tolist() == num_short.tolist()
+    assert cut.tolist() == shorter[:, :length].tolist()
 
 
 def test_no_rows(tokenizer):
