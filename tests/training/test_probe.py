@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -83,3 +84,16 @@ def test_regression_has_a_probe_too(small, here, fast, weights):
     curves = predictor.search.curves()
     assert curves["epoch"].tolist() == [0, 1, 2]
     assert curves["metric"][0] < 1.2 * table["label"].std()  # random features: hardly better than the mean, but not worse
+
+
+def test_of_several_models_it_is_a_linear_model_of_pictures_and_columns(small, here, fast, weights):
+    """What the fusion adds begins at zero, and learns from there."""
+    table = small[0].assign(number=np.arange(200.0) % 7, color=["red", "blue"] * 100)
+    table["label"] = np.where(table["number"] > 3, table["color"], "none")
+    hyperparameters = fast | {"model.timm_image.checkpoint_path": weights, "optim.max_epochs": 1, "optim.lr": 1e-12}
+    predictor = MultiModalPredictor("label", verbosity=0).fit(table, hyperparameters=hyperparameters, save_path="run", tracking=None)
+    curves, model = predictor.search.curves(), predictor._artifact.members[0].model
+    assert curves["epoch"].tolist() == [0, 1]
+    assert curves["metric"][0] > 0.9
+    assert model.fusion.num_new == 128
+    assert not model.head.weight[:, :128].abs().gt(1e-6).any()
