@@ -71,7 +71,6 @@ def main() -> None:
         "model.timm_image.checkpoint_path": str(downloads.lite0_weights(given.data)),
         "model.timm_image.image_size": 64,
         "model.hf_text.checkpoint_name": str(downloads.minilm(given.data)),
-        "env.batch_size": 64,
     }
     ways = {name: (columns, backbones | ({} if name == "table alone" else {"optim.max_epochs": given.epochs})) for name, columns in WAYS.items()}
     ways["fused, probe"] = (WAYS["fused"], backbones | {"optim.max_steps": 1, "optim.lr": 1e-12, "optim.top_k_average_method": "best"})
