@@ -49,7 +49,7 @@ from .models import (
     text_spec,
     used_models,
 )
-from .presets import Occasion, is_searching, join_tune_kwargs, resolve_preset, searched_from
+from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
 from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
 from .training.evaluate import find_device, undefined_on
@@ -234,6 +234,7 @@ def plan_defaults(
         len(data.train.table),
         data.problem.problem_type,
         find_device(search.config.env).type,
+        may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
     )
     preset = resolve_preset(presets, occasion)
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))

@@ -21,6 +21,12 @@ TUNE_PRESETS: dict[str, dict[str, Any]] = {
 """``hyperparameter_tune_kwargs`` by name."""
 
 
+def may_be_probed(linear_probe: str, num_rows: int) -> bool:
+    """Whether a trial with pretrained weights begins with a linear probe."""
+    # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
+    return linear_probe == "on" or (linear_probe == "auto" and num_rows <= PROBED_ROWS)
+
+
 @dataclass(frozen=True)
 class Occasion:
     """What defaults depend on.
@@ -31,6 +37,7 @@ class Occasion:
         num_rows: to train on.
         problem_type: binary, multiclass or regression.
         device: ``cpu`` or ``cuda``.
+        is_probed: a trial with pretrained weights begins with a linear probe.
     """
 
     models: tuple[str, ...]
@@ -38,6 +45,7 @@ class Occasion:
     num_rows: int
     problem_type: str
     device: str
+    is_probed: bool = False
 
     @property
     def is_table(self) -> bool:
@@ -65,8 +73,8 @@ def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
         return found | {
             "optim.lr": 3e-4 if occasion.models == ("timm_image",) else 1e-4,
             "optim.lr_choice": "layerwise_decay",
-            **({"optim.lr_mult": 1.0} if len(occasion.models) == 1 and occasion.num_rows <= PROBED_ROWS else {}),  # the head is fitted already
-            "optim.max_epochs": 20 if occasion.num_rows < 20_000 else 10,
+            "optim.lr_mult": 1.0 if len(occasion.models) == 1 and occasion.is_probed else 10.0,  # that head is fitted already
+            "optim.max_epochs": _fine_tuning_epochs(occasion),
             "model.timm_image.frozen_norm_stats": occasion.num_rows < 5_000,
         }
     if "real_mlp" in occasion.models and occasion.is_table:  # much as its authors trained it (arXiv:2407.04491)
@@ -87,9 +95,15 @@ def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
     return found | {"optim.lr": 1e-3}
 
 
+def _fine_tuning_epochs(occasion: Occasion) -> int:
+    """Encoders of text know their rows by heart after three or four, and an epoch of theirs takes long."""
+    few, many = (5, 3) if "hf_text" in occasion.models else (20, 10)
+    return few if occasion.num_rows < 20_000 else many
+
+
 def _batch_size(occasion: Occasion) -> int:
-    """Twenty steps an epoch or more, where that leaves a batch worth its name."""
-    largest = 256 if occasion.is_table else 128
+    """Twenty steps an epoch or more, where that leaves a batch worth its name; the few epochs of an encoder of text want more."""
+    largest = 32 if occasion.models == ("hf_text",) and occasion.num_rows < 20_000 else 256 if occasion.is_table else 128
     return next((size for size in (256, 128, 64, 32) if size <= largest and 20 * size <= occasion.num_rows), 32)
 
 

@@ -65,6 +65,13 @@ def test_defaults_follow_the_number_of_rows():
     ] == [True, False]
 
 
+def test_encoders_of_text_are_tuned_briefly_and_in_small_batches():
+    kinds = (("hf_text",), ("timm_image",), ("timm_image", "hf_text"))
+    text, pictures, both = (default_hyperparameters(Occasion(models, True, 5_000, "binary", "cpu")) for models in kinds)
+    assert text["optim.max_epochs"] == both["optim.max_epochs"] < pictures["optim.max_epochs"]
+    assert text["env.batch_size"] < pictures["env.batch_size"] == both["env.batch_size"]
+
+
 @pytest.mark.parametrize(("given", "suggestion"), [("best", "best_quality"), ("High_Quality", "high_quality"), (5, "medium_quality"), (["x"], "got")])
 def test_unknown_presets_are_refused(given, suggestion):
     with pytest.raises(InvalidArgument, match=f"presets: expected one of .*{suggestion}"):
@@ -126,3 +133,9 @@ def test_a_search_begins_with_the_defaults_of_the_data(given):
     plan = MultiModalPredictor("y").plan(table, hyperparameter_tune_kwargs={"num_trials": 1}, **given)
     assert plan.trials["optim.lr"].tolist() == [1e-3]
     assert given.get("presets") is None or plan.trials["model.real_mlp.dropout"].tolist() == [0.15]
+
+
+def test_a_fitted_head_learns_at_the_backbones_rate():
+    """And one that begins from random weights ten times faster."""
+    occasions = [Occasion(("timm_image",), True, 1_000, "binary", "cpu", is_probed) for is_probed in (True, False)]
+    assert [default_hyperparameters(occasion)["optim.lr_mult"] for occasion in occasions] == [1.0, 10.0]

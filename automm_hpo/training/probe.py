@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from ..config import Config, Optim
 from ..data.batch import TensorCache
 from ..models import TRAINING_ONLY, TableModel
-from ..presets import PROBED_ROWS
+from ..presets import may_be_probed
 from .evaluate import predict_logits
 from .loop import TrainState, TrialData
 from .result import StopCheck
@@ -35,8 +35,7 @@ MOST_ITERATIONS = 200
 def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
     """Whether a trial begins with a probe: one of the backbones at least must be pretrained."""
     possible = any(getattr(backbone, "is_pretrained", False) for backbone in model.backbones.values())
-    # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
-    return possible and (optim.linear_probe == "on" or (optim.linear_probe == "auto" and num_rows <= PROBED_ROWS))
+    return possible and may_be_probed(optim.linear_probe, num_rows)
 
 
 def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -105,3 +106,16 @@ def test_a_refit_begins_where_the_trial_did(small, here, fast, weights, lr):
         assert summary["refit"]["rows"] == 200
     if lr < 1e-9:  # nothing was learned but the probe
         assert predictor.evaluate(small[0], metrics="accuracy")["accuracy"] > 0.5
+
+
+def test_of_several_models_it_is_a_linear_model_of_pictures_and_columns(small, here, fast, weights):
+    """What the fusion adds begins at zero, and learns from there."""
+    table = small[0].assign(number=np.arange(200.0) % 7, color=["red", "blue"] * 100)
+    table["label"] = np.where(table["number"] > 3, table["color"], "none")
+    hyperparameters = fast | {"model.timm_image.checkpoint_path": weights, "optim.max_epochs": 1, "optim.lr": 1e-12}
+    predictor = MultiModalPredictor("label", verbosity=0).fit(table, hyperparameters=hyperparameters, save_path="run", tracking=None)
+    curves, model = predictor.search.curves(), predictor._artifact.members[0].model
+    assert curves["epoch"].tolist() == [0, 1]
+    assert curves["metric"][0] > 0.9
+    assert model.fusion.num_new == 128
+    assert not model.head.weight[:, :128].abs().gt(1e-6).any()
