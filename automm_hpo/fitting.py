@@ -218,6 +218,8 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
     if search.space:
         settings = search.settings
         progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")
+        if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
+            progress.say("no trial has the defaults: they lie outside this space")
     if trials := records.trials():
         ended = sum(record.has_ended for record in trials)
         progress.say(f"resuming {plan.path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)

@@ -110,6 +110,7 @@ class MultiModalPredictor:
         self._artifact: Artifact | None = None
         self._path: Path | None = None  # where the artifact lies
         self._embedder: Embedder | None = None  # of an untrained predictor
+        self._said: set[str] = set()
         self._stored_call: dict[str, Any] | None = None  # fit's arguments, of a search that is to go on
 
     # ---------------------------------------------------------------------------------------------------------------- fit
@@ -354,8 +355,10 @@ class MultiModalPredictor:
         return found if found.name == stored.name else stored
 
     def _say(self, line: str) -> None:
-        if self.verbosity:
+        """Once: predict, predict_proba and evaluate of the same rows have the same to say."""
+        if self.verbosity and line not in self._said:
             print(line)
+        self._said.add(line)
 
     def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage]) -> pd.Series:
         """Predictions in the label's own dtype, missing where an image could not be read."""
