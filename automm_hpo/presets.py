@@ -102,8 +102,8 @@ def _fine_tuning_epochs(occasion: Occasion) -> int:
 
 
 def _batch_size(occasion: Occasion) -> int:
-    """Twenty steps an epoch or more, where that leaves a batch worth its name; the few epochs of an encoder of text want more."""
-    largest = 32 if occasion.models == ("hf_text",) and occasion.num_rows < 20_000 else 256 if occasion.is_table else 128
+    """Twenty steps an epoch or more, where that leaves a batch worth its name."""
+    largest = 256 if occasion.is_table else 128
     return next((size for size in (256, 128, 64, 32) if size <= largest and 20 * size <= occasion.num_rows), 32)
 
 

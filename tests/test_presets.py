@@ -65,11 +65,10 @@ def test_defaults_follow_the_number_of_rows():
     ] == [True, False]
 
 
-def test_encoders_of_text_are_tuned_briefly_and_in_small_batches():
+def test_encoders_of_text_are_tuned_briefly():
     kinds = (("hf_text",), ("timm_image",), ("timm_image", "hf_text"))
     text, pictures, both = (default_hyperparameters(Occasion(models, True, 5_000, "binary", "cpu")) for models in kinds)
     assert text["optim.max_epochs"] == both["optim.max_epochs"] < pictures["optim.max_epochs"]
-    assert text["env.batch_size"] < pictures["env.batch_size"] == both["env.batch_size"]
 
 
 @pytest.mark.parametrize(("given", "suggestion"), [("best", "best_quality"), ("High_Quality", "high_quality"), (5, "medium_quality"), (["x"], "got")])
