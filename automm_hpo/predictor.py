@@ -358,7 +358,7 @@ class MultiModalPredictor:
         """Once: predict, predict_proba and evaluate of the same rows have the same to say."""
         if self.verbosity and line not in self._said:
             print(line)
-        self._said.add(line)
+            self._said.add(line)
 
     def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage]) -> pd.Series:
         """Predictions in the label's own dtype, missing where an image could not be read."""

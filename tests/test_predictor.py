@@ -437,6 +437,8 @@ def test_unknown_categories_and_missing_numbers_are_told(mixed, here, fast, caps
     said = capsys.readouterr().out
     assert "'color' in 1 of 2 rows (first 'mauve')" in said
     assert "'weight' in 1 of 2 rows" in said
+    predictor.predict_proba(odd)
+    assert capsys.readouterr().out == ""  # it has been said
 
 
 def test_a_search_over_a_table_encodes_it_once(mixed, here, fast, reader_folder, ray_session):
