@@ -173,6 +173,9 @@ class MultiModalPredictor:
                 "column_types": column_types,
                 "holdout_frac": holdout_frac,
                 "hyperparameter_tune_kwargs": hyperparameter_tune_kwargs,
+                "seed": seed or None,
+                "ensemble_size": None if ensemble_size == 1 else ensemble_size,
+                "refit": refit or None,
             }
             stored, self._stored_call = self._stored_call, None
             call = {**stored, **{name: value for name, value in given.items() if value is not None}}

@@ -91,7 +91,7 @@ def _set_handlers(handlers: dict[Any, Any]) -> None:
 
 def callers_level() -> int:
     """The ``stacklevel`` at which a warning points at the first line outside this package: the user's call."""
-    package, level = str(Path(__file__).parent), 0
+    package, level = str(Path(__file__).parent) + os.sep, 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back

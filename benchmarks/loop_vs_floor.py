@@ -28,11 +28,14 @@ from timm.optim import param_groups_weight_decay
 from automm_hpo.config import Config
 from automm_hpo.data.cache import open_cache, store_cache
 from automm_hpo.data.encoders import EncodedTable
+from automm_hpo.data.features import Features
 from automm_hpo.data.images import cover
 from automm_hpo.data.split import train_valid_split
 from automm_hpo.datasets import fashion_mnist
 from automm_hpo.hpo.records import SearchRecords
+from automm_hpo.hpo.training import Training
 from automm_hpo.hpo.trial import TrialTask, run_trial
+from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec
 from automm_hpo.problem import infer_problem
 
@@ -66,13 +69,13 @@ def prepare(folder: Path) -> tuple[Run, Run]:
     for name, rows in splits.items():
         store_cache(folder / "search/cache", name, EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])), geometry)
     records = SearchRecords(folder / "search")
-    task = TrialTask(records.folder, problem, "accuracy", seed=0, num_to_keep=2)
+    task = TrialTask(records.folder, Training(problem, Features(num_images=1), find_metric("accuracy"), seed=0, num_to_keep=2))
     caches = {name: open_cache(folder / "search/cache", name) for name in splits}
     tensors = {name: (cache.images[:, 0].clone(), cache.target.clone()) for name, cache in caches.items()}
 
     def ours() -> float:
-        number = records.open_trial({}, CONFIG).number
-        return [result.metric for result in run_trial(task, number, CONFIG)][-1]
+        number = records.open_trial({}, {}, CONFIG.flat()).number
+        return [step.result.metric for step in run_trial(task, number) if step.result][-1]
 
     def floor() -> float:
         return bare_loop(*tensors["train"], *tensors["valid"], folder / "floor")

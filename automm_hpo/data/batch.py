@@ -66,7 +66,7 @@ class Batch(_Rows):
     """
 
     def to(self, device: torch.device) -> Self:
-        return replace(self, **self._values(lambda tensor: tensor.to(device)))
+        return self if self.target.device == device else replace(self, **self._values(lambda tensor: tensor.to(device)))
 
     def with_images(self, images: torch.Tensor) -> Self:
         return replace(self, images=images)
