@@ -142,19 +142,11 @@ class NumericalMlp(Section):
     """After each activation."""
 
 
-class CategoricalMlp(Section):
+class CategoricalMlp(NumericalMlp):
     max_embedding_dim: PositiveInt = 100
     """Widest embedding of a column; one of n categories gets 1.6 n^0.56."""
     hidden_size: PositiveInt = 64
     """Width of the hidden layers."""
-    num_layers: PositiveInt = 1
-    """Hidden layers."""
-    activation: Activation = "leaky_relu"
-    """Between the layers."""
-    normalization: Literal["layer_norm", "batch_norm", "none"] = "layer_norm"
-    """Before each activation."""
-    dropout: Annotated[Fraction, Live()] = 0.1
-    """After each activation."""
 
 
 class FtTransformer(Section):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +88,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         if tracker:
             tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, plan.deadline)
     progress.summary(records)
-    progress.say(f"best: trial {best.number}, {metric.name} {best.best.metric if best.best else math.nan:.4f}, saved in {plan.path}", level=1)
+    progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
     if monitor.over in (INTERRUPTED, TIME_LIMIT):
         progress.say(f"ended early ({monitor.over}); the same call goes on with it, as does MultiModalPredictor.load({str(plan.path)!r}, resume=True)", level=1)
     return artifact, interruption
