@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from .config import Config
 from .data.batch import Batch, TensorCache
@@ -27,7 +26,7 @@ from .data.features import Features
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
 from .metrics import stored_metric
-from .models import build_model, describe_source, image_spec, remember_source
+from .models import TableModel, build_model, describe_source, image_spec, remember_source
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
 from .training.ensemble import combine_logits
@@ -47,11 +46,21 @@ WEIGHTS_NAME = re.compile(r"model(-[1-9]\d*)?\.safetensors(\.new)?")
 
 @dataclass(frozen=True)
 class Member:
-    """A model and its share in what the predictor says."""
+    """A model and its share in what the predictor says.
+
+    Attributes:
+        predicting: what answers, on its device: the model, or its folded copy; None until ``ready``.
+    """
 
     config: Config
-    model: nn.Module
+    model: TableModel
     weight: float = 1.0
+    predicting: TableModel | None = None
+
+    def ready(self) -> Self:
+        """On its device, in a shape that predicts fast."""
+        model = self.model.to(pick_device(self.config.env)).to(memory_format=torch.channels_last)
+        return replace(self, predicting=model.folded(image_spec(self.config).size))
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Artifact:
 
     def logits(self, data: TensorCache) -> torch.Tensor:
         """(N, num_outputs): what the members say together, on the CPU."""
-        logits = [predict_logits(member.model, data, image_spec(member.config), member.config.env) for member in self.members]
+        logits = [predict_logits(member.predicting or member.model, data, image_spec(member.config), member.config.env) for member in self.members]
         return combine_logits(self.problem, logits, [member.weight for member in self.members])
 
 
@@ -95,7 +104,7 @@ class Embedder:
 
     config: Config
     encoders: Encoders
-    model: Any  # a TableModel
+    model: TableModel
     trained: bool = True
 
     @classmethod
@@ -108,7 +117,8 @@ class Embedder:
 
     @property
     def num_features(self) -> int:
-        return self.model.head.in_features if self.trained else sum(backbone.num_features for backbone in self.model.backbones.values())
+        backbones: Any = self.model.backbones.values()
+        return self.model.head.in_features if self.trained else sum(backbone.num_features for backbone in backbones)
 
     def embed(self, data: TensorCache) -> torch.Tensor:
         """(N, num_features) float32 on the CPU."""

@@ -24,7 +24,7 @@ from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.training import build_state
 from .metrics import find_metric
-from .models import TRAINING_ONLY, build_model, image_spec
+from .models import TRAINING_ONLY, TableModel, build_model, image_spec
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
 from .training.checkpoint import load_predictions, load_weights
@@ -277,11 +277,11 @@ class _Finish:
                 self.progress.say(f"a checkpoint of trial {epoch.trial} is unusable and left out: {problem}", level=1)
         return intact
 
-    def _build(self, config: Config) -> nn.Module:
+    def _build(self, config: Config) -> TableModel:
         model = build_model(config, self.features, self.problem.num_outputs, load_weights=False)
         return model.to(pick_device(config.env)).to(memory_format=torch.channels_last)
 
-    def _load(self, epoch: _Kept) -> nn.Module:
+    def _load(self, epoch: _Kept) -> TableModel:
         model = build_model(epoch.config, self.features, self.problem.num_outputs, load_weights=False)
         load_weights(model, epoch.folder / WEIGHTS)
         return model

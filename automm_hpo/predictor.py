@@ -51,7 +51,7 @@ from .plan import (
 from .presets import check_preset, is_searching
 from .preview import Preview, preview
 from .results import SearchResults
-from .training.evaluate import compute_metric, pick_device, probabilities, values
+from .training.evaluate import compute_metric, probabilities, values
 
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
 
@@ -234,9 +234,7 @@ class MultiModalPredictor:
         return self.fit(*args, **{**kwargs, "dry_run": True})
 
     def _adopt(self, artifact: Artifact, path: Path) -> None:
-        self._artifact, self._path = artifact, path
-        for member in artifact.members:
-            member.model.to(pick_device(member.config.env)).to(memory_format=torch.channels_last)
+        self._artifact, self._path = replace(artifact, members=tuple(member.ready() for member in artifact.members)), path
 
     # ------------------------------------------------------------------------------------------------------------ predict
 
@@ -344,7 +342,8 @@ class MultiModalPredictor:
             embedder = self._embedder
         else:
             artifact = self._fitted
-            embedder = Embedder(artifact.config, artifact.encoders, artifact.members[0].model)
+            first = artifact.members[0]
+            embedder = Embedder(artifact.config, artifact.encoders, first.predicting or first.model)
         encoded = embedder.encoders.transform(table, folder, report=self._say)
         found, bad = _in_parts(encoded, embedder.encoders, embedder.config, embedder.embed, list(table.index))
         embedding = found.numpy() if len(table) else np.zeros((0, embedder.num_features), np.float32)

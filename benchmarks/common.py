@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,3 +44,37 @@ def print_figure(name: str, values: Sequence[float], unit: str, goal: str = "", 
 
 def print_header(runs: int) -> None:
     print(f"\n{f'{runs} runs' if runs > 1 else '1 run':<58}{'min':>10}{'median':>10}{'max':>10}")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something measured, once a run.
+
+    Attributes:
+        at_least, at_most: its goal, of the median; None: it has none.
+    """
+
+    name: str
+    values: Sequence[float]
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    digits: int = 2
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def goal(self) -> str:
+        if self.at_least is None and self.at_most is None:
+            return ""
+        met = self.median >= self.at_least if self.at_least is not None else self.median <= (self.at_most or 0)
+        limit = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        return f"{limit} {'met' if met else 'MISSED'}"
+
+
+def print_figures(figures: Sequence[Figure], runs: int) -> None:
+    print_header(runs)
+    for figure in figures:
+        print_figure(figure.name, figure.values, figure.unit, figure.goal, figure.digits)

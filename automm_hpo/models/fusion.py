@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..config import FusionMlp as FusionMlpConfig
 from ..data.batch import Batch
+from .folding import shared_copy
 from .tabular import Columns, mlp
 
 
@@ -91,6 +93,12 @@ class TableModel(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.head(self.features(batch))  # (B, num_outputs)
+
+    def folded(self, image_size: int) -> TableModel:
+        """What predicts the same, faster where that can be; its weights are this one's, but for those that were folded into one another."""
+        backbones: dict[str, Any] = dict(self.backbones.items())
+        quicker = {name: each.folded(image_size) if hasattr(each, "folded") else each for name, each in backbones.items()}
+        return shared_copy(self, backbones=nn.ModuleDict(quicker)).eval()
 
     def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:
         """All that is to answer for the target, each with its weight in the loss: the model itself, or each of its members, and each

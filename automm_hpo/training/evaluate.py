@@ -82,7 +82,8 @@ def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: En
     Args:
         function: what to take of the model instead of its answer, such as ``model.features``.
     """
-    model.eval()
+    if model.training:  # a walk through all modules takes longer than a small one's answer for a row
+        model.eval()
     function = function or model
     device = next(model.parameters()).device
     batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio

@@ -1,0 +1,218 @@
+"""A whole search against the trainings it consists of, written by hand: wall clock, imports included, and memory.
+
+mobilenetv3_large_100 from random weights, 64 px, 100 images of the shipped Fashion-MNIST of which 20 validate, 2 epochs, random search over the learning
+rate, FIFO, two trials at a time, no tracking: every trial does the same work. Every measurement is a fresh process; they take turns.
+
+- ours: import, ``fit`` with --trials trials, until it returns with the best model saved
+- Ray Tune by hand: the same trials as a function that reports, with Ray's own defaults (a fresh process for each trial)
+- bare, --trials 4: one process trains them one after another and writes nothing
+- bare, --trials 32: two processes side by side train half of them each and write weights and optimizer after every epoch, as ours does
+- memory, as the peak of PSS over the process tree: ours with 4 trials, and a bare Ray driver whose two actors import the same and take one step
+
+AutoMM 1.6 took 87 s for the 4 trials and 4.8 GiB, on another 2-core machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+MODEL, SIZE = "mobilenetv3_large_100", 64
+NUM_IMAGES, NUM_VALID, CORES = 100, 20, 2
+GOALS = {4: 1.6, 32: 1.25}
+MEMORY_GOAL = 0.3  # GiB above bare Ray
+LOWEST, HIGHEST = 1e-3, 1e-2  # learning rates
+
+
+def ours(images: str, num_trials: int) -> None:
+    from bare import Recipe
+    from ray import tune
+
+    from automm_hpo import MultiModalPredictor
+    from automm_hpo.datasets import fashion_mnist
+
+    table = fashion_mnist(images)[0].head(NUM_IMAGES)
+    MultiModalPredictor(label="label", verbosity=0).fit(
+        table,
+        hyperparameters=Recipe(MODEL, SIZE).hyperparameters | {"optim.lr": tune.loguniform(LOWEST, HIGHEST)},
+        hyperparameter_tune_kwargs={"searcher": "random", "scheduler": "FIFO", "num_trials": num_trials},
+        holdout_frac=NUM_VALID / NUM_IMAGES,
+        save_path="predictor",
+        tracking=None,
+    )
+
+
+def bare(images: str, num_trials: int, writes: str) -> None:
+    import torch
+    from bare import Recipe, bare_training, decode
+
+    from automm_hpo.datasets import fashion_mnist
+
+    torch.set_num_threads(1)
+    own, table = Recipe(MODEL, SIZE), fashion_mnist(images)[0].head(NUM_IMAGES)
+    pixels, target = decode(list(table["image"]), own), torch.from_numpy(table["label"].astype("category").cat.codes.to_numpy("int64"))
+    train, valid = slice(NUM_VALID, None), slice(NUM_VALID)
+    for trial in range(num_trials):
+        lr = LOWEST * (HIGHEST / LOWEST) ** (trial / num_trials)
+        folder = Path(f"{os.getpid()}-{trial}") if writes == "writes" else None
+        bare_training(pixels[train], target[train], pixels[valid], target[valid], own, folder, lr)
+
+
+def by_hand(images: str, num_trials: int) -> None:
+    """The same with Ray Tune, as its tutorials have it: a function that trains and reports."""
+    import torch
+    from bare import Recipe, bare_training, decode
+    from ray import tune
+
+    from automm_hpo.datasets import fashion_mnist
+
+    own, table = Recipe(MODEL, SIZE), fashion_mnist(images)[0].head(NUM_IMAGES)
+    pixels, target = decode(list(table["image"]), own), torch.from_numpy(table["label"].astype("category").cat.codes.to_numpy("int64"))
+
+    def objective(config: dict, pixels: torch.Tensor, target: torch.Tensor) -> None:
+        torch.set_num_threads(1)
+        train, valid = slice(NUM_VALID, None), slice(NUM_VALID)
+        accuracy = bare_training(pixels[train], target[train], pixels[valid], target[valid], own, Path("checkpoints").absolute(), config["lr"])
+        tune.report({"accuracy": accuracy})
+
+    tune.Tuner(
+        tune.with_parameters(objective, pixels=pixels, target=target),
+        param_space={"lr": tune.loguniform(LOWEST, HIGHEST)},
+        tune_config=tune.TuneConfig(num_samples=num_trials, metric="accuracy", mode="max"),
+        run_config=tune.RunConfig(storage_path=str(Path("ray").absolute()), verbose=0),
+    ).fit()
+
+
+def bare_ray() -> None:
+    """Two actors of Ray's that import what a trial needs, and take a step."""
+    import ray
+    from ray import tune  # noqa: F401  # as whoever searches with it
+
+    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
+
+    @ray.remote(num_cpus=1)
+    class Actor:
+        def step(self) -> float:
+            import torch
+            from bare import Recipe, bare_training
+
+            torch.set_num_threads(1)
+            own, rows = Recipe(MODEL, SIZE, epochs=1), 32
+            pixels, target = torch.zeros(rows, 73, 73, 3, dtype=torch.uint8), torch.arange(rows) % 10
+            accuracy = bare_training(pixels, target, pixels, target, own, None)
+            time.sleep(3)  # both are there at once
+            return accuracy
+
+    actors = [Actor.remote() for _ in range(CORES)]
+    ray.get([actor.step.remote() for actor in actors])
+    ray.shutdown()
+
+
+def timed(*roles: tuple[str, ...], memory: bool = False) -> tuple[float, float]:
+    """(wall seconds until all processes have ended, peak of their trees' PSS in GiB, 0 where it is not asked for)."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        children = [subprocess.Popen([sys.executable, __file__, "--role", *role], cwd=folder, env=environment, stdout=subprocess.DEVNULL) for role in roles]
+        peak = PeakMemory(children[0].pid) if memory else None
+        if any(child.wait() for child in children):
+            raise SystemExit(f"{roles} failed")
+        return time.perf_counter() - started, peak.stop() if peak else 0.0
+
+
+class PeakMemory:
+    """Samples the proportional set size of a process and all that descend from it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.peak, self._over = pid, 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.25):
+            self.peak = max(self.peak, sum(map(_pss, _tree(self.pid))) / 2**20)
+
+    def stop(self) -> float:
+        self._over.set()
+        self._thread.join()
+        return self.peak
+
+
+def _tree(root: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def _pss(pid: int) -> int:
+    """KiB."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def measure(runs: int, num_trials: tuple[int, ...] = (4, 32), memory: bool = True) -> list:
+    from common import Figure
+
+    from automm_hpo.datasets import fashion_mnist
+
+    figures = []
+    with tempfile.TemporaryDirectory() as images:
+        fashion_mnist(images)
+        for count in num_trials:
+            bare_roles = [("bare", images, str(count), "nothing")] if count <= 4 else [("bare", images, str(count // CORES), "writes")] * CORES
+            rounds = [[timed(*roles)[0] for roles in ([("ours", images, str(count))], bare_roles, [("by_hand", images, str(count))])] for _ in range(runs)]
+            name = f"search, {count} trials"
+            figures += [
+                *(
+                    Figure(f"{name}: {who}", times, "s", digits=1)
+                    for who, times in zip(("ours", "bare", "Ray Tune by hand"), zip(*rounds, strict=True), strict=True)
+                ),
+                Figure(f"{name}: ours / bare", [own / bare for own, bare, _ in rounds], at_most=GOALS.get(count)),
+                Figure(f"{name}: ours / Ray Tune by hand", [own / tune for own, _, tune in rounds]),
+            ]
+        if memory:
+            ours_memory, ray_memory = timed(("ours", images, "4"), memory=True)[1], timed(("ray",), memory=True)[1]
+            figures += [
+                Figure("search, memory: ours", [ours_memory], "GiB"),
+                Figure("search, memory: bare Ray", [ray_memory], "GiB"),
+                Figure("search, memory: ours above bare Ray", [ours_memory - ray_memory], "GiB", at_most=MEMORY_GOAL),
+            ]
+    return figures
+
+
+def main() -> None:
+    if "--role" in sys.argv:
+        role, *values = sys.argv[sys.argv.index("--role") + 1 :]
+        numbers = [int(value) if value.isdigit() else value for value in values]
+        {"ours": ours, "bare": bare, "by_hand": by_hand, "ray": bare_ray}[role](*numbers)
+        return
+    from common import parser, print_figures, print_machine
+
+    arguments = parser(__doc__, runs=3)
+    arguments.add_argument("--trials", type=int, nargs="*", default=[4, 32])
+    arguments.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    options = arguments.parse_args()
+    print_machine()
+    print_figures(measure(options.runs, tuple(options.trials), options.memory), options.runs)
+
+
+if __name__ == "__main__":
+    main()
