@@ -340,11 +340,22 @@ class Optim(Section):
     Scaled so that the training rows count 1 on average; multiplies ``sample_weight``."""
 
 
+class Compile(Section):
+    turn_on: Annotated[Literal["auto"] | StrictBool, BeforeValidator(unwrapped), Expected("True, False or 'auto'")] = "auto"
+    """``torch.compile`` of the pretrained kinds of backbone (images and texts). ``auto``: on a GPU, after the first epoch, where what is left is long
+    enough to repay the minute that compiling may take. What is compiled rounds a little differently."""
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """Of ``torch.compile``: ``reduce-overhead`` records CUDA graphs, for small models on a fast GPU; ``max-autotune`` tries kernels for minutes."""
+    backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
+    """Of ``torch.compile``; those but ``inductor`` are for finding faults."""
+
+
 class Env(Section):
     batch_size: PositiveInt = 128
     """Rows of one optimizer step (the effective batch)."""
     per_gpu_batch_size: PositiveInt | None = None
-    """Rows that go through the device at once; gradients accumulate to ``batch_size``. None: ``batch_size``."""
+    """Rows that go through the device at once; gradients accumulate to ``batch_size``. None: ``batch_size``. Where its memory does not hold
+    them, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
     inference_batch_size_ratio: PositiveInt = 4
     """Validation and prediction use batches this many times larger."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(_precision)] = "auto"
@@ -353,6 +364,7 @@ class Env(Section):
     """``auto``: a GPU where there is one."""
     num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1")] = -1
     """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
+    compile: Compile = Compile()
     num_workers: NonNegativeInt = 0
     """Threads that decode image files, once for the whole search; 0: one per core."""
 

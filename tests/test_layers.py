@@ -36,8 +36,16 @@ DOORS = {  # library -> the places that may import it
     "matplotlib": ("plots.py", "results.py"),
     "rich": ("hpo/display.py", "hpo/table.py"),
     "pandas": (
-        "data/", "hpo/records.py", "hpo/importance.py", "problem.py", "datasets.py", "downloads.py", "plan.py", "results.py",
-        "preview.py", "predictor.py",
+        "data/",
+        "hpo/records.py",
+        "hpo/importance.py",
+        "problem.py",
+        "datasets.py",
+        "downloads.py",
+        "plan.py",
+        "results.py",
+        "preview.py",
+        "predictor.py",
     ),
     "torch": ("downloads.py", "data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),
 }

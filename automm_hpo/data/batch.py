@@ -111,7 +111,7 @@ class TensorCache(_Rows):
             rows: a slice, or positions on the CPU.
         """
         # index_select copies whole images, indexing goes byte by byte
-        there = rows if isinstance(rows, slice) else rows.to(self.target.device)
+        there = rows if isinstance(rows, slice) else rows.to(self.target.device, non_blocking=True)
         images = self.images[there] if isinstance(there, slice) else self.images.index_select(0, there)
         counts = {name: each[rows] for name, each in self.token_counts.items()}
         return Batch(

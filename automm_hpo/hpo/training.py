@@ -23,7 +23,8 @@ from ..training.averaging import build_average
 from ..training.checkpoint import load_checkpoint, save_checkpoint
 from ..training.checkpoint_folder import inherit_checkpoint, is_inherited, newest_checkpoint, prune_checkpoints
 from ..training.evaluate import find_device
-from ..training.loop import TrainState, TrialData, train_epochs
+from ..training.loop import TrainState, TrialData, micro_batch_size, train_epochs
+from ..training.memory import known_micro_batch, note_micro_batch
 from ..training.optim import build_optimizer
 from ..training.probe import start_from_probe, wants_probe
 from ..training.result import EpochResult, StopCheck
@@ -67,19 +68,23 @@ class Training:
         raise CorruptFile(f"trial {parent.number} has no intact checkpoint to take over")
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
-        config = Config.from_flat(folder.read().config)
+        config, cache = Config.from_flat(folder.read().config), folder.path.parent.parent / "cache"
+        device = find_device(config.env)
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
-        state = build_state(config, self.features, self.problem.num_outputs, self.seed, find_device(config.env))
+        state = build_state(config, self.features, self.problem.num_outputs, self.seed, device)
+        state.micro_batch_size = known = known_micro_batch(cache, config, device)
         if newest := newest_checkpoint(folder.checkpoints):
             restore_state(newest[0], state, config)
         elif wants_probe(state.model, config.optim, len(data.train)):
-            start_from_probe(state, data, config, folder.path.parent.parent / "cache", should_stop)
+            start_from_probe(state, data, config, cache, should_stop)
         for result in train_epochs(state, data, config, self.seed, should_stop):
             if result.end != "diverged":  # the last finite checkpoint stays the newest
                 prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES - 1)
                 save_checkpoint(folder.checkpoints, state, result)
                 prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
             folder.append(result)
+            if state.micro_batch_size < (known or micro_batch_size(config.env, len(data.train))):
+                note_micro_batch(cache, config, device, known := state.micro_batch_size)
             yield result
 
 

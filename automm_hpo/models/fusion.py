@@ -94,6 +94,11 @@ class TableModel(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.head(self.features(batch))  # (B, num_outputs)
 
+    def networks(self) -> list[nn.Module]:
+        """The parts that take plain tensors and nearly all of the time: timm's and transformers' own modules."""
+        found = (getattr(each, "backbone", None) or getattr(each, "encoder", None) for each in self.backbones.values())
+        return [each for each in found if isinstance(each, nn.Module)]
+
     def folded(self, image_size: int) -> TableModel:
         """What predicts the same, faster where that can be; its weights are this one's, but for those that were folded into one another."""
         backbones: dict[str, Any] = dict(self.backbones.items())

@@ -77,7 +77,7 @@ def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor) 
 
 @torch.inference_mode()
 def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env, function: Callable[[Batch], torch.Tensor] | None = None) -> torch.Tensor:
-    """(N, num_outputs) float32 on the CPU; the model is left in eval mode.
+    """(N, num_outputs) float32 on the CPU; the model is left in eval mode. Where a batch does not fit the device, smaller ones follow.
 
     Args:
         function: what to take of the model instead of its answer, such as ``model.features``.
@@ -87,11 +87,19 @@ def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: En
     function = function or model
     device = next(model.parameters()).device
     batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio
-    logits = []
-    for start in range(0, len(data), batch_size):
+    logits: list[torch.Tensor] = []
+    start = 0
+    while start < len(data):
         batch = data.batch(slice(start, start + batch_size)).to(device)
-        with autocast(env, device):
-            logits.append(function(batch.with_images(eval_view(batch.images, spec))).float())
+        try:
+            with autocast(env, device):
+                logits.append(function(batch.with_images(eval_view(batch.images, spec))).float())
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = (batch_size + 1) // 2
+        else:
+            start += len(batch)
     return torch.cat(logits).cpu()
 
 

@@ -22,10 +22,12 @@ from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..models import TableModel
 from ..problem import Problem
+from .compiling import compile_networks, wants_compiling
 from .evaluate import autocast, compute_metric, loss_function, predict_logits
 from .losses import build_loss
 from .mixing import build_mixing
 from .optim import lr_factor
+from .pace import StepClock, steps_in_time
 from .result import EpochResult, StopCheck
 from .transforms import train_view
 
@@ -37,6 +39,7 @@ class TrainState:
     Attributes:
         average: of the weights over the steps; None: there is none.
         is_probed: the head comes from a linear probe that has not been validated yet.
+        micro_batch_size: rows that go through the device at once; 0: not known yet. It is halved where they do not fit.
         valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
     """
 
@@ -44,6 +47,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     average: ModelEmaV3 | None = None
     is_probed: bool = False
+    micro_batch_size: int = 0
     step: int = 0
     best_score: float = -math.inf
     validations_since_best: int = 0
@@ -81,8 +85,9 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     parameters = list(model.parameters())  # walking the modules at every step would take longer than the clipping
     device = parameters[0].device
     batch_size, steps_per_epoch = epoch_size(env, len(data.train))
-    micro_batch_size = min(env.per_gpu_batch_size or batch_size, batch_size)
-    total_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
+    state.micro_batch_size = state.micro_batch_size or micro_batch_size(env, len(data.train))
+    all_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
+    total_steps = all_steps  # of the schedule; fewer where there is no time for all
     validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
     view_rng = torch.Generator(device)  # windows and mirrors
     # dropout draws from the device's default generator, torchvision from the CPU's; torch.manual_seed would seed those of all devices, and
@@ -90,31 +95,53 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
     default_rngs = [torch.default_generator] + ([torch.cuda.default_generators[torch.cuda.current_device()]] if device.type == "cuda" else [])
     compute_loss = build_loss(optim, data.problem, data.train, device)
     mixed = build_mixing(config.data.mixup, data.problem)
-    order = None
-    validation_seconds = lr = 0.0
-    end = None
+    clock, compiled, order = StepClock(), False, None
+    validation_seconds = ahead = share = lr = 0.0
+    out_of_time = end = None
+
+    def backward(rows: torch.Tensor, epoch: int) -> list[torch.Tensor]:
+        """Adds up the gradient of the rows' mean loss."""
+        losses = []
+        for micro_rows in rows.split(state.micro_batch_size):
+            batch = data.train.batch(micro_rows).to(device)
+            batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
+            batch = mixed(batch, epoch)
+            with autocast(env, device):
+                loss = compute_loss(model.training_logits(batch), batch)
+            (loss * (len(batch) / len(rows))).backward()
+            losses.append(loss.detach())
+        return losses
+
+    def too_late(steps: int) -> str | None:
+        """Why so many further steps, their validations, and the last one, would end too late."""
+        return should_stop(ahead + share * steps)
 
     while end is None:
         started = time.perf_counter()
-        losses = []
+        losses: list[torch.Tensor] = []
+        if not compiled and wants_compiling(env, device, clock.seconds * (total_steps - state.step)):
+            compile_networks(model, env)
+            compiled = True
         model.train()
+        clock.start()
         while not state.is_probed:  # a probe is validated before the first step
             epoch, position = divmod(state.step, steps_per_epoch)
             if position == 0 or order is None:
                 order = epoch_order(seed, epoch, len(data.train))
+                order = order.pin_memory() if device.type == "cuda" else order  # travels without anybody waiting for it
             rows = order[position * batch_size : (position + 1) * batch_size]
             randomness = step_seed(seed, state.step)
             view_rng.manual_seed(randomness)
             for default_rng in default_rngs:
                 default_rng.manual_seed(randomness)
-            for micro_rows in rows.split(micro_batch_size):
-                batch = data.train.batch(micro_rows).to(device)
-                batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
-                batch = mixed(batch, epoch)
-                with autocast(env, device):
-                    loss = compute_loss(model.training_logits(batch), batch)
-                (loss * (len(batch) / len(rows))).backward()
-                losses.append(loss.detach())
+            try:
+                losses += backward(rows, epoch)
+            except torch.OutOfMemoryError:
+                if state.micro_batch_size == 1:
+                    raise
+                state.micro_batch_size = (state.micro_batch_size + 1) // 2
+                optimizer.zero_grad()
+                continue  # the same step again: all that is random in it is a function of its number
             if optim.gradient_clip_val:
                 nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
             lr = optim.lr * lr_factor(optim, state.step, total_steps)
@@ -125,11 +152,16 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
             state.step += 1
             if state.average is not None:
                 state.average.update(model, state.step)
+            is_due = clock.tick()
+            # a validation not measured yet costs at most what training as many rows would
+            ahead = validation_seconds or clock.seconds / batch_size * len(data.valid)
+            if is_due:  # where there is no time for all steps the schedule ends earlier, so that no rate is high when it does
+                share = clock.seconds + ahead * validations / steps_per_epoch
+                out_of_time = too_late(all_steps - state.step)
+                total_steps = state.step + steps_in_time(all_steps - state.step, too_late) if out_of_time else all_steps
             if state.step >= total_steps or (position + 1) * validations // steps_per_epoch > position * validations // steps_per_epoch:
                 break
-            # a validation not measured yet costs at most what training as many rows would
-            seconds_per_row = (time.perf_counter() - started) / (len(losses) * micro_batch_size)
-            if end := should_stop(validation_seconds or seconds_per_row * len(data.valid)):
+            if end := should_stop(ahead):
                 break
 
         train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
@@ -148,10 +180,12 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
         state.validations_since_best = 0 if improved else state.validations_since_best + 1
         if not finite:
             end = "diverged"
-        elif state.step >= total_steps:
+        elif state.step >= all_steps:
             end = "max_epochs"
         elif state.validations_since_best >= optim.patience:
             end = "patience"
+        elif state.step >= total_steps:
+            end = out_of_time
         else:
             end = end or should_stop(validation_seconds)
         yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, valid_loss, lr, state.seconds, end, state.segment)
@@ -161,6 +195,11 @@ def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:
     """Rows of a step, and steps of an epoch; the rest of an epoch's shuffled rows waits for another epoch."""
     batch_size = min(env.batch_size, num_rows)
     return batch_size, num_rows // batch_size
+
+
+def micro_batch_size(env: Env, num_rows: int) -> int:
+    """Rows that are to go through the device at once."""
+    return min(env.per_gpu_batch_size or env.batch_size, env.batch_size, num_rows)
 
 
 def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:

@@ -175,4 +175,3 @@ def test_a_takeover_goes_on_from_the_parents_weights_under_the_new_values(search
             next(steps)
         steps.close()
     assert np.array_equal(np.array(rows(run_trial(task, other))), np.array(again))
-

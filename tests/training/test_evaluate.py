@@ -83,3 +83,20 @@ def test_a_gpu_that_is_not_there_is_refused(env):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_auto_takes_the_gpu():
     assert find_device(Env()).type == "cuda"
+
+
+def test_a_batch_that_does_not_fit_is_split(trial):
+    one = trial()
+    state = one.state()
+    expected = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env)
+    asked = []
+
+    def small_memory(batch):
+        asked.append(len(batch))
+        if len(batch) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return state.model(batch)
+
+    found = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env, small_memory)
+    assert asked == [20, 20, 10, 5, 5, 5, 5]
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -102,3 +102,82 @@ def test_accumulation_takes_the_same_steps(trial):
 def test_fewer_rows_than_a_batch(trial):
     one = trial(env__batch_size=128, optim__max_epochs=2)
     assert [result.step for result in one.epochs(one.state())] == [1, 2]
+
+
+class Clock:
+    """A should_stop whose time passes by the step: each costs a second, a validation nothing."""
+
+    def __init__(self, state, seconds):
+        self.state, self.seconds = state, seconds
+
+    def __call__(self, ahead):
+        return "time_limit" if self.state.step + ahead > self.seconds else None
+
+
+def test_where_time_is_short_the_schedule_ends_with_it(trial, monkeypatch):
+    one = trial(optim__max_epochs=100, optim__patience=100)  # 400 steps
+    state = one.state()
+    monkeypatch.setattr("automm_hpo.training.loop.StepClock", SteadyClock)
+    results = list(one.epochs(state, Clock(state, 40)))
+    assert results[-1].end == "time_limit"
+    assert 34 <= results[-1].step <= 40  # some of the time is for validating
+    assert results[1].lr > 0.5 * one.config.optim.lr
+    assert results[-1].lr < 0.02 * one.config.optim.lr
+    assert [result.lr for result in results[1:]] == sorted([result.lr for result in results[1:]], reverse=True)
+
+
+def test_where_time_is_not_short_nothing_changes(trial, monkeypatch):
+    one = trial()
+    expected = [comparable(result) for result in one.epochs(one.state())]
+    monkeypatch.setattr("automm_hpo.training.loop.StepClock", SteadyClock)
+    state = one.state()
+    assert [comparable(result) for result in one.epochs(state, Clock(state, 1_000))] == expected
+
+
+class SteadyClock:
+    """A step takes a second."""
+
+    seconds, steps = 1.0, 0
+
+    def start(self):
+        pass
+
+    def tick(self):
+        self.steps += 1
+        return self.steps >= 4
+
+
+def test_rows_that_do_not_fit_go_in_smaller_parts(trial, monkeypatch):
+    # the device's refusal is the one thing that cannot be had here
+    overrides = {"model__timm_image__checkpoint_name": "test_vit", "model__timm_image__train_transforms": []}
+    one = trial(**overrides)
+    expected = list(one.epochs(one.state()))
+    state = one.state()
+    fits, answer, asked = 4, state.model.training_logits, []
+
+    def small_memory(batch):
+        asked.append(len(batch))
+        if len(batch) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer(batch)
+
+    monkeypatch.setattr(state.model, "training_logits", small_memory)
+    found = list(one.epochs(state))
+    assert asked[:6] == [10, 5, 3, 3, 3, 1]
+    assert set(asked[6:]) == {3, 1}
+    assert state.micro_batch_size == 3
+    for one_result, other in zip(found, expected, strict=True):
+        assert one_result.step == other.step
+        assert one_result.valid_loss == pytest.approx(other.valid_loss, rel=1e-3)
+
+
+def test_a_row_that_does_not_fit_is_an_error(trial, monkeypatch):
+    one = trial()
+    state = one.state()
+
+    def no_memory(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(state.model, "training_logits", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(one.epochs(state))

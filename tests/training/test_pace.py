@@ -1,0 +1,34 @@
+import pytest
+
+from automm_hpo.training import pace
+
+
+@pytest.mark.parametrize(("last_in_time", "steps"), [(100, 10), (10, 10), (7, 7), (0, 0), (-1, 0)])
+def test_as_many_steps_as_there_is_time_for(last_in_time, steps):
+    assert pace.steps_in_time(10, lambda number: number > last_in_time) == steps
+
+
+def test_the_clock_leaves_out_the_first_step_and_what_is_no_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+
+    def step(seconds):
+        now[0] += seconds
+        return clock.tick()
+
+    clock = pace.StepClock()
+    assert not step(9.0)
+    assert clock.seconds == 9.0  # better than nothing
+    assert [step(2.0), step(2.0), step(2.0), step(2.0)] == [False, False, True, True]
+    assert clock.seconds == 2.0
+    now[0] += 100.0  # a validation
+    clock.start()
+    step(2.0)
+    assert clock.seconds == 2.0
+
+
+def test_the_clock_is_looked_at_ever_more_seldom():
+    clock = pace.StepClock()
+    looks = [number for number in range(1, 101) if clock.tick()]
+    assert looks[:3] == [4, 5, 6]
+    assert looks[-1] - looks[-2] > 10
