@@ -6,6 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from ..metrics import Metric
 from ..models import build_model, image_spec
 from ..problem import Problem
 from ..training.averaging import build_average
-from ..training.checkpoint import load_checkpoint, save_checkpoint
+from ..training.checkpoint import Snapshot, load_checkpoint, take_snapshot, write_checkpoint
 from ..training.checkpoint_folder import inherit_checkpoint, is_inherited, newest_checkpoint, prune_checkpoints
 from ..training.evaluate import find_device
-from ..training.loop import TrainState, TrialData, micro_batch_size, train_epochs
+from ..training.loop import TrainState, TrialData, micro_batch_size, train_steps
 from ..training.memory import known_micro_batch, note_micro_batch
 from ..training.optim import build_optimizer
 from ..training.probe import start_from_probe, wants_probe
@@ -77,15 +78,36 @@ class Training:
             restore_state(newest[0], state, config)
         elif wants_probe(state.model, config.optim, len(data.train)):
             start_from_probe(state, data, config, cache, should_stop)
-        for result in train_epochs(state, data, config, self.seed, should_stop):
-            if result.end != "diverged":  # the last finite checkpoint stays the newest
-                prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES - 1)
-                save_checkpoint(folder.checkpoints, state, result)
-                prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
-            folder.append(result)
-            if state.micro_batch_size < (known or micro_batch_size(config.env, len(data.train))):
-                note_micro_batch(cache, config, device, known := state.micro_batch_size)
-            yield result
+        with ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
+            writing: Future[EpochResult] | None = None
+            for result in train_steps(state, data, config, self.seed, should_stop):
+                if writing is not None and (result is not None or writing.done()):
+                    yield writing.result()
+                    writing = None
+                if result is None:
+                    continue
+                if state.micro_batch_size < (known or micro_batch_size(config.env, len(data.train))):
+                    note_micro_batch(cache, config, device, known := state.micro_batch_size)
+                beside = result.end is None and writes_beside(device)
+                snapshot = None if result.end == "diverged" else take_snapshot(state, copy=beside)  # the last finite checkpoint stays the newest
+                if beside:
+                    writing = writer.submit(self._record, folder, snapshot, result)
+                else:
+                    yield self._record(folder, snapshot, result)
+
+    def _record(self, folder: TrialFolder, snapshot: Snapshot | None, result: EpochResult) -> EpochResult:
+        """Writes the checkpoint, then the row in the log."""
+        if snapshot is not None:
+            prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES - 1)
+            write_checkpoint(folder.checkpoints, snapshot, result)
+            prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
+        folder.append(result)
+        return result
+
+
+def writes_beside(device: torch.device) -> bool:
+    """Whether checkpoints are written while training goes on: a GPU need not wait for the disk, a core that trains has nothing to spare."""
+    return device.type == "cuda"
 
 
 def build_state(config: Config, features: Features, num_outputs: int, seed: int, device: torch.device) -> TrainState:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,7 +40,48 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CorruptFile(f"{path} does not hold this model's weights: {type(error).__name__}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of a training state.
+
+    Attributes:
+        weights: of what predicts.
+        tensors: the optimizer's, by number of the weight and name, and the weights that learn, where others predict.
+        values: all else, for JSON.
+        logits: (N, num_outputs) of the validation rows.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
+    values: Mapping[str, Any]
+    logits: torch.Tensor | None
+
+
+def take_snapshot(state: TrainState, copy: bool = False) -> Snapshot:
+    """Args:
+    copy: the state will change before the snapshot is written.
+    """
+    optimizer = state.optimizer.state_dict()
+    tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items() if isinstance(value, torch.Tensor)}
+    if state.average is not None:  # it is what predicts; the weights that learn are needed to go on only
+        tensors |= {f"{LEARNING}{name}": value for name, value in state.model.state_dict().items()}
+    best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
+    position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
+    # some of timm's optimizers count their steps in a tensor there, and take a number back
+    groups = [{key: value.item() if isinstance(value, torch.Tensor) else value for key, value in group.items()} for group in optimizer["param_groups"]]
+
+    def stored(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.detach().to("cpu", copy=copy).contiguous() for name, value in values.items()}
+
+    return Snapshot(stored(state.predictor.state_dict()), stored(tensors), {"position": position, "param_groups": groups}, state.valid_logits)
+
+
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
+    """Writes the checkpoint of a state as it is; see ``write_checkpoint``."""
+    return write_checkpoint(folder, take_snapshot(state), result)
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> Path:
     """Writes the checkpoint's folder under a temporary name and renames it when it is whole.
 
     Validation logits that would take more room than the weights (many rows times many classes) are left out; who wants them predicts again.
@@ -46,20 +90,12 @@ def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Pat
     temporary = folder / temporary_name(final.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    optimizer = state.optimizer.state_dict()
-    tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items()}
-    if state.average is not None:  # it is what predicts; the weights that learn are needed to go on only
-        tensors |= {f"{LEARNING}{name}": value.detach() for name, value in state.model.state_dict().items()}
-    save_weights(state.predictor, temporary / WEIGHTS)
-    save_file({name: value.contiguous() for name, value in tensors.items() if isinstance(value, torch.Tensor)}, temporary / STATE_TENSORS)
-    best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
-    position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
-    # some of timm's optimizers count their steps in a tensor there, and take a number back
-    groups = [{key: value.item() if isinstance(value, torch.Tensor) else value for key, value in group.items()} for group in optimizer["param_groups"]]
-    write_json(temporary / STATE, {"result": result_to_json(result), "position": position, "param_groups": groups}, sync=False)
+    save_file(dict(snapshot.weights), temporary / WEIGHTS)
+    save_file(dict(snapshot.tensors), temporary / STATE_TENSORS)
+    write_json(temporary / STATE, {"result": result_to_json(result), **snapshot.values}, sync=False)
     names = [WEIGHTS, STATE, STATE_TENSORS]
-    if state.valid_logits is not None and state.valid_logits.nbytes <= (temporary / WEIGHTS).stat().st_size:
-        save_file({LOGITS: state.valid_logits.contiguous()}, temporary / PREDICTIONS)
+    if snapshot.logits is not None and snapshot.logits.nbytes <= (temporary / WEIGHTS).stat().st_size:
+        save_file({LOGITS: snapshot.logits.contiguous()}, temporary / PREDICTIONS)
         names.append(PREDICTIONS)
     write_json(temporary / MANIFEST, manifest_of(temporary, names), sync=False)
     remove_checkpoint(final)

@@ -1,4 +1,4 @@
-"""The training loop. ``train_epochs`` yields after every validation; stopping, schedulers, tracking and checkpoints consume it.
+"""The training loop. ``train_steps`` yields after every step and every validation; stopping, schedulers, tracking and checkpoints consume it.
 
 All randomness is a function of (seed, step): which rows, which windows, which dropout masks. A run resumed from a checkpoint
 therefore takes the very steps the uninterrupted one would have taken, and no generator's state needs to be stored.
@@ -74,11 +74,20 @@ class TrialData:
 
 
 def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult]:
-    """Trains until an end, yielding after every validation.
+    """Trains until an end, yielding after every validation. Arguments as of ``train_steps``."""
+    return (result for result in train_steps(state, data, config, seed, should_stop) if result is not None)
+
+
+def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult | None]:
+    """Trains until an end.
 
     Args:
         state: changed in place; a restored one goes on where it was.
         should_stop: asked after every step, so a trial always has at least one step and one result.
+
+    Yields:
+        None after a step that another one follows: whoever has something to do beside the training may look after it. What a validation
+        found after the others.
     """
     optim, env = config.optim, config.env
     model, optimizer = state.model, state.optimizer
@@ -163,6 +172,7 @@ def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, 
                 break
             if end := should_stop(ahead):
                 break
+            yield None
 
         train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
         validation_started = time.perf_counter()

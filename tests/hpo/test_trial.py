@@ -29,9 +29,10 @@ CONFIG = {
 NUM_ROWS = 8  # two validations an epoch
 
 
-@pytest.fixture
-def search(small, tmp_path):
-    """(task, records) of a search with its cache; nothing has run yet."""
+@pytest.fixture(params=[False, True], ids=["in turn", "beside"])
+def search(small, tmp_path, request, monkeypatch):
+    """(task, records) of a search with its cache; nothing has run yet. Checkpoints are written in turn with the steps, or beside them as on a GPU."""
+    monkeypatch.setattr("automm_hpo.hpo.training.writes_beside", lambda device: request.param)
     _open_split.cache_clear()
     table = small[0].head(96)
     problem = Problem("label", "multiclass", tuple(sorted(small[0]["label"].unique())), "object")
@@ -123,8 +124,9 @@ def test_a_stop_file_ends_the_trial_with_a_result_and_it_goes_on_without_the_fil
     steps = run_trial(task, number)
     next(steps)
     (task.search_folder / STOP_FILE).touch()
-    ended = next(steps)
-    assert (ended.done, ended.result.end) == (True, "interrupted")
+    ended = next(step for step in steps if step.done)  # what was trained while a checkpoint was being written is validated first
+    assert ended.result.end == "interrupted"
+    assert ended.result.epoch <= 2
     records.close_trial(number, STOPPED, "interrupted")
     assert not records.trials()[0].has_ended
     (task.search_folder / STOP_FILE).unlink()
@@ -175,3 +177,24 @@ def test_a_takeover_goes_on_from_the_parents_weights_under_the_new_values(search
             next(steps)
         steps.close()
     assert np.array_equal(np.array(rows(run_trial(task, other))), np.array(again))
+
+
+def test_a_result_is_on_disk_when_it_is_told(search):
+    task, records = search
+    number = begin(records)
+    folder = records.folder_of(number)
+    for step in run_trial(task, number):
+        if step.result:
+            assert folder.results()[-1] == step.result
+            assert folder.checkpoint(step.result).is_dir()
+
+
+def test_a_checkpoint_that_cannot_be_written_fails_the_trial(search, monkeypatch):
+    task, records = search
+
+    def full(folder, snapshot, result):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("automm_hpo.hpo.training.write_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(run_trial(task, begin(records)))
