@@ -29,6 +29,7 @@ from .hpo.table import value_text
 from .hpo.training import Training, close_splits
 from .hpo.trial import TrialTask
 from .models import build_model, used_models
+from .packing import plan_gpu_share
 from .plan import FitPlan
 from .process import Interruption, process_unchanged
 from .results import SearchResults
@@ -59,7 +60,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return load_artifact(plan.path), Interruption()
         _announce(plan, records, progress)
-        available = _prepare(plan, records, cluster, progress)
+        available, gpu_share = _prepare(plan, records, cluster, progress)
         fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
         tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
         tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
@@ -74,7 +75,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         if not plan.search.space and not len(records):
             records.open_trial({}, {}, plan.search.config.flat())
         with progress:
-            interruption = run_trials(task, _search_job(plan), monitor, available, progress)
+            interruption = run_trials(task, _search_job(plan, gpu_share), monitor, available, progress)
         if tracker and plan.search.space:
             tracker.log_figures(SearchResults(records, metric).figures)
         cluster.close()  # the pictures are drawn meanwhile
@@ -94,18 +95,22 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStack, progress: Progress) -> Mapping[str, float]:
+def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStack, progress: Progress) -> tuple[Mapping[str, float], float]:
     """Encodes the table, and starts Ray meanwhile where there is something to search.
 
     Returns:
-        The resources of the Ray that now runs, which ``cluster`` stops; empty where nothing is left to search.
+        The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
     """
     searching = plan.search.space and is_anything_left(records, plan.search.num_trials)
     with ThreadPoolExecutor(1) as pool:
         caches = pool.submit(_build_caches, plan, progress)
+        sharing = pool.submit(plan_gpu_share, plan) if searching else None
         available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
         caches.result()
-    return available
+        share, why = sharing.result() if sharing else (1.0, "")
+    if why:
+        progress.say(why)
+    return available, share
 
 
 def _build_caches(plan: FitPlan, progress: Progress) -> None:
@@ -126,7 +131,7 @@ def _build_caches(plan: FitPlan, progress: Progress) -> None:
         raise BadImages("\n".join(map(str, problems.found)))
 
 
-def _search_job(plan: FitPlan) -> SearchJob | None:
+def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
     """What is searched; None without a space."""
     search = plan.search
     if not search.space:
@@ -137,7 +142,7 @@ def _search_job(plan: FitPlan) -> SearchJob | None:
     return SearchJob(
         search.space,
         search.config.flat(),
-        search.settings,
+        search.settings.with_gpu_share(gpu_share),
         search.num_trials,
         plan.seed,
         metric,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,13 +18,12 @@ from .checks import is_averaged, num_parallel, peak_bytes
 from .config import Config
 from .data.cache import open_cache, store_cache
 from .hpo.training import build_state
-from .metrics import Metric
 from .models import MODEL_KEYS, image_spec
 from .plan import FitPlan, Split
 from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
-from .training.loop import TrialData, train_epochs
+from .training.loop import TrainState, TrialData, train_epochs
 
 TIMED_STEPS = 3  # the first of them warms up
 KNOWN_BEFOREHAND = ("random", "grid", "qmc")  # searchers that do not look at results
@@ -107,34 +108,38 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
     return found
 
 
+@contextlib.contextmanager
+def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[Config, TrainState, TrialData]]:
+    """A trial of one batch of rows an epoch, to be timed: its config, state and data, in a temporary folder."""
+    data, device = plan.data, find_device(config.env)
+    table = data.train.table.head(min(config.env.batch_size, len(data.train.table)))
+    with tempfile.TemporaryDirectory(prefix="automm_hpo_preview_") as folder, torch.random.fork_rng():
+        encoded = data.encode(Split(table, data.train.folder), plan.encoders)
+        store_cache(Path(folder), "train", encoded, plan.encoders.geometry, strategy=config.data.image.missing_value_strategy)
+        cache = open_cache(Path(folder), "train").to(device)
+        short = config.with_overrides({"optim.max_epochs": num_steps, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
+        state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
+        yield short, state, TrialData(cache, cache, data.problem, data.validation_metric, image_spec(short), cache.target.cpu().numpy())
+
+
 def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
     """(seconds of an epoch, bytes of one set of weights)."""
-    data, num_train = plan.data, len(plan.data.train.table)
-    batch_size = min(config.env.batch_size, num_train)
-    steps_per_epoch = num_train // batch_size
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="automm_hpo_preview_") as folder, torch.random.fork_rng():
-        torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
-        try:
-            table = data.train.table.head(batch_size)
-            encoded = data.encode(Split(table, data.train.folder), plan.encoders)
-            store_cache(Path(folder), "train", encoded, plan.encoders.geometry, strategy=config.data.image.missing_value_strategy)
-            cache = open_cache(Path(folder), "train").to(find_device(config.env))
-            short = config.with_overrides({"optim.max_epochs": TIMED_STEPS, "optim.val_check_interval": 1.0, "optim.patience": TIMED_STEPS})
-            state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, find_device(config.env))
-            metric: Metric = data.validation_metric
-            few = TrialData(cache, cache, data.problem, metric, image_spec(short), cache.target.cpu().numpy())
-            predict_logits(state.model, cache, few.spec, short.env)  # warms up
+    num_train, threads = len(plan.data.train.table), torch.get_num_threads()
+    steps_per_epoch = num_train // min(config.env.batch_size, num_train)
+    torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
+    try:
+        with miniature(plan, config, TIMED_STEPS) as (short, state, few):
+            predict_logits(state.model, few.valid, few.spec, short.env)  # warms up
             began = time.perf_counter()
-            predict_logits(state.model, cache, few.spec, short.env)
-            valid_row = (time.perf_counter() - began) / len(cache)
+            predict_logits(state.model, few.valid, few.spec, short.env)
+            valid_row = (time.perf_counter() - began) / len(few.valid)
             results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
-            step = (results[-1].seconds - results[0].seconds) / (len(results) - 1) - valid_row * len(cache)
-        finally:
-            torch.set_num_threads(threads)
+            step = (results[-1].seconds - results[0].seconds) / (len(results) - 1) - valid_row * len(few.valid)
+    finally:
+        torch.set_num_threads(threads)
     size = sum(tensor.nbytes for tensor in state.model.state_dict().values())
     validations = min(steps_per_epoch, round(1 / config.optim.val_check_interval))
-    return steps_per_epoch * step + validations * valid_row * len(data.valid.table), size
+    return steps_per_epoch * step + validations * valid_row * len(plan.data.valid.table), size
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ LAYERS = [
     ["plan", "searching"],
     ["checks"],
     ["finishing", "preview"],
+    ["packing"],
     ["fitting", "objective"],
     ["predictor"],
 ]
@@ -47,7 +48,7 @@ DOORS = {  # library -> the places that may import it
         "preview.py",
         "predictor.py",
     ),
-    "torch": ("downloads.py", "data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "preview.py", "predictor.py"),
+    "torch": ("downloads.py", "data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "packing.py", "preview.py", "predictor.py"),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "cloudpickle"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -57,7 +57,7 @@ class TuneSettings(Section):
     max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; None: as many as the resources allow."""
     resources_per_trial: Resources | None = None
-    """CPUs and GPUs of one trial, fractions allowed; None: one CPU, and one GPU where there is one."""
+    """CPUs and GPUs of one trial, fractions allowed; None: one CPU and, where there is a GPU, as much of it as a trial was measured to need."""
     trial_time_limit: PositiveFloat | None = None
     """Seconds of one trial; it ends then with the best it has."""
     max_failed_trials: NonNegativeInt | None = None
@@ -87,6 +87,10 @@ class TuneSettings(Section):
     def resources(self) -> dict[str, float]:
         """What a trial wants of ``cpu`` and ``gpu``; what the user left out is absent."""
         return dict(self.resources_per_trial or {})
+
+    def with_gpu_share(self, share: float) -> Self:
+        """The same, with so much of a GPU for each trial where the user has not said how much; a whole one is what Ray is asked for anyway."""
+        return self if share == 1 or "gpu" in self.resources else self.model_copy(update={"resources_per_trial": {**self.resources, "gpu": share}})
 
 
 FIELDS = fields_of(TuneSettings)

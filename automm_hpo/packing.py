@@ -1,0 +1,86 @@
+"""How many trials share a GPU where the user has not said: by what one of them was measured to take of it.
+
+Processes take turns on a GPU. A small model keeps it busy a fraction of the time, for it waits for its own Python; so many trials at a time then
+cost each of them little. Where NVIDIA's MPS runs (``nvidia-cuda-mps-control -d``), their kernels also run side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from .config import Config
+from .hpo.ray_space import candidate_configs
+from .hpo.settings import local_resources
+from .models import MODEL_KEYS
+from .plan import FitPlan
+from .preview import miniature
+from .training.evaluate import find_device
+from .training.loop import train_epochs
+
+MOST_TRIALS = 8  # on a GPU; each is a process with Python, torch and a context of its own
+MEMORY_SHARE = 0.85  # of a GPU's memory that trials may plan with; the rest is for what was not measured, such as larger batches in validation
+MOST_KINDS = 4  # of models in a search that are measured
+STEPS = 8
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """What a trial takes of a GPU.
+
+    Attributes:
+        memory_bytes: at its peak, context and libraries included.
+        busy: share of the time in which it computes, in [0, 1].
+    """
+
+    memory_bytes: int
+    busy: float
+
+
+def trials_per_gpu(occupancy: Occupancy, gpu_bytes: int, cpus_per_gpu: float) -> int:
+    """Trials at a time of which none waits long for another: bounded by memory, time on the GPU, and the processors that feed it."""
+    by_memory = math.floor(MEMORY_SHARE * gpu_bytes / max(1, occupancy.memory_bytes))
+    by_time = round(1 / max(occupancy.busy, 1 / MOST_TRIALS))
+    return max(1, min(by_memory, by_time, math.floor(cpus_per_gpu), MOST_TRIALS))
+
+
+def plan_gpu_share(plan: FitPlan) -> tuple[float, str]:
+    """(share of one of this machine's GPUs that each trial gets, why). All of it where the user said how much, or where nothing is gained."""
+    search, there = plan.search, local_resources()
+    device, num_cpus, num_gpus = find_device(search.config.env), there["cpu"], there["gpu"]
+    kinds = candidate_configs(search.config, search.space, MODEL_KEYS)
+    settled = "gpu" in search.settings.resources or search.settings.concurrency == 1 or search.num_trials <= num_gpus
+    if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:
+        return 1.0, ""
+    measured = [_measure(plan, config, device) for config in kinds]
+    worst = Occupancy(max(each.memory_bytes for each in measured), max(each.busy for each in measured))
+    total = torch.cuda.mem_get_info(device)[1]
+    cpus = search.settings.resources.get("cpu", 1.0)
+    count = min(trials_per_gpu(worst, total, num_cpus / num_gpus / cpus), math.ceil(search.num_trials / num_gpus))
+    used = f"one takes {worst.memory_bytes / 1e9:.1f} of {total / 1e9:.0f} GB and {worst.busy:.0%} of its time"
+    return 1 / count, f"{count} trials share a GPU: {used}" if count > 1 else ""
+
+
+def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
+    """From a few steps in this process."""
+    free, _ = torch.cuda.mem_get_info(device)
+    with miniature(plan, config, STEPS) as (short, state, data):
+        data = replace(data, valid=data.valid.head(1), valid_target=data.valid_target[:1])  # an epoch is one step here, and not all validation
+        steps = train_epochs(state, data, short, plan.seed, lambda ahead: None)
+        for _ in range(STEPS // 2):  # kernels are chosen, the allocator grows
+            next(steps)
+        torch.cuda.synchronize(device)
+        with profile(activities=[ProfilerActivity.CUDA]) as traced:
+            started = time.perf_counter()
+            for _ in steps:
+                pass
+            torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - started
+        busy = sum(event.self_device_time_total for event in traced.key_averages()) / 1e6 / seconds
+        taken = free - torch.cuda.mem_get_info(device)[0]
+    torch.cuda.empty_cache()
+    return Occupancy(max(taken, torch.cuda.max_memory_reserved(device)), min(1.0, busy))

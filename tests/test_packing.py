@@ -1,0 +1,46 @@
+"""How many trials share a GPU. What one takes of it can only be measured where there is one."""
+
+import pytest
+import torch
+from ray import tune
+
+from automm_hpo import MultiModalPredictor
+from automm_hpo.hpo.settings import TuneSettings
+from automm_hpo.packing import Occupancy, trials_per_gpu
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("memory", "busy", "gpu", "cpus", "count"),
+    [
+        (1 * GB, 0.2, 80 * GB, 16, 5),  # it computes a fifth of the time
+        (1 * GB, 0.01, 80 * GB, 16, 8),  # never more than eight
+        (1 * GB, 0.95, 80 * GB, 16, 1),
+        (3 * GB, 0.1, 8 * GB, 16, 2),  # memory
+        (20 * GB, 0.1, 8 * GB, 16, 1),  # it does not fit even alone: that is for the trial to say
+        (1 * GB, 0.1, 80 * GB, 2, 2),  # processors
+        (1 * GB, 0.0, 80 * GB, 0.5, 1),
+    ],
+)
+def test_as_many_share_a_gpu_as_hinder_one_another_little(memory, busy, gpu, cpus, count):
+    assert trials_per_gpu(Occupancy(memory, busy), gpu, cpus) == count
+
+
+def test_what_the_user_says_stands():
+    assert TuneSettings(resources_per_trial={"gpu": 0.5}).with_gpu_share(0.25).resources == {"gpu": 0.5}
+    assert TuneSettings(resources_per_trial={"cpu": 2}).with_gpu_share(0.25).resources == {"cpu": 2, "gpu": 0.25}
+    assert TuneSettings().with_gpu_share(1.0).resources == {}
+
+
+@pytest.mark.gpu
+def test_small_trials_share_a_gpu(small, here, fast, capsys):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    MultiModalPredictor("label").fit(
+        small[0],
+        hyperparameters=fast | {"optim.lr": tune.loguniform(1e-3, 1e-2)},
+        hyperparameter_tune_kwargs={"searcher": "random", "num_trials": 4},
+        tracking=None,
+    )
+    assert "trials share a GPU" in capsys.readouterr().out
