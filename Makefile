@@ -24,6 +24,12 @@ test-all: .venv/.installed  ## every test, the slow ones too
 	$(VENV)/mypy
 	$(VENV)/python -m pytest
 
+bench: .venv/.installed  ## measure speed on this processor (about 5 minutes): one table
+	cd benchmarks && ../$(VENV)/python bench.py
+
+bench-gpu: .venv/.installed  ## the same on an NVIDIA GPU
+	cd benchmarks && ../$(VENV)/python bench.py --gpu
+
 notebooks: .venv/.installed  ## write the tutorials' notebooks from their scripts, with outputs
 	for script in tutorials/*.py; do \
 		$(VENV)/jupytext --quiet --to ipynb $$script && \
@@ -33,4 +39,4 @@ notebooks: .venv/.installed  ## write the tutorials' notebooks from their script
 clean:  ## remove the environment and everything made
 	rm -rf .venv build runs automm_hpo_models mlflow.db *.egg-info
 
-.PHONY: help demo test test-all notebooks clean
+.PHONY: help demo test test-all bench bench-gpu notebooks clean

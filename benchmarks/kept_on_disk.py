@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import parser, print_machine
+from common import Figure, parser, print_machine
 from demo_accuracy import DiskWatch
 from ray import tune
 
@@ -22,6 +22,49 @@ from automm_hpo.hpo.cluster import ray_cluster
 NUM_TO_KEEP, KEEP_TRIALS, EPOCHS, AT_A_TIME = 2, 3, 6, 2
 
 
+def search(folder: Path, scheduler: str, num_trials: int) -> tuple[DiskWatch, float, int, int]:
+    """(what was seen, the design's bound in bytes, bytes left, epochs trained) of one search, on the running Ray."""
+    path = folder / scheduler
+    hyperparameters = {
+        "model.timm_image.checkpoint_name": "test_resnet",
+        "model.timm_image.pretrained": False,
+        "model.timm_image.image_size": 32,
+        "env.batch_size": 32,
+        "optim.lr": tune.loguniform(1e-4, 1e-2),
+        "optim.max_epochs": EPOCHS,
+        "optim.top_k_average_method": "best",
+    }
+    kwargs = {
+        "searcher": "random",
+        "scheduler": scheduler,
+        "num_trials": num_trials,
+        "num_to_keep": NUM_TO_KEEP,
+        "keep_trials": KEEP_TRIALS,
+        "max_concurrent_trials": AT_A_TIME,
+    }
+    with DiskWatch(path / "search" / "trials") as watch:
+        predictor = MultiModalPredictor("label", verbosity=0).fit(
+            fashion_mnist(folder / "images")[0].head(200),
+            hyperparameters=hyperparameters,
+            hyperparameter_tune_kwargs=kwargs,
+            save_path=path,
+            tracking=None,
+        )
+    running = num_trials if scheduler in ("HyperBand", "PBT") else AT_A_TIME
+    left = sum(file.stat().st_size for file in (path / "search" / "trials").rglob("*") if file.is_file())
+    return watch, watch.bound(running, NUM_TO_KEEP, KEEP_TRIALS), left, len(predictor.search.curves())
+
+
+def measure(runs: int, num_trials: int = 12) -> list[Figure]:
+    """The share of the bound, for a small search that stops trials early."""
+    shares = []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as name, ray_cluster():
+            watch, bound, _, _ = search(Path(name), "ASHA", num_trials)
+            shares.append(watch.peak / bound)
+    return [Figure(f"checkpoints, {num_trials} trials under ASHA: peak / bound", shares, at_most=1.0)]
+
+
 def main() -> None:
     arguments = parser(__doc__, runs=1)
     arguments.add_argument("--trials", type=int, default=50)
@@ -30,35 +73,8 @@ def main() -> None:
     print_machine()
     print(f"\n{f'{options.trials} trials':<12}{'peak MB':>10}{'bound MB':>10}{'share':>8}{'left MB':>10}{'epochs':>8}{'all of it MB':>14}")
     with tempfile.TemporaryDirectory() as name, ray_cluster():
-        folder = Path(name)
-        train = fashion_mnist(folder / "images")[0].head(200)
         for scheduler in options.schedulers:
-            path = folder / scheduler
-            hyperparameters = {
-                "model.timm_image.checkpoint_name": "test_resnet",
-                "model.timm_image.pretrained": False,
-                "model.timm_image.image_size": 32,
-                "env.batch_size": 32,
-                "optim.lr": tune.loguniform(1e-4, 1e-2),
-                "optim.max_epochs": EPOCHS,
-                "optim.top_k_average_method": "best",
-            }
-            kwargs = {
-                "searcher": "random",
-                "scheduler": scheduler,
-                "num_trials": options.trials,
-                "num_to_keep": NUM_TO_KEEP,
-                "keep_trials": KEEP_TRIALS,
-                "max_concurrent_trials": AT_A_TIME,
-            }
-            with DiskWatch(path / "search" / "trials") as watch:
-                predictor = MultiModalPredictor("label", verbosity=0).fit(
-                    train, hyperparameters=hyperparameters, hyperparameter_tune_kwargs=kwargs, save_path=path, tracking=None
-                )
-            running = options.trials if scheduler in ("HyperBand", "PBT") else AT_A_TIME
-            bound = watch.bound(running, NUM_TO_KEEP, KEEP_TRIALS)
-            left = sum(file.stat().st_size for file in (path / "search" / "trials").rglob("*") if file.is_file())
-            epochs = len(predictor.search.curves())
+            watch, bound, left, epochs = search(Path(name), scheduler, options.trials)
             megabytes = [f"{size / 1e6:>10.2f}" for size in (watch.peak, bound)]
             print(f"{scheduler:<12}{''.join(megabytes)}{watch.peak / bound:>8.2f}{left / 1e6:>10.2f}{epochs:>8}{epochs * watch.state / 1e6:>14.1f}", flush=True)
 

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,6 +46,22 @@ def test_row_i_depends_on_row_i_only(fitted, small):
     whole = fitted.predict_proba(small[1])
     alone = fitted.predict_proba(small[1].iloc[[7]])
     assert np.allclose(whole.iloc[7], alone.iloc[0], atol=1e-5)
+
+
+def test_many_threads_get_the_same_bits(fitted, small):
+    expected = fitted.predict_proba(small[1])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: fitted.predict_proba(small[1]), range(16)))
+    assert all(each.equals(expected) for each in found)
+
+
+def test_what_predicts_is_a_folded_copy_and_what_is_told_and_saved_is_the_model(fitted, small, tmp_path):
+    [member] = fitted._artifact.members
+    kinds = {type(module).__name__ for module in member.predicting.modules()}
+    assert not any("BatchNorm" in kind for kind in kinds)
+    assert fitted.total_parameters == sum(parameter.numel() for parameter in member.model.parameters())
+    fitted.save(tmp_path / "copy")
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == Path(fitted.path, "model.safetensors").read_bytes()
 
 
 def test_columns_are_matched_by_name(fitted, small):

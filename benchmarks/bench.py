@@ -1,0 +1,68 @@
+"""Everything that is measured of speed, small, as one table: `make bench` on a processor (about 5 minutes), `make bench-gpu` on a GPU.
+
+The table is printed, and kept as build/bench.md or build/bench-gpu.md. Each row comes from a script of its own, which says what is measured and how, and
+takes more runs: loop_vs_floor.py, search_vs_bare.py, predict_speed.py, kept_on_disk.py; gpu.py on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from common import Figure, print_machine
+
+
+def on_a_processor() -> dict[str, Callable[[], list[Figure]]]:
+    import kept_on_disk
+    import loop_vs_floor
+    import predict_speed
+    import search_vs_bare
+
+    return {
+        "the loop": lambda: loop_vs_floor.measure(3),
+        "predictions": lambda: predict_speed.measure(3),
+        "checkpoints": lambda: kept_on_disk.measure(1),
+        "a search": lambda: search_vs_bare.measure(1, (4,)),
+    }
+
+
+def on_a_gpu() -> dict[str, Callable[[], list[Figure]]]:
+    import gpu
+
+    return {"the loop": lambda: gpu.measure_loop(3), "trials that share the GPU": lambda: gpu.measure_packing(1), "CIFAR-10": gpu.measure_cifar10}
+
+
+def row(figure: Figure) -> str:
+    lowest, highest = (f"{value:,.{figure.digits}f}" for value in (min(figure.values), max(figure.values)))
+    return f"| {figure.name} | {figure.median:,.{figure.digits}f} {figure.unit} | {lowest} to {highest} | {figure.goal} |"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--gpu", action="store_true")
+    options = arguments.parse_args()
+    where = io.StringIO()
+    with contextlib.redirect_stdout(where):
+        print_machine()
+    lines = [*where.getvalue().splitlines(), "", "| what | median | range | goal |", "|---|---|---|---|"]
+    started = time.time()
+    for name, measure in (on_a_gpu() if options.gpu else on_a_processor()).items():
+        print(f"{time.time() - started:4.0f} s  {name} ...", flush=True)
+        lines += map(row, measure())
+    lines += ["", f"{time.time() - started:.0f} s in all"]
+    table = "\n".join(lines) + "\n"
+    print(f"\n{table}")
+    place = Path(__file__).parent.parent / "build" / ("bench-gpu.md" if options.gpu else "bench.md")
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(table)
+
+
+if __name__ == "__main__":
+    main()
