@@ -17,12 +17,12 @@ demo: .venv/.installed  ## tune a model on 2,000 real images (about two minutes)
 test: .venv/.installed  ## lint, types and the tests that run in minutes
 	$(VENV)/ruff check .
 	$(VENV)/mypy
-	$(VENV)/python -m pytest -m 'not slow'
+	$(VENV)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all: .venv/.installed  ## every test, the slow ones too
 	$(VENV)/ruff check .
 	$(VENV)/mypy
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -n 2 --dist worksteal
 
 bench: .venv/.installed  ## measure speed on this processor (about 5 minutes): one table
 	cd benchmarks && ../$(VENV)/python bench.py

@@ -125,6 +125,32 @@ def test_a_preset_searches_its_own_space_and_what_the_user_fixes_is_fixed(table,
     assert board["optim.lr"].between(1e-3, 2e-3).all()
 
 
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("_hpo") else []) for name in PRESETS])
+def test_every_preset_runs_on_pictures_text_and_numbers_together(name, small, reader_folder, here, ray_session):
+    """With other backbones than it names, which a hub would have to give; all else is the preset's."""
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("test_resnet").state_dict(), here / "weights.safetensors")
+    table = small[0].head(60).assign(title=["a red boot", "the very good bag", "this is blue"] * 20, price=range(60))
+    predictor = MultiModalPredictor("label", verbosity=0).fit(
+        table,
+        presets=name,
+        tracking=None,
+        column_types={"title": "text"},
+        hyperparameters={
+            "model.timm_image.checkpoint_name": "test_resnet",
+            "model.timm_image.checkpoint_path": str(here / "weights.safetensors"),
+            "model.timm_image.image_size": 32,
+            "model.hf_text.checkpoint_name": reader_folder,
+            "optim.max_epochs": 1,
+        },
+        hyperparameter_tune_kwargs={"num_trials": 2} if name.endswith("_hpo") else None,
+    )
+    assert len(predictor.leaderboard()) == (2 if name.endswith("_hpo") else 1)
+    assert set(predictor.predict(table.drop(columns="label"))) <= set(table["label"])
+
+
 @pytest.mark.parametrize("given", [{"presets": "medium_quality_hpo"}, {"hyperparameters": {"optim.lr": space.loguniform(1e-4, 1e-2)}}])
 def test_a_search_begins_with_the_defaults_of_the_data(given):
     """Not with the fields' own: 1e-4 is no learning rate for a table."""
