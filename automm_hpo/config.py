@@ -54,6 +54,10 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
+def _one_or_more(words: Any) -> Any:
+    return (words,) if isinstance(words, str) else words
+
+
 def _not_zero(value: int) -> int:
     if value == 0:
         raise ValueError("zero")
@@ -96,6 +100,7 @@ class TimmImage(Section):
     """Height and width that the model sees, pixels. None: the size its weights were published for."""
     train_transforms: Annotated[
         tuple[Literal["random_crop", "random_resized_crop", "random_horizontal_flip", "trivial_augment", "rand_augment", "color_jitter"], ...],
+        BeforeValidator(_one_or_more),
         AfterValidator(_distinct),
         Expected("a list among random_crop, random_resized_crop, random_horizontal_flip, trivial_augment, rand_augment, color_jitter"),
     ] = ("random_crop", "random_horizontal_flip")
@@ -207,6 +212,7 @@ class FusionMlp(Section):
 class Model(Section):
     names: Annotated[
         tuple[ModelName, ...],
+        BeforeValidator(_one_or_more),
         Field(min_length=1),
         AfterValidator(_distinct),
         Expected("a list among timm_image, hf_text, numerical_mlp, categorical_mlp, ft_transformer, real_mlp, fusion_mlp"),

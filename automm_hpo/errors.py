@@ -151,8 +151,10 @@ class Problems:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Up to three known words that look like this one: the nearest, and those that are hardly less near."""
+    """Up to three known words that begin with this one, or look like it: the nearest, and those that are hardly less near."""
     as_written = {name.lower(): name for name in known}
+    if len(word) > 2 and (longer := [name for lower, name in as_written.items() if lower.startswith(word.lower())]):
+        return longer[:3]
     near = difflib.get_close_matches(word.lower(), as_written, n=3, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in near]
     return [as_written[name] for name, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.06]

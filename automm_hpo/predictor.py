@@ -177,12 +177,7 @@ class MultiModalPredictor:
                 "ensemble_size": None if ensemble_size == 1 else ensemble_size,
                 "refit": refit or None,
             }
-            stored, self._stored_call = self._stored_call, None
-            call = {**stored, **{name: value for name, value in given.items() if value is not None}}
-            try:
-                return self.fit(train_data, tuning_data=tuning_data, save_path=self._fit_path, resume=True, tracking=tracking, dry_run=dry_run, **call)
-            finally:
-                self._stored_call = stored if dry_run else None
+            return self._fit_as_stored(given, train_data=train_data, tuning_data=tuning_data, tracking=tracking, dry_run=dry_run)
         called = time.time()
         problems = Problems()
         numbers = checked_numbers(problems, seed, time_limit=time_limit, holdout_frac=holdout_frac, max_num_tuning_data=max_num_tuning_data)
@@ -225,6 +220,15 @@ class MultiModalPredictor:
         self._adopt(artifact, folder)
         interruption.reraise()
         return self
+
+    def _fit_as_stored(self, given: Mapping[str, Any], dry_run: bool, **others: Any) -> Any:
+        """Makes the call again that began a search, changed by what this one gives; None gives nothing."""
+        stored, self._stored_call = self._stored_call, None
+        call = {**(stored or {}), **{name: value for name, value in given.items() if value is not None}}
+        try:
+            return self.fit(save_path=self._fit_path, resume=True, dry_run=dry_run, **others, **call)
+        finally:
+            self._stored_call = stored if dry_run else None
 
     def plan(self, *args: Any, **kwargs: Any) -> Preview:
         """What ``fit`` with the same arguments would do: its trials as far as they are known, time and disk from a few timed steps.

@@ -11,7 +11,7 @@ from automm_hpo.errors import AutoMMHPOError, InvalidHyperparameter, InvalidInpu
 
 NUMBERS = [key for key, field in FIELDS.items() if any(word in field.expected for word in ("integer", "float")) and "list" not in field.expected]
 INTEGERS = [key for key in NUMBERS if "integer" in FIELDS[key].expected]
-WORDS = [key for key, field in FIELDS.items() if field.options and "a list" not in field.expected]
+WORDS = [key for key, field in FIELDS.items() if field.options and "a list" not in field.expected and "True" not in field.expected]
 LISTS = [key for key, field in FIELDS.items() if "a list among" in field.expected]
 FLAGS = [key for key, field in FIELDS.items() if field.expected == "True or False"]
 RANGES = {  # lowest and highest value, None: not part of the range or without end
@@ -120,12 +120,20 @@ def test_words_come_from_a_list_and_the_nearest_is_named(key):
 @pytest.mark.parametrize("key", LISTS)
 def test_lists_of_words(key):
     first = FIELDS[key].options[0]
-    assert check_value(key, [first]) == check_value(key, (first,)) == check_value(key, np.array([first])) == (first,)
-    for value in (first, [first, first], [5], [[first]], None, 5, {first: 1}):
+    assert check_value(key, [first]) == check_value(key, (first,)) == check_value(key, np.array([first])) == check_value(key, first) == (first,)
+    for value in ([first, first], [5], [[first]], None, 5, {first: 1}):
         with pytest.raises(InvalidHyperparameter, match=f"^{key}: expected a list among"):
             check_value(key, value)
     with pytest.raises(InvalidHyperparameter, match=f"Did you mean {first}"):
         check_value(key, [first[:-1]])
+
+
+def test_a_flag_that_may_be_left_to_us():
+    for value in ("auto", True, False, np.True_):
+        assert check_value("env.compile.turn_on", value) == value
+    for value in ("on", 1, None, []):
+        with pytest.raises(InvalidHyperparameter, match=r"^env\.compile\.turn_on: expected True, False or 'auto'"):
+            check_value("env.compile.turn_on", value)
 
 
 @pytest.mark.parametrize("key", FLAGS)
