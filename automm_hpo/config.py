@@ -365,12 +365,14 @@ class Env(Section):
     inference_batch_size_ratio: PositiveInt = 4
     """Validation and prediction use batches this many times larger."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(_precision)] = "auto"
-    """``auto``: bf16-mixed on a GPU that has it, else 32."""
+    """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """``auto``: a GPU where there is one."""
     num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1")] = -1
     """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
     compile: Compile = Compile()
+    deterministic: Flag = False
+    """On a GPU, kernels that give the same bits in every run, and take longer; a processor does so anyway."""
     num_workers: NonNegativeInt = 0
     """Threads that decode image files, once for the whole search; 0: one per core."""
 

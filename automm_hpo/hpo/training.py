@@ -23,6 +23,7 @@ from ..problem import Problem
 from ..training.averaging import build_average
 from ..training.checkpoint import Snapshot, load_checkpoint, take_snapshot, write_checkpoint
 from ..training.checkpoint_folder import inherit_checkpoint, is_inherited, newest_checkpoint, prune_checkpoints
+from ..training.compiling import gpu_kernels
 from ..training.evaluate import find_device
 from ..training.loop import TrainState, TrialData, micro_batch_size, train_steps
 from ..training.memory import known_micro_batch, note_micro_batch
@@ -78,7 +79,7 @@ class Training:
             restore_state(newest[0], state, config)
         elif wants_probe(state.model, config.optim, len(data.train)):
             start_from_probe(state, data, config, cache, should_stop)
-        with ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
+        with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
             writing: Future[EpochResult] | None = None
             for result in train_steps(state, data, config, self.seed, should_stop):
                 if writing is not None and (result is not None or writing.done()):
