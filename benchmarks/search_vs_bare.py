@@ -7,6 +7,7 @@ rate, FIFO, two trials at a time, no tracking: every trial does the same work. E
 - Ray Tune by hand: the same trials as a function that reports, with Ray's own defaults (a fresh process for each trial)
 - bare, --trials 4: one process trains them one after another and writes nothing
 - bare, --trials 32: two processes side by side train half of them each and write weights and optimizer after every epoch, as ours does
+- what Ray itself takes: its start, two actors that import torch and timm and take one step each, its end
 - memory, as the peak of PSS over the process tree: ours with 4 trials, and a bare Ray driver whose two actors import the same and take one step
 
 AutoMM 1.6 took 87 s for the 4 trials and 4.8 GiB, on another 2-core machine.
@@ -90,8 +91,8 @@ def by_hand(images: str, num_trials: int) -> None:
     ).fit()
 
 
-def bare_ray() -> None:
-    """Two actors of Ray's that import what a trial needs, and take a step."""
+def bare_ray(seconds: int) -> None:
+    """Two actors of Ray's that import what a trial needs, take a step, and stay for a while."""
     import ray
     from ray import tune  # noqa: F401  # as whoever searches with it
 
@@ -107,7 +108,7 @@ def bare_ray() -> None:
             own, rows = Recipe(MODEL, SIZE, epochs=1), 32
             pixels, target = torch.zeros(rows, 73, 73, 3, dtype=torch.uint8), torch.arange(rows) % 10
             accuracy = bare_training(pixels, target, pixels, target, own, None)
-            time.sleep(3)  # both are there at once
+            time.sleep(seconds)
             return accuracy
 
     actors = [Actor.remote() for _ in range(CORES)]
@@ -188,8 +189,9 @@ def measure(runs: int, num_trials: tuple[int, ...] = (4, 32), memory: bool = Tru
                 Figure(f"{name}: ours / bare", [own / bare for own, bare, _ in rounds], at_most=GOALS.get(count)),
                 Figure(f"{name}: ours / Ray Tune by hand", [own / tune for own, _, tune in rounds]),
             ]
+        figures.append(Figure("search: a bare Ray, two actors, one step each", [timed(("ray", "0"))[0] for _ in range(runs)], "s", digits=1))
         if memory:
-            ours_memory, ray_memory = timed(("ours", images, "4"), memory=True)[1], timed(("ray",), memory=True)[1]
+            ours_memory, ray_memory = timed(("ours", images, "4"), memory=True)[1], timed(("ray", "3"), memory=True)[1]
             figures += [
                 Figure("search, memory: ours", [ours_memory], "GiB"),
                 Figure("search, memory: bare Ray", [ray_memory], "GiB"),
