@@ -14,6 +14,14 @@ import pandas as pd
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache_folder(tmp_path_factory):
+    """No test finds, or leaves, decoded images in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path_factory.mktemp("decoded")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def fashion(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(2,000, 2,000) rows of the shipped Fashion-MNIST as PNG files."""

@@ -18,7 +18,8 @@ from torch import nn
 from .arguments import check_flag, check_number
 from .artifact import Artifact, Member, save_artifact
 from .config import Config
-from .data.cache import join_caches, open_cache
+from .data.batch import join_rows
+from .data.cache import open_cache
 from .errors import CorruptFile, InvalidArgument, Problems
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
@@ -227,7 +228,7 @@ class _Finish:
             return artifact
         if self._late(seconds):
             return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")
-        rows = join_caches((train, self.valid), self.cache / "all.npy")
+        rows = join_rows((train, self.valid))
         (_, trained), (_, steps) = epoch_size(config.env, len(train)), epoch_size(config.env, len(rows))
         last_step = max(1, round(epochs * steps))
         limits = {"optim.patience": NEVER}

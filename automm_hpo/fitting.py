@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ import torch
 from . import __version__
 from .artifact import Artifact, Member, load_artifact, save_artifact
 from .config import Config
-from .data.cache import store_cache
-from .errors import BadImages, CorruptFile, Problems
+from .data.cache import store_caches
+from .data.decoding import Course
+from .errors import CorruptFile
 from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import ray_cluster
@@ -102,33 +104,35 @@ def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStac
         The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
     """
     searching = plan.search.space and is_anything_left(records, plan.search.num_trials)
+    cancelled = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        caches = pool.submit(_build_caches, plan, progress)
-        sharing = pool.submit(plan_gpu_share, plan) if searching else None
-        available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
-        caches.result()
-        share, why = sharing.result() if sharing else (1.0, "")
+        try:
+            caches = pool.submit(_build_caches, plan, progress, cancelled)
+            sharing = pool.submit(plan_gpu_share, plan) if searching else None
+            available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
+            caches.result()
+            share, why = sharing.result() if sharing else (1.0, "")
+        finally:  # by Ctrl-C, say
+            cancelled.set()
+            pool.shutdown(cancel_futures=True)
     if why:
         progress.say(why)
     return available, share
 
 
-def _build_caches(plan: FitPlan, progress: Progress) -> None:
-    config, problems = plan.search.config, Problems()
-    for name, split in plan.data.splits.items():
-        with problems.gather():  # bad images of one split do not hide the other's
-            store_cache(
-                plan.path / "search" / "cache",
-                name,
-                plan.data.encode(split, plan.encoders, *([progress.say] if name == "valid" else [])),  # what is rare in training is no news
-                plan.encoders.geometry,
-                strategy=config.data.image.missing_value_strategy,
-                num_threads=config.env.num_workers,
-                report=progress.say,
-                labels=list(split.table.index),
-            )
-    if problems.found:
-        raise BadImages("\n".join(map(str, problems.found)))
+def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event) -> None:
+    splits, config = plan.data.splits, plan.search.config
+    store_caches(
+        plan.path / "search" / "cache",
+        # what is rare in training is no news
+        {name: plan.data.encode(split, plan.encoders, *([progress.say] if name == "valid" else [])) for name, split in splits.items()},
+        plan.encoders.geometry,
+        strategy=config.data.image.missing_value_strategy,
+        num_threads=config.env.num_workers,
+        report=progress.say,
+        watch=Course(progress.say, trials_deadline(plan.deadline, bool(plan.search.space)), cancelled),
+        labels={name: list(split.table.index) for name, split in splits.items()},
+    )
 
 
 def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:

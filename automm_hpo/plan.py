@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .config import Config
-from .data.cache import MEND, decode_all, describe, find_absent
+from .data.cache import MEND
 from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
+from .data.decoding import decode_all, describe, find_absent
 from .data.encoders import EncodedTable, Encoders, fit_encoders
 from .data.features import Features
 from .data.images import cover

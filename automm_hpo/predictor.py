@@ -20,8 +20,9 @@ from .arguments import absolute_path, check_flag, check_number, check_tracking, 
 from .artifact import Artifact, Embedder, load_artifact, save_artifact
 from .checks import check_goal, check_quota, check_same_metric, check_training
 from .config import Config
-from .data.batch import TensorCache
-from .data.cache import BadImage, build_cache, describe
+from .data.batch import TensorCache, ahead
+from .data.cache import build_cache
+from .data.decoding import BadImage, describe
 from .data.encoders import EncodedTable, Encoders
 from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
@@ -542,10 +543,15 @@ def _in_parts(
         BadImages: there are such, and the config does not let them pass.
     """
     own, parts, bad = config.data.image, [], []
-    for start in range(0, len(encoded), PREDICT_CHUNK):
+
+    def build(start: int) -> tuple[TensorCache, list[BadImage]]:
         part = encoded.take(slice(start, start + PREDICT_CHUNK))
         cache, unread = build_cache(part, encoders.geometry, num_threads=config.env.num_workers, strategy=own.missing_value_strategy)
-        bad += [replace(image, row=start + image.row) for image in unread]
+        return cache, [replace(image, row=start + image.row) for image in unread]
+
+    starts = range(0, len(encoded), PREDICT_CHUNK)
+    for cache, unread in ahead(build, starts, 1) if len(starts) > 1 else map(build, starts):
+        bad += unread
         parts.append(function(cache))
     if bad and own.missing_value_strategy != "skip":
         raise BadImages(describe(bad, labels) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import torch
 
 from .checks import is_averaged, num_parallel, peak_bytes
 from .config import Config
-from .data.cache import open_cache, store_cache
+from .data.cache import MEND, build_cache
+from .data.decoding import describe
+from .errors import BadImages
 from .hpo.training import build_state
 from .models import MODEL_KEYS, image_spec
 from .plan import FitPlan, Split
@@ -65,7 +66,7 @@ class Preview:
 
 
 def preview(plan: FitPlan) -> Preview:
-    """Times a few steps on a few rows in a temporary folder; nothing else is written."""
+    """Times a few steps on a few rows; nothing is written."""
     with process_unchanged():
         return _preview(plan)
 
@@ -110,13 +111,15 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
 
 @contextlib.contextmanager
 def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[Config, TrainState, TrialData]]:
-    """A trial of one batch of rows an epoch, to be timed: its config, state and data, in a temporary folder."""
+    """A trial of one batch of rows an epoch, to be timed: its config, state and data."""
     data, device = plan.data, find_device(config.env)
     table = data.train.table.head(min(config.env.batch_size, len(data.train.table)))
-    with tempfile.TemporaryDirectory(prefix="automm_hpo_preview_") as folder, torch.random.fork_rng():
-        encoded = data.encode(Split(table, data.train.folder), plan.encoders)
-        store_cache(Path(folder), "train", encoded, plan.encoders.geometry, strategy=config.data.image.missing_value_strategy)
-        cache = open_cache(Path(folder), "train").to(device)
+    encoded, strategy = data.encode(Split(table, data.train.folder), plan.encoders), config.data.image.missing_value_strategy
+    rows, bad = build_cache(encoded, plan.encoders.geometry, config.env.num_workers, strategy)
+    if bad and strategy != "skip":
+        raise BadImages(f"train: {describe(bad, list(table.index))} {MEND}")
+    with torch.random.fork_rng():
+        cache = rows.to(device)
         short = config.with_overrides({"optim.max_epochs": num_steps, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
         state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
         yield short, state, TrialData(cache, cache, data.problem, data.validation_metric, image_spec(short), cache.target.cpu().numpy())

@@ -220,7 +220,7 @@ def test_a_reused_folder_holds_the_new_data(small, here, fast):
     predictor = quick_fit(other, here, fast | {"optim.max_epochs": 8})
     assert predictor.evaluate(other)["accuracy"] > 0.3
     with open("/proc/self/maps") as maps:
-        assert "cache/train.npy" not in maps.read()
+        assert ".pixels" not in maps.read()
 
 
 @pytest.mark.parametrize("spelling", ["run/../run", "link", "run/search/deeper"])
@@ -322,9 +322,9 @@ def test_any_kind_of_column_alone_and_all_together(mixed, here, fast, reader_fol
 
 
 def test_a_table_without_images_starts_no_decoding_thread(mixed, here, fast, reader_folder, monkeypatch):
-    from automm_hpo.data import cache
+    from automm_hpo.data import decoding
 
-    monkeypatch.setattr(cache, "ThreadPoolExecutor", None)  # would raise
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", None)  # would raise
     predictor = quick_fit(mixed[["age", "color", "title", "label"]].head(100), here, fast_tables(fast, reader_folder) | {"optim.max_epochs": 1})
     predictor.predict(mixed.tail(5))
 

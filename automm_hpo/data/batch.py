@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from math import prod
+from typing import Any, Self, TypeVar
 
 import torch
+
+from .decoding import OnDemand
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+BATCHES_AHEAD = 2
+ROWS_AT_ONCE = 1_024  # on their way to a device
 
 
 def text_ends(max_text_len: int) -> tuple[int, int]:
@@ -19,10 +29,49 @@ def text_ends(max_text_len: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The images of a split, as places in a store of them that splits and searches share.
+
+    Attributes:
+        store: (M, S, S, 3) uint8, mapped, or what decodes those that are asked for; the first is black, for cells that are empty.
+        places: (N, I) int64, on the CPU.
+        key: the same for stores of the same images.
+    """
+
+    store: torch.Tensor | OnDemand
+    places: torch.Tensor
+    key: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, I, S, S, 3)."""
+        return (*self.places.shape, *self.store.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape)
+
+    def __getitem__(self, rows: slice) -> Self:
+        return replace(self, places=self.places[rows])
+
+    def pixels(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """(B, I, S, S, 3) uint8 on the CPU."""
+        places = self.places[rows]
+        return self.store.index_select(0, places.flatten()).unflatten(0, places.shape)
+
+    def to(self, device: torch.device) -> torch.Tensor:
+        """All of them."""
+        pixels = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(pixels), ROWS_AT_ONCE):
+            pixels[start : start + ROWS_AT_ONCE] = self.pixels(slice(start, start + ROWS_AT_ONCE)).to(device)
+        return pixels
+
+
+@dataclass(frozen=True)
 class _Rows:
     """What rows have; a modality that the table lacks is a tensor with a zero axis."""
 
-    images: torch.Tensor
+    images: torch.Tensor | Pictures
     image_mask: torch.Tensor
     target: torch.Tensor
     numeric: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
@@ -65,8 +114,15 @@ class Batch(_Rows):
         weight: (B,) float32, what each row counts in the loss.
     """
 
+    images: torch.Tensor
+
     def to(self, device: torch.device) -> Self:
-        return self if self.target.device == device else replace(self, **self._values(lambda tensor: tensor.to(device)))
+        """On a GPU nothing waits for the copy."""
+        if self.target.device == device:
+            return self
+        if device.type == "cuda":
+            return replace(self, **self._values(lambda tensor: tensor.pin_memory().to(device, non_blocking=True)))
+        return replace(self, **self._values(lambda tensor: tensor.to(device)))
 
     def with_images(self, images: torch.Tensor) -> Self:
         return replace(self, images=images)
@@ -85,11 +141,16 @@ class Batch(_Rows):
 
 @dataclass(frozen=True)
 class TensorCache(_Rows):
-    """A split of the table, encoded; the fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3), the tokens int32 and one
-    column wider than the longest row, so that the last column is padding.
+    """A split of the table, encoded; the fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3) or places in a store of them,
+    the tokens int32 and one column wider than the longest row, so that the last column is padding.
 
     ``token_counts`` stay on the CPU, where a batch's longest row is known without asking the device.
     """
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the images are decoded each time they are asked for."""
+        return isinstance(self.images, Pictures) and isinstance(self.images.store, OnDemand)
 
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
@@ -110,9 +171,11 @@ class TensorCache(_Rows):
         Args:
             rows: a slice, or positions on the CPU.
         """
-        # index_select copies whole images, indexing goes byte by byte
         there = rows if isinstance(rows, slice) else rows.to(self.target.device, non_blocking=True)
-        images = self.images[there] if isinstance(there, slice) else self.images.index_select(0, there)
+        if isinstance(self.images, Pictures):
+            images = self.images.pixels(rows)
+        else:  # index_select copies whole images, indexing goes byte by byte
+            images = self.images[there] if isinstance(there, slice) else self.images.index_select(0, there)
         counts = {name: each[rows] for name, each in self.token_counts.items()}
         return Batch(
             images.permute(0, 1, 4, 2, 3),
@@ -126,11 +189,39 @@ class TensorCache(_Rows):
         )
 
 
-def join_rows(parts: Sequence[TensorCache], images: torch.Tensor) -> TensorCache:
-    """Splits one after another.
+def batches(data: TensorCache, blocks: Iterable[torch.Tensor | slice], device: torch.device) -> Iterator[Batch]:
+    """Rows, some after others, on a device. Where they are neither there nor decoded, a thread makes the next ones ready meanwhile.
 
     Args:
-        images: theirs, joined.
+        blocks: slices, or positions on the CPU.
+    """
+
+    def fetch(rows: torch.Tensor | slice) -> Batch:
+        return data.batch(rows).to(device)
+
+    return map(fetch, blocks) if data.target.device == device and not data.is_streamed else ahead(fetch, blocks, BATCHES_AHEAD)
+
+
+def ahead(function: Callable[[Item], Value], items: Iterable[Item], count: int) -> Iterator[Value]:
+    """``map`` by a thread of its own, which is up to ``count`` values ahead of whoever takes them."""
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        tasks: deque[Future[Value]] = deque()
+        try:
+            for item in items:
+                tasks.append(pool.submit(function, item))
+                if len(tasks) > count:
+                    yield tasks.popleft().result()
+            while tasks:
+                yield tasks.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def join_rows(parts: Sequence[TensorCache]) -> TensorCache:
+    """Splits one after another; those that share a store of images go on sharing it.
+
+    Raises:
+        ValueError: they are of different tokenizers, or of different stores.
     """
     if any(part.tokens.keys() != parts[0].tokens.keys() for part in parts):
         raise ValueError("splits of different tokenizers")
@@ -141,4 +232,14 @@ def join_rows(parts: Sequence[TensorCache], images: torch.Tensor) -> TensorCache
         tokens[name] = torch.cat([torch.cat([part.tokens[name], padding], 1) for part, padding in zip(parts, wide, strict=True)])
         counts[name] = torch.cat([part.token_counts[name] for part in parts])
     plain = ("image_mask", "target", "numeric", "categorical", "weight")
-    return TensorCache(images=images, tokens=tokens, token_counts=counts, **{name: torch.cat([getattr(part, name) for part in parts]) for name in plain})
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in plain}
+    return TensorCache(images=_join_images([part.images for part in parts]), tokens=tokens, token_counts=counts, **joined)
+
+
+def _join_images(parts: Sequence[torch.Tensor | Pictures]) -> torch.Tensor | Pictures:
+    pictures, tensors = [part for part in parts if isinstance(part, Pictures)], [part for part in parts if isinstance(part, torch.Tensor)]
+    if not pictures:
+        return torch.cat(tensors)
+    if tensors or any(part.key != pictures[0].key for part in pictures):
+        raise ValueError("splits of different stores of images")
+    return replace(pictures[0], places=torch.cat([part.places for part in pictures]))

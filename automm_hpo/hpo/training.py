@@ -140,8 +140,8 @@ def close_splits() -> None:
 
 @functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it
 def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorCache:
-    """On the device where it fits, with as much again left for the model; else mapped, and each batch travels."""
+    """On the device where it fits, with as much again left for the model; else mapped, or decoded batch by batch, and each batch travels."""
     split = open_cache(search_folder / "cache", name)
-    if device.type == "cuda" and 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and (split.is_streamed or 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]):
         return split
     return split.to(device)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Env
-from ..data.batch import Batch, TensorCache
+from ..data.batch import Batch, TensorCache, batches
 from ..data.images import ImageSpec
 from ..errors import InvalidHyperparameter
 from ..metrics import Metric, compute_scorer
@@ -90,16 +90,15 @@ def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: En
     logits: list[torch.Tensor] = []
     start = 0
     while start < len(data):
-        batch = data.batch(slice(start, start + batch_size)).to(device)
         try:
-            with autocast(env, device):
-                logits.append(function(batch.with_images(eval_view(batch.images, spec))).float())
+            for batch in batches(data, [slice(place, place + batch_size) for place in range(start, len(data), batch_size)], device):
+                with autocast(env, device):
+                    logits.append(function(batch.with_images(eval_view(batch.images, spec))).float())
+                start += len(batch)
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise
             batch_size = (batch_size + 1) // 2
-        else:
-            start += len(batch)
     return torch.cat(logits).cpu()
 
 

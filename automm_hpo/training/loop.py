@@ -6,6 +6,7 @@ therefore takes the very steps the uninterrupted one would have taken, and no ge
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..config import Config, Env
-from ..data.batch import TensorCache
+from ..data.batch import Batch, TensorCache, batches
 from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..models import TableModel
@@ -104,20 +105,24 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     default_rngs = [torch.default_generator] + ([torch.cuda.default_generators[torch.cuda.current_device()]] if device.type == "cuda" else [])
     compute_loss = build_loss(optim, data.problem, data.train, device)
     mixed = build_mixing(config.data.mixup, data.problem)
-    clock, compiled, order = StepClock(), False, None
+    clock, compiled = StepClock(), False
     validation_seconds = ahead = share = lr = 0.0
     out_of_time = end = None
 
-    def backward(rows: torch.Tensor, epoch: int) -> list[torch.Tensor]:
-        """Adds up the gradient of the rows' mean loss."""
+    def micro_batches() -> Iterator[Batch]:
+        """Of all steps from this one on."""
+        steps = step_rows(seed, len(data.train), batch_size, range(state.step, all_steps), device)
+        return batches(data.train, (rows for step in steps for rows in step.split(state.micro_batch_size)), device)
+
+    def backward(feed: Iterator[Batch], epoch: int) -> list[torch.Tensor]:
+        """Adds up the gradient of the mean loss of a step's rows."""
         losses = []
-        for micro_rows in rows.split(state.micro_batch_size):
-            batch = data.train.batch(micro_rows).to(device)
+        for batch in itertools.islice(feed, math.ceil(batch_size / state.micro_batch_size)):
             batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
             batch = mixed(batch, epoch)
             with autocast(env, device):
                 loss = compute_loss(model.training_logits(batch), batch)
-            (loss * (len(batch) / len(rows))).backward()
+            (loss * (len(batch) / batch_size)).backward()
             losses.append(loss.detach())
         return losses
 
@@ -125,6 +130,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         """Why so many further steps, their validations, and the last one, would end too late."""
         return should_stop(ahead + share * steps)
 
+    feed = micro_batches()
     while end is None:
         started = time.perf_counter()
         losses: list[torch.Tensor] = []
@@ -135,21 +141,18 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         clock.start()
         while not state.is_probed:  # a probe is validated before the first step
             epoch, position = divmod(state.step, steps_per_epoch)
-            if position == 0 or order is None:
-                order = epoch_order(seed, epoch, len(data.train))
-                order = order.pin_memory() if device.type == "cuda" else order  # travels without anybody waiting for it
-            rows = order[position * batch_size : (position + 1) * batch_size]
             randomness = step_seed(seed, state.step)
             view_rng.manual_seed(randomness)
             for default_rng in default_rngs:
                 default_rng.manual_seed(randomness)
             try:
-                losses += backward(rows, epoch)
+                losses += backward(feed, epoch)
             except torch.OutOfMemoryError:
                 if state.micro_batch_size == 1:
                     raise
                 state.micro_batch_size = (state.micro_batch_size + 1) // 2
                 optimizer.zero_grad()
+                feed = micro_batches()
                 continue  # the same step again: all that is random in it is a function of its number
             if optim.gradient_clip_val:
                 nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
@@ -210,6 +213,17 @@ def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:
 def micro_batch_size(env: Env, num_rows: int) -> int:
     """Rows that are to go through the device at once."""
     return min(env.per_gpu_batch_size or env.batch_size, env.batch_size, num_rows)
+
+
+def step_rows(seed: int, num_rows: int, batch_size: int, steps: range, device: torch.device) -> Iterator[torch.Tensor]:
+    """(batch_size,) int64 on the CPU, a step's rows, for each of the steps."""
+    order = None
+    for step in steps:
+        epoch, position = divmod(step, num_rows // batch_size)
+        if position == 0 or order is None:
+            order = epoch_order(seed, epoch, num_rows)
+            order = order.pin_memory() if device.type == "cuda" else order  # travels without anybody waiting for it
+        yield order[position * batch_size : (position + 1) * batch_size]
 
 
 def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:

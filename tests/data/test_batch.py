@@ -1,9 +1,12 @@
 """Rows stay together on their way, whatever kinds of column they have."""
 
+import threading
+import time
+
 import pytest
 import torch
 
-from automm_hpo.data.batch import Batch, TensorCache, join_rows
+from automm_hpo.data.batch import Batch, Pictures, TensorCache, ahead, batches, join_rows
 
 
 def cache_of(num_rows, counts, pad=9) -> TensorCache:
@@ -58,9 +61,57 @@ def test_a_shorter_length_keeps_both_ends():
 
 def test_splits_are_joined_though_their_longest_texts_differ():
     first, second = cache_of(2, [1, 2]), cache_of(3, [4, 1, 1])
-    joined = join_rows([first, second], torch.cat([first.images, second.images]))
+    joined = join_rows([first, second])
     assert joined.target.tolist() == [0, 1, 0, 1, 2]
     assert joined.tokens["t"].tolist() == [[1, 9, 9, 9, 9], [1, 2, 9, 9, 9], [1, 2, 3, 4, 9], [1, 9, 9, 9, 9], [1, 9, 9, 9, 9]]
     assert joined.token_counts["t"].tolist() == [1, 2, 4, 1, 1]
     assert joined.head(2).tokens["t"].shape == (2, 5)
     assert joined.nbytes > first.nbytes + second.nbytes
+    assert joined.images[:, 0, 0, 0, 0].tolist() == [0, 1, 0, 1, 2]
+
+
+def test_pictures_are_places_in_a_store():
+    store = torch.arange(5, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 4, 4, 3).contiguous()
+    places = torch.tensor([[1, 0], [4, 4], [2, 3]])
+    pictures = Pictures(store, places, "key")
+    assert (pictures.shape, pictures.nbytes) == ((3, 2, 4, 4, 3), 3 * 2 * 4 * 4 * 3)
+    assert pictures.pixels(torch.tensor([2, 0]))[:, :, 0, 0, 0].tolist() == [[2, 3], [1, 0]]
+    assert pictures[1:].pixels()[:, :, 3, 3, 2].tolist() == [[4, 4], [2, 3]]
+    assert torch.equal(pictures.to(torch.device("cpu")), pictures.pixels())
+    rows = TensorCache(pictures, places > 0, torch.arange(3))
+    plain = TensorCache(pictures.pixels(), places > 0, torch.arange(3))
+    for taken in (slice(1, 3), torch.tensor([2, 0, 0])):
+        one, other = rows.batch(taken).images, plain.batch(taken).images
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+    assert not rows.is_streamed
+    with pytest.raises(ValueError, match="different stores"):
+        join_rows([rows, TensorCache(Pictures(store, places, "another"), places > 0, torch.arange(3))])
+
+
+def test_what_is_at_hand_needs_no_thread():
+    before = threading.active_count()
+    feed = batches(cache_of(4, [1, 3, 2, 5]), [slice(0, 2), torch.tensor([3])], torch.device("cpu"))
+    assert [batch.target.tolist() for batch in feed] == [[0, 1], [3]]
+    assert threading.active_count() == before
+
+
+def test_what_is_ahead_comes_in_order_and_no_further_than_asked():
+    taken = []
+
+    def double(number):
+        taken.append(number)
+        return 2 * number
+
+    values = ahead(double, range(100), 2)
+    assert [next(values) for _ in range(3)] == [0, 2, 4]
+    until = time.time() + 5
+    while len(taken) < 5 and time.time() < until:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert taken == [0, 1, 2, 3, 4]
+    values.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert list(ahead(double, [1], 2)) == [2]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda number: 1 / number, [1, 0], 1))

@@ -1,7 +1,6 @@
 """Decoded once, found again; rows and targets stay together whatever is dropped."""
 
 import base64
-import errno
 import os
 from pathlib import Path
 
@@ -10,14 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from automm_hpo.data import cache
-from automm_hpo.data.cache import BadImage, build_cache, describe, join_caches, open_cache, store_cache
+from automm_hpo.data import decoding, pixels
+from automm_hpo.data.batch import join_rows
+from automm_hpo.data.cache import build_cache, open_cache, store_caches
+from automm_hpo.data.decoding import BadImage
 from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.images import Base64, ImageGeometry, decode_image
 from automm_hpo.errors import BadImages
 
 GEOMETRY = ImageGeometry(8)
-NUM_ROWS = 150  # more than one task of a thread
+NUM_ROWS = 150
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """This machine's folder of decoded images, for one test."""
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "machine"))
+    return tmp_path / "machine"
 
 
 @pytest.fixture
@@ -33,8 +41,20 @@ def folder(tmp_path):
     return tmp_path / "cache"
 
 
+def store_cache(folder, name, table, geometry, strategy="raise", **options):
+    store_caches(folder, {name: table}, geometry, strategy, **options)
+
+
 def greys(stored) -> list[int]:
-    return stored.images[:, 0, 4, 4, 0].tolist()
+    return stored.batch(slice(None)).images[:, 0, 0, 4, 4].tolist()
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """What is decoded from now on."""
+    seen = []
+    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: seen.append(source) or decode_image(source, geometry))
+    return seen
 
 
 TARGET = np.arange(NUM_ROWS) * 10
@@ -47,7 +67,7 @@ def test_row_i_is_file_i(paths, folder, num_threads):
     store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY, num_threads=num_threads, report=lines.append)
     stored = open_cache(folder, "train")
     assert stored.images.shape == (NUM_ROWS, 1, 8, 8, 3)
-    assert stored.images.dtype == torch.uint8
+    assert stored.batch(slice(None)).images.dtype == torch.uint8
     assert greys(stored) == list(range(NUM_ROWS))
     assert stored.image_mask.all()
     assert (stored.target.numpy() == TARGET).all()
@@ -81,54 +101,72 @@ def test_no_rows_at_all():
     assert (len(empty), bad) == (0, [])
 
 
-def test_an_unchanged_key_decodes_nothing(paths, folder, monkeypatch):
-    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
-    before = (folder / "train.npy").stat()
-    monkeypatch.setattr(cache, "decode_image", None)  # would raise
-    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
-    after = (folder / "train.npy").stat()
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+@pytest.mark.parametrize("change", ["nothing", "order", "target", "numbers", "split", "twice"])
+def test_the_same_images_are_decoded_once_for_all_searches(paths, tmp_path, decoded, change):
+    store_cache(tmp_path / "first", "train", of_images(paths, TARGET), GEOMETRY)
+    decoded.clear()
+    tables = {"train": of_images(paths, TARGET)}
+    if change in ("order", "twice"):
+        rows = range(NUM_ROWS)[::-1] if change == "order" else [*range(NUM_ROWS), 5]
+        tables = {"train": of_images([paths[row] for row in rows], TARGET[rows])}
+    elif change == "target":
+        tables = {"train": of_images(paths, TARGET + 1)}
+    elif change == "numbers":
+        tables = {"train": mixed(NUM_ROWS, paths)}
+    elif change == "split":
+        tables = {"train": of_images(paths[50:], TARGET[50:]), "valid": of_images(paths[:50], TARGET[:50])}
+    store_caches(tmp_path / "second", tables, GEOMETRY)
+    stored = open_cache(tmp_path / "second", "train")
+    assert not decoded
+    assert stored.target.tolist() == tables["train"].target.tolist()
+    assert greys(stored) == [paths.index(row) for row in tables["train"].images]
 
 
-@pytest.mark.parametrize("change", ["file", "time", "order", "target", "side", "interpolation", "decoder"])
-def test_any_change_decodes_again(paths, folder, tmp_path, monkeypatch, change):
+@pytest.mark.parametrize("change", ["file", "time", "side", "interpolation", "decoder"])
+def test_what_changes_the_pixels_decodes_again(paths, folder, tmp_path, monkeypatch, decoded, change):
     store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
-    decoded = []
-    monkeypatch.setattr(cache, "decode_image", lambda path, geometry: decoded.append(path) or decode_image(path, geometry))
-    target, geometry, first = TARGET, GEOMETRY, 0
+    decoded.clear()
+    geometry, first = GEOMETRY, 0
     if change == "file":
         Image.new("L", (90, 90), first := 99).save(tmp_path / "0.png")
     elif change == "time":
         os.utime(paths[0][0], ns=(1, 1))
-    elif change == "order":
-        paths, first = paths[::-1], NUM_ROWS - 1
-    elif change == "target":
-        target = TARGET + 1
     elif change == "decoder":
-        monkeypatch.setattr(cache, "DECODER_VERSION", -1)
+        monkeypatch.setattr(pixels, "DECODER_VERSION", -1)
     else:
         geometry = ImageGeometry(6) if change == "side" else ImageGeometry(8, "nearest")
-    store_cache(folder, "train", of_images(paths, target), geometry)
+    store_cache(folder, "train", of_images(paths, TARGET), geometry)
     assert len(decoded) == NUM_ROWS
     stored = open_cache(folder, "train")
     assert greys(stored)[0] == first
-    assert stored.target[0] == target[0]
     assert stored.images.shape[2] == geometry.side
 
 
-def test_a_build_cut_short_is_not_taken_for_the_one_before(paths, folder, monkeypatch):
+def test_a_search_that_was_refused_leaves_nothing_to_mistake(paths, folder):
     store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cache, "decode_image", killed)
-        store_cache(folder, "train", of_images(paths[::-1], TARGET), GEOMETRY)
-    with pytest.raises(BadImages):  # nor is a refused one
+    with pytest.raises(BadImages):
         store_cache(folder, "train", of_images([["/nowhere.png"]] * NUM_ROWS, TARGET), GEOMETRY)
     store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
     assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
+
+
+def test_a_file_that_can_be_read_now_is_seen_though_nothing_shows_it_changed(paths, folder, monkeypatch):
+    def refuse(source, geometry):
+        if source == paths[3][0]:
+            raise decoding.UnreadableImage("PermissionError")
+        return decode_image(source, geometry)
+
+    with monkeypatch.context() as patch, pytest.raises(BadImages, match="PermissionError"):
+        patch.setattr(decoding, "decode_image", refuse)
+        store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
+    assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
+
+
+def test_bad_images_of_both_splits_are_listed_by_the_callers_labels(paths, folder):
+    tables = {"train": of_images([*paths[:5], ["/a.png"]], TARGET[:6]), "valid": of_images([["/b.png"]], TARGET[:1])}
+    with pytest.raises(BadImages, match=r"train: 1 images .* row 'f': /a.png.*\nvalid: 1 images .* row 'x': /b.png"):
+        store_caches(folder, tables, GEOMETRY, labels={"train": list("abcdef"), "valid": ["x"]})
 
 
 def test_raise_lists_the_files(paths, folder, tmp_path):
@@ -163,7 +201,7 @@ def test_skip_of_several_images_a_row(paths, folder):
     lines: list[str] = []
     store_cache(folder, "train", of_images(pairs, TARGET), GEOMETRY, "skip", report=lines.append)
     stored = open_cache(folder, "train")
-    assert stored.images[5, :, 0, 0, 0].tolist() == [6, NUM_ROWS - 7]
+    assert stored.batch(slice(5, 6)).images[0, :, 0, 0, 0].tolist() == [6, NUM_ROWS - 7]
     assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: row 5: (no path): missing; row 5: /nowhere.png: no such file.")
 
 
@@ -172,37 +210,40 @@ def test_skip_of_everything_is_refused(folder):
         store_cache(folder, "valid", of_images([["/a.png"], ["/b.png"]], np.zeros(2)), GEOMETRY, "skip")
 
 
-def test_a_long_list_is_cut():
-    text = describe([BadImage(row, 0, f"{row}.png", "no such file") for row in range(25)])
-    assert "25 images" in text
-    assert "9.png: no such file; and 15 more" in text
-    assert "10.png" not in text
-
-
-@pytest.mark.parametrize("code, refused", [(errno.ENOSPC, True), (errno.EOPNOTSUPP, False)])
-def test_a_full_disk_is_said_before_decoding(paths, folder, monkeypatch, code, refused):
-    def fallocate(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "posix_fallocate", fallocate)
-    if refused:
-        with pytest.raises(OSError, match=r"cache has no room for the decoded images, 0\.0 GB: No space left"):
-            store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
-        assert not list(folder.iterdir())
-    else:
-        store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
-        assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
-
-
-def test_splits_are_joined_in_order(paths, folder):
-    for name, rows in (("train", slice(0, 100)), ("valid", slice(100, None))):
-        store_cache(folder, name, of_images(paths[rows], TARGET[rows]), GEOMETRY)
-    joined = join_caches([open_cache(folder, name) for name in ("train", "valid")], folder / "all.npy")
+def test_splits_are_joined_in_order_and_share_their_pixels(paths, folder):
+    tables = {name: of_images(paths[rows], TARGET[rows]) for name, rows in (("train", slice(0, 100)), ("valid", slice(100, None)))}
+    store_caches(folder, tables, GEOMETRY)
+    joined = join_rows([open_cache(folder, name) for name in tables])
     assert greys(joined) == list(range(NUM_ROWS))
     assert joined.target.tolist() == TARGET.tolist()
     assert joined.image_mask.shape == (NUM_ROWS, 1)
     assert greys(joined.head(3)) == [0, 1, 2]
     assert len(joined.head(10_000)) == NUM_ROWS
+
+
+def test_a_cache_without_room_decodes_when_asked_and_the_next_search_checks_nothing_again(paths, folder, tmp_path, monkeypatch, decoded, machine):
+    paths[5] = [str(tmp_path / "bad.png")]
+    (tmp_path / "bad.png").write_bytes(b"<html>")
+    tables = {"train": of_images(paths[:100], TARGET[:100]), "valid": of_images(paths[100:], TARGET[100:])}
+    store_caches(folder, tables, GEOMETRY, "skip")
+    through_cache = [open_cache(folder, name) for name in tables]
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "small"))
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "1e-6")
+    lines: list[str] = []
+    for search in ("first", "second"):
+        decoded.clear()
+        store_caches(tmp_path / search, tables, GEOMETRY, "skip", report=lines.append)
+        assert len(decoded) == (NUM_ROWS if search == "first" else 1)  # a bad one is looked at again
+    assert not list((tmp_path / "small").glob("*.pixels"))
+    assert sum("each batch decodes its own" in line for line in lines) == 2
+    streamed = [open_cache(tmp_path / "second", name) for name in tables]
+    for one, other in zip(streamed, through_cache, strict=True):
+        assert (one.is_streamed, other.is_streamed) == (True, False)
+        assert one.images.shape == other.images.shape
+        for rows in (slice(7, 60), torch.tensor([40, 2, 2])):
+            assert torch.equal(one.batch(rows).images, other.batch(rows).images)
+            assert torch.equal(one.batch(rows).target, other.batch(rows).target)
+    assert greys(join_rows(streamed)) == greys(join_rows(through_cache))
 
 
 # ------------------------------------------------------------------------------------------------------ other than image files
@@ -230,14 +271,14 @@ def assert_same(stored, table, rows=slice(None)):
         np.testing.assert_array_equal(stored.token_counts[name].numpy(), table.token_counts[name][rows])
 
 
-def test_a_table_without_images_starts_no_thread(folder, monkeypatch):
-    monkeypatch.setattr(cache, "ThreadPoolExecutor", None)  # would raise
+def test_a_table_without_images_starts_no_thread(folder, monkeypatch, machine):
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", None)  # would raise
     store_cache(folder, "train", mixed(), None)
     stored = open_cache(folder, "train")
     assert_same(stored, mixed())
     assert stored.images.shape == (6, 0, 0, 0, 3)
-    assert not (folder / "train.npy").exists()
-    assert len(join_caches([stored, stored], folder / "all.npy")) == 12
+    assert not machine.exists()
+    assert len(join_rows([stored, stored])) == 12
 
 
 @pytest.mark.parametrize("field", ["numeric", "categorical", "weight", "target", "tokens"])
@@ -262,7 +303,7 @@ def test_with_zero_a_cell_may_be_empty_and_a_bad_file_may_not(paths, folder):
     store_cache(folder, "train", mixed(6, paths[:6]), GEOMETRY, "zero")
     stored = open_cache(folder, "train")
     assert stored.image_mask[:, 0].tolist() == [True, True, False, True, True, True]
-    assert not stored.images[2].any()
+    assert not stored.batch(slice(2, 3)).images.any()
     with pytest.raises(BadImages, match=r"1 images.*no such file"):
         store_cache(folder, "train", mixed(6, [*paths[:5], ["/nowhere.png"]]), GEOMETRY, "zero")
 
@@ -275,27 +316,48 @@ def pictures(kind, paths):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "base64", "arrays"])
-def test_pictures_in_memory_are_cached_like_files(paths, folder, kind):
+def test_pictures_in_memory_lie_in_the_searchs_folder_which_all_machines_reach(paths, folder, machine, kind):
     store_cache(folder, "train", mixed(NUM_ROWS, pictures(kind, paths)), GEOMETRY)
     assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
-    assert not (folder / "train.sources.json").exists()
+    assert not machine.exists()
+    assert len(list(folder.glob("*.pixels"))) == 1
 
 
 @pytest.mark.parametrize("kind", ["files", "bytes", "none"])
-def test_a_machine_may_have_a_cache_of_its_own(paths, folder, tmp_path, monkeypatch, kind):
+def test_another_machine_decodes_for_itself_what_it_can(paths, folder, tmp_path, monkeypatch, machine, decoded, kind):
     paths[3] = [""]
     in_memory = [*pictures("bytes", paths[:3]), [""], *pictures("bytes", paths[4:])]
     images = {"files": paths, "bytes": in_memory, "none": ()}[kind]
     geometry = None if kind == "none" else GEOMETRY
     store_cache(folder, "train", mixed(NUM_ROWS, images), geometry, "zero")
-    shared = open_cache(folder, "train")
-    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "own"))
-    if kind == "files":
-        (folder / "train.npy").unlink()  # decoded again, not copied
-    own = open_cache(folder, "train")
-    assert torch.equal(own.images, shared.images)
-    assert torch.equal(own.image_mask, shared.image_mask)
-    assert_same(own, mixed(NUM_ROWS))
-    for file in folder.glob("train.tokens*"):
-        file.unlink()
-    assert_same(open_cache(folder, "train"), mixed(NUM_ROWS))
+    first = open_cache(folder, "train")
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "other"))
+    decoded.clear()
+    second = open_cache(folder, "train")
+    assert len(decoded) == (NUM_ROWS - 1 if kind == "files" else 0)
+    assert len(list((tmp_path / "other").glob("*.pixels"))) == (kind == "files")
+    assert torch.equal(second.batch(slice(None)).images, first.batch(slice(None)).images)
+    assert torch.equal(second.image_mask, first.image_mask)
+    assert_same(second, mixed(NUM_ROWS))
+
+
+def test_a_process_that_was_told_of_no_folder_finds_where_the_search_has_them(paths, folder, tmp_path, monkeypatch, decoded):
+    store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
+    monkeypatch.delenv("AUTOMM_HPO_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    decoded.clear()
+    assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))
+    assert not decoded
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_machine_that_cannot_read_an_image_says_so(paths, folder, tmp_path, monkeypatch):
+    (tmp_path / "bad.png").write_bytes(b"<html>")
+    store_cache(folder, "train", of_images([*paths, [str(tmp_path / "bad.png")]], np.arange(NUM_ROWS + 1)), GEOMETRY, "skip")
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "other"))
+    Path(paths[7][0]).rename(tmp_path / "away.png")
+    for _ in range(2):
+        with pytest.raises(BadImages, match=rf"1 images cannot be read on this machine: {paths[7][0]}: no such file"):
+            open_cache(folder, "train")
+    (tmp_path / "away.png").rename(paths[7][0])
+    assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))

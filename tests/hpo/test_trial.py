@@ -1,12 +1,13 @@
 """A trial that is cut off anywhere goes on and ends as if nothing had happened. In this process, without Ray."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
 from automm_hpo.config import Config
-from automm_hpo.data.cache import store_cache
+from automm_hpo.data.cache import store_caches
 from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageGeometry
@@ -29,17 +30,21 @@ CONFIG = {
 NUM_ROWS = 8  # two validations an epoch
 
 
+def store(folder, table) -> Problem:
+    """Encodes 64 rows to train and 32 to validate."""
+    _open_split.cache_clear()
+    problem = Problem("label", "multiclass", tuple(sorted(table["label"].unique())), "object")
+    splits = {"train": table.head(64), "valid": table.head(96).tail(32)}
+    tables = {name: EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])) for name, rows in splits.items()}
+    store_caches(folder / "cache", tables, ImageGeometry(32))
+    return problem
+
+
 @pytest.fixture(params=[False, True], ids=["in turn", "beside"])
 def search(small, tmp_path, request, monkeypatch):
     """(task, records) of a search with its cache; nothing has run yet. Checkpoints are written in turn with the steps, or beside them as on a GPU."""
     monkeypatch.setattr("automm_hpo.hpo.training.writes_beside", lambda device: request.param)
-    _open_split.cache_clear()
-    table = small[0].head(96)
-    problem = Problem("label", "multiclass", tuple(sorted(small[0]["label"].unique())), "object")
-    for name, rows in (("train", table.head(64)), ("valid", table.tail(32))):
-        paths = [[path] for path in rows["image"]]
-        encoded = EncodedTable.of_images(paths, problem.encode(rows["label"]))
-        store_cache(tmp_path / "cache", name, encoded, ImageGeometry(32), "raise", 1, print, list(rows.index))
+    problem = store(tmp_path, small[0])
     yield TrialTask(tmp_path, Training(problem, Features(num_images=1), find_metric("accuracy"), 0, num_to_keep=2)), SearchRecords(tmp_path)
     _open_split.cache_clear()
 
@@ -57,6 +62,19 @@ def rows(steps):
 def whole(search):
     task, records = search
     return rows(run_trial(task, begin(records)))
+
+
+def test_a_trial_whose_images_are_decoded_batch_by_batch_is_the_same_to_the_bit(search, whole, small, tmp_path, monkeypatch):
+    task, records = search
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "small"))
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "0")
+    store(task.search_folder, small[0])
+    steps = run_trial(task, begin(records, **{"env.per_gpu_batch_size": 6}))
+    next(steps)
+    assert [thread.name for thread in threading.enumerate() if "ahead" in thread.name]
+    steps.close()
+    assert not [thread.name for thread in threading.enumerate() if "ahead" in thread.name]
+    assert rows(run_trial(task, begin(records))) == whole
 
 
 @pytest.mark.parametrize("cut", range(1, NUM_ROWS))

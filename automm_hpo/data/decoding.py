@@ -1,0 +1,170 @@
+"""Many images at once: decoded on threads, with its course told and an end when there must be one, or batch by batch as they are wanted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from operator import length_hint
+
+import numpy as np
+import torch
+
+from ..errors import BadImages, TimeLimitTooShort
+from .images import Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, name_source
+
+MAX_LISTED = 10
+SECONDS_BETWEEN_LOOKS = 0.1
+FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0  # of a decoding that takes long
+
+Watch = Callable[[int, int], None]
+"""Told now and then how many of how many images are decoded; what it raises ends the decoding. 0 of 0: another process decodes them."""
+
+
+@dataclass(frozen=True)
+class BadImage:
+    row: int  # position, not index label
+    column: int
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path or '(no path)'}: {self.reason}"
+
+
+class Course:
+    """A ``Watch`` that tells people how far it is, and ends it at a deadline or when it is cancelled.
+
+    Args:
+        deadline: time.time() at which there must be an end; None: no limit.
+        cancelled: set by another thread that needs the images no more.
+
+    Raises:
+        TimeLimitTooShort, CancelledError
+    """
+
+    def __init__(self, say: Callable[[str], None], deadline: float | None, cancelled: threading.Event) -> None:
+        self.say, self.deadline, self.cancelled = say, deadline, cancelled
+        self.started = time.time()
+        self.next_line = self.started + FIRST_LINE
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.cancelled.is_set():
+            raise CancelledError
+        now = time.time()
+        far = f"{done:,} of {total:,}" if total else "another process has not finished them"
+        left = f", {(now - self.started) / done * (total - done):.0f} s left" if done else ""
+        if self.deadline is not None and now > self.deadline:
+            raise TimeLimitTooShort(f"time_limit: decoding the images took it all ({far}{left}); give it more time, the next search will find them decoded")
+        if now > self.next_line:
+            self.next_line = now + SECONDS_BETWEEN_LINES
+            self.say(f"decoding images: {far}{left}")
+
+
+def decode_all(
+    images: Sequence[Sequence[ImageSource]],
+    geometry: ImageGeometry,
+    keep: Callable[[int, int, np.ndarray], None] = lambda row, column, image: None,
+    num_threads: int = 0,
+    strategy: str = "raise",
+    watch: Watch = lambda done, total: None,
+) -> list[BadImage]:
+    """Decodes (N, I) pictures on several threads, hands each to ``keep``, and returns those that are none, in order.
+
+    Args:
+        num_threads: 0: one per core.
+        strategy: with ``zero`` an empty cell is no bad image.
+        watch: what it raises is raised here, and no thread goes on.
+    """
+    bad: list[BadImage] = []
+    rows, stopped = iter(range(len(images))), threading.Event()  # each thread takes the next row from the same iterator
+
+    def decode_rows() -> None:
+        for row in rows:
+            if stopped.is_set():
+                return
+            for column, source in enumerate(images[row]):
+                if strategy == "zero" and is_missing(source):
+                    continue
+                try:
+                    keep(row, column, decode_image(source, geometry))
+                except UnreadableImage as problem:
+                    bad.append(BadImage(row, column, name_source(source), str(problem)))
+
+    num_threads = max(1, min(num_threads or os.cpu_count() or 1, len(images)))
+    with ThreadPoolExecutor(num_threads, "decoding") as pool:  # Pillow decodes and resizes outside the interpreter lock
+        tasks = [pool.submit(decode_rows) for _ in range(num_threads)]
+        try:
+            done, going_on = wait(tasks, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+            while going_on and not any(task.exception() for task in done):
+                watch(max(0, len(images) - length_hint(rows) - num_threads), len(images))
+                done, going_on = wait(tasks, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+        finally:
+            stopped.set()
+        for task in tasks:
+            task.result()
+    return sorted(bad, key=lambda image: (image.row, image.column))
+
+
+class OnDemand:
+    """Pictures that are decoded each time they are asked for; to a split it looks like the (1 + M, S, S, 3) tensor of them.
+
+    Args:
+        sources: M pictures; the first of the tensor is black and none of them.
+    """
+
+    def __init__(self, sources: Sequence[ImageSource], geometry: ImageGeometry, num_threads: int = 0) -> None:
+        self.sources, self.geometry, self.num_threads = ["", *sources], geometry, num_threads
+        self.shape = (len(self.sources), geometry.side, geometry.side, 3)
+
+    def index_select(self, dim: int, places: torch.Tensor) -> torch.Tensor:
+        """Raises:
+        BadImages: an image can be read no more.
+        """
+        pixels = np.zeros((len(places), *self.shape[1:]), np.uint8)
+
+        def keep(row: int, column: int, image: np.ndarray) -> None:
+            pixels[row] = image
+
+        if bad := decode_all([[self.sources[place]] for place in places.tolist()], self.geometry, keep, self.num_threads, "zero"):
+            raise BadImages(f"{len(bad)} images could be read when the fit began, and no more: {'; '.join(map(str, bad[:MAX_LISTED]))}")
+        return torch.from_numpy(pixels)
+
+
+def find_absent(images: Sequence[Sequence[ImageSource]], strategy: str = "raise") -> bool:
+    """Whether a file is plainly not there or no file; nothing is opened.
+
+    Args:
+        strategy: with ``zero`` an empty cell is none of those.
+    """
+    for row in images:
+        for source in row:
+            if isinstance(source, str) and is_path(source) and not (strategy == "zero" and is_missing(source)):
+                try:
+                    check_file(source)
+                except UnreadableImage:
+                    return True
+    return False
+
+
+def is_missing(source: ImageSource) -> bool:
+    """Whether a cell is empty."""
+    return isinstance(source, str) and not source
+
+
+def is_path(source: ImageSource) -> bool:
+    return isinstance(source, str) and not isinstance(source, Base64)
+
+
+def describe(bad: Sequence[BadImage], labels: Sequence[object] | None = None) -> str:
+    """The unreadable images in one sentence.
+
+    Args:
+        labels: what the caller's table calls its rows.
+    """
+    listed = "; ".join(f"row {image.row if labels is None else labels[image.row]!r}: {image}" for image in bad[:MAX_LISTED])
+    more = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
+    return f"{len(bad)} images cannot be read: {listed}{more}."

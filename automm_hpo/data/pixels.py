@@ -1,0 +1,317 @@
+"""Decoded images as this machine keeps them: one file for a set of images, which every search on them finds again.
+
+A folder holds ``<key>.pixels``, raw bytes that processes map, and ``<key>.json`` with the places of those that cannot be read. Who has an entry open holds
+a shared lock on its file, so nobody removes it for lack of room; who decodes holds an exclusive one on ``<key>.part``, and others who want the same
+images wait for it. A lock ends with its process, however that ends, and the next one that wants the images begins again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import math
+import mmap
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import CorruptFile, InvalidArgument
+from ..files import read_json, write_json
+from .decoding import OnDemand, Watch, decode_all
+from .images import DECODER_VERSION, ImageGeometry, ImageSource
+
+FOLDER, MOST_GIGABYTES = "AUTOMM_HPO_CACHE_DIR", "AUTOMM_HPO_CACHE_GB"
+DEFAULT_GIGABYTES = 20.0
+SPARE_BYTES = 1e9  # of the disk, left to others
+PIXELS, PART = ".pixels", ".part"
+CACHE_VERSION = 3  # raise it when the files would be read differently
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Keep = Callable[[int, int, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that are decoded alike.
+
+    Attributes:
+        key: of all that their pixels depend on.
+        count: how many; the first picture of their store is none of them, but black.
+        in_files: every process, of other machines too, can read them by their paths.
+        sources: gives them, where they must be decoded.
+    """
+
+    key: str
+    geometry: ImageGeometry
+    count: int
+    in_files: bool
+    sources: Callable[[], Sequence[ImageSource]]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (1 + self.count, self.geometry.side, self.geometry.side, 3)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Attributes:
+    images: (1 + count, S, S, 3) uint8, mapped, or what decodes those that are asked for.
+    bad: places of those that cannot be read, which are black, and why.
+    folder: where the pixels lie, or would.
+    """
+
+    images: torch.Tensor | OnDemand
+    bad: Mapping[int, str]
+    folder: Path
+
+
+def set_key(identities: Sequence[tuple[object, ...]], geometry: ImageGeometry) -> str:
+    """SHA-256 of all that pixels depend on: what tells each image from others (``identify``), the geometry and the decoder."""
+    digest = hashlib.sha256(repr((CACHE_VERSION, DECODER_VERSION, geometry)).encode())
+    for identity in identities:
+        digest.update(repr(identity).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+def machine_folder() -> Path:
+    """Where this machine keeps what it decoded."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.abspath(os.path.expanduser(os.environ.get(FOLDER) or f"{base}/automm_hpo")))
+
+
+def most_bytes() -> float:
+    """What the machine's folder may hold.
+
+    Raises:
+        InvalidArgument
+    """
+    text = os.environ.get(MOST_GIGABYTES, str(DEFAULT_GIGABYTES))
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = math.nan
+    if not gigabytes >= 0:
+        raise InvalidArgument(f"{MOST_GIGABYTES}={text!r} in the environment: expected a number of gigabytes >= 0, such as {DEFAULT_GIGABYTES:g}")
+    return 1e9 * gigabytes
+
+
+def open_store(
+    images: ImageSet,
+    own: Path,
+    is_right: Callable[[Sequence[int]], bool],
+    num_threads: int = 0,
+    watch: Watch = lambda done, total: None,
+    report: Callable[[str], None] = lambda line: None,
+    elsewhere: Path | None = None,
+) -> Store:
+    """The pixels of images: found in this machine's folder, or decoded once and put there while other processes that want them wait.
+
+    Args:
+        own: the search's folder, for what no other machine could decode for itself, or where the machine's folder cannot be written.
+        is_right: whether these places may be what an entry says cannot be read.
+        report: is told where it goes another way than usual.
+        elsewhere: a folder in which they may lie as well, for a process whose environment names none.
+
+    Raises:
+        OSError: there is no room for images that are in no files.
+    """
+    entry, most = (_Entry(machine_folder(), images), most_bytes()) if images.in_files else (_Entry(own, images), math.inf)
+    others = [_Entry(folder, images) for folder in (own, elsewhere) if folder is not None and (folder == own or FOLDER not in os.environ)]
+    while True:
+        for each in (entry, *others):
+            if found := each.open(is_right):
+                return found
+        try:
+            claim = entry.claim(watch, report)
+        except OSError as error:
+            if entry.folder == own:
+                raise
+            report(f"{entry.folder} cannot be written ({error.strerror}); the decoded images go to {own}")
+            entry, most = _Entry(own, images), math.inf
+            continue
+        if claim is None:  # another process was faster, or gave up
+            continue
+        try:
+            if entry.reserve(claim, most):
+                return entry.fill(claim, num_threads, watch)
+            size, free = f"{images.nbytes / 1e9:.1f} GB", f"{shutil.disk_usage(entry.folder).free / 1e9:.1f} GB"
+            if not images.in_files:
+                raise OSError(errno.ENOSPC, f"{entry.folder} has no room for the decoded images, {size}, with {free} free")
+            report(f"no room for the decoded images, {size} (in {entry.folder}: {MOST_GIGABYTES}={most / 1e9:g}, {free} free): each batch decodes its own")
+            return entry.stream(is_right, num_threads, watch)
+        finally:
+            entry.release(claim)
+
+
+class _Entry:
+    """A set of images in a folder."""
+
+    def __init__(self, folder: Path, images: ImageSet) -> None:
+        self.folder, self.images = folder, images
+        self.pixels, self.part, self.note = (folder / f"{images.key}{suffix}" for suffix in (PIXELS, PART, ".json"))
+
+    def open(self, is_right: Callable[[Sequence[int]], bool]) -> Store | None:
+        """None: it is not there, or is not whole."""
+        with contextlib.suppress(OSError), _opened(self.pixels, os.O_RDONLY) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            bad = self._noted()
+            if bad is not None and os.fstat(descriptor).st_size == self.images.nbytes and is_right(list(bad)):
+                with contextlib.suppress(OSError):  # of another user, say
+                    os.utime(self.pixels)  # used last
+                return Store(self._map(descriptor), bad, self.folder)
+        return None
+
+    def claim(self, watch: Watch, report: Callable[[str], None]) -> int | None:
+        """The descriptor of the unfinished file, locked by this process alone; None: another one had it, and has finished or given up.
+
+        Raises:
+            OSError: nothing can be written here.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _locked_alone(descriptor):
+                report("another process is decoding the same images: waiting for it")
+            while not _locked_alone(descriptor):
+                watch(0, 0)
+                time.sleep(0.1)
+            if self._is(descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    def release(self, claim: int) -> None:
+        """Removes what was not finished."""
+        if self._is(claim):
+            self.part.unlink()
+        os.close(claim)
+
+    def _is(self, claim: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(claim), os.stat(self.part))
+        except FileNotFoundError:
+            return False
+
+    def reserve(self, claim: int, most: float) -> bool:
+        """Takes the room on the disk, where need be that of entries which nobody has open, the longest unused first.
+
+        Args:
+            most: bytes that the folder may hold.
+        """
+        needed, spare = self.images.nbytes, SPARE_BYTES if self.images.in_files else 0
+
+        def fits() -> bool:
+            return needed + sum(_size(file) for file in self._others()) <= most and needed + spare <= shutil.disk_usage(self.folder).free
+
+        with _opened(self.folder / "lock", os.O_RDWR | os.O_CREAT) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            for file in self._others() if needed <= most else []:
+                if fits():
+                    break
+                _remove_unused(file)
+            if not fits():
+                return False
+            try:
+                os.posix_fallocate(claim, 0, needed)
+            except (AttributeError, OSError) as error:
+                if getattr(error, "errno", None) in NO_ROOM:
+                    return False
+                os.ftruncate(claim, needed)  # a system that cannot be asked
+        return True
+
+    def fill(self, claim: int, num_threads: int, watch: Watch) -> Store:
+        """Decodes all images into the unfinished file, and finishes it."""
+        size = self.images.nbytes // (1 + self.images.count)
+
+        def keep(row: int, column: int, image: np.ndarray) -> None:
+            if os.pwrite(claim, image.data, (1 + row) * size) != size:
+                raise OSError(errno.ENOSPC, f"no room for the decoded images: {self.folder}")
+
+        bad = self._decode(self.images.sources(), self.images.geometry, keep, num_threads, watch)
+        os.fsync(claim)  # a power cut must not leave black pictures under a name that says they are whole
+        write_json(self.note, list(bad.items()))
+        os.replace(self.part, self.pixels)
+        fcntl.flock(claim, fcntl.LOCK_SH)
+        return Store(self._map(claim), bad, self.folder)
+
+    def stream(self, is_right: Callable[[Sequence[int]], bool], num_threads: int, watch: Watch) -> Store:
+        """Nothing is kept but which images cannot be read; to find out, they are decoded as small as is quickest."""
+        sources, bad = self.images.sources(), self._noted()
+        if bad is None or not is_right(list(bad)):
+            bad = self._decode(sources, replace(self.images.geometry, side=1), lambda row, column, image: None, num_threads, watch)
+            write_json(self.note, list(bad.items()))
+        return Store(OnDemand(sources, self.images.geometry, num_threads), bad, self.folder)
+
+    @staticmethod
+    def _decode(sources: Sequence[ImageSource], geometry: ImageGeometry, keep: Keep, num_threads: int, watch: Watch) -> dict[int, str]:
+        return {1 + image.row: image.reason for image in decode_all([[source] for source in sources], geometry, keep, num_threads, watch=watch)}
+
+    def _map(self, descriptor: int) -> torch.Tensor:
+        """Copy-on-write: torch wants writable memory, and nobody writes. The map has a descriptor of its own, and with it the lock, as long as it lives."""
+        mapped = mmap.mmap(descriptor, self.images.nbytes, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(mapped, dtype=torch.uint8).view(self.images.shape)
+
+    def _noted(self) -> dict[int, str] | None:
+        try:
+            return dict(read_json(self.note))
+        except (OSError, CorruptFile, TypeError, ValueError):
+            return None
+
+    def _others(self) -> list[Path]:
+        """The folder's files of pixels; what was never finished first, then the longest unused."""
+        files = [file for file in self.folder.iterdir() if file.suffix in (PIXELS, PART) and file != self.part]
+        return sorted(files, key=lambda file: (file.suffix == PIXELS, _last_use(file)))
+
+
+@contextlib.contextmanager
+def _opened(file: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(file, flags, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked_alone(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_unused(file: Path) -> None:
+    """Removes an entry unless a process has it open."""
+    with contextlib.suppress(OSError), _opened(file, os.O_RDWR) as descriptor:  # another user's, say
+        if _locked_alone(descriptor):
+            file.unlink()
+            file.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # just now
+        return 0
+
+
+def _last_use(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

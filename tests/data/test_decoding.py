@@ -1,0 +1,129 @@
+"""Many images on threads: their course is told, and a decoding that must end does so at once."""
+
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from automm_hpo.data import decoding
+from automm_hpo.data.decoding import BadImage, Course, OnDemand, decode_all, describe
+from automm_hpo.data.images import ImageGeometry
+from automm_hpo.errors import BadImages, TimeLimitTooShort
+
+GEOMETRY = ImageGeometry(8)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Decoding takes 10 ms an image; gives what was decoded."""
+    seen = []
+
+    def decode(source, geometry):
+        time.sleep(0.01)
+        seen.append(source)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(decoding, "decode_image", decode)
+    return seen
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_whatever_the_watch_raises_ends_the_decoding_at_once(slow, num_threads):
+    def watch(done, total):
+        assert total == 1000
+        raise KeyboardInterrupt
+
+    started = time.time()
+    with pytest.raises(KeyboardInterrupt):
+        decode_all([["a.png"]] * 1000, GEOMETRY, num_threads=num_threads, watch=watch)
+    assert time.time() - started < 2
+    assert len(slow) < 200
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoding")]
+
+
+def test_what_keeping_raises_ends_it_too(slow):
+    def keep(row, column, image):
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        decode_all([["a.png"]] * 1000, GEOMETRY, keep, 2)
+    assert len(slow) <= 4
+
+
+def test_the_watch_hears_how_far_it_is(slow):
+    heard = []
+    decode_all([["a.png"]] * 50, GEOMETRY, num_threads=1, watch=lambda done, total: heard.append((done, total)))
+    assert heard
+    assert {total for _, total in heard} == {50}
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+    assert 0 < heard[-1][0] < 50
+
+
+@pytest.fixture
+def course(monkeypatch):
+    """(deadline, cancelled) -> (a course, its clock, what it said)."""
+
+    def make(deadline=None, cancelled=False):
+        event, clock, lines = threading.Event(), [1000.0], []
+        if cancelled:
+            event.set()
+        monkeypatch.setattr(decoding.time, "time", lambda: clock[0])
+        return Course(lines.append, deadline, event), clock, lines
+
+    return make
+
+
+def test_a_long_decoding_tells_its_course_now_and_then(course):
+    watch, clock, lines = course()
+    for second in range(30):
+        clock[0] = 1000.0 + second
+        watch(400 * second, 60_000)
+    assert lines == [
+        "decoding images: 1,600 of 60,000, 146 s left",
+        "decoding images: 6,000 of 60,000, 135 s left",
+        "decoding images: 10,400 of 60,000, 124 s left",
+    ]
+    clock[0] += 60
+    watch(0, 0)
+    assert lines[-1] == "decoding images: another process has not finished them"
+
+
+def test_a_time_limit_ends_it_and_says_how_far_it_was(course):
+    watch, clock, lines = course(deadline=1010.0)
+    clock[0] = 1001.0
+    watch(10, 100)
+    clock[0] = 1011.0
+    with pytest.raises(TimeLimitTooShort, match="20 of 100, 44 s left"):
+        watch(20, 100)
+    with pytest.raises(TimeLimitTooShort, match="another process"):
+        watch(0, 0)
+    assert not lines
+
+
+def test_who_needs_it_no_more_cancels_it(course):
+    with pytest.raises(CancelledError):
+        course(cancelled=True)[0](1, 2)
+
+
+def test_pictures_on_demand_are_the_pictures(tmp_path):
+    paths = []
+    for grey in range(5):
+        paths.append(str(tmp_path / f"{grey}.png"))
+        Image.new("L", (9, 9), 10 + grey).save(paths[-1])
+    store = OnDemand(paths, GEOMETRY)
+    assert store.shape == (6, 8, 8, 3)
+    assert store.index_select(0, torch.tensor([5, 0, 1, 1]))[:, 3, 3, 0].tolist() == [14, 0, 10, 10]
+    (tmp_path / "2.png").write_bytes(b"<html>")
+    with pytest.raises(BadImages, match=r"1 images could be read when the fit began, and no more: .*2\.png: not an image"):
+        store.index_select(0, torch.tensor([2, 3]))
+
+
+def test_a_long_list_is_cut():
+    text = describe([BadImage(row, 0, f"{row}.png", "no such file") for row in range(25)])
+    assert "25 images" in text
+    assert "9.png: no such file; and 15 more" in text
+    assert "10.png" not in text
