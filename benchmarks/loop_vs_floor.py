@@ -23,7 +23,7 @@ from bare import Recipe, bare_training
 from common import Figure, parser, print_figures, print_machine
 
 from automm_hpo.config import Config
-from automm_hpo.data.cache import open_cache, store_cache
+from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import cover
@@ -50,12 +50,12 @@ def prepare(folder: Path, recipe: Recipe, num_images: int) -> tuple[Run, Run]:
     problem = infer_problem(table["label"], "label")
     splits = dict(zip(("train", "valid"), train_valid_split(table, problem, 0.2, seed=0), strict=True))
     geometry = cover([image_spec(config)])
-    for name, rows in splits.items():
-        store_cache(folder / "search/cache", name, EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])), geometry)
+    tables = {name: EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])) for name, rows in splits.items()}
+    store_caches(folder / "search/cache", tables, geometry)
     records = SearchRecords(folder / "search")
     task = TrialTask(records.folder, Training(problem, Features(num_images=1), find_metric("accuracy"), seed=0, num_to_keep=2))
     caches = {name: open_cache(folder / "search/cache", name) for name in splits}
-    tensors = {name: (cache.images[:, 0].clone(), cache.target.clone()) for name, cache in caches.items()}
+    tensors = {name: (cache.batch(slice(None)).images[:, 0].permute(0, 2, 3, 1).contiguous(), cache.target.clone()) for name, cache in caches.items()}
 
     def ours() -> float:
         number = records.open_trial({}, {}, config.flat()).number

@@ -243,7 +243,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    image.load()  # a TIFF is turned by it, and has another size
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
 
 
 def resolve_path(value: object, folder: Path) -> str:

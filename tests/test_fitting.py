@@ -1,0 +1,116 @@
+"""A fit and the images it decodes: once for all searches, told while it takes long, ended when there is no time or no wish for it."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from automm_hpo import MultiModalPredictor
+from automm_hpo.data import decoding
+from automm_hpo.data.images import decode_image
+from automm_hpo.errors import BadImages, InvalidArgument, TimeLimitTooShort
+
+
+@pytest.fixture(autouse=True)
+def machine(here, monkeypatch):
+    """This machine's folder of decoded images, for one test."""
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(here / "machine"))
+    return here / "machine"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """What is decoded from now on."""
+    seen = []
+    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: seen.append(source) or decode_image(source, geometry))
+    return seen
+
+
+def fit(table, hyperparameters, path="run", verbosity=0, **options):
+    return MultiModalPredictor("label", verbosity=verbosity).fit(table, hyperparameters=hyperparameters, save_path=path, tracking=None, **options)
+
+
+def test_the_second_search_on_the_same_images_decodes_none(small, here, fast, decoded):
+    fit(small[0], fast, "first")
+    assert len(set(decoded)) == len(decoded) == len(small[0])
+    decoded.clear()
+    other = small[0].assign(number=np.arange(len(small[0])), label=small[0]["label"].eq("Bag").map({True: "bag", False: "other"}))
+    fit(other, fast | {"optim.lr": 1e-3}, "second", seed=5, holdout_frac=0.3)
+    assert not decoded
+    assert not (here / "first" / "search" / "cache").exists()
+
+
+@pytest.mark.parametrize("strategy", ["raise", "skip"])
+def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, fast, monkeypatch, capsys, strategy):
+    table, hyperparameters = small[0].head(120), fast | {"data.image.missing_value_strategy": strategy, "optim.top_k_average_method": "greedy_soup"}
+    if strategy == "skip":
+        table = table.assign(image=["nowhere.png", *table["image"].iloc[1:]])
+    through_cache = fit(table, hyperparameters, "cached", refit=True)
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "0")
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(here / "small"))
+    capsys.readouterr()
+    streamed = fit(table, hyperparameters, "streamed", verbosity=2, refit=True)
+    assert not list((here / "small").glob("*.pixels"))
+    assert capsys.readouterr().out.count("each batch decodes its own") == 1
+    figures = ["status", "score", "best_epoch", "epochs"]
+    assert streamed.leaderboard()[figures].equals(through_cache.leaderboard()[figures])
+    assert streamed.predict_proba(small[1]).equals(through_cache.predict_proba(small[1]))
+    (here / "bad.png").write_bytes(b"<html>")
+    with pytest.raises(BadImages, match=r"bad\.png: not an image"):
+        fit(table.assign(image=[str(here / "bad.png"), *table["image"].iloc[1:]]), fast, "refused")
+
+
+def test_predictions_of_many_rows_decode_the_next_while_the_model_is_at_work(small, here, fast, monkeypatch):
+    predictor = fit(small[0], fast | {"data.image.missing_value_strategy": "skip", "optim.max_epochs": 1})
+    test = small[1].assign(image=[*small[1]["image"].iloc[:-1], "nowhere.png"])
+    expected = predictor.predict_proba(test)
+    assert expected.iloc[-1].isna().all()
+    monkeypatch.setattr("automm_hpo.predictor.PREDICT_CHUNK", 32)
+    found = predictor.predict_proba(test)
+    assert np.allclose(found, expected, atol=1e-6, equal_nan=True)
+
+
+def test_ctrl_c_ends_a_decoding_at_once_and_leaves_nothing(small, here, fast, monkeypatch, machine):
+    decoded = []
+
+    def decode(source, geometry):
+        decoded.append(source)
+        if len(decoded) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.02)
+        return decode_image(source, geometry)
+
+    monkeypatch.setattr(decoding, "decode_image", decode)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small[0], fast)
+    assert len(decoded) < 100
+    assert not (here / "run").exists()
+    assert [path.name for path in machine.iterdir()] == ["lock"]
+
+
+def test_a_time_limit_that_decoding_takes_is_said(small, here, fast, monkeypatch, machine):
+    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: time.sleep(0.2) or decode_image(source, geometry))
+    started = time.time()
+    with pytest.raises(TimeLimitTooShort, match=r"decoding the images took it all \(\d+ of 200, \d+ s left\)"):
+        fit(small[0], fast, time_limit=3)
+    assert time.time() - started < 3 + 1
+    assert not (here / "run").exists()
+    assert [path.name for path in machine.iterdir()] == ["lock"]
+
+
+def test_a_long_decoding_tells_its_course(small, here, fast, monkeypatch, capsys):
+    monkeypatch.setattr(decoding, "FIRST_LINE", 0.1)
+    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: time.sleep(0.01) or decode_image(source, geometry))
+    fit(small[0], fast | {"optim.max_epochs": 1, "env.num_workers": 1}, verbosity=2)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("decoding images")]
+    assert " of 200, " in line
+    assert line.endswith(" s left")
+
+
+def test_a_cap_that_is_no_number_is_refused_at_fit(small, here, fast, monkeypatch):
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "plenty")
+    with pytest.raises(InvalidArgument, match="AUTOMM_HPO_CACHE_GB='plenty'"):
+        fit(small[0], fast)
+    assert not (here / "run").exists()
