@@ -47,17 +47,18 @@ def test_two_nodes_share_a_search_and_killing_one_loses_no_trial(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in RAY_ENVIRONMENT.items():
             patch.setenv(name, value)
+        patch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "first cache"))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False})
         try:
             own = tmp_path / "own cache"
             patch.setenv("AUTOMM_HPO_CACHE_DIR", str(own))  # of the second node's processes alone
             second = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
-            patch.delenv("AUTOMM_HPO_CACHE_DIR")
+            patch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "first cache"))
             environment = {**os.environ, "RAY_ADDRESS": cluster.address}
             command = [sys.executable, "-c", textwrap.dedent(SEARCH)]
             with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=-1) as search:
                 until = time.time() + 120
-                while not list(own.glob("*/train.json")):  # a trial has begun there
+                while not list(own.glob("*.pixels")):  # a trial has begun there
                     assert search.poll() is None, search.communicate()
                     assert time.time() < until
                     time.sleep(0.1)

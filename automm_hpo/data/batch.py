@@ -117,12 +117,12 @@ class Batch(_Rows):
     images: torch.Tensor
 
     def to(self, device: torch.device) -> Self:
-        """On a GPU nothing waits for the copy."""
-        if self.target.device == device:
-            return self
-        if device.type == "cuda":
-            return replace(self, **self._values(lambda tensor: tensor.pin_memory().to(device, non_blocking=True)))
-        return replace(self, **self._values(lambda tensor: tensor.to(device)))
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            if device.type == "cuda" and tensor.numel():
+                return tensor.pin_memory().to(device, non_blocking=True)  # nothing waits for the copy
+            return tensor.to(device)
+
+        return self if self.target.device == device else replace(self, **self._values(move))
 
     def with_images(self, images: torch.Tensor) -> Self:
         return replace(self, images=images)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import CorruptFile, InvalidArgument
+from ..errors import AutoMMHPOError, CorruptFile, InvalidArgument
 from ..files import read_json, write_json
 from .decoding import OnDemand, Watch, decode_all
 from .images import DECODER_VERSION, ImageGeometry, ImageSource
@@ -128,7 +128,7 @@ def open_store(
         OSError: there is no room for images that are in no files.
     """
     entry, most = (_Entry(machine_folder(), images), most_bytes()) if images.in_files else (_Entry(own, images), math.inf)
-    others = [_Entry(folder, images) for folder in (own, elsewhere) if folder is not None and (folder == own or FOLDER not in os.environ)]
+    others = [_Entry(own, images), *([_Entry(elsewhere, images)] if elsewhere is not None and FOLDER not in os.environ else [])]
     while True:
         for each in (entry, *others):
             if found := each.open(is_right):
@@ -136,7 +136,7 @@ def open_store(
         try:
             claim = entry.claim(watch, report)
         except OSError as error:
-            if entry.folder == own:
+            if entry.folder == own or isinstance(error, AutoMMHPOError):  # a time limit is a TimeoutError, and so an OSError
                 raise
             report(f"{entry.folder} cannot be written ({error.strerror}); the decoded images go to {own}")
             entry, most = _Entry(own, images), math.inf
@@ -180,7 +180,7 @@ class _Entry:
             OSError: nothing can be written here.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _locked_alone(descriptor):
                 report("another process is decoding the same images: waiting for it")
@@ -218,7 +218,7 @@ class _Entry:
         def fits() -> bool:
             return needed + sum(_size(file) for file in self._others()) <= most and needed + spare <= shutil.disk_usage(self.folder).free
 
-        with _opened(self.folder / "lock", os.O_RDWR | os.O_CREAT) as lock:
+        with _opened(self.folder / "lock", os.O_RDONLY | os.O_CREAT) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
             for file in self._others() if needed <= most else []:
                 if fits():
@@ -280,7 +280,7 @@ class _Entry:
 
 @contextlib.contextmanager
 def _opened(file: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(file, flags, 0o600)
+    descriptor = os.open(file, flags, 0o666)
     try:
         yield descriptor
     finally:

@@ -115,3 +115,15 @@ def test_what_is_ahead_comes_in_order_and_no_further_than_asked():
     assert list(ahead(double, [1], 2)) == [2]
     with pytest.raises(ZeroDivisionError):
         list(ahead(lambda number: 1 / number, [1, 0], 1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_that_travel_are_those_that_are_there():
+    rows, device = cache_of(64, [1, 3, 2, 5] * 16), torch.device("cuda:0")
+    blocks = [torch.randperm(64, generator=torch.Generator().manual_seed(step))[:16] for step in range(20)]
+    for one, other in zip(batches(rows, blocks, device), batches(rows.to(device), blocks, device), strict=True):
+        for name in ("images", "target", "numeric", "categorical", "weight"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert torch.equal(one.tokens["t"], other.tokens["t"])
+        assert one.images.stride() == other.images.stride()

@@ -20,7 +20,7 @@ from automm_hpo.data import decoding, pixels
 from automm_hpo.data.decoding import OnDemand
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.data.pixels import ImageSet, machine_folder, most_bytes, open_store
-from automm_hpo.errors import InvalidArgument
+from automm_hpo.errors import InvalidArgument, TimeLimitTooShort
 
 COUNT, SIDE = 4, 8
 BYTES = (1 + COUNT) * SIDE * SIDE * 3
@@ -160,6 +160,21 @@ def test_who_waits_takes_over_from_a_process_that_was_killed(tmp_path, machine, 
         finally:
             one.kill()
             other.kill()
+
+
+def test_a_time_limit_ends_the_waiting_for_another_process(tmp_path, machine, decoded):
+    def out_of_time(done, total):
+        assert (done, total) == (0, 0)
+        raise TimeLimitTooShort("time_limit")
+
+    machine.mkdir()
+    with pixels._opened(machine / "first.part", os.O_RDWR | os.O_CREAT) as other:
+        assert pixels._locked_alone(other)
+        with pytest.raises(TimeLimitTooShort):
+            opened(tmp_path, watch=out_of_time)
+        assert names(machine) == ["first.part"]  # still the other's
+    assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
+    assert names(machine) == ["first.json", "first.pixels", "lock"]
 
 
 def test_the_longest_unused_make_room_and_those_in_use_stay(tmp_path, machine, decoded, monkeypatch):
