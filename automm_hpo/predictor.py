@@ -550,7 +550,7 @@ def _in_parts(
         return cache, [replace(image, row=start + image.row) for image in unread]
 
     starts = range(0, len(encoded), PREDICT_CHUNK)
-    for cache, unread in ahead(build, starts, 1) if len(starts) > 1 else map(build, starts):
+    for cache, unread in ahead(build, starts, 1) if len(starts) > 1 and pick_device(config.env).type == "cuda" else map(build, starts):
         bad += unread
         parts.append(function(cache))
     if bad and own.missing_value_strategy != "skip":

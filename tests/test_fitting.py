@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data import decoding
@@ -62,12 +63,15 @@ def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, f
         fit(table.assign(image=[str(here / "bad.png"), *table["image"].iloc[1:]]), fast, "refused")
 
 
-def test_predictions_of_many_rows_decode_the_next_while_the_model_is_at_work(small, here, fast, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_predictions_of_many_rows_are_those_of_few(small, here, fast, monkeypatch, device):
+    """With a GPU the next rows are decoded while the model is at work."""
     predictor = fit(small[0], fast | {"data.image.missing_value_strategy": "skip", "optim.max_epochs": 1})
     test = small[1].assign(image=[*small[1]["image"].iloc[:-1], "nowhere.png"])
     expected = predictor.predict_proba(test)
     assert expected.iloc[-1].isna().all()
     monkeypatch.setattr("automm_hpo.predictor.PREDICT_CHUNK", 32)
+    monkeypatch.setattr("automm_hpo.predictor.pick_device", lambda env: torch.device(device))  # the model stays where it is
     found = predictor.predict_proba(test)
     assert np.allclose(found, expected, atol=1e-6, equal_nan=True)
 

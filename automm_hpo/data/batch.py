@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from .decoding import OnDemand
+from .decoding import OnDemand, idle_cores
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -190,7 +190,7 @@ class TensorCache(_Rows):
 
 
 def batches(data: TensorCache, blocks: Iterable[torch.Tensor | slice], device: torch.device) -> Iterator[Batch]:
-    """Rows, some after others, on a device. Where they are neither there nor decoded, a thread makes the next ones ready meanwhile.
+    """Rows, some after others, on a device. Where they are not there, or not decoded, a thread makes the next ones ready meanwhile, if it has a core for that.
 
     Args:
         blocks: slices, or positions on the CPU.
@@ -199,7 +199,8 @@ def batches(data: TensorCache, blocks: Iterable[torch.Tensor | slice], device: t
     def fetch(rows: torch.Tensor | slice) -> Batch:
         return data.batch(rows).to(device)
 
-    return map(fetch, blocks) if data.target.device == device and not data.is_streamed else ahead(fetch, blocks, BATCHES_AHEAD)
+    at_hand = data.target.device == device and not data.is_streamed
+    return map(fetch, blocks) if at_hand or (device.type == "cpu" and not idle_cores()) else ahead(fetch, blocks, BATCHES_AHEAD)
 
 
 def ahead(function: Callable[[Item], Value], items: Iterable[Item], count: int) -> Iterator[Value]:

@@ -109,15 +109,21 @@ def decode_all(
     return sorted(bad, key=lambda image: (image.row, image.column))
 
 
+def idle_cores() -> int:
+    """Cores that torch does not use. Its threads wait for each other: with decoding ones on the same cores they would be many times slower."""
+    return max(0, (os.cpu_count() or 1) - torch.get_num_threads())
+
+
 class OnDemand:
     """Pictures that are decoded each time they are asked for; to a split it looks like the (1 + M, S, S, 3) tensor of them.
 
     Args:
         sources: M pictures; the first of the tensor is black and none of them.
+        num_threads: decoding threads; 0: one per core that torch leaves idle, or where it leaves none one per core, for then it waits.
     """
 
     def __init__(self, sources: Sequence[ImageSource], geometry: ImageGeometry, num_threads: int = 0) -> None:
-        self.sources, self.geometry, self.num_threads = ["", *sources], geometry, num_threads
+        self.sources, self.geometry, self.num_threads = ["", *sources], geometry, num_threads or idle_cores()
         self.shape = (len(self.sources), geometry.side, geometry.side, 3)
 
     def index_select(self, dim: int, places: torch.Tensor) -> torch.Tensor:

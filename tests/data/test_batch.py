@@ -2,11 +2,16 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from automm_hpo.data.batch import Batch, Pictures, TensorCache, ahead, batches, join_rows
+from automm_hpo.data.decoding import OnDemand
+from automm_hpo.data.images import ImageGeometry
+
+batch = TensorCache.batch
 
 
 def cache_of(num_rows, counts, pad=9) -> TensorCache:
@@ -94,6 +99,16 @@ def test_what_is_at_hand_needs_no_thread():
     feed = batches(cache_of(4, [1, 3, 2, 5]), [slice(0, 2), torch.tensor([3])], torch.device("cpu"))
     assert [batch.target.tolist() for batch in feed] == [[0, 1], [3]]
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("idle", "expected"), [(0, ["MainThread"]), (1, ["ahead_0"])])
+def test_images_are_decoded_ahead_where_a_core_is_idle(monkeypatch, idle, expected):
+    monkeypatch.setattr("automm_hpo.data.batch.idle_cores", lambda: idle)
+    rows, threads = cache_of(4, [1, 3, 2, 5]), []
+    streamed = replace(rows, images=Pictures(OnDemand([""] * 4, ImageGeometry(4)), torch.zeros(4, 2, dtype=torch.int64)))
+    monkeypatch.setattr(TensorCache, "batch", lambda self, rows: threads.append(threading.current_thread().name) or batch(self, rows))
+    assert [each.target.tolist() for each in batches(streamed, [slice(0, 2), slice(2, 4)], torch.device("cpu"))] == [[0, 1], [2, 3]]
+    assert threads == expected * 2
 
 
 def test_what_is_ahead_comes_in_order_and_no_further_than_asked():
