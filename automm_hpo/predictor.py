@@ -52,7 +52,7 @@ from .plan import (
 from .presets import check_preset, is_searching
 from .preview import Preview, preview
 from .results import SearchResults
-from .training.evaluate import compute_metric, probabilities, values
+from .training.evaluate import compute_metric, pick_device, probabilities, values
 
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
 
