@@ -58,7 +58,7 @@ class Course:
         far = f"{done:,} of {total:,}" if total else "another process has not finished them"
         left = f", {(now - self.started) / done * (total - done):.0f} s left" if done else ""
         if self.deadline is not None and now > self.deadline:
-            raise TimeLimitTooShort(f"time_limit: decoding the images took it all ({far}{left}); give it more time, the next search will find them decoded")
+            raise TimeLimitTooShort(f"time_limit: decoding the images took it all ({far}{left}); give more, later searches find them decoded")
         if now > self.next_line:
             self.next_line = now + SECONDS_BETWEEN_LINES
             self.say(f"decoding images: {far}{left}")

@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ DEFAULT_GIGABYTES = 20.0
 SPARE_BYTES = 1e9  # of the disk, left to others
 PIXELS, PART = ".pixels", ".part"
 CACHE_VERSION = 3  # raise it when the files would be read differently
+# memory for copies is not set aside, so the file may be larger than the memory; Python names the flag from 3.13 on, this is Linux's
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Keep = Callable[[int, int, np.ndarray], None]
@@ -128,7 +131,7 @@ def open_store(
         OSError: there is no room for images that are in no files.
     """
     entry, most = (_Entry(machine_folder(), images), most_bytes()) if images.in_files else (_Entry(own, images), math.inf)
-    others = [_Entry(own, images), *([_Entry(elsewhere, images)] if elsewhere is not None and FOLDER not in os.environ else [])]
+    others = [_Entry(own, images), *([_Entry(elsewhere, images)] if elsewhere is not None and not os.environ.get(FOLDER) else [])]
     while True:
         for each in (entry, *others):
             if found := each.open(is_right):
@@ -141,9 +144,11 @@ def open_store(
             report(f"{entry.folder} cannot be written ({error.strerror}); the decoded images go to {own}")
             entry, most = _Entry(own, images), math.inf
             continue
-        if claim is None:  # another process was faster, or gave up
+        if claim is None:
             continue
         try:
+            if found := entry.open(is_right):  # by another process, just now
+                return found
             if entry.reserve(claim, most):
                 return entry.fill(claim, num_threads, watch)
             size, free = f"{images.nbytes / 1e9:.1f} GB", f"{shutil.disk_usage(entry.folder).free / 1e9:.1f} GB"
@@ -263,7 +268,7 @@ class _Entry:
 
     def _map(self, descriptor: int) -> torch.Tensor:
         """Copy-on-write: torch wants writable memory, and nobody writes. The map has a descriptor of its own, and with it the lock, as long as it lives."""
-        mapped = mmap.mmap(descriptor, self.images.nbytes, access=mmap.ACCESS_COPY)
+        mapped = mmap.mmap(descriptor, self.images.nbytes, mmap.MAP_PRIVATE | NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
         return torch.frombuffer(mapped, dtype=torch.uint8).view(self.images.shape)
 
     def _noted(self) -> dict[int, str] | None:

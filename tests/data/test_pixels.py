@@ -116,6 +116,29 @@ def test_of_several_that_want_it_one_decodes(tmp_path, decoded):
     assert set(lines) <= {"another process is decoding the same images: waiting for it"}
 
 
+def test_what_another_has_just_finished_is_not_decoded_again(tmp_path, decoded, monkeypatch):
+    claim = pixels._Entry.claim
+
+    def claim_late(self, *args):
+        monkeypatch.setattr(pixels._Entry, "claim", claim)
+        opened(tmp_path)
+        return claim(self, *args)
+
+    monkeypatch.setattr(pixels._Entry, "claim", claim_late)
+    assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
+    assert len(decoded) == COUNT
+
+
+def test_more_than_the_memory_can_be_mapped(tmp_path, machine):
+    images = ImageSet("large", ImageGeometry(SIDE), 10**12 // (SIDE * SIDE * 3), True, list)
+    machine.mkdir()
+    with open(machine / "large.pixels", "wb") as file:
+        file.truncate(images.nbytes)  # a hole
+    (machine / "large.json").write_text("[]")
+    store = open_store(images, tmp_path / "own", lambda bad: True)
+    assert store.images.index_select(0, torch.tensor([images.count]))[0, 3, 3, 1] == 0
+
+
 WANT = """
     import pathlib, sys, time
     import numpy as np, torch
