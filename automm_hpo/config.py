@@ -266,11 +266,19 @@ class Mixup(Section):
     """Of the labels of mixed batches."""
 
 
+class TextData(Section):
+    words: Literal["auto", "on", "off"] = "auto"
+    """``on``: linear models of the words of the text columns, and of pairs of words, are fitted to the training rows, and what they say of the
+    target stands in the table as numbers, one for each class; of each training row by a model that has not seen it. All of a text is read.
+    ``auto``: on where a model that reads numbers is among ``model.names``, up to 100 classes."""
+
+
 class Data(Section):
     image: ImageData = ImageData()
     mixup: Mixup = Mixup()
     numerical: NumericalData = NumericalData()
     categorical: CategoricalData = CategoricalData()
+    text: TextData = TextData()
 
 
 class Lora(Section):

@@ -235,4 +235,4 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
 
 def _concerns(key: str, models: tuple[str, ...]) -> bool:
     """Whether a hyperparameter is of the optimizer, say, or of a model that is used."""
-    return not key.startswith("model.") or key.split(".")[1] in models
+    return not key.startswith("model.") or key.split(".")[1] in ("names", *models)

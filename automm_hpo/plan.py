@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from .data.decoding import decode_all, describe, find_absent
 from .data.encoders import EncodedTable, Encoders, fit_encoders
 from .data.features import Features
 from .data.images import cover
+from .data.ngrams import MOST_CLASSES, fit_ngrams, score_names
 from .data.split import train_valid_split
 from .data.tables import fingerprint as fingerprint_table
 from .data.tables import load_table
@@ -43,6 +45,7 @@ from .models import (
     MODEL_KEYS,
     MODELS,
     TEXT_KEYS,
+    can_read,
     check_model,
     fetch_weights,
     image_spec,
@@ -120,12 +123,24 @@ class DataPlan:
         return {"train": self.train, "valid": self.valid}
 
     def encode(self, split: Split, encoders: Encoders, report: Callable[[str], None] = lambda line: None) -> EncodedTable:
-        """Rows with their targets as arrays; pictures still to be decoded. Weights are those of training, scaled to a mean of 1."""
-        target, weight = self.problem.encode(split.table[self.problem.label]), None
-        if self.sample_weight is not None and self.sample_weight in split.table.columns:
-            mean = encode_weights(self.train.table[self.sample_weight]).mean()
-            weight = (encode_weights(split.table[self.sample_weight]) / mean).astype(np.float32)
-        return encoders.transform(split.table, split.folder, target, weight, report)
+        """Rows with their targets as arrays; pictures still to be decoded."""
+        target = self.problem.encode(split.table[self.problem.label])
+        return encoders.transform(split.table, split.folder, target, self.weights(split), report, held_out=split is self.train)
+
+    def weights(self, split: Split) -> np.ndarray | None:
+        """(N,) float32 of the rows, scaled to a mean of 1 over those of training; None where all count alike."""
+        if self.sample_weight is None or self.sample_weight not in split.table.columns:
+            return None
+        mean = encode_weights(self.train.table[self.sample_weight]).mean()
+        return (encode_weights(split.table[self.sample_weight]) / mean).astype(np.float32)
+
+    def fit_scorer(self, encoders: Encoders, seed: int) -> Encoders:
+        """The encoders with the linear models of the texts' words, where those are wanted."""
+        if not encoders.score_names:
+            return encoders
+        table = self.train.table
+        target = self.problem.encode(table[self.problem.label])
+        return encoders.with_scorer(fit_ngrams(table, encoders.text_columns, target, self.weights(self.train), self.problem, seed))
 
 
 @dataclass(frozen=True)
@@ -228,6 +243,12 @@ def plan_defaults(
         len(columns.of_type(*IMAGE_TYPES)), columns.of_type("numerical", "datetime"), (2,) * len(columns.of_type("categorical")), len(columns.of_type("text"))
     )
     configs = candidate_configs(search.config, search.space, MODEL_KEYS)
+    names = _without_transformers(search, kinds)
+    if names and _with_scores(kinds, data.problem, others := [config.with_overrides(names) for config in configs]).num_scores:
+        configs = others
+    else:
+        names = {}
+    kinds = _with_scores(kinds, data.problem, configs)
     used = {name for config in configs for name in used_models(config, kinds)}
     occasion = Occasion(
         tuple(name for name in MODELS if name in used),
@@ -238,8 +259,25 @@ def plan_defaults(
         may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
     )
     preset = resolve_preset(presets, occasion)
+    preset = replace(preset, hyperparameters={**names, **preset.hyperparameters})
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))
     return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
+
+
+def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:
+    """The models to use where texts are to be read, the transformers library is not installed, and nobody asked for it; else nothing."""
+    asked = {"model.names", "model.hf_text.checkpoint_name"} & {*search.given, *search.space}
+    if not kinds.num_texts or asked or importlib.util.find_spec("transformers") is not None:
+        return {}
+    return {"model.names": [name for name in search.config.model.names if name != "hf_text"]}
+
+
+def _with_scores(features: Features, problem: Problem, configs: Sequence[Config]) -> Features:
+    """The features, with the numbers that the words of the texts give, where these trials want them."""
+    names, wanted = score_names(problem), configs[0].data.text.words
+    scored = replace(features, numeric=(*features.numeric, *names), num_scores=len(names))
+    auto = len(names) <= MOST_CLASSES and all(can_read(config, scored) for config in configs)
+    return scored if features.num_texts and (wanted == "on" or (wanted == "auto" and auto)) else features
 
 
 def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any]) -> SearchIdentity:
@@ -384,6 +422,8 @@ def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     if data.columns.of_type(*IMAGE_TYPES):
         geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
     encoders = fit_encoders(data.columns, data.train.table, own, geometry)
+    if _with_scores(encoders.features, data.problem, candidate_configs(search.config, search.space, MODEL_KEYS)).num_scores:
+        encoders = replace(encoders, score_names=score_names(data.problem))
     if encoders.features == Features():
         raise InvalidData(
             f"no column to learn from: in the {len(data.train.table)} rows to train on, nothing of {', '.join(map(repr, data.columns.used))} comes twice. "

@@ -1,5 +1,6 @@
 """The whole way: fit, predict, evaluate, save, load."""
 
+import importlib.util
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.errors import NotSupported
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +339,46 @@ def test_a_predictor_of_texts_needs_neither_its_folder_nor_transformers_tokenize
     expected = quick_fit(mixed[["title", "label"]].head(100), here, hyperparameters).predict_proba(mixed.tail(20))
     shutil.rmtree(here / "reader")
     assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(mixed.tail(20)), expected)
+
+
+@pytest.fixture
+def without_transformers(monkeypatch):
+    """As if the library were not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "transformers" else find_spec(name, *rest))
+
+
+@pytest.mark.parametrize("columns", [["title"], ["age", "body", "title"]])
+def test_texts_are_read_by_their_words_where_there_is_no_transformers(mixed, here, fast, without_transformers, columns, capsys):
+    predictor = MultiModalPredictor("label").fit(mixed[[*columns, "label"]].head(250), save_path="run", tracking=None, hyperparameters={"optim.max_epochs": 4})
+    assert "names=" in capsys.readouterr().out
+    assert list(predictor._artifact.members[0].model.backbones) == ["real_mlp"]
+    test = mixed.tail(50).assign(title=lambda rows: rows["title"].where(rows.index != 299))
+    assert predictor.evaluate(test)["roc_auc"] > 0.9
+    assert predictor.predict_proba(test).equals(MultiModalPredictor.load("run").predict_proba(test))
+    assert predictor.predict_proba(test.iloc[[3]]).iloc[0, 0] == pytest.approx(predictor.predict_proba(test).iloc[3, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [{"data.text.words": "off"}, {"model.names": ["hf_text"]}, {"model.hf_text.checkpoint_name": "owner/name"}, {"model.names": ["hf_text", "fusion_mlp"]}],
+    ids=str,
+)
+def test_an_encoder_that_is_asked_for_needs_transformers(mixed, here, fast, without_transformers, hyperparameters):
+    with pytest.raises(NotSupported, match="need the transformers library"):
+        quick_fit(mixed[["title", "label"]], here, hyperparameters)
+    assert not (here / "run").exists()
+
+
+def test_words_stand_beside_an_encoder_where_a_model_reads_numbers(mixed, here, fast, reader_folder):
+    table, hyperparameters = mixed[["title", "label"]].head(100), fast_tables(fast, reader_folder) | {"optim.max_epochs": 1}
+    names = {"words": ["hf_text", "real_mlp", "fusion_mlp"], "encoder": ["hf_text"], "neither joined": ["hf_text", "real_mlp"]}
+    used = {}
+    for case, named in names.items():
+        predictor = MultiModalPredictor("label", verbosity=0)
+        predictor.fit(table, hyperparameters={**hyperparameters, "model.names": named}, save_path=here / case, tracking=None)
+        used[case] = list(predictor._artifact.members[0].model.backbones)
+    assert used == {"words": ["hf_text", "real_mlp"], "encoder": ["hf_text"], "neither joined": ["hf_text"]}
 
 
 @pytest.mark.parametrize("kind", ["bytes", "base64", "pil", "array"])

@@ -20,6 +20,7 @@ from .columns import IMAGE_TYPES, ColumnTypes
 from .dates import DateEncoder, fit_dates
 from .features import Features
 from .images import Base64, ImageGeometry, ImageSource, resolve_path
+from .ngrams import NgramScorer
 from .numerical import NumberEncoder, fit_numbers
 from .text import TextTokenizer, join_texts
 
@@ -80,6 +81,8 @@ class Encoders:
     image_columns: column -> type, in the order of the tensor's second axis.
     geometry: how their pictures are decoded; None without such columns.
     tokenizers: checkpoint -> what makes tokens of the text columns for it.
+    score_names: of the numbers that the words of the text columns give; none where they are not wanted.
+    scorer: gives them; None until it is fitted.
     """
 
     image_columns: Mapping[Hashable, str] = field(default_factory=dict)
@@ -89,11 +92,14 @@ class Encoders:
     categories: tuple[CategoryEncoder, ...] = ()
     text_columns: tuple[Hashable, ...] = ()
     tokenizers: Mapping[str, TextTokenizer] = field(default_factory=dict)
+    score_names: tuple[str, ...] = ()
+    scorer: NgramScorer | None = None
 
     @property
     def features(self) -> Features:
-        numeric = tuple(name for encoder in self._numeric for name in encoder.names)
-        return Features(len(self.image_columns), numeric, tuple(encoder.cardinality for encoder in self.categories), len(self.text_columns))
+        numeric = (*(name for encoder in self._numeric for name in encoder.names), *self.score_names)
+        cardinalities = tuple(encoder.cardinality for encoder in self.categories)
+        return Features(len(self.image_columns), numeric, cardinalities, len(self.text_columns), len(self.score_names))
 
     @property
     def _numeric(self) -> tuple[NumberEncoder | DateEncoder, ...]:
@@ -108,6 +114,9 @@ class Encoders:
     def with_tokenizers(self, tokenizers: Mapping[str, TextTokenizer]) -> Self:
         return replace(self, tokenizers=tokenizers)
 
+    def with_scorer(self, scorer: NgramScorer) -> Self:
+        return replace(self, score_names=scorer.names, scorer=scorer)
+
     def transform(
         self,
         table: pd.DataFrame,
@@ -115,6 +124,7 @@ class Encoders:
         target: np.ndarray | None = None,
         weight: np.ndarray | None = None,
         report: Callable[[str], None] = lambda line: None,
+        held_out: bool = False,
     ) -> EncodedTable:
         """Encodes rows, columns matched by name; no image is opened.
 
@@ -123,6 +133,7 @@ class Encoders:
             target: (N,) encoded labels; zeros where None.
             weight: (N,) of the rows in the loss; ones where None.
             report: is told in a line of categories that training did not have.
+            held_out: these are the training rows; what was fitted to their targets must not be shown with them.
 
         Raises:
             InvalidData: columns are missing, or have values of another kind; all problems together.
@@ -137,6 +148,8 @@ class Encoders:
             with problems.gather():
                 numeric.append(encoder.transform(table[encoder.column]))
         problems.raise_any()
+        if self.scorer is not None:
+            numeric.append(self.scorer.transform(table, held_out))
         codes = [encoder.transform(table[encoder.column]) for encoder in self.categories]
         self._report_unknown(table, codes, report)
         self._report_missing(table, report)
@@ -203,11 +216,12 @@ class Encoders:
             "categories": [encoder.to_json() for encoder in self.categories],
             "text_columns": list(self.text_columns),
             "tokenizers": {name: tokenizer.to_json() for name, tokenizer in self.tokenizers.items()},
+            "scorer": self.scorer and self.scorer.to_json(),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(
+        fitted = cls(
             dict(values["image_columns"]),
             None if values["geometry"] is None else ImageGeometry(**values["geometry"]),
             tuple(map(NumberEncoder.from_json, values["numbers"])),
@@ -216,6 +230,7 @@ class Encoders:
             tuple(values["text_columns"]),
             {name: TextTokenizer.from_json(tokenizer) for name, tokenizer in values["tokenizers"].items()},
         )
+        return fitted if values.get("scorer") is None else fitted.with_scorer(NgramScorer.from_json(values["scorer"]))
 
 
 def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry: ImageGeometry | None) -> Encoders:

@@ -1,4 +1,4 @@
-"""Columns of text -> tokens. transformers finds the tokenizer; the predictor keeps it as JSON and needs neither a hub nor transformers again."""
+"""Columns of text -> tokens, for an encoder. transformers finds the tokenizer; the predictor keeps it as JSON, and needs neither it nor a hub again."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
 
 def join_texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[str]:
     """One text a row: that of a single column as it is, of several each behind its column's name. Missing ones are empty."""
-    cells = [_texts(table[column]) for column in columns]
+    cells = [text_cells(table[column]) for column in columns]
     if len(columns) == 1:
         return cells[0]
     return [
@@ -115,7 +115,8 @@ def join_texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[str]:
     ] if cells else [""] * len(table)  # fmt: skip
 
 
-def _texts(column: pd.Series) -> list[str]:
+def text_cells(column: pd.Series) -> list[str]:
+    """The texts of a column; missing ones are empty."""
     return ["" if missing else _text(value) for value, missing in zip(column.astype(object), column.isna(), strict=True)]
 
 

@@ -192,6 +192,7 @@ FIXED_IN_SEARCH = {
     "data.numerical.scaling": "the table is encoded once for all trials",
     "data.categorical.minimum_cat_count": "the table is encoded once for all trials",
     "data.categorical.maximum_num_cat": "the table is encoded once for all trials",
+    "data.text.words": "the table is encoded once for all trials",
     "optim.top_k_average_method": "it is applied once, after the last trial",
     "env.num_gpus": "it counts the GPUs of the whole search",
     "env.num_workers": "the images are decoded once for all trials",

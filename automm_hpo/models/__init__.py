@@ -17,7 +17,7 @@ from . import lora, tabular, text, timm_image
 from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
-    "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "check_model",
+    "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
     "describe_source", "fetch_weights", "image_spec", "is_pretrained", "remember_source", "text_spec", "used_models",
 ]  # fmt: skip
 
@@ -102,6 +102,8 @@ def used_models(config: Config, features: Features) -> tuple[str, ...]:
     names = config.model.names
     used = tuple(name for name, entry in MODELS.items() if name in names and entry.wants(features))
     read = {kind for name in used for kind in MODELS[name].reads}
+    if features.num_scores:
+        read.add("num_texts")  # as the numbers that their words give
     unread = [kind for kind in KINDS if getattr(features, kind) and kind not in read]
     if unread:
         raise InvalidHyperparameter(
@@ -111,6 +113,14 @@ def used_models(config: Config, features: Features) -> tuple[str, ...]:
     if len(used) > 1 and "fusion_mlp" not in names:
         raise InvalidHyperparameter(f"model.names: {', '.join(used)} are used together and nothing brings them together; add fusion_mlp, or name one of them")
     return used
+
+
+def can_read(config: Config, features: Features) -> bool:
+    """Whether the models among ``model.names`` read all columns together."""
+    try:
+        return bool(used_models(config, features))
+    except InvalidHyperparameter:
+        return False
 
 
 def build_model(config: Config, features: Features, num_outputs: int, load_weights: bool = True) -> TableModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class Only(nn.Module):
     """The fusion of a single backbone: nothing to do."""
 
     num_new = 0
+    scores: tuple[int, ...] = ()
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -41,6 +43,7 @@ class FusionMlp(nn.Module):
 
     Attributes:
         num_new: of its features, the first so many are the perceptron's.
+        scores: of its features, those that say what the words of texts do.
     """
 
     def __init__(self, own: FusionMlpConfig, sizes: Sequence[int], columns: Sequence[Columns | None]) -> None:
@@ -51,7 +54,10 @@ class FusionMlp(nn.Module):
         self.layers = mlp(width * len(sizes), own.hidden_sizes, own.activation, "layer_norm", own.dropout)
         self.num_new = own.hidden_sizes[-1]
         self.columns = tuple(columns)
-        self.num_features = self.num_new + sum(size if own is None else own.num_features for size, own in zip(sizes, columns, strict=True))
+        widths = (size if own is None else own.num_features for size, own in zip(sizes, columns, strict=True))
+        starts = list(accumulate(widths, initial=self.num_new))
+        self.scores = tuple(start + place for start, own in zip(starts, columns, strict=False) if own is not None for place in own.scores)
+        self.num_features = starts[-1]
 
     def forward(self, parts: list[torch.Tensor], batch: Batch) -> torch.Tensor:
         """M times (B, F_m) -> (B, num_features)."""

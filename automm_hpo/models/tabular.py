@@ -50,6 +50,12 @@ class Columns:
         numbers = len(self.features.numeric) if "numeric" in self.reads else 0
         return numbers + sum(num_codes - 1 for _, num_codes in self._categories)
 
+    @property
+    def scores(self) -> range:
+        """Which of them say what the words of texts do."""
+        last = len(self.features.numeric) if "numeric" in self.reads else 0
+        return range(last - self.features.num_scores if last else 0, last)
+
     def __call__(self, batch: Batch) -> torch.Tensor:
         numbers = batch.numeric if "numeric" in self.reads else batch.numeric[:, :0]
         return torch.cat([numbers, *(F.one_hot(batch.categorical[:, column], num_codes)[:, 1:].float() for column, num_codes in self._categories)], 1)

@@ -30,6 +30,7 @@ from .result import StopCheck
 
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
 MOST_ITERATIONS = 200
+SCORE_SCALE = 10.0  # what words say was penalised when it was learned: it is let in larger than the rest, and so penalised a hundred times less
 
 
 def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
@@ -88,6 +89,7 @@ def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.
     num_new = int(model.fusion.num_new)  # type: ignore[arg-type]
     train, valid = (predict_logits(model, split, data.spec, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
     mean, sd = train.mean(0), train.std(0) + 1e-6
+    sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE
     train, valid = (train - mean) / sd, (valid - mean) / sd
     fit = _fit_classes if data.problem.is_classification else _fit_values
     weight, bias = fit(train, data.train, valid, data.valid_target)

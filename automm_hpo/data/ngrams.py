@@ -1,0 +1,222 @@
+"""Columns of text -> numbers: what a linear model of their words and characters says of the target.
+
+Such models are hard to beat on a few thousand rows (Wang, Manning 2012, "Baselines and bigrams", ACL P12-2018), and read all of a long text,
+where an encoder reads a window. What they say stands in the table as numbers beside the others, so every model that reads numbers profits, and
+no library beyond scikit-learn is needed.
+
+A row that the linear model was fitted to would look far surer than any later one. So there is a model for each fold of the training rows, fitted
+to the others; a training row is scored by the one that has not seen it, a later row by one of all rows (stacking: Wolpert 1992). The n-grams are
+hashed (Weinberger et al. 2009, arXiv:0902.2206): nothing need be remembered of one but its weight.
+"""
+
+from __future__ import annotations
+
+import base64
+import warnings
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from ..problem import Problem
+from .text import text_cells
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+NUM_FOLDS = 5
+NUM_BUCKETS = 2**18  # of each view of a column
+MOST_FEATURES = 2**17  # buckets with a weight, those found in the most rows
+MOST_WEIGHTS = 2**21  # of all scores together
+LEAST_ROWS = 2  # in which a bucket is found
+MOST_ROWS = 20_000  # that are learned from
+ROWS_A_CALL = 4_096  # hashed at once
+STRENGTHS = (10.0, 100.0, 1_000.0, 10_000.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)  # the same for numbers: alpha of its ridge regression
+MOST_ITERATIONS = 100
+MOST_CLASSES = 100  # that are scored without being asked for
+VIEWS: tuple[dict[str, Any], ...] = (
+    {"analyzer": "word", "token_pattern": r"(?u)\w+|[^\w\s]", "ngram_range": (1, 2)},  # punctuation tells, too
+    {"analyzer": "char_wb", "lowercase": False, "ngram_range": (2, 5)},
+)
+
+
+@dataclass(frozen=True)
+class NgramScorer:
+    """A linear model of words, pairs of words, and characters in a row.
+
+    Attributes:
+        columns: the columns of text; each has buckets of its own.
+        names: of the scores: one for each class, a single one for two classes and for a regression.
+        buckets: (F,) int32, those that have a weight.
+        weight: (F, S) float32.
+        bias: (S,) float32; the scores are about N(0, 1).
+        fold_weight, fold_bias: the same of each fold, (folds, F, S) and (folds, S); only where the model was fitted.
+    """
+
+    columns: tuple[Hashable, ...]
+    names: tuple[str, ...]
+    buckets: np.ndarray = field(repr=False, compare=False)
+    weight: np.ndarray = field(repr=False, compare=False)
+    bias: np.ndarray = field(repr=False, compare=False)
+    fold_weight: np.ndarray | None = field(default=None, repr=False, compare=False)
+    fold_bias: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def transform(self, table: pd.DataFrame, held_out: bool = False) -> np.ndarray:
+        """(N, S) float32.
+
+        Args:
+            held_out: each row by the fold that was not fitted to a text like its own; for the training rows.
+        """
+        scores = [np.zeros((0, len(self.names)), np.float32)]
+        for start in range(0, len(table), ROWS_A_CALL):
+            texts = _texts(table.iloc[start : start + ROWS_A_CALL], self.columns)
+            features = _features(texts)[:, self.buckets]
+            if held_out and self.fold_weight is not None and self.fold_bias is not None:
+                scores.append(_held_out(features, self.fold_weight, self.fold_bias, _folds(texts)))
+            else:
+                scores.append(features @ self.weight + self.bias)
+        return np.concatenate(scores)
+
+    def to_json(self) -> dict[str, Any]:
+        arrays = {name: _array_to_json(getattr(self, name)) for name in ("buckets", "weight", "bias")}
+        return {"columns": list(self.columns), "names": list(self.names), **arrays}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        arrays = {name: _array_from_json(values[name]) for name in ("buckets", "weight", "bias")}
+        return cls(tuple(values["columns"]), tuple(values["names"]), **arrays)
+
+
+def score_names(problem: Problem) -> tuple[str, ...]:
+    """Of the scores that a problem's texts get."""
+    classes = problem.class_labels if problem.problem_type == "multiclass" else [problem.label if problem.positive_class is None else problem.positive_class]
+    return tuple(f"words: {each}" for each in classes)
+
+
+def fit_ngrams(table: pd.DataFrame, columns: Sequence[Hashable], target: np.ndarray, weight: np.ndarray | None, problem: Problem, seed: int) -> NgramScorer:
+    """Args:
+    table: the training rows.
+    target: (N,) as ``Problem.encode`` gives it.
+    weight: (N,) of the rows; None: all count alike.
+    seed: draws the rows that are learned from, where there are too many.
+    """
+    rows = np.arange(len(table))
+    if len(rows) > MOST_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_ROWS, replace=False))
+    texts, target, weight = _texts(table.iloc[rows], columns), target[rows], np.ones(len(rows)) if weight is None else weight[rows]
+    features, names = _features(texts), score_names(problem)
+    found_in = np.bincount(features.indices, minlength=features.shape[1])
+    num_features = min(MOST_FEATURES, MOST_WEIGHTS // len(names), int((found_in >= LEAST_ROWS).sum()))
+    buckets = np.sort(np.argsort(-found_in, kind="stable")[:num_features]).astype(np.int32)
+    features, folds = features[:, buckets].tocsr(), _folds(texts)
+    fit = _fit_classes if problem.is_classification else _fit_values
+    weights, biases = fit(features, target, weight, folds, len(names))
+    scores = _held_out(features, weights, biases, folds)
+    sd = max(float(scores.std()), 1e-6)
+    weights, biases = (weights / sd).astype(np.float32), ((biases - scores.mean(0)) / sd).astype(np.float32)
+    return NgramScorer(tuple(columns), names, buckets, weights[-1], biases[-1], weights[:-1], biases[:-1])
+
+
+def _fit_classes(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
+    """(folds + 1, F, S) and (folds + 1, S), by the penalty that has the lowest loss on the rows held out; the last is of all rows."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    models = [LogisticRegression(max_iter=MOST_ITERATIONS, tol=1e-6, warm_start=True) for _ in range(NUM_FOLDS + 1)]
+    best, found = np.inf, (np.zeros((NUM_FOLDS + 1, features.shape[1], num_scores)), np.zeros((NUM_FOLDS + 1, num_scores)))
+    if not features.shape[1]:
+        return found
+    for strength in STRENGTHS:
+        weights, biases = np.zeros_like(found[0]), np.zeros_like(found[1])
+        for fold, model in enumerate(models):
+            rows = folds != fold
+            if len(np.unique(target[rows])) > 1:
+                with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the rows held out
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    model.set_params(C=strength).fit(features[rows], target[rows], sample_weight=weight[rows])
+                weights[fold], biases[fold] = _of_classes(model.coef_, model.intercept_, model.classes_, num_scores)
+        loss = _log_loss(_held_out(features, weights, biases, folds), target)
+        if loss >= best:
+            break  # it only gets worse from here
+        best, found = loss, (weights, biases)
+    return found
+
+
+def _of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
+    """(F, S) and (S,); a class that all rows of are held out is as unlikely as the least likely other."""
+    if num_scores == 1:
+        return coefficients.T, intercepts
+    if len(coefficients) == 1:  # of two classes scikit-learn gives the difference
+        coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+    weight, bias = np.zeros((coefficients.shape[1], num_scores)), np.full(num_scores, intercepts.min())
+    weight[:, classes], bias[classes] = coefficients.T, intercepts
+    return weight, bias
+
+
+def _log_loss(scores: np.ndarray, target: np.ndarray) -> float:
+    if scores.shape[1] == 1:
+        scores = np.concatenate([np.zeros_like(scores), scores], 1)
+    return float(np.mean(np.logaddexp.reduce(scores, 1) - scores[np.arange(len(scores)), target]))
+
+
+def _fit_values(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
+    """As ``_fit_classes``, of numbers."""
+    from sklearn.linear_model import Ridge
+
+    best, found = np.inf, (np.zeros((NUM_FOLDS + 1, features.shape[1], num_scores)), np.zeros((NUM_FOLDS + 1, num_scores)))
+    if not features.shape[1]:
+        return found
+    for penalty in PENALTIES:
+        weights, biases = np.zeros_like(found[0]), np.zeros_like(found[1])
+        for fold in range(NUM_FOLDS + 1):
+            rows = folds != fold
+            if rows.any():
+                model = Ridge(alpha=penalty, solver="sparse_cg").fit(features[rows], target[rows], sample_weight=weight[rows])
+                weights[fold, :, 0], biases[fold, 0] = model.coef_, model.intercept_
+        loss = float(np.mean((_held_out(features, weights, biases, folds)[:, 0] - target) ** 2))
+        if loss >= best:
+            break
+        best, found = loss, (weights, biases)
+    return found
+
+
+def _held_out(features: csr_array, weights: np.ndarray, biases: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(N, S): each row by the model of its own fold, which was not fitted to it."""
+    return np.stack([features @ weight + bias for weight, bias in zip(weights, biases, strict=True)])[folds, np.arange(len(folds))]
+
+
+def _texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[list[str]]:
+    """Of each column."""
+    return [text_cells(table[column]) for column in columns]
+
+
+def _folds(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """(N,) int64: of each row, by what it says, so that copies of a text share a fold."""
+    return np.array([zlib.crc32("\0".join(row).encode()) % NUM_FOLDS for row in zip(*texts, strict=True)], np.int64)
+
+
+def _features(texts: Sequence[Sequence[str]]) -> csr_array:
+    """(N, columns * views * NUM_BUCKETS) float32: how often each n-gram is in a text, one hash a bucket, as 1 + log; each view is of length 1."""
+    from scipy.sparse import csr_array, hstack
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.preprocessing import normalize
+
+    blocks = []
+    for column in texts:
+        for view in VIEWS:
+            counts = HashingVectorizer(n_features=NUM_BUCKETS, norm=None, alternate_sign=False, dtype=np.float32, **view).transform(column)
+            counts.data = 1 + np.log(counts.data)
+            blocks.append(normalize(counts, copy=False))
+    return csr_array(hstack(blocks, format="csr"))
+
+
+def _array_to_json(array: np.ndarray) -> dict[str, Any]:
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": base64.b64encode(np.ascontiguousarray(array)).decode()}
+
+
+def _array_from_json(values: Mapping[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(values["base64"]), np.dtype(values["dtype"])).reshape(values["shape"])
