@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 NUM_FOLDS = 5
 NUM_BUCKETS = 2**18  # of each view of a column
 MOST_FEATURES = 2**17  # buckets with a weight, those found in the most rows
-MOST_WEIGHTS = 2**21  # of all scores together
+MOST_WEIGHTS = 2**18  # of all scores together
 LEAST_ROWS = 2  # in which a bucket is found
-MOST_ROWS = 20_000  # that are learned from
+MOST_CHARACTERS = 10_000_000  # that are learned from, of up to three classes; a minute on a slow core. Of 20 classes a sixth of that
+MOST_OF_A_TEXT = 20_000  # characters; of longer ones both ends are read, half of each
 ROWS_A_CALL = 4_096  # hashed at once
-STRENGTHS = (10.0, 100.0, 1_000.0, 10_000.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
+STRENGTHS = (1.0, 10.0, 100.0, 1_000.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)  # the same for numbers: alpha of its ridge regression
-MOST_ITERATIONS = 100
+MOST_ITERATIONS = 50
 MOST_CLASSES = 100  # that are scored without being asked for
 VIEWS: tuple[dict[str, Any], ...] = (
     {"analyzer": "word", "token_pattern": r"(?u)\w+|[^\w\s]", "ngram_range": (1, 2)},  # punctuation tells, too
@@ -102,13 +103,14 @@ def fit_ngrams(table: pd.DataFrame, columns: Sequence[Hashable], target: np.ndar
     table: the training rows.
     target: (N,) as ``Problem.encode`` gives it.
     weight: (N,) of the rows; None: all count alike.
-    seed: draws the rows that are learned from, where there are too many.
+    seed: draws the rows that are learned from, where all are too much.
     """
-    rows = np.arange(len(table))
-    if len(rows) > MOST_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_ROWS, replace=False))
+    names = score_names(problem)
+    read = np.array([sum(map(len, row)) for row in zip(*_texts(table, columns), strict=True)])
+    order, most = np.random.default_rng(seed).permutation(len(table)), MOST_CHARACTERS // (1 + len(names) // 4)
+    rows = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(read[order]), most, "right")))])
     texts, target, weight = _texts(table.iloc[rows], columns), target[rows], np.ones(len(rows)) if weight is None else weight[rows]
-    features, names = _features(texts), score_names(problem)
+    features = _features(texts)
     found_in = np.bincount(features.indices, minlength=features.shape[1])
     num_features = min(MOST_FEATURES, MOST_WEIGHTS // len(names), int((found_in >= LEAST_ROWS).sum()))
     buckets = np.sort(np.argsort(-found_in, kind="stable")[:num_features]).astype(np.int32)
@@ -190,8 +192,9 @@ def _held_out(features: csr_array, weights: np.ndarray, biases: np.ndarray, fold
 
 
 def _texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[list[str]]:
-    """Of each column."""
-    return [text_cells(table[column]) for column in columns]
+    """Of each column, what is read of its texts."""
+    half = MOST_OF_A_TEXT // 2
+    return [[text if len(text) <= 2 * half else f"{text[:half]}\n{text[-half:]}" for text in text_cells(table[column])] for column in columns]
 
 
 def _folds(texts: Sequence[Sequence[str]]) -> np.ndarray:

@@ -121,7 +121,15 @@ def test_rows_count_by_their_weight():
 
 
 def test_of_very_many_rows_some_are_learned_from(monkeypatch):
-    monkeypatch.setattr(ngrams, "MOST_ROWS", 200)
+    monkeypatch.setattr(ngrams, "MOST_CHARACTERS", 10_000)
     table, later = mails(1_000), mails(100, seed=1)
     scores = fitted(table).transform(later)[:, 0]
     assert ((scores > 0) == (later["label"] == "spam")).mean() > 0.9
+
+
+def test_of_a_very_long_text_both_ends_are_read():
+    scorer = fitted(mails(300))
+    ends = {"short": "free", "first": "free" + " w1" * 50_000, "last": "w1 " * 50_000 + "free", "middle": "w1 " * 50_000 + "free" + " w1" * 50_000}
+    short, first, last, middle = scorer.transform(pd.DataFrame({"body": list(ends.values())}))[:, 0]
+    assert short > first > middle
+    assert last > middle
