@@ -134,13 +134,13 @@ class DataPlan:
         mean = encode_weights(self.train.table[self.sample_weight]).mean()
         return (encode_weights(split.table[self.sample_weight]) / mean).astype(np.float32)
 
-    def fit_scorer(self, encoders: Encoders, seed: int) -> Encoders:
+    def fit_scorer(self, encoders: Encoders, seed: int, time_limit: float | None) -> Encoders:
         """The encoders with the linear models of the texts' words, where those are wanted."""
         if not encoders.score_names:
             return encoders
-        table = self.train.table
+        table, columns = self.train.table, encoders.text_columns
         target = self.problem.encode(table[self.problem.label])
-        return encoders.with_scorer(fit_ngrams(table, encoders.text_columns, target, self.weights(self.train), self.problem, seed))
+        return encoders.with_scorer(fit_ngrams(table, columns, target, self.weights(self.train), self.problem, seed, time_limit))
 
 
 @dataclass(frozen=True)

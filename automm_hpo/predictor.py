@@ -212,7 +212,8 @@ class MultiModalPredictor:
             check_resumable(search.settings)
             check_same_metric(data.validation_metric)
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
-        encoders = data.fit_scorer(plan_weights(search, encoders), int(seed))  # the network only for a call that is otherwise right
+        encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
+        encoders = data.fit_scorer(encoders, int(seed), numbers["time_limit"])
         deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, deadline)
         if dry_run:

@@ -378,6 +378,8 @@ def test_words_stand_beside_an_encoder_where_a_model_reads_numbers(mixed, here, 
         predictor = MultiModalPredictor("label", verbosity=0)
         predictor.fit(table, hyperparameters={**hyperparameters, "model.names": named}, save_path=here / case, tracking=None)
         used[case] = list(predictor._artifact.members[0].model.backbones)
+        if case == "words":
+            assert predictor.search.curves()["metric"][0] > 0.95  # of the probe: the encoder is a random one
     assert used == {"words": ["hf_text", "real_mlp"], "encoder": ["hf_text"], "neither joined": ["hf_text"]}
 
 

@@ -33,6 +33,7 @@ MOST_FEATURES = 2**17  # buckets with a weight, those found in the most rows
 MOST_WEIGHTS = 2**18  # of all scores together
 LEAST_ROWS = 2  # in which a bucket is found
 MOST_CHARACTERS = 10_000_000  # that are learned from, of up to three classes; a minute on a slow core. Of 20 classes a sixth of that
+CHARACTERS_A_SECOND = 30_000  # of a time limit: then this takes a fifth of it, or so
 MOST_OF_A_TEXT = 20_000  # characters; of longer ones both ends are read, half of each
 ROWS_A_CALL = 4_096  # hashed at once
 STRENGTHS = (1.0, 10.0, 100.0, 1_000.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
@@ -98,17 +99,27 @@ def score_names(problem: Problem) -> tuple[str, ...]:
     return tuple(f"words: {each}" for each in classes)
 
 
-def fit_ngrams(table: pd.DataFrame, columns: Sequence[Hashable], target: np.ndarray, weight: np.ndarray | None, problem: Problem, seed: int) -> NgramScorer:
+def fit_ngrams(
+    table: pd.DataFrame,
+    columns: Sequence[Hashable],
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    problem: Problem,
+    seed: int,
+    time_limit: float | None = None,
+) -> NgramScorer:
     """Args:
     table: the training rows.
     target: (N,) as ``Problem.encode`` gives it.
     weight: (N,) of the rows; None: all count alike.
     seed: draws the rows that are learned from, where all are too much.
+    time_limit: seconds of the whole ``fit``, of which this takes a part. The rows follow from it, not from a clock: the same call learns the same.
     """
     names = score_names(problem)
     read = np.array([sum(map(len, row)) for row in zip(*_texts(table, columns), strict=True)])
-    order, most = np.random.default_rng(seed).permutation(len(table)), MOST_CHARACTERS // (1 + len(names) // 4)
-    rows = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(read[order]), most, "right")))])
+    most = MOST_CHARACTERS if time_limit is None else min(MOST_CHARACTERS, round(time_limit * CHARACTERS_A_SECOND))
+    order = np.random.default_rng(seed).permutation(len(table))
+    rows = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(read[order]), most // (1 + len(names) // 4), "right")))])
     texts, target, weight = _texts(table.iloc[rows], columns), target[rows], np.ones(len(rows)) if weight is None else weight[rows]
     features = _features(texts)
     found_in = np.bincount(features.indices, minlength=features.shape[1])
@@ -218,7 +229,7 @@ def _features(texts: Sequence[Sequence[str]]) -> csr_array:
 
 
 def _array_to_json(array: np.ndarray) -> dict[str, Any]:
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": base64.b64encode(np.ascontiguousarray(array)).decode()}
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}
 
 
 def _array_from_json(values: Mapping[str, Any]) -> np.ndarray:

@@ -120,11 +120,15 @@ def test_rows_count_by_their_weight():
     assert ((scores > 0) == (mails(100, seed=1)["label"] == "spam")).mean() > 0.95
 
 
-def test_of_very_many_rows_some_are_learned_from(monkeypatch):
-    monkeypatch.setattr(ngrams, "MOST_CHARACTERS", 10_000)
-    table, later = mails(1_000), mails(100, seed=1)
-    scores = fitted(table).transform(later)[:, 0]
-    assert ((scores > 0) == (later["label"] == "spam")).mean() > 0.9
+def test_of_very_much_text_or_in_little_time_some_rows_are_learned_from(monkeypatch):
+    table, later, sizes = mails(1_000), mails(100, seed=1), []
+    problem = infer_problem(table["label"], "label")
+    for time_limit, most in ((None, 10_000_000), (None, 10_000), (1_000.0, 10_000), (0.15, 10_000)):
+        monkeypatch.setattr(ngrams, "MOST_CHARACTERS", most)
+        scorer = fit_ngrams(table, ["body"], problem.encode(table["label"]), None, problem, 0, time_limit)
+        sizes.append(len(scorer.buckets))
+        assert ((scorer.transform(later)[:, 0] > 0) == (later["label"] == "spam")).mean() > 0.8
+    assert sizes[0] > sizes[1] == sizes[2] > 1.1 * sizes[3]
 
 
 def test_of_a_very_long_text_both_ends_are_read():

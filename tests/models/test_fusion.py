@@ -60,6 +60,14 @@ def test_what_a_linear_model_can_read_stands_beside(make_config, features, make_
     assert torch.equal(beside, torch.cat([text(batch), batch.numeric, *indicators], 1))
 
 
+def test_it_knows_which_of_its_features_are_the_numbers_of_words(make_config, make_batch):
+    features = Features(numeric=("age", "words: a", "words: b"), cardinalities=(3, 6, 30), num_texts=1, num_scores=2)
+    model, batch = build_model(make_config("hf_text", "real_mlp", "fusion_mlp"), features, 3).eval(), make_batch(5)
+    assert torch.equal(model.features(batch)[:, list(model.fusion.scores)], batch.numeric[:, 1:])
+    assert build_model(make_config(*MIXED), dataclasses.replace(features, num_scores=0), 3).fusion.scores == ()
+    assert build_model(make_config("real_mlp"), features, 3).fusion.scores == ()
+
+
 def test_columns_of_many_categories_are_left_to_the_networks(make_batch):
     batch, features = make_batch(4), Features(numeric=("age",), cardinalities=(3, 2_000))
     columns = Columns(features, ("numeric", "cardinalities"))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from automm_hpo.data.features import Features
 from automm_hpo.errors import InvalidHyperparameter
-from automm_hpo.models import MODELS, build_model, check_model, used_models
+from automm_hpo.models import MODELS, build_model, can_read, check_model, used_models
 from automm_hpo.training.checkpoint import load_weights, save_weights
 from automm_hpo.training.optim import build_optimizer
 
@@ -125,6 +125,14 @@ def test_only_models_with_a_column_are_used(make_config, features):
     assert used_models(config, Features(numeric=("age",))) == ("real_mlp",)
     assert used_models(config, Features(num_images=1, num_texts=2)) == ("timm_image", "hf_text")
     assert list(build_model(config, Features(cardinalities=(3,)), 2).backbones) == ["real_mlp"]
+
+
+def test_texts_are_read_where_the_numbers_of_their_words_are(make_config):
+    scored = Features(numeric=("words: spam",), num_texts=1, num_scores=1)
+    assert used_models(make_config("real_mlp"), scored) == ("real_mlp",)
+    assert used_models(make_config("hf_text", "real_mlp", "fusion_mlp"), scored) == ("hf_text", "real_mlp")
+    assert [can_read(make_config(*names), scored) for names in (["ft_transformer"], ["hf_text"], ["hf_text", "real_mlp"])] == [True, False, False]
+    assert not can_read(make_config("real_mlp"), dataclasses.replace(scored, num_scores=0))
 
 
 @pytest.mark.parametrize(
