@@ -268,8 +268,9 @@ class Mixup(Section):
 
 class TextData(Section):
     words: Literal["auto", "on", "off"] = "auto"
-    """``on``: linear models of the words of the text columns, and of pairs of words, are fitted to the training rows, and what they say of the
-    target stands in the table as numbers, one for each class; of each training row by a model that has not seen it. All of a text is read.
+    """``on``: linear models of the words of the text columns, of pairs of words and of characters in a row are fitted to the training rows, and
+    what they say of the target stands in the table as numbers, one for each class; of each training row by a model that has not seen it. All of
+    a text is read, up to 20,000 characters.
     ``auto``: on where a model that reads numbers is among ``model.names``, up to 100 classes."""
 
 
