@@ -137,3 +137,9 @@ def test_of_a_very_long_text_both_ends_are_read():
     short, first, last, middle = scorer.transform(pd.DataFrame({"body": list(ends.values())}))[:, 0]
     assert short > first > middle
     assert last > middle
+
+
+def test_the_same_rows_give_the_same_scorer_to_the_bit():
+    """A resumed search fits it again, and must find its cache as it left it."""
+    first, second = fitted(mails(300)), fitted(mails(300))
+    assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias"))
