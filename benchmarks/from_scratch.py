@@ -3,8 +3,8 @@
     python benchmarks/from_scratch.py --source .data/fashion-deb/usr/share/datasets/fashion-mnist [--runs 3] [--epochs 20]
 
 --source is the folder of the four published .gz files (Debian's package dataset-fashion-mnist has them). One `fit` without a search, on one core: a residual
-network of 0.4 million weights (timm's test_resnet) at 48 px, 20 epochs of 54,000 images, 6,000 to validate; then the 10,000 test images. What a user would pick instead: a random forest and
-HistGradientBoosting on the 784 pixels of all 60,000. On a GPU the same script takes the GPU.
+network of 0.4 million weights (timm's test_resnet) at 48 px, 20 epochs of 54,000 images, 6,000 to validate; then the 10,000 test images. What a user would
+pick instead: a random forest and HistGradientBoosting on the 784 pixels of all 60,000. On a GPU the same script takes the GPU.
 """
 
 from __future__ import annotations
