@@ -121,9 +121,11 @@ def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStac
 
 
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event) -> None:
-    splits, config = plan.data.splits, plan.search.config
+    splits, config, folder = plan.data.splits, plan.search.config, plan.path / "search" / "cache"
+    for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed; what words say may depend on a limit that has changed since
+        stale.unlink()
     store_caches(
-        plan.path / "search" / "cache",
+        folder,
         # what is rare in training is no news
         {name: plan.data.encode(split, plan.encoders, *([progress.say] if name == "valid" else [])) for name, split in splits.items()},
         plan.encoders.geometry,

@@ -66,9 +66,10 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
-            if should_stop(_feature_seconds(model, data, config)):
+            quicker = model.folded(data.spec.size)  # nothing learns here
+            if should_stop(_feature_seconds(quicker, data, config)):
                 return None
-            weight, bias = fit_head(model, data, config)
+            weight, bias = fit_head(quicker, data, config)
             save_file({"weight": weight, "bias": bias}, file.with_suffix(".tmp"))
             os.replace(file.with_suffix(".tmp"), file)
     return load_file(file)
