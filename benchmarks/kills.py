@@ -176,8 +176,9 @@ def kill_and_check(options: argparse.Namespace, folder: Path) -> dict[str, objec
     if options.scheduler == "FIFO":
         assert trials == sorted({trial for trial, _ in expected}), (trials, len(expected))
         if options.searcher in ("random", "grid", "qmc") or not options.ray:
-            same = {key: value_of(row) for key, row in keyed(rows).items()} == {key: value_of(row) for key, row in keyed(expected).items()}
-            assert same, "the results differ from those of the uninterrupted run"
+            found, wanted = ({key: value_of(row) for key, row in keyed(each).items()} for each in (rows, expected))
+            differing = {key: (found.get(key), wanted.get(key)) for key in sorted(found.keys() | wanted.keys()) if found.get(key) != wanted.get(key)}
+            assert not differing, f"the results differ from those of the uninterrupted run: {differing}"
     leftovers = [str(file.relative_to(path)) for file in path.rglob("*") if file.name.endswith((".tmp", ".new", ".old"))]
     return {
         "kills": kills,

@@ -10,6 +10,10 @@ import pytest
 from ray import tune
 
 from automm_hpo import errors, tune_objective
+from automm_hpo.hpo.objective import Objective
+from automm_hpo.hpo.objective_space import split_objective_space
+from automm_hpo.hpo.records import SearchRecords, TrialFolder
+from automm_hpo.hpo.trial import TrialTask, run_trial
 from automm_hpo.space import choice, sample_from
 
 pytestmark = pytest.mark.usefixtures("ray_session", "here")
@@ -240,3 +244,29 @@ def test_bad_calls_are_refused_before_anything_starts(here, call, words):
 def test_a_function_that_returns_nan_diverged():
     found = search(lambda config: float("nan") if config["x"] else 1.0, {"x": choice([True, False])}, "grid", num_trials=2)
     assert [record.status for record in found.trials] == ["DIVERGED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("stopping", [False, True], ids=["", "while it is asked to end"])
+def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatch, stopping):
+    """Found by benchmarks/kills.py: the state did not know yet that it was the last, and the resumed trial went on."""
+    records = SearchRecords(here)
+    number = records.open_trial({"x": 0.5}, {"x": 0.5}, {}).number
+    _, space = split_objective_space({"x": tune.uniform(-1, 1)})
+    task = TrialTask(here, Objective(Falling, space, {}, "loss", False, num_to_keep=2, seed=0, max_epochs=3))
+    append = TrialFolder.append
+
+    def killed(folder, result):
+        if result.step == 3:
+            raise KeyboardInterrupt
+        append(folder, result)
+
+    if stopping:
+        monkeypatch.setattr(
+            "automm_hpo.hpo.trial._stop_check", lambda *_: lambda ahead: "time_limit" if len(records.folder_of(number).results()) == 2 else None
+        )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrialFolder, "append", killed)
+        list(run_trial(task, number))
+    monkeypatch.undo()
+    steps = list(run_trial(task, number))
+    assert [(step.result.step, step.result.end) for step in steps if step.result] == [(1, None), (2, None), (3, "max_epochs")]

@@ -110,16 +110,16 @@ class Objective:
         raise CorruptFile(f"trial {parent.number} has no saved state to take over")
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
+        def ended(result: EpochResult) -> EpochResult:
+            """With the reason why the trial ends here, if it does."""
+            enough = self.max_epochs is not None and result.step >= self.max_epochs
+            return replace(result, end=result.end or ("max_epochs" if enough else should_stop(0.0)))
+
         with active_run(folder.path) if self.tracked else contextlib.nullcontext():
-            results = self._run_class(folder) if isinstance(self.function, type) else self._run_function(folder)
-            for result in results:
-                end = result.end or should_stop(0.0)
-                if end is None and self.max_epochs is not None and result.step >= self.max_epochs:
-                    end = "max_epochs"
-                result = replace(result, end=end)
+            for result in self._run_class(folder, ended) if isinstance(self.function, type) else map(ended, self._run_function(folder)):
                 folder.append(result)
                 yield result
-                if end is not None:
+                if result.end is not None:
                     return
         self._mark_last(folder)
 
@@ -140,8 +140,12 @@ class Objective:
             result = self._result(returned, 1, time.time() - started, 0)
             yield replace(result, end=result.end or "returned")
 
-    def _run_class(self, folder: TrialFolder) -> Iterator[EpochResult]:
-        """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can."""
+    def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
+        """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can.
+
+        Args:
+            ended: says whether the trial ends with a result. A state must know, for a kill may come before its row is in the log.
+        """
         record = folder.read()
         trainable: Any = self.function(config=self.config_of(record))  # type: ignore[call-arg]
         try:
@@ -152,7 +156,7 @@ class Objective:
             started, can_save = time.time(), True
             while True:
                 epoch += 1
-                result = self._result(trainable.step(), epoch, before + time.time() - started, record.segments[-1].number)
+                result = ended(self._result(trainable.step(), epoch, before + time.time() - started, record.segments[-1].number))
                 if can_save:
                     can_save = _store(folder, result, lambda place: trainable.save_checkpoint(str(place)))
                     prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)

@@ -81,8 +81,10 @@ def test_all_trials_failing_raises_with_the_first_cause_and_counts(small, here, 
 def test_a_time_limit_keeps_the_best_so_far(small, here, fast):
     space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 500, "optim.patience": 500}
     started = time.time()
-    predictor = search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 50}, time_limit=14)
-    assert time.time() - started < 14 + 5
+    predictor = search(
+        small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 50}, time_limit=30
+    )  # on a busy machine actors need twenty to start
+    assert time.time() - started < 30 + 5
     table = predictor.leaderboard()
     assert set(table["reason"].str.slice(0, 10)) == {"time limit"}
     assert len(table) < 50
