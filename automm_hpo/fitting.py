@@ -80,7 +80,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
             interruption = run_trials(task, _search_job(plan, gpu_share), monitor, available, progress)
         if tracker and plan.search.space:
             tracker.log_figures(SearchResults(records, metric).figures)
-        stack.callback(stack.enter_context(ThreadPoolExecutor(1)).submit(cluster.close).result)  # Ray takes a second to end: meanwhile the best is committed
+        cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
         if interruption.signal is not None and records.best() is None:
             interruption.reraise()
         records.raise_if_all_failed()
