@@ -61,6 +61,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return load_artifact(plan.path), Interruption()
+        plan = plan.with_scorer()
         _announce(plan, records, progress)
         available, gpu_share = _prepare(plan, records, cluster, progress)
         fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}

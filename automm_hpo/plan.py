@@ -170,6 +170,7 @@ class FitPlan:
     """Attributes:
     identity: what makes the search the same in another call.
     resuming: the folder holds this search already.
+    time_limit: seconds that ``fit`` was given; None: no limit.
     deadline: time.time() at which ``fit`` must return; None: no limit.
     """
 
@@ -180,7 +181,12 @@ class FitPlan:
     seed: int
     identity: SearchIdentity
     resuming: bool
+    time_limit: float | None
     deadline: float | None
+
+    def with_scorer(self) -> Self:
+        """The plan with what words say learned, where that is wanted: it takes a while, and a search that has finished needs it no more."""
+        return replace(self, encoders=self.data.fit_scorer(self.encoders, self.seed, self.time_limit))
 
 
 def plan_search(

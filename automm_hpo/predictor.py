@@ -213,11 +213,10 @@ class MultiModalPredictor:
             check_same_metric(data.validation_metric)
             check_same_search(read_identity(folder / "search"), identity, folder / "search")
         encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
-        encoders = data.fit_scorer(encoders, int(seed), numbers["time_limit"])
         deadline = None if time_limit is None else called + float(time_limit)
-        plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, deadline)
+        plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, numbers["time_limit"], deadline)
         if dry_run:
-            return preview(plan)
+            return preview(plan.with_scorer())
         artifact, interruption = run_fit(plan, self.verbosity, tracking, ensemble_size, refit)
         self._adopt(artifact, folder)
         interruption.reraise()

@@ -541,3 +541,11 @@ def test_a_real_encoder_tells_texts_apart(minilm, here, fast):
     found = predictor.extract_embedding(pd.DataFrame({"x": texts}))
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     assert found[0] @ found[1] > 0.6 > 0.3 > found[0] @ found[2]
+
+
+def test_a_finished_search_learns_no_words_again(mixed, here, fast, reader_folder, monkeypatch):
+    call = {"hyperparameters": fast_tables(fast, reader_folder), "save_path": here / "predictor", "tracking": None}
+    table = mixed[["title", "age", "label"]]
+    expected = MultiModalPredictor("label", verbosity=0).fit(table, **call).predict_proba(table)
+    monkeypatch.setattr("automm_hpo.plan.fit_ngrams", None)  # calling it would fail
+    assert MultiModalPredictor("label", verbosity=0).fit(table, **call).predict_proba(table).equals(expected)
