@@ -32,9 +32,11 @@ from .training.checkpoint import load_predictions, load_weights
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
 from .training.ensemble import select_members
 from .training.evaluate import Validation, pick_device, predict_logits, validate
-from .training.loop import TrialData, epoch_size, train_epochs
+from .training.gradients import epoch_size
+from .training.loop import train_epochs
 from .training.probe import start_from_probe, wants_probe
 from .training.result import EpochResult
+from .training.state import TrialData
 
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk

@@ -24,7 +24,8 @@ from .plan import FitPlan, Split
 from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
-from .training.loop import TrainState, TrialData, train_epochs
+from .training.loop import train_epochs
+from .training.state import TrainState, TrialData
 
 TIMED_STEPS = 3  # the first of them warms up
 KNOWN_BEFOREHAND = ("random", "grid", "qmc")  # searchers that do not look at results

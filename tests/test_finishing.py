@@ -33,7 +33,8 @@ from automm_hpo.training.checkpoint import save_checkpoint
 from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints
 from automm_hpo.training.ensemble import combine_logits
 from automm_hpo.training.evaluate import validate
-from automm_hpo.training.loop import TrialData, train_epochs
+from automm_hpo.training.loop import train_epochs
+from automm_hpo.training.state import TrialData
 
 # epochs at a rate that never falls wander around their valley's floor, on which their average lies
 WANDERING = {"optim.lr_schedule": "constant", "optim.lr": 1e-2, "optim.max_epochs": 6, "optim.top_k_average_method": "greedy_soup"}

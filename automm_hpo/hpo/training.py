@@ -25,11 +25,13 @@ from ..training.checkpoint import Snapshot, load_checkpoint, take_snapshot, writ
 from ..training.checkpoint_folder import inherit_checkpoint, is_inherited, newest_checkpoint, prune_checkpoints
 from ..training.compiling import gpu_kernels
 from ..training.evaluate import find_device
-from ..training.loop import TrainState, TrialData, micro_batch_size, train_steps
+from ..training.gradients import micro_batch_size
+from ..training.loop import train_steps
 from ..training.memory import known_micro_batch, note_micro_batch
 from ..training.optim import build_optimizer
 from ..training.probe import start_from_probe, wants_probe
 from ..training.result import EpochResult, StopCheck
+from ..training.state import TrainState, TrialData
 from .records import Segment, TrialFolder, TrialRecord
 from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded
 

@@ -17,8 +17,8 @@ from torch import nn
 from ..errors import CorruptFile
 from ..files import MANIFEST, manifest_of, read_json, temporary_name, write_json
 from .checkpoint_folder import PREDICTIONS, STATE, STATE_TENSORS, WEIGHTS, check_checkpoint, checkpoint_name, remove_checkpoint
-from .loop import TrainState
 from .result import EpochResult, result_from_json, result_to_json
+from .state import TrainState
 
 LOGITS = "logits"
 LEARNING = "model."  # of names of tensors; an optimizer's begin with numbers

@@ -39,6 +39,11 @@ class Validation:
     loss: float
 
     @property
+    def is_finite(self) -> bool:
+        """Whether the predictions are; the metric may be undefined even so."""
+        return bool(self.logits.isfinite().all())
+
+    @property
     def rank(self) -> tuple[float, float]:
         return rank(self.score, self.loss)
 

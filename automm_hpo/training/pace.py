@@ -1,4 +1,4 @@
-"""How fast a trial trains, and how much of it there is time for."""
+"""How fast a trial trains, and how many steps there is time for: where not for all, the schedule ends earlier, so that no rate is high when it does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,59 @@ import bisect
 import time
 from collections.abc import Callable
 
+from .result import StopCheck
+
 FIRST_LOOK = 4  # steps, of which the first warms up
+
+
+class Pace:
+    """Attributes:
+    total_steps: of the schedule, as far as is known.
+    shortened: why there are fewer than all; None: there are not.
+    ahead: seconds that the next validation will take.
+    """
+
+    def __init__(self, all_steps: int, validations_per_step: float, steps_per_validation: float, should_stop: StopCheck) -> None:
+        """Args:
+        validations_per_step: how often is validated.
+        steps_per_validation: as many steps have a validation's rows; one not measured yet costs at most as much as they.
+        """
+        self.total_steps = self._all_steps = all_steps
+        self.shortened: str | None = None
+        self.ahead = 0.0
+        self._validations_per_step, self._steps_per_validation, self._should_stop = validations_per_step, steps_per_validation, should_stop
+        self._clock, self._is_measured = StepClock(), False
+
+    def start(self) -> None:
+        """Steps follow; what was done meanwhile is none."""
+        self._clock.start()
+
+    def step_taken(self, step: int) -> None:
+        """Args:
+        step: how many were taken in all.
+        """
+        is_due = self._clock.tick()
+        if not self._is_measured:
+            self.ahead = self._clock.seconds * self._steps_per_validation
+        if is_due:
+            share = self._clock.seconds + self.ahead * self._validations_per_step
+
+            def too_late(steps: int) -> str | None:
+                return self._should_stop(self.ahead + share * steps)
+
+            self.shortened = too_late(self._all_steps - step)
+            self.total_steps = step + steps_in_time(self._all_steps - step, too_late) if self.shortened else self._all_steps
+
+    def validated(self, seconds: float) -> None:
+        self.ahead, self._is_measured = seconds, True
+
+    def stop_reason(self) -> str | None:
+        """Why to end now; None: go on."""
+        return self._should_stop(self.ahead)
+
+    def seconds_left(self, step: int) -> float:
+        """Of steps alone; 0 before the first one."""
+        return self._clock.seconds * (self.total_steps - step)
 
 
 class StepClock:

@@ -25,8 +25,8 @@ from ..data.batch import TensorCache
 from ..models import TRAINING_ONLY, TableModel
 from ..presets import may_be_probed
 from .evaluate import predict_logits
-from .loop import TrainState, TrialData
 from .result import StopCheck
+from .state import TrainState, TrialData
 
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
 MOST_ITERATIONS = 200

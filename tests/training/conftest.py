@@ -9,7 +9,8 @@ from automm_hpo.hpo.training import build_state
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec
 from automm_hpo.problem import Problem
-from automm_hpo.training.loop import TrialData, train_epochs
+from automm_hpo.training.loop import train_epochs
+from automm_hpo.training.state import TrialData
 
 PROBLEM = Problem("label", "multiclass", (0, 1, 2), "int64")
 

@@ -117,7 +117,7 @@ class Clock:
 def test_where_time_is_short_the_schedule_ends_with_it(trial, monkeypatch):
     one = trial(optim__max_epochs=100, optim__patience=100)  # 400 steps
     state = one.state()
-    monkeypatch.setattr("automm_hpo.training.loop.StepClock", SteadyClock)
+    monkeypatch.setattr("automm_hpo.training.pace.StepClock", SteadyClock)
     results = list(one.epochs(state, Clock(state, 40)))
     assert results[-1].end == "time_limit"
     assert 34 <= results[-1].step <= 40  # some of the time is for validating
@@ -129,7 +129,7 @@ def test_where_time_is_short_the_schedule_ends_with_it(trial, monkeypatch):
 def test_where_time_is_not_short_nothing_changes(trial, monkeypatch):
     one = trial()
     expected = [comparable(result) for result in one.epochs(one.state())]
-    monkeypatch.setattr("automm_hpo.training.loop.StepClock", SteadyClock)
+    monkeypatch.setattr("automm_hpo.training.pace.StepClock", SteadyClock)
     state = one.state()
     assert [comparable(result) for result in one.epochs(state, Clock(state, 1_000))] == expected
 

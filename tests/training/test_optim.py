@@ -9,8 +9,9 @@ from automm_hpo.config import Config, Optim
 from automm_hpo.data.features import Features
 from automm_hpo.models import build_model
 from automm_hpo.training.checkpoint import load_checkpoint, save_checkpoint
-from automm_hpo.training.loop import EpochResult, TrainState
 from automm_hpo.training.optim import LR_SCHEDULES, OPTIMIZERS, build_optimizer, lr_factor, lr_scales
+from automm_hpo.training.result import EpochResult
+from automm_hpo.training.state import TrainState
 
 
 @pytest.mark.parametrize("schedule", sorted(LR_SCHEDULES.keys() - {"coslog4"}))

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.training.evaluate import predict_logits
-from automm_hpo.training.loop import TrainState
 from automm_hpo.training.probe import start_from_probe, wants_probe
+from automm_hpo.training.state import TrainState
 
 
 @pytest.fixture

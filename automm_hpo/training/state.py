@@ -1,0 +1,57 @@
+"""What a training has and what it learns from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+
+from ..data.batch import TensorCache
+from ..data.images import ImageSpec
+from ..metrics import Metric
+from ..models import TableModel
+from ..problem import Problem
+
+
+@dataclass
+class TrainState:
+    """Everything a resumed run needs; ``checkpoint.py`` stores it.
+
+    Attributes:
+        average: of the weights over the steps; None: there is none.
+        is_probed: the head comes from a linear probe that has not been validated yet.
+        micro_batch_size: rows that go through the device at once; 0: not known yet. It is halved where they do not fit.
+        valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
+    """
+
+    model: TableModel
+    optimizer: torch.optim.Optimizer
+    average: ModelEmaV3 | None = None
+    is_probed: bool = False
+    micro_batch_size: int = 0
+    step: int = 0
+    best_score: float = -math.inf
+    validations_since_best: int = 0
+    seconds: float = 0.0
+    segment: int = 0
+    valid_logits: torch.Tensor | None = None
+
+    @property
+    def predictor(self) -> TableModel:
+        """What is validated, kept and used."""
+        return self.model if self.average is None else self.average.module
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """What a trial learns from, on its device."""
+
+    train: TensorCache
+    valid: TensorCache
+    problem: Problem
+    metric: Metric
+    spec: ImageSpec
+    valid_target: np.ndarray = field(repr=False)  # (N,) on the CPU, for the metric
