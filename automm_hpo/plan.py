@@ -332,7 +332,8 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
         raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
-    return target, call | {"hyperparameters": call["hyperparameters"] | space_from_json(call.pop("space"))}
+    given = {key: value for key, value in call["hyperparameters"].items() if key not in identity.chosen}
+    return target, call | {"hyperparameters": given | space_from_json(call.pop("space"))}
 
 
 def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:

@@ -51,6 +51,7 @@ from .plan import (
 )
 from .presets import check_preset, is_searching
 from .preview import Preview, preview
+from .resolution import chosen_resolution, fit_resolution
 from .results import SearchResults
 from .training.evaluate import compute_metric, pick_device, probabilities, values
 
@@ -198,7 +199,10 @@ class MultiModalPredictor:
         with problems.gather():
             data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
         problems.raise_any()
+        deadline = None if time_limit is None else called + float(time_limit)
+        stored = read_identity(folder / "search") if resuming else None
         search = plan_defaults(search, data, layers, hyperparameter_tune_kwargs, presets)
+        search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
         check_ensemble(ensemble_size, search)
         check_goal(search.settings, data.validation_metric)
         encoders = plan_encoders(data, search)
@@ -207,13 +211,12 @@ class MultiModalPredictor:
         check_quota(search, data.problem, encoders.features)
         after = {"ensemble_size": ensemble_size, "refit": refit}
         call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs, data)
-        identity = plan_identity(data, search, encoders, int(seed), {"target": target.to_json(), "fit": call}, after)
-        if resuming:
+        identity = plan_identity(data, search, encoders, int(seed), {"target": target.to_json(), "fit": call, "chosen": chosen_resolution(search)}, after)
+        if stored is not None:
             check_resumable(search.settings)
             check_same_metric(data.validation_metric)
-            check_same_search(read_identity(folder / "search"), identity, folder / "search")
+            check_same_search(stored, identity, folder / "search")
         encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
-        deadline = None if time_limit is None else called + float(time_limit)
         plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, numbers["time_limit"], deadline)
         if dry_run:
             return preview(plan.with_scorer())

@@ -21,7 +21,7 @@ LAYERS = [
     ["results"],
     ["plan", "searching"],
     ["checks"],
-    ["finishing", "preview"],
+    ["finishing", "preview", "resolution"],
     ["packing"],
     ["fitting", "objective"],
     ["predictor"],
@@ -48,7 +48,20 @@ DOORS = {  # library -> the places that may import it
         "preview.py",
         "predictor.py",
     ),
-    "torch": ("downloads.py", "data/", "models/", "training/", "hpo/", "artifact.py", "finishing.py", "fitting.py", "packing.py", "preview.py", "predictor.py"),
+    "torch": (
+        "downloads.py",
+        "data/",
+        "models/",
+        "training/",
+        "hpo/",
+        "artifact.py",
+        "finishing.py",
+        "fitting.py",
+        "packing.py",
+        "preview.py",
+        "predictor.py",
+        "resolution.py",
+    ),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "cloudpickle"}
 FILES = sorted(PACKAGE.rglob("*.py"))

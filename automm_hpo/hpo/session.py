@@ -29,12 +29,17 @@ class SearchIdentity:
     """Attributes:
     fingerprint: what must be equal for a search to be resumed, by the name under which a difference is reported.
     limits: what may change from call to call.
-    call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again.
+    call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again. Beside them ``chosen``:
+        hyperparameters that were measured for it, and would be others if measured again.
     """
 
     fingerprint: Mapping[str, Any]
     limits: Mapping[str, Any]
     call: Mapping[str, Any]
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        return self.call.get("chosen", {})
 
     @classmethod
     def of(cls, fingerprint: Mapping[Any, Any], limits: Mapping[str, Any], call: Mapping[str, Any]) -> Self:

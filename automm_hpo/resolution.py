@@ -1,0 +1,109 @@
+"""The size of pictures that a time limit leaves time for, by what a training step was measured to take.
+
+Time goes with the number of pixels. Where there is none for a few epochs at the size that a model's weights were published for, smaller pictures
+seen a few times teach more than large ones seen in part; nobody's own ``image_size`` is touched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .checks import num_parallel
+from .config import Config
+from .data.batch import Batch
+from .data.columns import IMAGE_TYPES
+from .data.features import Features
+from .errors import InvalidHyperparameter
+from .hpo.ray_space import candidate_configs
+from .models import GEOMETRY_KEYS, build_model, check_model, image_spec, used_models
+from .plan import DataPlan, SearchPlan
+from .searching import trials_deadline
+from .training.evaluate import autocast, find_device
+
+KEY = "model.timm_image.image_size"
+START_SECONDS = 8.0  # of a search, until its first trial's first step
+FEW_EPOCHS = 4  # that a trial should have time for
+VALIDATION = 1 / 3  # what a row costs without its gradient
+STEP, SMALLEST = 32, 96  # pixels: sizes are whole multiples, for most models halve them five times
+LEAST_SHARE = 0.4  # of the published size
+TIMED_ROWS = 8
+
+
+def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, stored: Mapping[str, Any] | None) -> SearchPlan:
+    """The search with the largest ``image_size`` that there is time for; as it was where that is the model's own, given, searched, or time has no limit.
+
+    Args:
+        deadline: time.time() at which ``fit`` must return.
+        stored: what was chosen here for the search that is being resumed, and is not measured again; None: this one is new.
+    """
+    features = Features(num_images=len(data.columns.of_type(*IMAGE_TYPES)))
+    configs = candidate_configs(search.config, search.space, GEOMETRY_KEYS)
+    if KEY in search.given or len(configs) > 1 or not features.num_images or "timm_image" not in used_models(search.config, features):
+        return search
+    if stored is not None:
+        return _with_size(search, stored[KEY]) if KEY in stored else search
+    if deadline is None:
+        return search
+    published, rows = image_spec(search.config).size, row_cost(search, data)
+    sizes = [size for size in range(SMALLEST, published, STEP) if size >= LEAST_SHARE * published]
+    if not sizes:
+        return search
+    seconds = rows * _row_seconds(search, features)
+    there_is = (trials_deadline(deadline, bool(search.space)) or 0.0) - time.time() - (START_SECONDS if search.space else 0.0)
+    share = there_is * num_parallel(search) / search.num_trials
+    if seconds <= share:
+        return search
+    in_time = [size for size in sizes if seconds * (size / published) ** 2 <= share]
+    for size in sorted(in_time or sizes[:1], reverse=True):
+        try:
+            check_model(_with_size(search, size).config)
+        except InvalidHyperparameter:  # few models take sizes of one kind only
+            continue
+        return _with_size(search, size)
+    return search
+
+
+def chosen_resolution(search: SearchPlan) -> dict[str, Any]:
+    """What was chosen here, as ``stored``."""
+    return {KEY: search.given[KEY]} if KEY in search.added else {}
+
+
+def row_cost(search: SearchPlan, data: DataPlan) -> float:
+    """Rows that a trial trains on in a few epochs, those it validates on counted at what they cost."""
+    optim = search.config.optim
+    epochs, validations = min(FEW_EPOCHS, optim.max_epochs), round(1 / optim.val_check_interval)
+    return epochs * (len(data.train.table) + VALIDATION * validations * len(data.valid.table))
+
+
+def _with_size(search: SearchPlan, size: int) -> SearchPlan:
+    chosen = {KEY: size}
+    return replace(search, config=search.config.with_overrides(chosen), given={**search.given, **chosen}, added=(*search.added, KEY))
+
+
+def _row_seconds(search: SearchPlan, features: Features) -> float:
+    """Of one row, forth and back through the image model at its published size, on as many threads as a trial has."""
+    config: Config = search.config.with_overrides({"model.names": ["timm_image"]})
+    device, threads, side = find_device(config.env), torch.get_num_threads(), image_spec(config).size
+    num_rows = TIMED_ROWS if device.type == "cpu" else config.env.batch_size
+    torch.set_num_threads(max(1, int(search.settings.resources.get("cpu", 1))) if search.space else threads)
+    try:
+        with torch.random.fork_rng():
+            model = build_model(config, features, 1, load_weights=False).to(device).to(memory_format=torch.channels_last).train()
+            pixels = torch.zeros(num_rows, features.num_images, side, side, 3, dtype=torch.uint8, device=device).permute(0, 1, 4, 2, 3)
+            mask = torch.ones(num_rows, features.num_images, dtype=torch.bool, device=device)
+            batch = Batch(pixels, mask, torch.zeros(num_rows, device=device))
+            for _ in range(2):  # the first one warms up
+                started = time.perf_counter()
+                with autocast(config.env, device):
+                    loss = model(batch).float().square().mean()
+                loss.backward()
+                loss.item()  # waits for the device
+                seconds = time.perf_counter() - started
+    finally:
+        torch.set_num_threads(threads)
+    return seconds / num_rows
