@@ -8,7 +8,7 @@ Seed s takes training rows s * 1,000 and on, and test rows likewise, so that not
 - ours, tuned: bayes + ASHA, --trials trials of at most --epochs epochs, two at a time, and what follows a search (a soup of weights)
 - ours, tuned, and an ensemble of three of its trials
 
-AutoMM 1.6 on seed 0's rows (../shared/facts.md; another day, 2 cores): 0.605 plain, 0.644 after its own tuning in 244 s.
+AutoMM 1.6 on the rows of seed 0 (another day, 2 cores): 0.605 plain, 0.644 after its own tuning in 244 s.
 """
 
 from __future__ import annotations
