@@ -54,6 +54,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(value: Any) -> str:
+    """16 hex digits that tell JSON values apart, for the name of a file."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def manifest_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """File name -> SHA-256."""
     return {name: sha256(folder / name) for name in names}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import torch
 
 from ..config import Config
-from ..files import read_json, write_json
+from ..files import digest, read_json, write_json
 
 
 def known_micro_batch(folder: Path, config: Config, device: torch.device) -> int:
@@ -28,4 +26,4 @@ def _file(folder: Path, config: Config, device: torch.device) -> Path:
     decisive = ("model.", "env.batch_size", "env.per_gpu_batch_size", "env.precision", "optim.optim_type", "optim.peft", "optim.ema_decay")
     known = {key: value for key, value in config.flat().items() if key.startswith(decisive)}
     known["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return folder / f"micro-batch-{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    return folder / f"micro-batch-{digest(known)}.json"

@@ -9,8 +9,6 @@ and the columns of the table stand side by side (``models/fusion.py``).
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import time
 import warnings
@@ -22,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from ..config import Config, Optim
 from ..data.batch import TensorCache
+from ..files import digest
 from ..models import TRAINING_ONLY, TableModel
 from ..presets import may_be_probed
 from .evaluate import predict_logits
@@ -62,7 +61,7 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
     """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them. None: there is no time."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
-    file = folder / f"probe-{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    file = folder / f"probe-{digest(known)}.safetensors"
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
