@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
 from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
+from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
@@ -99,15 +100,17 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     dtype = column.dtype
     if pd.api.types.is_bool_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
         return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
-    if pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
+    if pd.api.types.is_numeric_dtype(dtype) or is_duration(dtype):
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
-    if pd.api.types.is_datetime64_any_dtype(dtype):
+    if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
         return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
     sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
     if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3)) for value in sampled):
         return "image_bytearray", "pictures, as PIL images or arrays"
+    if all(isinstance(value, DURATIONS) for value in present):
+        return ("numerical", "durations") if present.nunique() > 1 else ("null", "constant")
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
     opened = sum(opens_as_image(resolve_path(value, folder)) for value in sampled)
     if opened:
