@@ -109,15 +109,19 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     validation_seconds = ahead = share = lr = 0.0
     out_of_time = end = None
 
+    def num_parts() -> int:
+        """Micro-batches of a step, alike in size: one row alone would be none to batch norm, and weigh too much in the mean of their losses."""
+        return math.ceil(batch_size / state.micro_batch_size)
+
     def micro_batches() -> Iterator[Batch]:
         """Of all steps from this one on."""
         steps = step_rows(seed, len(data.train), batch_size, range(state.step, all_steps), device)
-        return batches(data.train, (rows for step in steps for rows in step.split(state.micro_batch_size)), device)
+        return batches(data.train, (rows for step in steps for rows in step.tensor_split(num_parts())), device)
 
     def backward(feed: Iterator[Batch], epoch: int) -> list[torch.Tensor]:
         """Adds up the gradient of the mean loss of a step's rows."""
         losses = []
-        for batch in itertools.islice(feed, math.ceil(batch_size / state.micro_batch_size)):
+        for batch in itertools.islice(feed, num_parts()):
             batch = batch.with_images(train_view(batch.images, data.spec, config.model.timm_image.train_transforms, view_rng))
             batch = mixed(batch, epoch)
             with autocast(env, device):

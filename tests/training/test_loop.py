@@ -163,12 +163,18 @@ def test_rows_that_do_not_fit_go_in_smaller_parts(trial, monkeypatch):
 
     monkeypatch.setattr(state.model, "training_logits", small_memory)
     found = list(one.epochs(state))
-    assert asked[:6] == [10, 5, 3, 3, 3, 1]
-    assert set(asked[6:]) == {3, 1}
+    assert asked[:6] == [10, 5, 3, 3, 2, 2]
+    assert set(asked[6:]) == {3, 2}
     assert state.micro_batch_size == 3
     for one_result, other in zip(found, expected, strict=True):
         assert one_result.step == other.step
         assert one_result.valid_loss == pytest.approx(other.valid_loss, rel=1e-3)
+
+
+def test_no_row_of_a_batch_is_left_alone(trial):
+    """Batch norm has no variance of a single value, and refuses it."""
+    one = trial(env__per_gpu_batch_size=9, model__timm_image__checkpoint_name="mobilenetv3_small_050", optim__max_epochs=1)
+    assert [result.step for result in one.epochs(one.state())] == [4]
 
 
 def test_a_row_that_does_not_fit_is_an_error(trial, monkeypatch):
