@@ -197,7 +197,7 @@ class RealMlp(Section):
 
 
 class FusionMlp(Section):
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], Expected("a sequence of widths, each >= 1, e.g. [128]")] = (128,)
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("a sequence of widths, each >= 1, e.g. [128]")] = (128,)
     """Widths of the layers that see all modalities together."""
     activation: Activation = "leaky_relu"
     """Between the layers."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,17 @@ class ColumnTypes(Mapping):
         rows = [(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""), kind, why) for (_, kind, why), names in alike.items()]
         width = max((len(names) for names, _, _ in rows), default=0)
         return [f"{names:{width}}  {kind:{max(map(len, COLUMN_TYPES))}}  {why}" for names, kind, why in rows]
+
+
+def check_names(names: Iterable[Hashable]) -> None:
+    """Raises:
+    InvalidData: a column's name is of a kind that JSON, and so a predictor's folder, cannot keep.
+    """
+    bad = [name for name in names if not isinstance(name, (str, int, float, NoneType)) or (isinstance(name, float) and not math.isfinite(name))]
+    if bad:
+        found = f"{bad[0]!r} ({type(bad[0]).__name__})" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
+        how = "['_'.join(map(str, name)) for name in table.columns]" if isinstance(bad[0], tuple) else "table.columns.map(str)"
+        raise InvalidData(f"train_data: expected strings or numbers as names of columns, got {found}; table.columns = {how} gives such")
 
 
 def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, given: Mapping[str, str] | None = None) -> ColumnTypes:
