@@ -299,6 +299,8 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
         "sample_weight": data.sample_weight,
         "problem_type": data.problem.problem_type,
         "validation_metric": data.validation_metric.name,
+        # an order that the user gave is that of the heads in the checkpoints, and the tables' values do not show it
+        **({"classes": list(data.problem.class_labels)} if data.problem.label_dtype == "category" else {}),
         "columns": dict(data.columns),
         **{name: fingerprint_table(split.table, encoders.image_files(split.table, split.folder)) for name, split in data.splits.items()},
         "seed": seed,

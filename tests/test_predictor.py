@@ -12,7 +12,7 @@ import pytest
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data.split import train_valid_split
-from automm_hpo.errors import NotSupported
+from automm_hpo.errors import NotSupported, SearchMismatch
 from automm_hpo.problem import infer_problem
 
 
@@ -435,6 +435,15 @@ def test_rows_held_out_may_all_weigh_nothing(mixed, here, fast):
     table["trust"] = (table.index == table.index.difference(held_out)[0]).astype(float)
     predictor = quick_fit(table, here, fast, sample_weight="trust")
     assert np.isfinite(predictor.predict_proba(table).to_numpy()).all()
+
+
+def test_another_order_of_the_classes_is_another_search(mixed, here, fast):
+    table = mixed[["age", "label"]].assign(label=mixed["label"].astype("category"))
+    other = table.assign(label=table["label"].cat.reorder_categories(["Trouser", "Bag"]))
+    call = {"hyperparameters": fast, "save_path": here / "run", "tracking": None}
+    MultiModalPredictor("label", verbosity=0).fit(table[:200], tuning_data=table[200:], **call)
+    with pytest.raises(SearchMismatch, match=r"classes: was \['Bag', 'Trouser'\], is \['Trouser', 'Bag'\]"):
+        MultiModalPredictor("label", verbosity=0).fit(other[:200], tuning_data=other[200:], **call)
 
 
 def test_classes_of_several_kinds_keep_them(mixed, here, fast):
