@@ -331,7 +331,7 @@ class Optim(Section):
     patience: PositiveInt = 10
     """Validations in a row without a better score after which the trial ends."""
     val_check_interval: EpochFraction = 1.0
-    """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it."""
+    """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it, and at most 500."""
     gradient_clip_val: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     top_k_average_method: Literal["greedy_soup", "uniform_soup", "best"] = "greedy_soup"

@@ -17,7 +17,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ..config import Config, Env
+from ..config import Config, Env, Optim
 from ..data.batch import Batch, TensorCache, batches
 from ..data.images import ImageSpec
 from ..metrics import Metric
@@ -31,6 +31,8 @@ from .optim import lr_factor
 from .pace import StepClock, steps_in_time
 from .result import EpochResult, StopCheck
 from .transforms import train_view
+
+MOST_VALIDATIONS = 500  # of an epoch: checkpoints are named by the epoch to three decimals, and no two may have one name
 
 
 @dataclass
@@ -98,7 +100,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     state.micro_batch_size = state.micro_batch_size or micro_batch_size(env, len(data.train))
     all_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
     total_steps = all_steps  # of the schedule; fewer where there is no time for all
-    validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
+    validations = num_validations(optim, steps_per_epoch)
     view_rng = torch.Generator(device)  # windows and mirrors
     # dropout draws from the device's default generator, torchvision from the CPU's; torch.manual_seed would seed those of all devices, and
     # take a hundredth of a step for it
@@ -212,6 +214,11 @@ def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:
     """Rows of a step, and steps of an epoch; the rest of an epoch's shuffled rows waits for another epoch."""
     batch_size = min(env.batch_size, num_rows)
     return batch_size, num_rows // batch_size
+
+
+def num_validations(optim: Optim, steps_per_epoch: int) -> int:
+    """Of an epoch, evenly spread."""
+    return min(steps_per_epoch, MOST_VALIDATIONS, round(1 / optim.val_check_interval))
 
 
 def micro_batch_size(env: Env, num_rows: int) -> int:
