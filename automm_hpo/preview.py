@@ -24,7 +24,7 @@ from .plan import FitPlan, Split
 from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
-from .training.loop import train_epochs
+from .training.loop import num_validations, train_epochs
 from .training.state import TrainState, TrialData
 
 TIMED_STEPS = 3  # the first of them warms up
@@ -142,8 +142,7 @@ def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
     finally:
         torch.set_num_threads(threads)
     size = sum(tensor.nbytes for tensor in state.model.state_dict().values())
-    validations = min(steps_per_epoch, round(1 / config.optim.val_check_interval))
-    return steps_per_epoch * step + validations * valid_row * len(plan.data.valid.table), size
+    return steps_per_epoch * step + num_validations(config.optim, steps_per_epoch) * valid_row * len(plan.data.valid.table), size
 
 
 def _duration(seconds: float) -> str:

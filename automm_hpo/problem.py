@@ -13,6 +13,7 @@ import pandas as pd
 from .errors import InvalidData
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
+LARGEST_VALUE = 1e150  # of a regression's labels: their squares must be finite
 MAX_INTEGER_CLASSES = 20  # integer labels with more distinct values than this are a regression's
 
 
@@ -125,8 +126,11 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     )
 
 
-def encode_weights(weights: pd.Series) -> np.ndarray:
+def encode_weights(weights: pd.Series, may_be_zero: bool = False) -> np.ndarray:
     """A column of sample weights -> (N,) float64.
+
+    Args:
+        may_be_zero: whether all of them may be.
 
     Raises:
         InvalidData: a weight is missing, negative, infinite or no number, or all are zero.
@@ -136,7 +140,7 @@ def encode_weights(weights: pd.Series) -> np.ndarray:
     if bad.any():
         rows = ", ".join(f"row {_plain(row)!r}: {_plain(value)!r}" for row, value in weights[bad].head(5).astype(object).items())
         raise InvalidData(f"sample_weight column {weights.name!r}: expected finite numbers >= 0; {int(bad.sum())} of {len(values)} are not: {rows}")
-    if len(values) and not values.any():
+    if len(values) and not values.any() and not may_be_zero:
         raise InvalidData(f"sample_weight column {weights.name!r}: all {len(values)} weights are 0")
     return values
 
@@ -178,9 +182,11 @@ def _check_labels(labels: pd.Series, label: str) -> None:
 
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:
     values = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(values)
+    bad = ~(np.abs(values) <= LARGEST_VALUE)
     if bad.any():
-        raise InvalidData(f"label column {label!r}: a regression needs numbers; row {_plain(labels.index[bad][0])!r} has {_plain(labels[bad].iloc[0])!r}")
+        largest = f", and {LARGEST_VALUE:g} is the largest it takes" if np.isfinite(values[bad][0]) else ""
+        row, value = _plain(labels.index[bad][0]), _plain(labels[bad].iloc[0])
+        raise InvalidData(f"label column {label!r}: a regression needs numbers; row {row!r} has {value!r}{largest}")
     return values
 
 

@@ -24,6 +24,8 @@ from .models import GEOMETRY_KEYS, build_model, check_model, image_spec, used_mo
 from .plan import DataPlan, SearchPlan
 from .searching import trials_deadline
 from .training.evaluate import autocast, find_device
+from .training.gradients import epoch_size
+from .training.loop import num_validations
 
 KEY = "model.timm_image.image_size"
 START_SECONDS = 8.0  # of a search, until its first trial's first step
@@ -76,8 +78,9 @@ def chosen_resolution(search: SearchPlan) -> dict[str, Any]:
 def row_cost(search: SearchPlan, data: DataPlan) -> float:
     """Rows that a trial trains on in a few epochs, those it validates on counted at what they cost."""
     optim = search.config.optim
-    epochs, validations = min(FEW_EPOCHS, optim.max_epochs), round(1 / optim.val_check_interval)
-    return epochs * (len(data.train.table) + VALIDATION * validations * len(data.valid.table))
+    _, steps_per_epoch = epoch_size(search.config.env, len(data.train.table))
+    validated = num_validations(optim, steps_per_epoch) * len(data.valid.table)
+    return min(FEW_EPOCHS, optim.max_epochs) * (len(data.train.table) + VALIDATION * validated)
 
 
 def _with_size(search: SearchPlan, size: int) -> SearchPlan:

@@ -133,6 +133,7 @@ CONFIGURATION = [
     hyper(InvalidHyperparameter, "model.names", ["timm_imag"], "Did you mean timm_image?"),
     hyper(InvalidHyperparameter, "model.timm_image.checkpoint_name", "mobilenetv3_larg_100", "'mobilenetv3_larg_100'", "Did you mean mobilenetv3_large_100"),
     hyper(InvalidHyperparameter, "model.timm_image.checkpoint_name", "resnet18.no_such_tag", "resnet18.a1_in1k"),
+    hyper(InvalidHyperparameter, "model.fusion_mlp.hidden_sizes", [], "expected a sequence of widths", "got []"),
     hyper(InvalidHyperparameter, "optim", 5, "expected a dict of them", "got 5"),
     row(InvalidHyperparameter, ValueError, "optim", "expected a dict of them", "got 'sgd'", hyperparameters={"optimization": "sgd"}),
     row(InvalidHyperparameter, ValueError, "optim.lr", "twice", "dotted", hyperparameters={"optim": {"lr": 1e-3}}),
@@ -296,6 +297,7 @@ DATA = [
     data("'label'", "3 of 200", "rows 0, 1, 2", train_data=first_labels(None, NAN, None)),
     data("'label'", "2 of 200", "row", train_data=lambda train: train.assign(label=[INF, -INF] + [float(i) for i in range(198)])),
     data("'label'", "at least 2 different values", "'bag'", "200 rows", train_data=with_labels(["bag"])),
+    data("'label'", "1e+150", "row 0 has 1e+200", train_data=lambda train: train.assign(label=[1e200, -1e200, *np.linspace(0, 1, len(train) - 2)])),
     data("'label'", "2 classes", "got 10", init={"problem_type": "binary"}),
     data("'label'", "regression", "numbers", init={"problem_type": "regression"}),
     data("'label'", "'zebra' (2 rows)", "row", tuning_data=first_labels("zebra", "zebra")),
@@ -313,6 +315,16 @@ DATA = [
     data("train_data", "expected a DataFrame", "ndarray", train_data=lambda train: train.to_numpy()),
     data("train_data", "expected a DataFrame", "Series", train_data=lambda train: train["label"]),
     data("unique", "'image'", train_data=lambda train: pd.concat([train, train[["image"]]], axis=1)),
+    data(
+        "names of columns",
+        "('a', 'b') (tuple) and 1 more",
+        "'_'.join",
+        train_data=lambda train: train.assign(x=1, y=2).rename(columns={"x": ("a", "b"), "y": (1, 2)}),
+    ),
+    *(
+        data("names of columns", type(name).__name__, "map(str)", train_data=lambda train, name=name: train.assign(x=1).rename(columns={"x": name}))
+        for name in (pd.Timestamp("2026-01-01"), NAN, b"x", np.int64(3))
+    ),
     data("no rows", train_data=lambda train: train.head(0)),
     data("at least 2 different values", "1 row", train_data=lambda train: train.head(1)),
     data("no column to learn from", "only the label", train_data=lambda train: train[["label"]]),

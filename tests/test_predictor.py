@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.errors import NotSupported
+from automm_hpo.data.split import train_valid_split
+from automm_hpo.errors import NotSupported, SearchMismatch
+from automm_hpo.problem import infer_problem
 
 
 @pytest.fixture(scope="module")
@@ -425,6 +427,29 @@ def test_sample_weights_are_learned_by_and_not_from(mixed, here, fast):
     assert predictor.evaluate(mixed)["roc_auc"] > 0.7
     with pytest.raises(ValueError, match=r"no sample_weight column 'trusst'.*Did you mean trust"):
         MultiModalPredictor("label", sample_weight="trusst").fit(twice, hyperparameters=hyperparameters)
+
+
+def test_rows_held_out_may_all_weigh_nothing(mixed, here, fast):
+    table = mixed[["age", "label"]].assign(trust=0.0)
+    held_out = train_valid_split(table, infer_problem(table["label"], "label"), None, 0)[1].index
+    table["trust"] = (table.index == table.index.difference(held_out)[0]).astype(float)
+    predictor = quick_fit(table, here, fast, sample_weight="trust")
+    assert np.isfinite(predictor.predict_proba(table).to_numpy()).all()
+
+
+def test_another_order_of_the_classes_is_another_search(mixed, here, fast):
+    table = mixed[["age", "label"]].assign(label=mixed["label"].astype("category"))
+    other = table.assign(label=table["label"].cat.reorder_categories(["Trouser", "Bag"]))
+    call = {"hyperparameters": fast, "save_path": here / "run", "tracking": None}
+    MultiModalPredictor("label", verbosity=0).fit(table[:200], tuning_data=table[200:], **call)
+    with pytest.raises(SearchMismatch, match=r"classes: was \['Bag', 'Trouser'\], is \['Trouser', 'Bag'\]"):
+        MultiModalPredictor("label", verbosity=0).fit(other[:200], tuning_data=other[200:], **call)
+
+
+def test_classes_of_several_kinds_keep_them(mixed, here, fast):
+    predictor = quick_fit(mixed[["age"]].assign(label=[1, "two", 2.5] * 100), here, fast)
+    assert predictor.class_labels.tolist() == [1, 2.5, "two"] == list(predictor.predict_proba(mixed).columns)
+    assert set(predictor.predict(mixed)) <= {1, 2.5, "two"}
 
 
 def test_class_weights_move_the_balance(mixed, here, fast):

@@ -222,3 +222,4 @@ def test_sample_weights():
         encode_weights(Series([1, -1, None, np.inf, "x"], name="w", dtype=object))
     with pytest.raises(InvalidData, match="all 2 weights are 0"):
         encode_weights(Series([0, 0], name="w"))
+    assert encode_weights(Series([0, 0], name="w"), may_be_zero=True).tolist() == [0, 0]

@@ -64,6 +64,8 @@ def _keys(column: pd.Series) -> list[str | None]:
 def _key(value: Any) -> str:
     if isinstance(value, (bool, np.bool_)):
         return str(value)
+    if isinstance(value, numbers.Integral):
+        return str(int(value))  # by way of a float, identifiers beyond 2**53 would be one category
     if isinstance(value, numbers.Real) and float(value).is_integer():
         return str(int(float(value)))
     return str(value)

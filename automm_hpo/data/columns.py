@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from PIL import Image
 
 from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
 from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
+from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
@@ -57,6 +60,17 @@ class ColumnTypes(Mapping):
         return [f"{names:{width}}  {kind:{max(map(len, COLUMN_TYPES))}}  {why}" for names, kind, why in rows]
 
 
+def check_names(names: Iterable[Hashable]) -> None:
+    """Raises:
+    InvalidData: a column's name is of a kind that JSON, and so a predictor's folder, cannot keep.
+    """
+    bad = [name for name in names if not isinstance(name, (str, int, float, NoneType)) or (isinstance(name, float) and not math.isfinite(name))]
+    if bad:
+        found = f"{bad[0]!r} ({type(bad[0]).__name__})" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
+        how = "['_'.join(map(str, name)) for name in table.columns]" if isinstance(bad[0], tuple) else "table.columns.map(str)"
+        raise InvalidData(f"train_data: expected strings or numbers as names of columns, got {found}; table.columns = {how} gives such")
+
+
 def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, given: Mapping[str, str] | None = None) -> ColumnTypes:
     """Infers the type of every column that is not a target.
 
@@ -99,15 +113,17 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     dtype = column.dtype
     if pd.api.types.is_bool_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
         return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
-    if pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
+    if pd.api.types.is_numeric_dtype(dtype) or is_duration(dtype):
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
-    if pd.api.types.is_datetime64_any_dtype(dtype):
+    if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
         return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
     sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
     if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3)) for value in sampled):
         return "image_bytearray", "pictures, as PIL images or arrays"
+    if all(isinstance(value, DURATIONS) for value in present):
+        return ("numerical", "durations") if present.nunique() > 1 else ("null", "constant")
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
     opened = sum(opens_as_image(resolve_path(value, folder)) for value in sampled)
     if opened:

@@ -87,15 +87,22 @@ def to_dates(column: pd.Series) -> pd.DatetimeIndex:
         InvalidData: names the column, the first rows and their values.
     """
     missing = column.isna().to_numpy(dtype=bool)
-    plain = column if pd.api.types.is_datetime64_any_dtype(column.dtype) else column.astype(object).where(~missing, None).map(_as_text)
+    is_known = pd.api.types.is_datetime64_any_dtype(column.dtype)
+    plain = column if is_known else pd.Series([None if absent else _as_text(value) for value, absent in zip(column, missing, strict=True)], dtype=object)
     when = pd.DatetimeIndex(pd.to_datetime(plain, errors="coerce", format="ISO8601", utc=True))
+    when = when.tz_localize("UTC") if when.tz is None else when.tz_convert("UTC")  # Arrow's dates are left as they came
     refuse_rows(column, np.asarray(when.isna()) & ~missing, "expected dates, as datetimes or ISO 8601 texts such as 2026-05-31 or 2026-05-31T18:30:00")
     return when
 
 
-def _as_text(value: object) -> object:
-    """datetime.date among datetimes and strings is a mixture that pandas does not take."""
-    return value.isoformat() if hasattr(value, "isoformat") else value
+def _as_text(value: object) -> str:
+    """pandas does not take every mixture of dates, and numbers for something else: 20260531 is a date here as it is in a text."""
+    if isinstance(value, pd.Period):
+        value = value.start_time
+    elif isinstance(value, float) and value.is_integer():  # a column of whole numbers, of which some are missing
+        value = int(value)
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _part(part: Any, when: pd.DatetimeIndex) -> np.ndarray:

@@ -146,21 +146,21 @@ def _fit_classes(features: csr_array, target: np.ndarray, weight: np.ndarray, fo
     for strength in STRENGTHS:
         weights, biases = np.zeros_like(found[0]), np.zeros_like(found[1])
         for fold, model in enumerate(models):
-            rows = folds != fold
+            rows = (folds != fold) & (weight > 0)
             if len(np.unique(target[rows])) > 1:
                 with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the rows held out
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     model.set_params(C=strength).fit(features[rows], target[rows], sample_weight=weight[rows])
-                weights[fold], biases[fold] = _of_classes(model.coef_, model.intercept_, model.classes_, num_scores)
-        loss = _log_loss(_held_out(features, weights, biases, folds), target)
+                weights[fold], biases[fold] = of_classes(model.coef_, model.intercept_, model.classes_, num_scores)
+        loss = cross_entropy(_held_out(features, weights, biases, folds), target)
         if loss >= best:
             break  # it only gets worse from here
         best, found = loss, (weights, biases)
     return found
 
 
-def _of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
-    """(F, S) and (S,); a class that all rows of are held out is as unlikely as the least likely other."""
+def of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
+    """What scikit-learn fitted, as (F, S) and (S,); a class that had no row is as unlikely as the least likely other."""
     if num_scores == 1:
         return coefficients.T, intercepts
     if len(coefficients) == 1:  # of two classes scikit-learn gives the difference
@@ -170,7 +170,10 @@ def _of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.nd
     return weight, bias
 
 
-def _log_loss(scores: np.ndarray, target: np.ndarray) -> float:
+def cross_entropy(scores: np.ndarray, target: np.ndarray) -> float:
+    """Args:
+    scores: (N, K), or (N, 1) of the second of two classes.
+    """
     if scores.shape[1] == 1:
         scores = np.concatenate([np.zeros_like(scores), scores], 1)
     return float(np.mean(np.logaddexp.reduce(scores, 1) - scores[np.arange(len(scores)), target]))
@@ -186,7 +189,7 @@ def _fit_values(features: csr_array, target: np.ndarray, weight: np.ndarray, fol
     for penalty in PENALTIES:
         weights, biases = np.zeros_like(found[0]), np.zeros_like(found[1])
         for fold in range(NUM_FOLDS + 1):
-            rows = folds != fold
+            rows = (folds != fold) & (weight > 0)
             if rows.any():
                 model = Ridge(alpha=penalty, solver="sparse_cg").fit(features[rows], target[rows], sample_weight=weight[rows])
                 weights[fold, :, 0], biases[fold, 0] = model.coef_, model.intercept_

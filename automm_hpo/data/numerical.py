@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+import numbers
+import reprlib
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -18,6 +22,7 @@ ROWS_A_QUANTILE = 30  # fewer rows, fewer quantiles: each should stand for some 
 LARGEST = 1e4  # standard deviations; what lies beyond is cut there, long before float32 ends
 LARGEST_VALUE = 1e300  # what is larger is as good as infinite: differences of such values would be
 MAX_NAMED = 5
+DURATIONS = (datetime.timedelta, np.timedelta64)
 
 
 @dataclass(frozen=True)
@@ -125,18 +130,33 @@ def to_floats(column: pd.Series) -> np.ndarray:
     Raises:
         InvalidData: names the column, the first rows and their values.
     """
-    if pd.api.types.is_timedelta64_dtype(column.dtype):
-        return column.dt.total_seconds().to_numpy(np.float64, na_value=np.nan)
-    missing = column.isna().to_numpy(dtype=bool)
-    if pd.api.types.is_bool_dtype(column.dtype):
+    missing, dtype = column.isna().to_numpy(dtype=bool), column.dtype
+    if is_duration(dtype):
+        values = column.dt.total_seconds().to_numpy(np.float64, na_value=np.nan)
+    elif pd.api.types.is_bool_dtype(dtype):
         values = column.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     else:
-        plain = column if pd.api.types.is_numeric_dtype(column.dtype) else column.astype(object).where(~missing, None)
+        is_real = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
+        plain = column if is_real else pd.Series([None if absent else _as_real(value) for value, absent in zip(column, missing, strict=True)], dtype=object)
         values = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        blank = np.array([isinstance(value, str) and not value.strip() for value in plain]) if plain.dtype == object else missing
+        blank = np.array([isinstance(value, str) and not value.strip() for value in plain], dtype=bool) if plain.dtype == object else missing
         refuse_rows(column, np.isnan(values) & ~missing & ~blank, "expected numbers")
     refuse_rows(column, np.abs(values) > LARGEST_VALUE, "expected finite numbers; clip them, or make them missing (NaN)")
     return values
+
+
+def is_duration(dtype: Any) -> bool:
+    """Of numpy's kind or of Arrow's."""
+    return getattr(dtype, "kind", "") == "m"
+
+
+def _as_real(value: Any) -> Any:
+    """What pandas takes for the same number, or for none."""
+    if isinstance(value, DURATIONS):
+        return pd.Timedelta(value).total_seconds()
+    if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST_VALUE:
+        return math.inf  # which float() may refuse to make of it
+    return str(value) if isinstance(value, complex) else value
 
 
 def refuse_rows(column: pd.Series, bad: np.ndarray, expected: str) -> None:
@@ -144,6 +164,6 @@ def refuse_rows(column: pd.Series, bad: np.ndarray, expected: str) -> None:
     InvalidData: a row is bad.
     """
     if bad.any():
-        rows = ", ".join(f"row {row!r}: {value!r}" for row, value in column[bad].head(MAX_NAMED).astype(object).items())
+        rows = ", ".join(f"row {row!r}: {reprlib.repr(value)}" for row, value in column[bad].head(MAX_NAMED).astype(object).items())
         more = ", ..." if bad.sum() > MAX_NAMED else ""
         raise InvalidData(f"column {column.name!r}: {expected}; {int(bad.sum())} of {len(column)} values are not: {rows}{more}")

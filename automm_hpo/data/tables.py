@@ -69,7 +69,7 @@ def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:
             continue
         try:
             digest.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
-        except TypeError:  # lists and other things without a hash
+        except (TypeError, UnicodeEncodeError):  # lists and other things without a hash; file names that are not UTF-8
             for value in series:
                 digest.update(repr(value).encode())
     for path in files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from .batch import text_ends
 
 KEY = "model.hf_text.checkpoint_name"
 ROWS_A_CALL = 4_096  # texts tokenised at once
+COUNTING_FROM_PADDING = ("roberta", "camembert", "longformer", "mpnet", "data2vec-text")  # kinds whose first position is the one after the padding's
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         NotSupported: transformers is not installed, or the tokenizer is of a kind that only code can hold.
     """
     try:
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
     except ImportError:
         raise NotSupported("text columns are read with the transformers library: pip install 'automm-hpo[text]'") from None
     place = spec.checkpoint_name.removeprefix("local-dir:")
@@ -91,6 +93,7 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         if not local and not (local := hub.cached(place, "tokenizer_config.json") is not None):
             hub.ask(place)  # in seconds; the tokenizer's own loader would try for minutes
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+        positions = _most_positions(AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False))
     except Exception as error:  # no network, no such repository, no tokenizer in it, ...
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise WeightsUnavailable(
@@ -101,8 +104,16 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
     if not tokenizer.is_fast:
         raise NotSupported(f"{KEY}: {spec.checkpoint_name!r} has a tokenizer without a tokenizer.json; choose a model that has one")
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None), 0)
-    longest = min(spec.max_text_len, tokenizer.model_max_length)
+    longest = min(spec.max_text_len, tokenizer.model_max_length, positions)
     return TextTokenizer(tokenizer.backend_tokenizer.to_str(), int(pad), int(longest))
+
+
+def _most_positions(config: Any) -> float:
+    """Tokens that a model has positions for; many tokenizers do not say how many."""
+    most = getattr(config, "max_position_embeddings", None) or -1
+    if most < 0 or not getattr(config, "position_biased_input", True):  # they are relative
+        return math.inf
+    return most - (config.pad_token_id + 1) if any(name in config.model_type for name in COUNTING_FROM_PADDING) else most
 
 
 def join_texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[str]:

@@ -82,6 +82,7 @@ def _pairs(network: nn.Module) -> list[tuple[str, str]]:
             and len(conv.users) == uses[norm.target] == uses[conv.target] == 1
             and type(modules[str(conv.target)]) in CONVOLUTIONS
             and type(modules[str(norm.target)]) in NORMS
+            and getattr(modules[str(norm.target)], "running_mean", None) is not None  # else it goes by the batch
         ):
             found.append((str(conv.target), str(norm.target)))
     return found

@@ -42,5 +42,6 @@ def attach(backbone: nn.Module, own: LoraConfig) -> None:
     options: dict[str, Any] = {"r": own.r, "lora_alpha": own.alpha, "lora_dropout": own.dropout, "bias": "none"}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=linear or pointwise, **options), backbone)
     for module in backbone.modules():
-        if isinstance(module, NORMS) or type(module).__name__.endswith("RMSNorm"):
+        is_own = "norm" in type(module).__name__.lower() and not any(module.children())  # timm's RmsNorm and EvoNorm, transformers' T5LayerNorm, ...
+        if isinstance(module, NORMS) or is_own:
             module.requires_grad_(True)

@@ -207,7 +207,7 @@ def _fetch_weights(name: str) -> None:
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: no pretrained weights are published for {name!r}; set {KEY}.pretrained to False")
     repo, _, revision = repo.partition("@")
     files = ("model.safetensors", "pytorch_model.bin")
-    if any(hub.cached(repo, file) for file in files):
+    if any(hub.cached(repo, file, revision or None) for file in files):
         return
     hub.fetch(
         repo,

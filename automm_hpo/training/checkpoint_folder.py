@@ -26,7 +26,7 @@ WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.s
 
 
 def checkpoint_name(result: EpochResult) -> str:
-    """Names sort in the order of writing; a new segment may go back in epochs."""
+    """Names have the order of writing, shorter numbers before longer ones; a new segment may go back in epochs."""
     return f"{result.segment:03d}-{result.epoch:08.3f}"
 
 
@@ -90,7 +90,8 @@ def check_checkpoint(path: Path) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Oldest first; unfinished ones are not among them."""
-    return sorted(path for path in folder.glob("*") if not path.name.startswith(".")) if folder.is_dir() else []
+    found = [path for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
+    return sorted(found, key=lambda path: [(len(number), number) for number in path.name.split("-")])
 
 
 def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:

@@ -64,9 +64,14 @@ class Gradients:
             self._state.optimizer.zero_grad()
             self._parts = self._parts_from_here()  # the same rows again: all that is random in a step is a function of its number
 
+    @property
+    def _num_parts(self) -> int:
+        """Of a step, alike in size: one row alone would be none to batch norm, and weigh too much in the mean of their losses."""
+        return math.ceil(self._batch_size / self._state.micro_batch_size)
+
     def _backward(self) -> list[torch.Tensor]:
         losses, config = [], self._config
-        for batch in itertools.islice(self._parts, math.ceil(self._batch_size / self._state.micro_batch_size)):
+        for batch in itertools.islice(self._parts, self._num_parts):
             batch = batch.with_images(train_view(batch.images, self._data.spec, config.model.timm_image.train_transforms, self._view_rng))
             batch = self._mixed(batch, self._state.step // self._steps_per_epoch)
             with autocast(config.env, self._device):
@@ -77,9 +82,9 @@ class Gradients:
 
     def _parts_from_here(self) -> Iterator[Batch]:
         """Of all steps from the state's on. They hold nothing of ``self``: so whoever drops it ends the thread that decodes them, too."""
-        size = self._state.micro_batch_size
+        num_parts = self._num_parts
         steps = step_rows(self._seed, len(self._data.train), self._batch_size, range(self._state.step, self._num_steps), self._device)
-        return batches(self._data.train, (rows for step in steps for rows in step.split(size)), self._device)
+        return batches(self._data.train, (rows for step in steps for rows in step.tensor_split(num_parts)), self._device)
 
 
 def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..config import Config
+from ..config import Config, Optim
 from .compiling import compile_networks, wants_compiling
 from .evaluate import predict_logits, validate
 from .gradients import Gradients, epoch_size
@@ -21,6 +21,8 @@ from .optim import lr_factor
 from .pace import Pace
 from .result import EpochResult, StopCheck
 from .state import TrainState, TrialData
+
+MOST_VALIDATIONS = 500  # of an epoch: checkpoints are named by the epoch to three decimals, and no two may have one name
 
 
 def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult]:
@@ -44,7 +46,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     device = parameters[0].device
     batch_size, steps_per_epoch = epoch_size(config.env, len(data.train))
     all_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
-    validations = min(steps_per_epoch, round(1 / optim.val_check_interval))  # an epoch's, evenly spread
+    validations = num_validations(optim, steps_per_epoch)
     gradients = Gradients(state, data, config, seed, all_steps)
     pace = Pace(all_steps, validations / steps_per_epoch, len(data.valid) / batch_size, should_stop)
     lr, end, is_compiled = 0.0, None, False
@@ -99,6 +101,11 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         else:
             end = end or pace.stop_reason()
         yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment)
+
+
+def num_validations(optim: Optim, steps_per_epoch: int) -> int:
+    """Of an epoch, evenly spread."""
+    return min(steps_per_epoch, MOST_VALIDATIONS, round(1 / optim.val_check_interval))
 
 
 def is_validated(step: int, steps_per_epoch: int, validations: int) -> bool:

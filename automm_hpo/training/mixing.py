@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from ..config import Mixup
@@ -14,7 +15,7 @@ from ..problem import Problem
 
 
 def build_mixing(mixup: Mixup, problem: Problem) -> Callable[[Batch, int], Batch]:
-    """(batch, epoch) -> the batch, its images mixed and its target (B, K) shares of the classes; as it was where nothing is to be mixed.
+    """(batch, epoch) -> the batch, its images and weights mixed and its target (B, K) shares of the classes; as it was where nothing is to be mixed.
 
     Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899. Draws from torch's default generator.
     """
@@ -28,8 +29,12 @@ def build_mixing(mixup: Mixup, problem: Problem) -> Callable[[Batch, int], Batch
     def mixed(batch: Batch, epoch: int) -> Batch:
         if pick is None or epoch >= mixup.turn_off_epoch or torch.rand(()) >= mixup.prob:
             return batch
-        images, target = pick(batch.images.squeeze(1).float(), batch.target)
+        # what each class weighs in a row: of two that are mixed each counts by its weight, and the label of one of no weight for nothing
+        weights = F.one_hot(batch.target, problem.num_outputs) * batch.weight.unsqueeze(1)
+        images, weights = pick(batch.images.squeeze(1).float(), weights)
+        weight = weights.sum(1)
+        target = weights / weight.unsqueeze(1).clamp(min=torch.finfo(weight.dtype).tiny)
         target = target * (1 - mixup.label_smoothing) + mixup.label_smoothing / problem.num_outputs
-        return replace(batch, images=images.unsqueeze(1), target=target)
+        return replace(batch, images=images.unsqueeze(1), target=target, weight=weight)
 
     return mixed

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from ..config import Config, Optim
 from ..data.batch import TensorCache
+from ..data.ngrams import cross_entropy, of_classes
 from ..files import digest
 from ..models import TRAINING_ONLY, TableModel
 from ..presets import may_be_probed
@@ -92,36 +93,35 @@ def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.
     sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE
     train, valid = (train - mean) / sd, (valid - mean) / sd
     fit = _fit_classes if data.problem.is_classification else _fit_values
-    weight, bias = fit(train, data.train, valid, data.valid_target)
+    weight, bias = fit(train, data.train, valid, data.valid_target, data.problem.num_outputs)
     weight = weight / sd  # of the features as they come
     bias = bias - weight @ mean
     weight = np.pad(weight, ((0, 0), (num_new, 0)))
     return torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float().contiguous()
 
 
-def _fit_classes(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit_classes(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
     target, weight = rows.target.cpu().numpy(), rows.weight.cpu().numpy()
+    taught = weight > 0
+    train, target, weight = train[taught], target[taught], weight[taught]
     regression = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
-    best, found = np.inf, (np.zeros(0), np.zeros(0))
-    for strength in STRENGTHS:
+    best, found = np.inf, (np.zeros((train.shape[1], num_classes)), np.zeros(num_classes))
+    for strength in STRENGTHS if len(np.unique(target)) > 1 else ():  # rows dropped for their images may leave classes without any
         with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the validation rows
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression.set_params(C=strength).fit(train, target, sample_weight=weight)
-        loss = log_loss(valid_target, regression.predict_proba(valid), labels=regression.classes_)
+        coefficients, intercepts = of_classes(regression.coef_, regression.intercept_, regression.classes_, num_classes)
+        loss = cross_entropy(valid @ coefficients + intercepts, valid_target)
         if loss >= best:
             break  # it only gets worse from here
-        best, found = loss, (regression.coef_.copy(), regression.intercept_.copy())
-    coefficients, intercepts = found
-    if len(coefficients) == 1:  # of two classes scikit-learn gives the difference
-        return np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
-    return coefficients, intercepts
+        best, found = loss, (coefficients, intercepts)
+    return found[0].T, found[1]
 
 
-def _fit_values(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit_values(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray, num_outputs: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.linear_model import Ridge
 
     target, weight = rows.target.cpu().numpy(), rows.weight.cpu().numpy()

@@ -57,3 +57,10 @@ def test_values_of_any_kind():
 def test_json_round_trip():
     encoder = fit_categories(column(["ä", "b", None, "b"]), 1, 100)
     assert CategoryEncoder.from_json(json.loads(json.dumps(encoder.to_json()))) == encoder
+
+
+def test_large_whole_numbers_stay_apart():
+    identifiers = [2**53, 2**53 + 1, 2**63 + 1, 10**400]
+    encoder = fit_categories(column(identifiers * 2, dtype=object), 1, 100)
+    assert len(encoder.categories) == 4
+    assert sorted(encoder.transform(column(identifiers, dtype=object)).tolist()) == [1, 2, 3, 4]

@@ -176,3 +176,15 @@ def test_many_columns_alike_share_a_line(folder):
 
 def test_targets_are_not_learned_from(table, folder):
     assert list(infer_columns(table, ["label", "price"], folder)) == ["image"]
+
+
+def test_periods_are_dates_and_durations_are_numbers(folder):
+    table = pd.DataFrame(
+        {
+            "quarter": pd.period_range("2020Q1", periods=40, freq="Q"),
+            "arrow": pd.Series(pd.timedelta_range("1h", periods=40, freq="37min")).astype("duration[us][pyarrow]"),
+            "objects": pd.Series([datetime.timedelta(hours=hours) for hours in range(40)], dtype=object),
+            "constant": pd.Series([datetime.timedelta(hours=1)] * 40, dtype=object),
+        }
+    )
+    assert dict(infer_columns(table, [], folder)) == {"quarter": "datetime", "arrow": "numerical", "objects": "numerical", "constant": "null"}

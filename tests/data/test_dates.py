@@ -81,3 +81,30 @@ def test_json_round_trip_is_exact():
     read = DateEncoder.from_json(json.loads(json.dumps(encoder.to_json())))
     assert read == encoder
     assert (read.transform(HOURS) == encoder.transform(HOURS)).all()
+
+
+def test_dates_of_arrow_and_periods_are_dates():
+    expected = to_dates(column(pd.to_datetime(["2024-01-01", None, "2024-03-01"])))
+    for values in (
+        expected.tz_localize(None).to_series().astype("timestamp[us][pyarrow]"),
+        expected.tz_convert("Asia/Tokyo").to_series().astype("timestamp[us, tz=Asia/Tokyo][pyarrow]"),
+        expected.tz_localize(None).to_series().astype("timestamp[us][pyarrow]").astype("date32[pyarrow]"),
+        column(pd.PeriodIndex(["2024-01", None, "2024-03"], freq="M")),
+        column([pd.Period("2024Q1"), None, np.datetime64("2024-03-01")], dtype=object),
+    ):
+        found = to_dates(values)
+        assert str(found.tz) == "UTC"
+        assert found.equals(expected)
+        assert fit_dates(values, "standard").transform(values).shape[0] == 3
+
+
+@pytest.mark.parametrize("values", [[20240131, 20240229], [20240131.0, None], ["20240131", 20240229]])
+def test_numbers_are_read_like_the_text_they_would_be(values):
+    """Without a word of pandas about what it will make of numbers one day."""
+    assert to_dates(column(values, dtype=object))[0] == pd.Timestamp("2024-01-31", tz="UTC")
+
+
+@pytest.mark.parametrize("value", [1, 1.5, float("inf"), True, 1j, "\udc80", 10**400, datetime.time(1)], ids=lambda value: type(value).__name__)
+def test_what_is_no_date_is_refused_by_name(value):
+    with pytest.raises(InvalidData, match=r"'when': expected dates.*1 of 2 values are not: row 1"):
+        to_dates(column([pd.Timestamp("2024-01-01"), value], dtype=object))

@@ -120,6 +120,13 @@ def test_rows_count_by_their_weight():
     assert ((scores > 0) == (mails(100, seed=1)["label"] == "spam")).mean() > 0.95
 
 
+@pytest.mark.parametrize("labels", [("ham", "spam"), ("ham", "spam", "list"), (1.5, 2.5, 3.5)])
+def test_most_rows_may_weigh_nothing(labels):
+    """Those that do may all be in one fold."""
+    table = mails(60).assign(label=[labels[row % len(labels)] for row in range(60)])
+    assert np.isfinite(fitted(table, weight=np.eye(60)[5]).transform(table, held_out=True)).all()
+
+
 def test_of_very_much_text_or_in_little_time_some_rows_are_learned_from(monkeypatch):
     table, later, sizes = mails(1_000), mails(100, seed=1), []
     problem = infer_problem(table["label"], "label")

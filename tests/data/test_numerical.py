@@ -1,5 +1,6 @@
 """Numbers come out at about N(0, 1), whatever they were; what is missing is 0 and said so."""
 
+import datetime
 import decimal
 import json
 
@@ -112,3 +113,35 @@ def test_json_round_trip_is_exact(scaling):
     assert read == encoder
     test = column(RNG.normal(size=50), name=5)
     assert (read.transform(test) == encoder.transform(test)).all()
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("dtype", [object, "str", "Int64", "float64", "timedelta64[ns]"])
+def test_no_rows_of_any_dtype_give_no_rows(scaling, dtype):
+    encoder = fit_numbers(column([1.0, 2.0, None]), scaling)
+    assert encoder.transform(column([], dtype=dtype)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        column([datetime.timedelta(hours=1), None, pd.Timedelta("90min")], dtype=object),
+        column([np.timedelta64(60, "m"), None, np.timedelta64(90, "m")], dtype=object),
+        column(pd.to_timedelta(["1h", None, "90min"])).astype("duration[us][pyarrow]"),
+    ],
+)
+def test_durations_are_seconds_whatever_holds_them(values):
+    assert to_floats(values) == pytest.approx([3_600, np.nan, 5_400], nan_ok=True)
+
+
+@pytest.mark.parametrize("values", [[1.0, 10**400], [10**400] * 2, ["1", -(10**400)]])
+def test_a_whole_number_that_no_float_holds_counts_as_infinite(values):
+    with pytest.raises(InvalidData, match=r"'x': expected finite numbers; clip them.* row 1: -?1000") as caught:
+        to_floats(column(values, dtype=object))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("dtype", [complex, object])
+def test_complex_numbers_are_refused(dtype):
+    with pytest.raises(InvalidData, match="'x': expected numbers; 2 of 2"):
+        to_floats(column([1j, 2 + 1j], dtype=dtype))

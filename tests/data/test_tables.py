@@ -150,3 +150,9 @@ def test_pictures_in_cells_are_fingerprinted_by_content(make):
 
     assert fingerprint(table(1, 2)) == fingerprint(table(1, 2))
     assert fingerprint(table(1, 2)) != fingerprint(table(1, 3))
+
+
+def test_a_fingerprint_of_file_names_that_are_not_utf8():
+    names = pd.DataFrame({"image": pd.Series([os.fsdecode(b"\xff.png"), os.fsdecode(b"\xfe.png")] * 2, dtype=object)})
+    assert fingerprint(names) == fingerprint(names.copy())
+    assert fingerprint(names) != fingerprint(names[::-1])

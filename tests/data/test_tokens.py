@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import numpy as np
@@ -45,6 +46,24 @@ def test_a_longer_cache_gives_what_a_shorter_one_would(tokenizer, length):
     cut, num_cut = Batch(empty, empty, empty, tokens={"t": tokens.long()}, token_counts={"t": counts}).text("t", length)
     assert num_cut.tolist() == num_short.tolist()
     assert cut.tolist() == shorter[:, :length].tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 40}, 40),
+        ({"model_type": "roberta", "max_position_embeddings": 40, "pad_token_id": 1}, 38),
+        ({"model_type": "deberta-v2", "max_position_embeddings": 40, "position_biased_input": False}, 100),
+        ({"model_type": "t5"}, 100),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_a_text_is_no_longer_than_the_model_has_positions_for(minilm, tmp_path, config, expected):
+    """Many tokenizers do not say how long it may be."""
+    shutil.copy(f"{minilm}/tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}')
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_tokenizer(TextSpec(str(tmp_path), 100)).max_text_len == expected
 
 
 def test_no_rows(tokenizer):

@@ -63,6 +63,11 @@ def test_a_norm_behind_a_convolution_that_others_read_stays():
     assert torch.allclose(folded(sample), one(sample), atol=1e-5)
 
 
+def test_a_norm_without_statistics_of_its_own_stays():
+    one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    assert fold_norms(one, torch.randn(2, 3, 8, 8)) is None
+
+
 def test_a_copy_that_answers_otherwise_is_not_used():
     class Odd(nn.Module):
         """Looks at its own weights, which tracing does not see."""

@@ -64,6 +64,14 @@ def test_only_adapters_norms_and_what_is_new_learn(make_config, weights, feature
     assert share < sum(value.numel() for name, value in before.items() if name in pretrained)
 
 
+@pytest.mark.parametrize("name", ["test_vit4", "test_efficientnet_evos"])
+def test_norms_of_any_kind_learn(name, make_config, weights):
+    model = build_model(lora_config(make_config, weights(name), name), Features(num_images=1), 3)
+    norms = [parameter.requires_grad for key, parameter in model.named_parameters() if "norm" in key or ".bn" in key]
+    assert norms
+    assert all(norms)
+
+
 def test_it_begins_as_the_published_model(make_config, weights, features, make_batch):
     config, batch = lora_config(make_config, weights("test_vit")), make_batch(4)
     plain = config.with_overrides({"optim.peft": None})

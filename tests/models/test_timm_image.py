@@ -82,6 +82,20 @@ def test_weights_out_of_reach_are_refused_in_time_with_the_ways_out(monkeypatch,
     assert time.monotonic() - started < 10
 
 
+def test_weights_at_hand_are_those_of_the_revision_that_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(hub, "fetch", lambda repo, revision, *others: asked.append(revision))
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "v2").write_text(snapshot.name)
+    for revision in ("@v2", "@v3", ""):
+        fetch_weights(config(checkpoint_name=f"hf-hub:owner/name{revision}", pretrained=True), IMAGES)
+    assert asked == ["v3", None]
+
+
 @pytest.fixture
 def donor():
     torch.manual_seed(7)

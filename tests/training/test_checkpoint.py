@@ -9,7 +9,7 @@ import torch
 from automm_hpo.errors import CorruptFile
 from automm_hpo.training import checkpoint
 from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, save_checkpoint
-from automm_hpo.training.checkpoint_folder import STATE_TENSORS, check_checkpoint, list_checkpoints, prune_checkpoints
+from automm_hpo.training.checkpoint_folder import STATE_TENSORS, check_checkpoint, list_checkpoints, newest_checkpoint, prune_checkpoints
 from automm_hpo.training.evaluate import predict_logits
 from automm_hpo.training.result import EpochResult, result_from_json, result_to_json
 
@@ -47,6 +47,15 @@ def test_pruning_keeps_the_best_weights_and_the_newest_states(saved):
     assert names(folder) == [2]
     prune_checkpoints(folder, num_best=0, num_states=0)
     assert names(folder) == []
+
+
+def test_names_of_more_digits_are_newer(saved):
+    folder, _ = saved
+    for path, name in zip(list_checkpoints(folder), ["000-9999.000", "000-10000.000", "000-10001.000", "999-0001.000", "1000-0001.000"], strict=True):
+        path.rename(folder / name)
+    assert [path.name for path in list_checkpoints(folder)][-2:] == ["999-0001.000", "1000-0001.000"]
+    assert names(folder)[:3] == [9_999, 10_000, 10_001]
+    assert newest_checkpoint(folder)[0].name == "1000-0001.000"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "predictions.safetensors", "train_state.safetensors", "train_state.json"])

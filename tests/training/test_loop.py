@@ -4,7 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from automm_hpo.config import Optim
 from automm_hpo.training.checkpoint import load_checkpoint, save_checkpoint
+from automm_hpo.training.checkpoint_folder import checkpoint_name
+from automm_hpo.training.loop import num_validations
+from automm_hpo.training.result import EpochResult
+
+RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 
 
 def comparable(result):
@@ -163,12 +169,18 @@ def test_rows_that_do_not_fit_go_in_smaller_parts(trial, monkeypatch):
 
     monkeypatch.setattr(state.model, "training_logits", small_memory)
     found = list(one.epochs(state))
-    assert asked[:6] == [10, 5, 3, 3, 3, 1]
-    assert set(asked[6:]) == {3, 1}
+    assert asked[:6] == [10, 5, 3, 3, 2, 2]
+    assert set(asked[6:]) == {3, 2}
     assert state.micro_batch_size == 3
     for one_result, other in zip(found, expected, strict=True):
         assert one_result.step == other.step
         assert one_result.valid_loss == pytest.approx(other.valid_loss, rel=1e-3)
+
+
+def test_no_row_of_a_batch_is_left_alone(trial):
+    """Batch norm has no variance of a single value, and refuses it."""
+    one = trial(env__per_gpu_batch_size=9, model__timm_image__checkpoint_name="mobilenetv3_small_050", optim__max_epochs=1)
+    assert [result.step for result in one.epochs(one.state())] == [4]
 
 
 def test_a_row_that_does_not_fit_is_an_error(trial, monkeypatch):
@@ -181,3 +193,13 @@ def test_a_row_that_does_not_fit_is_an_error(trial, monkeypatch):
     monkeypatch.setattr(state.model, "training_logits", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         list(one.epochs(state))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 499, 500, 501, 750, 999, 1_000, 1_001, 1_499, 20_011])
+@pytest.mark.parametrize("interval", [1.0, 0.3, 0.002, 0.0005, 1e-9])
+def test_no_two_validations_name_their_checkpoints_alike(steps, interval):
+    """The best epoch's weights were another's then."""
+    count = num_validations(Optim(val_check_interval=interval), steps)
+    due = [step for step in range(1, steps + 1) if step * count // steps > (step - 1) * count // steps]
+    assert len(due) == count
+    assert len({checkpoint_name(replace(RESULT, epoch=3 + step / steps)) for step in due}) == count

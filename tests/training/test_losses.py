@@ -101,6 +101,19 @@ def test_cutmix_replaces_an_area_and_as_much_of_the_label():
     assert any((batch.target.max(1).values < 0.99).any() for batch in found)
 
 
+@pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
+def test_the_label_of_a_row_that_weighs_nothing_is_not_mixed_in(kind):
+    weight = torch.tensor([1.0, 0.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    torch.manual_seed(0)
+    batch = build_mixing(Mixup(turn_on=True, label_smoothing=0.0, **{kind: 0.0}), CLASSES)(replace(pictures(), weight=weight), 0)
+    share = mixed(**{kind: 0.0}).target[0, 0]  # of a row itself, in the same draw; the rest is of the one before it
+    assert torch.allclose(batch.weight, share * weight + (1 - share) * weight.roll(1), atol=1e-5)
+    assert batch.target[1].tolist() == [1, 0, 0]  # all of it from row 0
+    assert batch.target[2].tolist() == [0, 0, 1]
+    assert torch.allclose(batch.target.sum(1), torch.tensor([1.0] * 7 + [0.0]))
+    assert batch.weight[7] == 0
+
+
 def test_mixing_ends_when_it_is_told_to_and_off_it_does_nothing():
     assert torch.equal(mixed(epoch=5).target, pictures().target)
     assert torch.equal(mixed(prob=0.0).images, pictures().images)

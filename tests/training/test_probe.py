@@ -1,6 +1,7 @@
 """A trial that begins with a linear probe of a pretrained backbone."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.data.batch import TensorCache
 from automm_hpo.training.evaluate import predict_logits
 from automm_hpo.training.probe import start_from_probe, wants_probe
 from automm_hpo.training.state import TrainState
@@ -119,3 +121,20 @@ def test_of_several_models_it_is_a_linear_model_of_pictures_and_columns(small, h
     assert curves["metric"][0] > 0.9
     assert model.fusion.num_new == 128
     assert not model.head.weight[:, :128].abs().gt(1e-6).any()
+
+
+@pytest.mark.parametrize("left", [(0, 2), (1,)])
+def test_a_class_may_have_lost_all_its_rows(trial, weights, tmp_path, left):
+    """Those dropped for their images, say."""
+    one = trial(model__timm_image__checkpoint_path=weights)
+    train = one.data.train
+    rows = torch.isin(train.target, torch.tensor(left))
+    one.data = replace(one.data, train=TensorCache(train.images[rows], train.image_mask[rows], train.target[rows]))
+    state = one.state()
+    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: None)
+    found = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env).softmax(1)
+    assert found.shape == (20, 3)
+    assert found.isfinite().all()
+    if len(left) > 1:
+        assert found[one.data.valid.target == 0][:, 0].mean() > 0.7
+        assert set(found.argmax(1).tolist()) <= set(left)
