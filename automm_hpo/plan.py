@@ -55,7 +55,7 @@ from .models import (
 )
 from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
-from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
+from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json, tuned_keys
 from .training.evaluate import find_device, undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
@@ -219,7 +219,8 @@ def plan_search(
             _check_space_and_settings(space, tune_kwargs)
         if space:
             settings = resolve_settings(settings, space)
-            points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in space}, point_to_raw)
+            searched = tuned_keys(space)
+            points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in searched}, point_to_raw)
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):
@@ -332,7 +333,8 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
         raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
-    return target, call | {"hyperparameters": call["hyperparameters"] | space_from_json(call.pop("space"))}
+    # in layers: a fixed value may stand beneath a conditional space that gives it in some branches only
+    return target | {"hyperparameters": call.pop("hyperparameters")}, call | {"hyperparameters": space_from_json(call.pop("space"))}
 
 
 def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:

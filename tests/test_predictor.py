@@ -211,6 +211,20 @@ def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):
     assert paths[0] != paths[1]
 
 
+def test_what_goes_on_by_its_folder_alone_goes_on_again(small, here, fast):
+    """Also after a call that was refused: its arguments are not forgotten."""
+    quick_fit(small[0].head(60), here, fast | {"optim.max_epochs": 1})
+    predictor = MultiModalPredictor.load(here / "run", resume=True, verbosity=0)
+    with pytest.raises(FileNotFoundError):
+        predictor.fit("absent.csv")
+    for _ in range(2):
+        predictor.fit(small[0].head(60), save_path=here / "run", tracking=None)
+        assert predictor.fit_summary()["num_trials"] == 1
+    for other in ({"save_path": here / "other"}, {"resume": False}):
+        with pytest.raises(ValueError, match="make a new one for another fit"):
+            predictor.fit(small[0].head(60), tracking=None, **other)
+
+
 def test_a_reused_folder_holds_the_new_data(small, here, fast):
     """In one process, as in a notebook: nothing of the first fit may be remembered under the folder's name."""
     import shutil
