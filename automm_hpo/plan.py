@@ -207,9 +207,11 @@ def plan_search(
     """
     problems = Problems()
     settings, points = TuneSettings(), []
+    understood = tune_kwargs is None
     if tune_kwargs is not None:
         with problems.gather():
             settings = parse_tune_settings(tune_kwargs)
+            understood = True
             if (available := known_resources()) is not None:
                 check_resources(settings, available)
     with problems.gather():
@@ -217,7 +219,7 @@ def plan_search(
         config = Config.from_flat(fixed)
         if not is_searching(presets):  # which brings what may be missing here
             _check_space_and_settings(space, tune_kwargs)
-        if space:
+        if space and understood:  # else the defaults would be blamed
             settings = resolve_settings(settings, space)
             searched = tuned_keys(space)
             points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in searched}, point_to_raw)

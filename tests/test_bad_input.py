@@ -382,7 +382,7 @@ def argument(name, value, *words, error=InvalidArgument, builtin=ValueError, **c
 
 ARGUMENTS = [
     *(argument("time_limit", value, "seconds > 0", f"got {value!r}") for value in (0, -1, NAN, INF, "x", True, [1])),
-    *(argument("seed", value, "integer >= 0", f"got {value!r}") for value in ("x", -1, 1.5, NAN)),
+    *(argument("seed", value, "integer >= 0", f"got {value!r}") for value in ("x", -1, 1.5, NAN, 2**32)),
     *(argument("seed", value, "integer >= 0", f"got {value!r}") for value in (None, True)),
     *(argument("holdout_frac", value, "between 0 and 1", f"got {value!r}") for value in (0, 1, 2, -0.1, True)),
     *(argument("holdout_frac", value, "between 0 and 1", f"got {value!r}") for value in ("x", NAN)),
@@ -442,6 +442,13 @@ MANY = {
     "train_data": with_labels(["bag"]),
 }
 MANY_NAMED = ["optim.lr", "optim.momentum", "env", "max_epoch", "num_trails", "num_to_keep", "tracking", "label column"]
+
+
+def test_settings_that_were_refused_are_not_judged_against_the_space(here, small, fast):
+    """The defaults stand in for them, and nobody asked for those: "bayes" takes no grid."""
+    grid = {"optim.lr": tune.grid_search([1e-3, 1e-2])}
+    [problem] = refuse(small, fast, hyperparameters=grid, hyperparameter_tune_kwargs={"searcher": "random", "num_trails": 2})
+    assert "num_trails" in str(problem)
 
 
 def test_all_problems_of_a_call_are_reported_together(here, small, fast):

@@ -548,6 +548,13 @@ def test_a_preview_of_a_table_without_images(mixed, here, fast, reader_folder):
     assert not list(here.iterdir())
 
 
+def test_a_preview_of_a_single_step(mixed, here, fast):
+    table = mixed[["age", "label"]]
+    preview = MultiModalPredictor("label").plan(table, hyperparameters=fast | {"optim.max_steps": 1, "optim.max_epochs": 30, "env.batch_size": 8})
+    assert 0 < preview.trials.loc[0, "epochs"] < 1
+    assert preview.seconds >= 0
+
+
 @pytest.mark.slow
 def test_a_real_encoder_tells_texts_apart(minilm, here, fast):
     predictor = MultiModalPredictor(problem_type="feature_extraction", hyperparameters={"model.hf_text.checkpoint_name": minilm}, verbosity=0)
