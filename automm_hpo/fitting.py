@@ -63,11 +63,11 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
             return load_artifact(plan.path), Interruption()
         plan = plan.with_scorer()
         _announce(plan, records, progress)
-        available, gpu_share = _prepare(plan, records, cluster, progress)
+        goal = None if settings.goal is None else metric.score(settings.goal)
+        available, gpu_share = _prepare(plan, records, goal, cluster, progress)
         fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
         tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
         tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
-        goal = None if settings.goal is None else metric.score(settings.goal)
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
         monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
@@ -98,13 +98,13 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStack, progress: Progress) -> tuple[Mapping[str, float], float]:
+def _prepare(plan: FitPlan, records: SearchRecords, goal: float | None, cluster: contextlib.ExitStack, progress: Progress) -> tuple[Mapping[str, float], float]:
     """Encodes the table, and starts Ray meanwhile where there is something to search.
 
     Returns:
         The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
     """
-    searching = plan.search.space and is_anything_left(records, plan.search.num_trials)
+    searching = plan.search.space and is_anything_left(records, plan.search.num_trials, goal)
     cancelled = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -112,11 +112,11 @@ def tune_objective(
             return results
         progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(spaces)}")
         cluster = stack.enter_context(contextlib.ExitStack())
-        available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1) else {}
+        goal = None if settings.goal is None else searched.score(settings.goal)
+        available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1, goal) else {}
         tags = {"automm_hpo.metric": searched.name}
         tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
-        goal = None if settings.goal is None else searched.score(settings.goal)
         monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, 1, goal, settings.max_failed_trials)
         run = Objective(
             objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, numbers["seed"], max_epochs, tracker is not None

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ..training.result import EpochResult
 from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
+from .session import GOAL
 
 
 class Listener(Protocol):
@@ -53,8 +54,10 @@ class SearchMonitor:
         self._num_failed = 0
 
     def resume(self) -> None:
-        """Takes note of what earlier sessions left."""
+        """Takes note of what earlier sessions left. What they did not get to, or were not asked for, may be there already: the goal."""
         for record in self.records.trials():
+            if record.best and self._is_goal(record.best):
+                self.over = GOAL
             if record.has_ended:
                 self.records.remember(record)
                 self._num_failed += record.status == FAILED
@@ -83,8 +86,11 @@ class SearchMonitor:
         self._last[number] = result
         for listener in self.listeners:
             listener.trial_reported(record, result)
-        if self.goal is not None and result.score >= self.goal:
-            self.over = "goal reached"
+        if self._is_goal(result):
+            self.over = GOAL
+
+    def _is_goal(self, result: EpochResult) -> bool:
+        return self.goal is not None and result.score >= self.goal
 
     def trial_ended(self, number: int) -> None:
         """A trial ended by itself or by the scheduler."""
