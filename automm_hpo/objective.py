@@ -14,7 +14,7 @@ from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob, check_resumable, first_points, limits_of, resolve_settings
 from .hpo.monitor import Listener, SearchMonitor
-from .hpo.objective import Objective, check_objective, sent_by_value
+from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords
@@ -26,6 +26,7 @@ from .process import process_unchanged
 from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
 from .space import RawProposal, describe_space
+from .space.kinds import text_of
 
 
 def tune_objective(
@@ -157,7 +158,7 @@ def _identity(
 ) -> SearchIdentity:
     """The objective goes by its name: its code may be mended between two sessions."""
     stated, limits = limits_of(settings)
-    name, mode = getattr(objective, "__qualname__", type(objective).__qualname__), "max" if metric.higher_is_better else "min"
+    name, mode = function_of(objective).__qualname__, "max" if metric.higher_is_better else "min"
     named = {"objective": name, "metric": metric.name, "mode": mode}
-    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: repr(value) for key, value in fixed.items()}, **describe_space(spaces)}
+    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: text_of(value) for key, value in fixed.items()}, **describe_space(spaces)}
     return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": mode})
