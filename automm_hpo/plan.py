@@ -332,6 +332,8 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
     Raises:
         NotSupported: it was given something that only code can hold.
     """
+    if identity.call.get("kind") == "objective":
+        raise NotSupported("resume=True: this is a search of tune_objective, and no file holds its function; make the same tune_objective call again")
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
         raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from automm_hpo import errors, tune_objective
+from automm_hpo import MultiModalPredictor, errors, tune_objective
 from automm_hpo.hpo.objective import Objective, sent_by_value
 from automm_hpo.hpo.objective_space import split_objective_space
 from automm_hpo.hpo.records import SearchRecords, TrialFolder
@@ -197,6 +197,12 @@ def test_the_same_call_goes_on_and_another_one_is_refused():
     assert all(word in str(caught.value) for word in ("x: was 'uniform(-1, 1)'", "searcher: was 'random', is 'bayes'", "num_trials: was 5, is 3"))
     with pytest.raises(errors.SavePathExists):
         search(falling, num_trials=5, max_epochs=9, resume=False)
+
+
+def test_no_predictor_goes_on_with_an_objectives_search():
+    search(falling, num_trials=1)
+    with pytest.raises(NotImplementedError, match="make the same tune_objective call again"):
+        MultiModalPredictor.load("run", resume=True)
 
 
 def test_points_come_first_and_count():
