@@ -94,7 +94,8 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
     progress.summary(records)
     progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
     if monitor.over in (INTERRUPTED, TIME_LIMIT):
-        progress.say(f"ended early ({monitor.over}); the same call goes on with it, as does MultiModalPredictor.load({str(plan.path)!r}, resume=True)", level=1)
+        goes_on = f"the same call with save_path={str(plan.path)!r} goes on with it, as does MultiModalPredictor.load(save_path, resume=True)"
+        progress.say(f"ended early ({monitor.over}); {goes_on}", level=1)
     return artifact, interruption
 
 
@@ -228,12 +229,10 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
         progress.say("chosen for these data: " + ", ".join(f"{key.removeprefix('optim.')}={value_text(value)}" for key, value in chosen.items()))
     if search.space:
         settings = search.settings
-        progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")
+        progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(search.space)}")
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
-    if trials := records.trials():
-        ended = sum(record.has_ended for record in trials)
-        progress.say(f"resuming {plan.path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
+    progress.resumes(records, plan.path)
 
 
 def _concerns(key: str, models: tuple[str, ...]) -> bool:

@@ -17,7 +17,7 @@ from .hpo.monitor import Listener, SearchMonitor
 from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.progress import Progress
-from .hpo.records import SearchRecords
+from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords
 from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .hpo.trial import TrialTask
@@ -111,7 +111,8 @@ def tune_objective(
         if resuming and is_finished(folder / "search", identity):
             progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
             return results
-        progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(spaces)}")
+        progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(spaces)}")
+        progress.resumes(records, folder)
         cluster = stack.enter_context(contextlib.ExitStack())
         goal = None if settings.goal is None else searched.score(settings.goal)
         available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1, goal) else {}
@@ -138,6 +139,9 @@ def tune_objective(
         if tracker:
             tracker.close("KILLED" if interruption.signal is not None else "FINISHED", records.best(), deadline)
     progress.summary(records)
+    progress.say(f"saved in {folder}", level=1)
+    if monitor.over in (INTERRUPTED, TIME_LIMIT):
+        progress.say(f"ended early ({monitor.over}); the same call with save_path={str(folder)!r} goes on with it", level=1)
     interruption.reraise()
     return SearchResults(SearchRecords(folder / "search"), searched)
 

@@ -248,6 +248,15 @@ SPACES = [
     settings({"max_failed_trials": -1}, "max_failed_trials", "integer >= 0"),
     settings({"disk_quota_mb": 1}, "disk_quota_mb", "1 MB are allowed", "num_to_keep"),
     settings({"points_to_evaluate": [{"optim.lr": 5.0}]}, "points_to_evaluate[0]", "optim.lr", error=InvalidSpace),
+    *(
+        settings({"points_to_evaluate": [{"optim.lr": 1e-3}, point]}, *words, error=error)
+        for point, error, *words in (
+            ({"optim.lr": 5.0, "optim.patience": 3}, InvalidSpace, "points_to_evaluate[1]: optim.patience", "has no search space"),
+            ({"optim.lrr": 1e-3}, UnknownHyperparameter, "points_to_evaluate[1]: optim.lrr", "Did you mean optim.lr?"),
+        )
+    ),
+    settings({"scheduler": None}, "got None", "'FIFO' is the one that ends no trial early"),
+    settings({"scheduler": tune.schedulers.ASHAScheduler}, "the class AsyncHyperBandScheduler; make an object of it"),
     settings({"points_to_evaluate": {"optim.lr": 5.0}}, "points_to_evaluate", "a list of dicts"),
     settings("atuo", "'atuo'", "Did you mean auto?"),
     settings(5, "expected a dict or a preset's name", "got 5"),

@@ -199,6 +199,26 @@ def test_the_same_call_goes_on_and_another_one_is_refused():
         search(falling, num_trials=5, max_epochs=9, resume=False)
 
 
+def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatch):
+    monkeypatch.setattr("automm_hpo.objective.trials_deadline", lambda deadline, with_ray: deadline and time.time() + 4)
+
+    def endless(config):
+        while True:
+            time.sleep(0.05)
+            yield {"loss": config["x"]}
+
+    def call(**options):
+        return search(endless, num_trials=2, verbosity=2, tracking="mlflow", **options), capsys.readouterr().out
+
+    found, said = call(time_limit=100)  # without a warning: each trial has ended once, for MLflow too
+    assert {record.reason for record in found.trials} == {"time limit"}
+    assert said.count(" ends ") == 2
+    assert f"saved in {here / 'run'}" in said
+    assert f"ended early (time limit); the same call with save_path='{here / 'run'}' goes on with it" in said
+    _, said = call(kwargs={"trial_time_limit": 0.5})
+    assert f"resuming {here / 'run'}: 0 trials are kept, 2 go on" in said
+
+
 def test_no_predictor_goes_on_with_an_objectives_search():
     search(falling, num_trials=1)
     with pytest.raises(NotImplementedError, match="make the same tune_objective call again"):

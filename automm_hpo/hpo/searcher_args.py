@@ -319,7 +319,7 @@ def _checked_object(given: Any) -> Any:
     if is_sampler(given):
         return given
     if not is_searcher(given):
-        raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {_described(given)}")
+        raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {described(given)}")
     inner = given
     while True:
         name = type(inner).__name__
@@ -332,5 +332,5 @@ def _checked_object(given: Any) -> Any:
         inner = inner.searcher
 
 
-def _described(given: Any) -> str:
+def described(given: Any) -> str:
     return f"the class {given.__name__}; make an object of it: {given.__name__}()" if isinstance(given, type) else f"{given!r} ({type(given).__name__})"

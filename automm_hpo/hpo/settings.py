@@ -13,7 +13,7 @@ from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeIn
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
 from .scheduler_args import SCHEDULER_ARGS, canonical_scheduler, check_scheduler_args
-from .searcher_args import SEARCHER_ARGS, find_searcher
+from .searcher_args import SEARCHER_ARGS, described, find_searcher
 
 DEFAULT_NUM_TRIALS, DEFAULT_KEEP_TRIALS = 10, 3
 
@@ -78,6 +78,11 @@ class TuneSettings(Section):
     """More arguments for the searcher; ``searcher_args.py`` lists each one's."""
     scheduler_init_args: ArgsDict = Field(default_factory=dict)
     """More arguments for the scheduler, times in epochs; ``scheduler_args.py`` lists each one's."""
+
+    @property
+    def method(self) -> str:
+        """Searcher and scheduler, for people."""
+        return " + ".join(each if isinstance(each, str) else type(each).__name__ for each in (self.searcher, self.scheduler))
 
     @property
     def concurrency(self) -> int | None:
@@ -146,7 +151,8 @@ def find_scheduler(given: Any) -> Any:
     if module is not None and isinstance(given, module.TrialScheduler):
         return given
     hint = did_you_mean(given, SCHEDULER_ARGS) if isinstance(given, str) else ""
-    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {given!r}.{hint}")
+    got = "None; 'FIFO' is the one that ends no trial early" if given is None else described(given)
+    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {got}.{hint}")
 
 
 def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[str, HyperField], problems: Problems) -> dict[str, Any]:
