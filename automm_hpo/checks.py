@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .data.features import Features
 from .errors import InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
+from .hpo.cluster import known_resources
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.scheduler_args import WAITING
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
@@ -67,11 +68,11 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
 
 
 def num_parallel(search: SearchPlan) -> int:
-    """Trials at a time on this machine."""
+    """Trials at a time: on the Ray that runs, else on this machine."""
     if not search.space:
         return 1
-    there = local_resources()
-    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | search.settings.resources
+    there = known_resources() or local_resources()
+    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] and search.config.env.allows_gpu else 0.0} | search.settings.resources
     slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
     return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
 

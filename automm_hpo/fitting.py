@@ -60,7 +60,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         records = SearchRecords(search)
         if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
-            return load_artifact(plan.path), Interruption()
+            return replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name), Interruption()  # which may be another one than then
         plan = plan.with_scorer()
         _announce(plan, records, progress)
         goal = None if settings.goal is None else metric.score(settings.goal)

@@ -447,6 +447,7 @@ class MultiModalPredictor:
             held = f"those of trials {', '.join(map(str, sorted(kept)))} are" if kept else "none are"
             raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); {held}")
         predictor = type(self)(self.label, verbosity=self.verbosity)
+        predictor._target = self._target  # with a scorer object, which no file holds
         predictor._adopt(trial_artifact(artifact, records, number), self._folder)
         return predictor
 

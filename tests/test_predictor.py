@@ -211,6 +211,12 @@ def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):
     assert paths[0] != paths[1]
 
 
+def test_a_finished_fit_is_evaluated_as_the_call_says(small, here, fast):
+    train = small[0].head(60)
+    fits = [quick_fit(train, here, fast | {"optim.max_epochs": 1}, eval_metric=name, validation_metric="accuracy") for name in ("f1_macro", "mcc")]
+    assert [list(fitted.evaluate(train)) for fitted in fits] == [["f1_macro"], ["mcc"]]
+
+
 def test_what_goes_on_by_its_folder_alone_goes_on_again(small, here, fast):
     """Also after a call that was refused: its arguments are not forgotten."""
     quick_fit(small[0].head(60), here, fast | {"optim.max_epochs": 1})
@@ -463,6 +469,7 @@ def test_any_scorer_of_scikit_learn(mixed, here, fast):
     expected = fbeta_score(table["label"], predictor.predict(table), beta=2, pos_label="Trouser")
     assert predictor.evaluate(table) == {"scorer.fbeta_score": pytest.approx(expected)}
     assert predictor.evaluate(table, metrics=[scorer, "jaccard_macro"])["scorer.fbeta_score"] == pytest.approx(expected)
+    assert predictor.load_trial(0).evaluate(table) == predictor.evaluate(table)  # in this process the object is there
     loaded = MultiModalPredictor.load(here / "run")
     with pytest.raises(ValueError, match="give metrics"):
         loaded.evaluate(table)
