@@ -188,6 +188,12 @@ SEARCHER_ALIASES = {
     "flaml": "blendsearch",
     "tune_bohb": "bohb",
     "variant_generator": "random",  # Ray's own name of it
+    "bayesian": "bayes",
+    "random_search": "random",
+    "grid_search": "grid",
+    "randomparametersampling": "random",  # HyperDrive's
+    "gridparametersampling": "grid",
+    "bayesianparametersampling": "bayes",
 }
 
 NOT_OFFERED = {
@@ -218,7 +224,7 @@ def find_searcher(given: Any) -> Any:
     """
     if not isinstance(given, str):
         return _checked_object(given)
-    name = given.lower().replace("-", "_")
+    name = given.lower().replace("-", "_").replace(" ", "_")
     name = SEARCHER_ALIASES.get(name, name)
     if name in NOT_OFFERED:
         raise NotSupported(f"searcher: {given!r} is not offered: {NOT_OFFERED[name]}")

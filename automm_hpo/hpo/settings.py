@@ -20,6 +20,22 @@ DEFAULT_NUM_TRIALS, DEFAULT_KEEP_TRIALS = 10, 3
 RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gpu"}
 
 
+IN_THE_CALL = "{}, an argument of the call itself"
+ELSEWHERE = {  # HyperDrive's and Ray's words -> what says it here
+    "max_total_runs": "num_trials",
+    "num_samples": "num_trials",
+    "max_concurrent_runs": "max_concurrent_trials",
+    "hyperparameter_sampling": "searcher",
+    "search_alg": "searcher",
+    "policy": "scheduler",
+    "early_termination_policy": "scheduler",
+    "primary_metric_name": "metric",
+    "primary_metric_goal": "mode",
+    "seed": IN_THE_CALL.format("seed"),
+    **dict.fromkeys(("time_limit", "time_budget_s", "max_duration_minutes"), IN_THE_CALL.format("time_limit, in seconds")),
+}
+
+
 def _by_short_name(resources: dict[str, float]) -> dict[str, float]:
     amounts = {RESOURCE_NAMES.get(name, ""): amount for name, amount in resources.items()}
     if "" in amounts or len(amounts) < len(resources) or amounts.get("cpu") == 0:
@@ -122,7 +138,7 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
     for key, value in given.items():
         with problems.gather():
             if key not in FIELDS:
-                hint = did_you_mean(str(key), FIELDS)
+                hint = f" Here that is {ELSEWHERE[key]}." if key in ELSEWHERE else did_you_mean(str(key), FIELDS)
                 raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint} Known: {', '.join(FIELDS)}")
             check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
             values[key] = check(value) if check else check_value(key, value, FIELDS, InvalidTuneSettings)
