@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import SavePathExists, TimeLimitTooShort
+from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
 from .hpo.job import SearchJob
 from .hpo.monitor import SearchMonitor
 from .hpo.progress import Progress
@@ -46,10 +46,14 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
 
     Raises:
         SearchInUse, SearchMismatch, SavePathExists
+        InvalidArgument: the folder cannot be made.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     search = path / "search"
-    search.mkdir(parents=True, exist_ok=True)
+    try:
+        search.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InvalidArgument(f"save_path: {path} cannot be made: {problem}; give a folder that can be written to") from None
     with search_lock(search):
         if resuming:
             check_same_search(read_identity(search), identity, search)  # again: now nobody else can change it

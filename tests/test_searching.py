@@ -3,6 +3,7 @@
 import pytest
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.errors import InvalidArgument
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.progress import Progress
@@ -48,6 +49,11 @@ def test_a_goal_that_was_reached_before_it_was_set_ends_the_search(again, here):
     found = again(0.6, (COMPLETED, ""), (STOPPED, "time limit"))
     assert found == ([(COMPLETED, ""), (STOPPED, GOAL)], GOAL)
     assert [is_anything_left(SearchRecords(here), 5, goal) for goal in (None, 0.8, 0.6)] == [True, True, False]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_name(small, here, fast):
+    with pytest.raises(InvalidArgument, match="save_path: /proc/nowhere/run cannot be made"):
+        MultiModalPredictor("label", verbosity=0).fit(small[0].head(60), hyperparameters=fast, save_path="/proc/nowhere/run", tracking=None)
 
 
 @pytest.mark.usefixtures("ray_session")
