@@ -135,9 +135,7 @@ def _keys_of(resolved: Mapping[str, Any]) -> set[str]:
 def _keys_in_all(resolved: Mapping[str, Any]) -> set[str]:
     """Those that have a value whichever branches are taken."""
     return {
-        leaf
-        for key, value in resolved.items()
-        for leaf in (set.intersection(*map(_keys_in_all, value.options)) if isinstance(value, _Alternatives) else [key])
+        leaf for key, value in resolved.items() for leaf in (set.intersection(*map(_keys_in_all, value.options)) if isinstance(value, _Alternatives) else [key])
     }
 
 
