@@ -5,6 +5,7 @@ from __future__ import annotations
 from .data.features import Features
 from .errors import InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
 from .hpo.cluster import known_resources
+from .hpo.job import check_scheduled_by
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.scheduler_args import WAITING
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
@@ -57,11 +58,8 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
     InvalidTuneSettings: ``mode`` is not the metric's own.
     NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
     """
-    if not isinstance(settings.scheduler, str):
-        from .hpo.schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
-
-        check_given_scheduler(settings.scheduler, metric.name)
     own = "max" if metric.higher_is_better else "min"
+    check_scheduled_by(settings, metric.name, own)
     if settings.mode not in (None, own):
         better = "more" if own == "max" else "less"
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")

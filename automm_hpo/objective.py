@@ -12,7 +12,7 @@ from typing import Any
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
-from .hpo.job import SearchJob, check_resumable, first_points, limits_of, resolve_settings
+from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
@@ -97,6 +97,7 @@ def tune_objective(
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
         searched = _metric(metric, mode, settings)
+        check_scheduled_by(settings, searched.name, "max" if searched.higher_is_better else "min")
     problems.raise_any()
 
     identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])

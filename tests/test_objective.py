@@ -260,6 +260,8 @@ def test_mlflow_inside_the_objective_lands_in_the_trials_run(here):
         ({"space": {"x": 1}}, "space: has no search space"),
         ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),
         ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
+        ({"scheduler": tune.schedulers.ASHAScheduler(metric="los", mode="min")}, "metric='los', and trials report"),
+        ({"scheduler": tune.schedulers.ASHAScheduler(metric="loss", mode="max")}, "of loss less is better"),
     ],
 )
 def test_bad_calls_are_refused_before_anything_starts(here, call, words):

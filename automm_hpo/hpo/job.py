@@ -98,6 +98,16 @@ def takes_first_points(settings: TuneSettings) -> bool:
     return searchers.takes_first_points(settings.searcher)
 
 
+def check_scheduled_by(settings: TuneSettings, metric: str, mode: str) -> None:
+    """Raises:
+    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+    """
+    if not isinstance(settings.scheduler, str):
+        from .schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
+
+        check_given_scheduler(settings.scheduler, metric, mode)
+
+
 def check_resumable(settings: TuneSettings) -> None:
     """Raises:
     NotSupported: the searcher is an object that cannot be told of earlier trials.
