@@ -79,7 +79,7 @@ def check_tracking(tracking: str | None) -> None:
 
 # the numbers among fit's arguments: kind, what is expected, whether it is so
 NUMBERS: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
-    "seed": (Integral, "an integer >= 0", lambda seed: seed >= 0),
+    "seed": (Integral, "an integer >= 0 and below 2**32", lambda seed: 0 <= seed < 2**32),  # numpy's and scikit-learn's range
     "time_limit": (Real, "seconds > 0, or None", lambda seconds: 0 < seconds < math.inf),
     "holdout_frac": (Real, "a float between 0 and 1, or None", lambda fraction: 0 < fraction < 1),
     "max_num_tuning_data": (Integral, "an integer >= 1, or None", lambda rows: rows >= 1),

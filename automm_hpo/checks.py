@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .data.features import Features
 from .errors import InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
+from .hpo.cluster import known_resources
+from .hpo.job import check_scheduled_by
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.scheduler_args import WAITING
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
@@ -56,22 +58,19 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
     InvalidTuneSettings: ``mode`` is not the metric's own.
     NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
     """
-    if not isinstance(settings.scheduler, str):
-        from .hpo.schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
-
-        check_given_scheduler(settings.scheduler, metric.name)
     own = "max" if metric.higher_is_better else "min"
+    check_scheduled_by(settings, metric.name, own)
     if settings.mode not in (None, own):
         better = "more" if own == "max" else "less"
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")
 
 
 def num_parallel(search: SearchPlan) -> int:
-    """Trials at a time on this machine."""
+    """Trials at a time: on the Ray that runs, else on this machine."""
     if not search.space:
         return 1
-    there = local_resources()
-    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] else 0.0} | search.settings.resources
+    there = known_resources() or local_resources()
+    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] and search.config.env.allows_gpu else 0.0} | search.settings.resources
     slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
     return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
 

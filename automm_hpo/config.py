@@ -385,6 +385,11 @@ class Env(Section):
     num_workers: NonNegativeInt = 0
     """Threads that decode image files, once for the whole search; 0: one per core."""
 
+    @property
+    def allows_gpu(self) -> bool:
+        """Whether a trial takes a GPU where there is one."""
+        return self.accelerator != "cpu" and self.num_gpus != 0
+
 
 class Config(Section):
     """All hyperparameters of one trial."""

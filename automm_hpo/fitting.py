@@ -60,14 +60,14 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         records = SearchRecords(search)
         if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
             progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
-            return load_artifact(plan.path), Interruption()
+            return replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name), Interruption()  # which may be another one than then
         plan = plan.with_scorer()
         _announce(plan, records, progress)
-        available, gpu_share = _prepare(plan, records, cluster, progress)
+        goal = None if settings.goal is None else metric.score(settings.goal)
+        available, gpu_share = _prepare(plan, records, goal, cluster, progress)
         fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
         tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
         tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
-        goal = None if settings.goal is None else metric.score(settings.goal)
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
         keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
         monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
@@ -94,17 +94,18 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
     progress.summary(records)
     progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
     if monitor.over in (INTERRUPTED, TIME_LIMIT):
-        progress.say(f"ended early ({monitor.over}); the same call goes on with it, as does MultiModalPredictor.load({str(plan.path)!r}, resume=True)", level=1)
+        goes_on = f"the same call with save_path={str(plan.path)!r} goes on with it, as does MultiModalPredictor.load(save_path, resume=True)"
+        progress.say(f"ended early ({monitor.over}); {goes_on}", level=1)
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, records: SearchRecords, cluster: contextlib.ExitStack, progress: Progress) -> tuple[Mapping[str, float], float]:
+def _prepare(plan: FitPlan, records: SearchRecords, goal: float | None, cluster: contextlib.ExitStack, progress: Progress) -> tuple[Mapping[str, float], float]:
     """Encodes the table, and starts Ray meanwhile where there is something to search.
 
     Returns:
         The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
     """
-    searching = plan.search.space and is_anything_left(records, plan.search.num_trials)
+    searching = plan.search.space and is_anything_left(records, plan.search.num_trials, goal)
     cancelled = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -228,12 +229,10 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
         progress.say("chosen for these data: " + ", ".join(f"{key.removeprefix('optim.')}={value_text(value)}" for key, value in chosen.items()))
     if search.space:
         settings = search.settings
-        progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(search.space)}")
+        progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(search.space)}")
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
-    if trials := records.trials():
-        ended = sum(record.has_ended for record in trials)
-        progress.say(f"resuming {plan.path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
+    progress.resumes(records, plan.path)
 
 
 def _concerns(key: str, models: tuple[str, ...]) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
-from .hpo.job import SearchJob, check_resumable, first_points, limits_of, resolve_settings
+from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings
 from .hpo.monitor import Listener, SearchMonitor
-from .hpo.objective import Objective, check_objective, sent_by_value
+from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.progress import Progress
-from .hpo.records import SearchRecords
+from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords
 from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, check_resources, parse_tune_settings
 from .hpo.trial import TrialTask
@@ -26,6 +26,7 @@ from .process import process_unchanged
 from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
 from .space import RawProposal, describe_space
+from .space.kinds import text_of
 
 
 def tune_objective(
@@ -96,6 +97,7 @@ def tune_objective(
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
         searched = _metric(metric, mode, settings)
+        check_scheduled_by(settings, searched.name, "max" if searched.higher_is_better else "min")
     problems.raise_any()
 
     identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])
@@ -110,13 +112,14 @@ def tune_objective(
         if resuming and is_finished(folder / "search", identity):
             progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
             return results
-        progress.say(f"search: {settings.searcher} + {settings.scheduler}, {settings.num_trials} trials over {', '.join(spaces)}")
+        progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(spaces)}")
+        progress.resumes(records, folder)
         cluster = stack.enter_context(contextlib.ExitStack())
-        available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1) else {}
+        goal = None if settings.goal is None else searched.score(settings.goal)
+        available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1, goal) else {}
         tags = {"automm_hpo.metric": searched.name}
         tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
-        goal = None if settings.goal is None else searched.score(settings.goal)
         monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, 1, goal, settings.max_failed_trials)
         run = Objective(
             objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, numbers["seed"], max_epochs, tracker is not None
@@ -137,6 +140,9 @@ def tune_objective(
         if tracker:
             tracker.close("KILLED" if interruption.signal is not None else "FINISHED", records.best(), deadline)
     progress.summary(records)
+    progress.say(f"saved in {folder}", level=1)
+    if monitor.over in (INTERRUPTED, TIME_LIMIT):
+        progress.say(f"ended early ({monitor.over}); the same call with save_path={str(folder)!r} goes on with it", level=1)
     interruption.reraise()
     return SearchResults(SearchRecords(folder / "search"), searched)
 
@@ -157,7 +163,7 @@ def _identity(
 ) -> SearchIdentity:
     """The objective goes by its name: its code may be mended between two sessions."""
     stated, limits = limits_of(settings)
-    name, mode = getattr(objective, "__qualname__", type(objective).__qualname__), "max" if metric.higher_is_better else "min"
+    name, mode = function_of(objective).__qualname__, "max" if metric.higher_is_better else "min"
     named = {"objective": name, "metric": metric.name, "mode": mode}
-    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: repr(value) for key, value in fixed.items()}, **describe_space(spaces)}
+    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: text_of(value) for key, value in fixed.items()}, **describe_space(spaces)}
     return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": mode})

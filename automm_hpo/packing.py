@@ -49,9 +49,12 @@ def trials_per_gpu(occupancy: Occupancy, gpu_bytes: int, cpus_per_gpu: float) ->
 
 
 def plan_gpu_share(plan: FitPlan) -> tuple[float, str]:
-    """(share of one of this machine's GPUs that each trial gets, why). All of it where the user said how much, or where nothing is gained."""
+    """(share of one of this machine's GPUs that each trial gets, why). All of it where the user said how much, or where nothing is gained; none where
+    the user keeps trials from it."""
     search, there = plan.search, local_resources()
     device, num_cpus, num_gpus = find_device(search.config.env), there["cpu"], there["gpu"]
+    if not search.config.env.allows_gpu:
+        return 0.0, ""
     kinds = candidate_configs(search.config, search.space, MODEL_KEYS)
     settled = "gpu" in search.settings.resources or search.settings.concurrency == 1 or search.num_trials <= num_gpus
     if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:

@@ -55,7 +55,7 @@ from .models import (
 )
 from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from .problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
-from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json
+from .space import RawProposal, SearchSpace, describe_space, space_from_json, space_to_json, tuned_keys
 from .training.evaluate import find_device, undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
@@ -207,9 +207,11 @@ def plan_search(
     """
     problems = Problems()
     settings, points = TuneSettings(), []
+    understood = tune_kwargs is None
     if tune_kwargs is not None:
         with problems.gather():
             settings = parse_tune_settings(tune_kwargs)
+            understood = True
             if (available := known_resources()) is not None:
                 check_resources(settings, available)
     with problems.gather():
@@ -217,9 +219,10 @@ def plan_search(
         config = Config.from_flat(fixed)
         if not is_searching(presets):  # which brings what may be missing here
             _check_space_and_settings(space, tune_kwargs)
-        if space:
+        if space and understood:  # else the defaults would be blamed
             settings = resolve_settings(settings, space)
-            points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in space}, point_to_raw)
+            searched = tuned_keys(space)
+            points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in searched}, point_to_raw)
         with problems.gather():
             find_device(config.env)
         for candidate in candidate_configs(config, space, MODEL_KEYS):
@@ -331,11 +334,14 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
     Raises:
         NotSupported: it was given something that only code can hold.
     """
+    if identity.call.get("kind") == "objective":
+        raise NotSupported("resume=True: this is a search of tune_objective, and no file holds its function; make the same tune_objective call again")
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
         raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
-    given = {key: value for key, value in call["hyperparameters"].items() if key not in identity.chosen}
-    return target, call | {"hyperparameters": given | space_from_json(call.pop("space"))}
+    given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
+    # in layers: a fixed value may stand beneath a conditional space that gives it in some branches only
+    return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}
 
 
 def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:

@@ -167,6 +167,8 @@ class MultiModalPredictor:
             AllTrialsFailed: no trial ended with a score.
         """
         if self._stored_call is not None:
+            if resume is False or (save_path is not None and absolute_path(save_path, "save_path") != self._fit_path):
+                raise InvalidArgument(f"save_path, resume: this predictor goes on with the search in {self._fit_path}; make a new one for another fit")
             given = {
                 "presets": presets,
                 "max_num_tuning_data": max_num_tuning_data,
@@ -232,7 +234,7 @@ class MultiModalPredictor:
         try:
             return self.fit(save_path=self._fit_path, resume=True, dry_run=dry_run, **others, **call)
         finally:
-            self._stored_call = stored if dry_run else None
+            self._stored_call = stored  # a call that was refused, or that a limit ended, is made again
 
     def plan(self, *args: Any, **kwargs: Any) -> Preview:
         """What ``fit`` with the same arguments would do: its trials as far as they are known, time and disk from a few timed steps.
@@ -448,6 +450,7 @@ class MultiModalPredictor:
             held = f"those of trials {', '.join(map(str, sorted(kept)))} are" if kept else "none are"
             raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); {held}")
         predictor = type(self)(self.label, verbosity=self.verbosity)
+        predictor._target = self._target  # with a scorer object, which no file holds
         predictor._adopt(trial_artifact(artifact, records, number), self._folder)
         return predictor
 

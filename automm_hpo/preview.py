@@ -24,6 +24,7 @@ from .plan import FitPlan, Split
 from .process import process_unchanged
 from .space import finish_proposal
 from .training.evaluate import find_device, predict_logits
+from .training.gradients import epoch_size
 from .training.loop import num_validations, train_epochs
 from .training.state import TrainState, TrialData
 
@@ -82,7 +83,8 @@ def _preview(plan: FitPlan) -> Preview:
         if key not in costs:
             costs[key] = _measure(plan, config)
         seconds_per_epoch, _ = costs[key]
-        rows.append({"trial": number, **tuned, "epochs": config.optim.max_epochs, "seconds": seconds_per_epoch * config.optim.max_epochs})
+        epochs = _num_epochs(config, len(plan.data.train.table))
+        rows.append({"trial": number, **tuned, "epochs": epochs, "seconds": seconds_per_epoch * epochs})
     trials = pd.DataFrame(rows)
     mean_seconds = float(trials["seconds"].mean())
     rounds = math.ceil(search.num_trials / slots)
@@ -121,15 +123,21 @@ def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[C
         raise BadImages(f"train: {describe(bad, list(table.index))} {MEND}")
     with torch.random.fork_rng():
         cache = rows.to(device)
-        short = config.with_overrides({"optim.max_epochs": num_steps, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
+        short = config.with_overrides({"optim.max_epochs": num_steps, "optim.max_steps": -1, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
         state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
         yield short, state, TrialData(cache, cache, data.problem, data.validation_metric, image_spec(short), cache.target.cpu().numpy())
+
+
+def _num_epochs(config: Config, num_rows: int) -> float:
+    """The most a trial can have."""
+    limit, (_, steps_per_epoch) = config.optim.max_steps, epoch_size(config.env, num_rows)
+    return config.optim.max_epochs if limit < 0 else min(config.optim.max_epochs, limit / steps_per_epoch)
 
 
 def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
     """(seconds of an epoch, bytes of one set of weights)."""
     num_train, threads = len(plan.data.train.table), torch.get_num_threads()
-    steps_per_epoch = num_train // min(config.env.batch_size, num_train)
+    _, steps_per_epoch = epoch_size(config.env, num_train)
     torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
     try:
         with miniature(plan, config, TIMED_STEPS) as (short, state, few):
@@ -138,7 +146,7 @@ def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
             predict_logits(state.model, few.valid, few.spec, short.env)
             valid_row = (time.perf_counter() - began) / len(few.valid)
             results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
-            step = (results[-1].seconds - results[0].seconds) / (len(results) - 1) - valid_row * len(few.valid)
+            step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))  # one, where it diverged
     finally:
         torch.set_num_threads(threads)
     size = sum(tensor.nbytes for tensor in state.model.state_dict().values())

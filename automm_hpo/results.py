@@ -56,11 +56,12 @@ class SearchResults:
             was reported.
         """
         columns = ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds"]
-        rows = [
-            {**result.extra, **{key: value for key, value in asdict(result).items() if key in columns}, "trial": record.number}
-            for record in self.trials
-            for result in record.results
-        ]
+        rows = []
+        for record in self.trials:
+            for result in record.results:
+                own = {key: value for key, value in asdict(result).items() if key in columns}
+                losses = {key: value for key, value in result.extra.items() if key in ("train_loss", "valid_loss", "lr")}  # only an objective knows its own
+                rows.append({**result.extra, **own, **losses, "trial": record.number})
         extra = dict.fromkeys(key for record in self.trials for result in record.results for key in result.extra if key not in columns)
         return pd.DataFrame(rows, columns=[*columns, *extra])
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import SavePathExists, TimeLimitTooShort
+from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
 from .hpo.job import SearchJob
 from .hpo.monitor import SearchMonitor
 from .hpo.progress import Progress
@@ -28,9 +28,15 @@ def trials_deadline(deadline: float | None, with_ray: bool) -> float | None:
     return None if deadline is None else deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if with_ray else 0.0)
 
 
-def is_anything_left(records: SearchRecords, num_trials: int) -> bool:
-    """Whether a trial has yet to be proposed, or to go on."""
+def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None) -> bool:
+    """Whether a trial has yet to be proposed, or to go on.
+
+    Args:
+        goal: the score at which the search is over; None: there is none.
+    """
     trials = records.trials()
+    if goal is not None and any(record.best and record.best.score >= goal for record in trials):
+        return False
     return len(trials) < num_trials or not all(record.has_ended for record in trials)
 
 
@@ -40,10 +46,14 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
 
     Raises:
         SearchInUse, SearchMismatch, SavePathExists
+        InvalidArgument: the folder cannot be made.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     search = path / "search"
-    search.mkdir(parents=True, exist_ok=True)
+    try:
+        search.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InvalidArgument(f"save_path: {path} cannot be made: {problem}; give a folder that can be written to") from None
     with search_lock(search):
         if resuming:
             check_same_search(read_identity(search), identity, search)  # again: now nobody else can change it
@@ -96,6 +106,9 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         late = time.time() - task.deadline
         raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all, and {late:.1f} s more are needed")
 
+    if job is not None:
+        monitor.resume()  # also where nothing is left to run: what has ended must not be taken for what was cut short
+
     def end_soon() -> None:
         monitor.ending = INTERRUPTED
         (task.search_folder / STOP_FILE).touch()
@@ -106,7 +119,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         with interruptible(end_soon) as interruption:
             if job is None:
                 run_here(task, 0, monitor)
-            elif available:
+            elif available and not monitor.over:
                 from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
 
                 run_search(job, task, monitor, available)

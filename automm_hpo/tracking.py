@@ -9,19 +9,22 @@ import logging
 import math
 import os
 import queue
+import re
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .errors import NotSupported
 from .files import read_json, write_json
 from .process import callers_level
 
 EXPERIMENT = "automm_hpo"
 MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
+SQLITE = "sqlite:///"  # and a path
 CLOSE_TIMEOUT = 20.0  # seconds that the end of a fit waits for the last records to be written
 
 
@@ -38,8 +41,8 @@ class MlflowTracker:
         name: of the parent run.
         params: the fixed hyperparameters, by dotted key.
         """
-        self._folder, self._default_uri = folder, f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-        self._pictures = (Path.cwd() / "mlruns").as_uri()  # MLflow's own default, but where the database is, whatever folder a reader is in
+        self._folder, self._here = folder, Path.cwd()
+        self._pictures = (self._here / "mlruns").as_uri()  # MLflow's own default, but where the database is, whatever folder a reader is in
         self._metric = tags.get("automm_hpo.metric", "metric")  # logged under its own name too
         self._client: Any = None
         self._experiment = ""
@@ -127,12 +130,17 @@ class MlflowTracker:
             logger.setLevel(logging.WARNING)
         import mlflow
 
-        uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else self._default_uri
+        default = f"{SQLITE}{self._here / 'mlflow.db'}"
+        uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
+        if uri == default and "?" in uri:  # it would lie in another folder
+            raise NotSupported(f"no sqlite database can lie in a folder with a question mark in its name, {self._here}; set a tracking URI")
+        if uri.startswith(SQLITE):  # the processes of trials may be in another folder
+            uri = f"{SQLITE}{self._here / uri.removeprefix(SQLITE)}"
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         found = self._client.get_experiment_by_name(experiment)
         try:
-            pictures = self._pictures if uri == self._default_uri else None  # a server knows its own place for them
+            pictures = self._pictures if uri == default else None  # a server knows its own place for them
             self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=pictures)
         except mlflow.MlflowException:  # another fit was quicker
             self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
@@ -152,7 +160,7 @@ class MlflowTracker:
             except mlflow.MlflowException:  # another server, or a database that is gone
                 pass
         run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
-        self._client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+        self._client.log_batch(run_id, params=[Param(_name(key), str(value)[:6000]) for key, value in params.items()])
         write_json(note, {"run_id": run_id, "uri": self._client.tracking_uri})
         return run_id
 
@@ -175,7 +183,7 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        self._client.log_batch(run_id, metrics=[Metric(key, float(value), timestamp, step) for key, value in finite.items()])
+        self._client.log_batch(run_id, metrics=[Metric(_name(key), float(value), timestamp, step) for key, value in finite.items()])
 
     def _end_trial(self, record: Any) -> None:
         run_id = self._runs.pop(record.number)
@@ -201,17 +209,11 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
     Args:
         timeout: seconds to wait for the tracker to open the run; without it, the trial goes on untracked.
     """
-    note, deadline = trial_folder / "mlflow.json", time.time() + timeout
-    while not note.exists() and time.time() < deadline:
-        time.sleep(0.01)
-    if not note.exists():
+    if not _start_run(trial_folder, timeout):
         yield
         return
     import mlflow
 
-    stored = read_json(note)
-    mlflow.set_tracking_uri(stored["uri"])
-    mlflow.start_run(run_id=stored["run_id"])
     status = "FINISHED"  # also of a trial that the scheduler stops
     try:
         yield
@@ -219,7 +221,36 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
         status = "FAILED"
         raise
     finally:
-        mlflow.end_run(status)
+        with suppress(Exception):  # a server that is gone fails no trial
+            mlflow.end_run(status)
+
+
+_untracked: set[Path] = set()  # searches that this process has waited for in vain
+
+
+def _start_run(trial_folder: Path, timeout: float) -> bool:
+    """Whether the trial's run is now the active one."""
+    note, search = trial_folder / "mlflow.json", trial_folder.parent.parent
+    deadline = time.time() + (0.0 if search in _untracked else timeout)
+    while not note.exists() and time.time() < deadline:
+        time.sleep(0.01)
+    if not note.exists():
+        _untracked.add(search)  # its other trials need not wait
+        return False
+    import mlflow
+
+    try:
+        stored = read_json(note)
+        mlflow.set_tracking_uri(stored["uri"])
+        mlflow.start_run(run_id=stored["run_id"])
+    except Exception:  # as in the tracker, which tells of it
+        return False
+    return True
+
+
+def _name(key: str) -> str:
+    """A name that MLflow takes: ``recall@5`` becomes ``recall_5``."""
+    return re.sub(r"[^\w.\- :/]", "_", key)
 
 
 def _now() -> int:

@@ -249,6 +249,15 @@ SPACES = [
     settings({"max_failed_trials": -1}, "max_failed_trials", "integer >= 0"),
     settings({"disk_quota_mb": 1}, "disk_quota_mb", "1 MB are allowed", "num_to_keep"),
     settings({"points_to_evaluate": [{"optim.lr": 5.0}]}, "points_to_evaluate[0]", "optim.lr", error=InvalidSpace),
+    *(
+        settings({"points_to_evaluate": [{"optim.lr": 1e-3}, point]}, *words, error=error)
+        for point, error, *words in (
+            ({"optim.lr": 5.0, "optim.patience": 3}, InvalidSpace, "points_to_evaluate[1]: optim.patience", "has no search space"),
+            ({"optim.lrr": 1e-3}, UnknownHyperparameter, "points_to_evaluate[1]: optim.lrr", "Did you mean optim.lr?"),
+        )
+    ),
+    settings({"scheduler": None}, "got None", "'FIFO' is the one that ends no trial early"),
+    settings({"scheduler": tune.schedulers.ASHAScheduler}, "the class AsyncHyperBandScheduler; make an object of it"),
     settings({"points_to_evaluate": {"optim.lr": 5.0}}, "points_to_evaluate", "a list of dicts"),
     settings("atuo", "'atuo'", "Did you mean auto?"),
     settings(5, "expected a dict or a preset's name", "got 5"),
@@ -394,7 +403,7 @@ def argument(name, value, *words, error=InvalidArgument, builtin=ValueError, **c
 
 ARGUMENTS = [
     *(argument("time_limit", value, "seconds > 0", f"got {value!r}") for value in (0, -1, NAN, INF, "x", True, [1])),
-    *(argument("seed", value, "integer >= 0", f"got {value!r}") for value in ("x", -1, 1.5, NAN)),
+    *(argument("seed", value, "integer >= 0", f"got {value!r}") for value in ("x", -1, 1.5, NAN, 2**32)),
     *(argument("seed", value, "integer >= 0", f"got {value!r}") for value in (None, True)),
     *(argument("holdout_frac", value, "between 0 and 1", f"got {value!r}") for value in (0, 1, 2, -0.1, True)),
     *(argument("holdout_frac", value, "between 0 and 1", f"got {value!r}") for value in ("x", NAN)),
@@ -454,6 +463,13 @@ MANY = {
     "train_data": with_labels(["bag"]),
 }
 MANY_NAMED = ["optim.lr", "optim.momentum", "env", "max_epoch", "num_trails", "num_to_keep", "tracking", "label column"]
+
+
+def test_settings_that_were_refused_are_not_judged_against_the_space(here, small, fast):
+    """The defaults stand in for them, and nobody asked for those: "bayes" takes no grid."""
+    grid = {"optim.lr": tune.grid_search([1e-3, 1e-2])}
+    [problem] = refuse(small, fast, hyperparameters=grid, hyperparameter_tune_kwargs={"searcher": "random", "num_trails": 2})
+    assert "num_trails" in str(problem)
 
 
 def test_all_problems_of_a_call_are_reported_together(here, small, fast):

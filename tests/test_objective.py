@@ -1,5 +1,6 @@
 """``tune_objective``: functions, generators and Trainables, through the whole engine on a real Ray."""
 
+import functools
 import json
 import os
 import signal
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from automm_hpo import errors, tune_objective
-from automm_hpo.hpo.objective import Objective
+from automm_hpo import MultiModalPredictor, errors, tune_objective
+from automm_hpo.hpo.objective import Objective, sent_by_value
 from automm_hpo.hpo.objective_space import split_objective_space
 from automm_hpo.hpo.records import SearchRecords, TrialFolder
 from automm_hpo.hpo.trial import TrialTask, run_trial
@@ -89,7 +90,7 @@ def test_a_config_may_be_nested_hold_anything_and_be_conditional():
     [
         ({"accuracy": 1.0}, "not the metric 'loss'"),
         ({"loss": "low"}, "expected a number, got 'low'"),
-        (None, "expected a number, got None"),
+        (None, "expected a number, got None .* yield such a dict once an epoch, in place of tune.report"),
     ],
 )
 def test_what_is_no_metric_fails_the_trial_by_name(returned, reason):
@@ -198,6 +199,32 @@ def test_the_same_call_goes_on_and_another_one_is_refused():
         search(falling, num_trials=5, max_epochs=9, resume=False)
 
 
+def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatch):
+    monkeypatch.setattr("automm_hpo.objective.trials_deadline", lambda deadline, with_ray: deadline and time.time() + 4)
+
+    def endless(config):
+        while True:
+            time.sleep(0.05)
+            yield {"loss": config["x"]}
+
+    def call(**options):
+        return search(endless, num_trials=2, verbosity=2, tracking="mlflow", **options), capsys.readouterr().out
+
+    found, said = call(time_limit=100)  # without a warning: each trial has ended once, for MLflow too
+    assert {record.reason for record in found.trials} == {"time limit"}
+    assert said.count(" ends ") == 2
+    assert f"saved in {here / 'run'}" in said
+    assert f"ended early (time limit); the same call with save_path='{here / 'run'}' goes on with it" in said
+    _, said = call(kwargs={"trial_time_limit": 0.5})
+    assert f"resuming {here / 'run'}: 0 trials are kept, 2 go on" in said
+
+
+def test_no_predictor_goes_on_with_an_objectives_search():
+    search(falling, num_trials=1)
+    with pytest.raises(NotImplementedError, match="make the same tune_objective call again"):
+        MultiModalPredictor.load("run", resume=True)
+
+
 def test_points_come_first_and_count():
     found = search(falling, num_trials=3, kwargs={"points_to_evaluate": [{"x": 0.25}, {"x": -0.5}]})
     assert [record.tuned["x"] for record in found.trials[:2]] == [0.25, -0.5]
@@ -233,12 +260,58 @@ def test_mlflow_inside_the_objective_lands_in_the_trials_run(here):
         ({"space": {"x": 1}}, "space: has no search space"),
         ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),
         ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
+        ({"scheduler": tune.schedulers.ASHAScheduler(metric="los", mode="min")}, "metric='los', and trials report"),
+        ({"scheduler": tune.schedulers.ASHAScheduler(metric="loss", mode="max")}, "of loss less is better"),
     ],
 )
 def test_bad_calls_are_refused_before_anything_starts(here, call, words):
     with pytest.raises((errors.AutoMMHPOError, ValueError), match=words):
         search(call.pop("objective", falling), call.pop("space", None), **call)
     assert not list(here.iterdir())
+
+
+def test_a_partial_is_its_function_and_a_fixed_object_is_the_same_in_another_process():
+    """By its class: where it lies in memory is nobody's business."""
+
+    class Thing:
+        factor = 2
+
+    def objective(config, power):
+        return config["thing"].factor * config["x"] ** power
+
+    for num_trials in (1, 2):  # the second call goes on
+        space = {"x": tune.uniform(-1, 1), "thing": Thing()}
+        found = search(functools.partial(functools.partial(objective), power=2), space, num_trials=num_trials)
+        assert [record.metric for record in found.trials] == [2 * record.tuned["x"] ** 2 for record in found.trials]
+        assert len(found) == num_trials
+
+
+@pytest.mark.parametrize(("value", "installed"), [(functools.partial(json.dumps, 5), True), (falling, False), (functools.partial(falling), False), (len, True)])
+def test_what_every_process_has_is_not_sent(value, installed):
+    from ray import cloudpickle
+
+    with sent_by_value(value):
+        assert (__name__ in cloudpickle.list_registry_pickle_by_value()) != installed
+        assert "functools" not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_a_state_may_hold_a_value_that_is_no_number():
+    """One of many metrics may be undefined in an epoch."""
+
+    class Falling(tune.Trainable):
+        def setup(self, config):
+            self.steps = 0
+
+        def step(self):
+            self.steps += 1
+            return {"loss": 1 / self.steps, "f1": float("nan"), "largest": float("inf")}
+
+        def save_checkpoint(self, checkpoint_dir):
+            Path(checkpoint_dir, "steps").touch()
+
+    found = search(Falling, num_trials=1, max_epochs=2)
+    assert [record.status for record in found.trials] == ["COMPLETED"]
+    assert found.curves()[["f1", "largest"]].isna().all(axis=None)
 
 
 def test_a_function_that_returns_nan_diverged():

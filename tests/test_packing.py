@@ -5,8 +5,9 @@ import torch
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.checks import num_parallel
 from automm_hpo.hpo.settings import TuneSettings
-from automm_hpo.packing import Occupancy, trials_per_gpu
+from automm_hpo.packing import Occupancy, plan_gpu_share, trials_per_gpu
 
 GB = 10**9
 
@@ -31,6 +32,22 @@ def test_what_the_user_says_stands():
     assert TuneSettings(resources_per_trial={"gpu": 0.5}).with_gpu_share(0.25).resources == {"gpu": 0.5}
     assert TuneSettings(resources_per_trial={"cpu": 2}).with_gpu_share(0.25).resources == {"cpu": 2, "gpu": 0.25}
     assert TuneSettings().with_gpu_share(1.0).resources == {}
+
+
+def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, monkeypatch):
+    """One at a time, on a machine with one GPU and many processors."""
+    monkeypatch.setattr("automm_hpo.checks.known_resources", lambda: {"cpu": 16.0, "gpu": 1.0})
+    plans = {}
+
+    def planned(plan):
+        plans[plan.search.config.env.accelerator] = (num_parallel(plan.search), plan_gpu_share(plan)[0])
+
+    monkeypatch.setattr("automm_hpo.predictor.preview", lambda plan: planned(plan))
+    for accelerator in ("auto", "cpu"):
+        hyperparameters = fast | {"optim.lr": tune.loguniform(1e-3, 1e-2), "env.accelerator": accelerator}
+        MultiModalPredictor("label").plan(small[0], hyperparameters=hyperparameters, hyperparameter_tune_kwargs={"num_trials": 10})
+    assert plans["cpu"] == (10, 0.0)
+    assert plans["auto"][0] == 1
 
 
 @pytest.mark.gpu

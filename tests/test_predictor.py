@@ -213,6 +213,26 @@ def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):
     assert paths[0] != paths[1]
 
 
+def test_a_finished_fit_is_evaluated_as_the_call_says(small, here, fast):
+    train = small[0].head(60)
+    fits = [quick_fit(train, here, fast | {"optim.max_epochs": 1}, eval_metric=name, validation_metric="accuracy") for name in ("f1_macro", "mcc")]
+    assert [list(fitted.evaluate(train)) for fitted in fits] == [["f1_macro"], ["mcc"]]
+
+
+def test_what_goes_on_by_its_folder_alone_goes_on_again(small, here, fast):
+    """Also after a call that was refused: its arguments are not forgotten."""
+    quick_fit(small[0].head(60), here, fast | {"optim.max_epochs": 1})
+    predictor = MultiModalPredictor.load(here / "run", resume=True, verbosity=0)
+    with pytest.raises(FileNotFoundError):
+        predictor.fit("absent.csv")
+    for _ in range(2):
+        predictor.fit(small[0].head(60), save_path=here / "run", tracking=None)
+        assert predictor.fit_summary()["num_trials"] == 1
+    for other in ({"save_path": here / "other"}, {"resume": False}):
+        with pytest.raises(ValueError, match="make a new one for another fit"):
+            predictor.fit(small[0].head(60), tracking=None, **other)
+
+
 def test_a_reused_folder_holds_the_new_data(small, here, fast):
     """In one process, as in a notebook: nothing of the first fit may be remembered under the folder's name."""
     import shutil
@@ -474,6 +494,7 @@ def test_any_scorer_of_scikit_learn(mixed, here, fast):
     expected = fbeta_score(table["label"], predictor.predict(table), beta=2, pos_label="Trouser")
     assert predictor.evaluate(table) == {"scorer.fbeta_score": pytest.approx(expected)}
     assert predictor.evaluate(table, metrics=[scorer, "jaccard_macro"])["scorer.fbeta_score"] == pytest.approx(expected)
+    assert predictor.load_trial(0).evaluate(table) == predictor.evaluate(table)  # in this process the object is there
     loaded = MultiModalPredictor.load(here / "run")
     with pytest.raises(ValueError, match="give metrics"):
         loaded.evaluate(table)
@@ -557,6 +578,13 @@ def test_a_preview_of_a_table_without_images(mixed, here, fast, reader_folder):
     assert preview.num_trials == 1
     assert preview.seconds > 0
     assert not list(here.iterdir())
+
+
+def test_a_preview_of_a_single_step(mixed, here, fast):
+    table = mixed[["age", "label"]]
+    preview = MultiModalPredictor("label").plan(table, hyperparameters=fast | {"optim.max_steps": 1, "optim.max_epochs": 30, "env.batch_size": 8})
+    assert 0 < preview.trials.loc[0, "epochs"] < 1
+    assert preview.seconds >= 0
 
 
 @pytest.mark.slow

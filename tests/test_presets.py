@@ -10,6 +10,7 @@ from automm_hpo.config import FIELDS, Config
 from automm_hpo.errors import InvalidArgument
 from automm_hpo.hpo.ray_space import split_hyperparameters
 from automm_hpo.models import MODELS, check_model
+from automm_hpo.plan import plan_search
 from automm_hpo.presets import PRESETS, Occasion, check_preset, default_hyperparameters, is_searching, join_tune_kwargs, resolve_preset
 
 OCCASIONS = [
@@ -158,6 +159,21 @@ def test_a_search_begins_with_the_defaults_of_the_data(given):
     plan = MultiModalPredictor("y").plan(table, hyperparameter_tune_kwargs={"num_trials": 1}, **given)
     assert plan.trials["optim.lr"].tolist() == [1e-3]
     assert given.get("presets") is None or plan.trials["model.real_mlp.dropout"].tolist() == [0.15]
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["all branches tune it", "one does not"])
+def test_the_defaults_of_the_data_hold_within_branches(number):
+    """The first trial has them, and so has each trial whose branch does without that hyperparameter."""
+    table = pd.DataFrame({"x": range(60), "y": [row % 3 for row in range(60)]})
+    tuned = {"lr": space.loguniform(1e-4, 1e-2)}
+    branches = space.choice([{"optim_type": "adamw"} | (tuned if number == 1 else {}), {"optim_type": "sgd"} | tuned])
+    predictor, kwargs = MultiModalPredictor("y"), {"num_trials": 4, "searcher": "random", "scheduler": "FIFO"}
+    plan = predictor.plan(table, hyperparameters={"optim": branches}, hyperparameter_tune_kwargs=kwargs)
+    first = plan.trials.iloc[0]
+    assert first["optim.optim_type"] == "adamw"
+    assert number == 2 or first["optim.lr"] == 1e-3
+    search = plan_search(({"optim.lr": 1e-3}, {"optim": branches}), kwargs)
+    assert number == 1 or search.config.with_overrides({"optim.optim_type": "adamw"}).optim.lr == 1e-3
 
 
 def test_a_fitted_head_learns_at_the_backbones_rate():

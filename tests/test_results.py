@@ -39,6 +39,13 @@ def test_curves_have_a_row_for_every_validation_in_the_metrics_natural_sign(resu
     assert one["f1"].isna().tolist() == [True, True, False, False]
 
 
+def test_the_losses_an_objective_reports_are_its_curves(tmp_path, store, curve):
+    own = {"train_loss": 3.0, "valid_loss": 4.0, "lr": 0.5, "epoch": 70.0}
+    results = tuple(replace(result, train_loss=math.nan, valid_loss=math.nan, lr=math.nan, extra=own) for result in curve(ACCURACY, [0.5]))
+    curves = SearchResults(store(tmp_path, [TrialRecord(0, {}, {}, COMPLETED, results=results)]), ACCURACY).curves()
+    assert curves.loc[0, ["train_loss", "valid_loss", "lr", "epoch"]].tolist() == [3, 4, 0.5, 1]
+
+
 def test_best_trials_and_leaderboard_agree(results):
     assert len(results) == 5
     assert [record.number for record in results.trials] == [0, 1, 2, 3, 4]

@@ -1,12 +1,20 @@
 """MLflow as a user finds it after a fit, in a real sqlite database."""
 
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.tracking import MlflowTracker
+from automm_hpo.files import read_json
+from automm_hpo.hpo.records import TrialRecord
+from automm_hpo.metrics import find_metric
+from automm_hpo.tracking import MlflowTracker, active_run
 
 SPACE = {"optim.lr": tune.loguniform(1e-4, 1e-2), "env.batch_size": tune.choice([1, 32]), "optim.max_epochs": 2}
 KWARGS = {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1}
@@ -83,3 +91,47 @@ def test_pictures_lie_beside_the_database(here, tmp_path_factory, monkeypatch):
     tracker.close("FINISHED")
     experiment = mlflow.MlflowClient(f"sqlite:///{here / 'mlflow.db'}").get_experiment_by_name("automm_hpo")
     assert experiment.artifact_location.startswith((here / "mlruns").as_uri())
+
+
+def test_any_name_of_an_objectives_own_is_logged(here, curve):
+    """MLflow itself would refuse most signs, and with them all that is logged beside them."""
+    [result] = curve(find_metric("accuracy"), [0.5])
+    record = TrialRecord(0, {}, {"drop %": 5, "größe": 1})
+    (here / "trials" / "0000").mkdir(parents=True)
+    tracker = MlflowTracker(here, "run", {}, {"automm_hpo.metric": "recall@5"})
+    tracker.trial_started(record)
+    tracker.trial_reported(record, replace(result, extra={"f1 (macro)": 0.25, "model/größe": 2.0}))
+    tracker.close("FINISHED")
+    run = MlflowClient(f"sqlite:///{here / 'mlflow.db'}").get_run(read_json(here / "trials" / "0000" / "mlflow.json")["run_id"])
+    assert run.data.params == {"drop _": "5", "größe": "1"}
+    assert {name: run.data.metrics[name] for name in ("recall_5", "f1 _macro_", "model/größe")} == {"recall_5": 0.5, "f1 _macro_": 0.25, "model/größe": 2.0}
+
+
+def test_a_relative_uri_is_noted_whole(here):
+    mlflow.set_tracking_uri("sqlite:///mine.db")
+    MlflowTracker(here, "run", {}, {}).close("FINISHED")
+    assert read_json(here / "mlflow.json")["uri"] == f"sqlite:///{here / 'mine.db'}"
+
+
+def test_a_folder_that_no_uri_can_hold(here, monkeypatch):
+    """What follows a question mark would be options, and the database lay beside the folder."""
+    (here / "what?").mkdir()
+    monkeypatch.chdir(here / "what?")
+    tracker = MlflowTracker(Path.cwd(), "run", {}, {})
+    with pytest.warns(UserWarning, match="question mark"):
+        tracker.close("FINISHED")
+    assert [path.name for path in here.rglob("*")] == ["what?"]
+
+
+def test_a_trial_waits_for_no_server_twice_and_fails_with_none(here):
+    trials = [here / "trials" / name for name in ("0000", "0001", "0002")]
+    for trial in trials:
+        trial.mkdir(parents=True)
+    started = time.time()
+    for trial in trials[:2]:
+        with active_run(trial, timeout=0.5):
+            assert mlflow.active_run() is None
+    assert 0.5 < time.time() - started < 0.9
+    (trials[2] / "mlflow.json").write_text(json.dumps({"uri": f"sqlite:///{here}/absent.db", "run_id": "0" * 32}))
+    with active_run(trials[2]):
+        assert mlflow.active_run() is None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidSpace, NotSupported, Problems
+from ..errors import NotSupported, Problems
 from ..space import RawProposal, SearchSpace, default_point, grid_size, to_raw
 from .scheduler_args import LIVE_KEYS, check_scheduler
 from .searcher_args import check_searcher
@@ -69,7 +69,7 @@ def first_points(
         to_raw: a point as the user writes it -> a raw proposal.
 
     Raises:
-        InvalidSpace: a point names what is not tuned, or lies outside the space.
+        InvalidSpace, UnknownHyperparameter, InvalidInput: points name what is not tuned, or lie outside the space; all problems together.
         NotSupported: the searcher is an object that cannot be given points.
     """
     if not takes_first_points(settings):
@@ -79,13 +79,12 @@ def first_points(
     default = default_point(space, defaults or {}) if settings.default_first else None
     problems, points = Problems(), [] if default is None else [default]
     for number, given in enumerate(settings.points_to_evaluate):
-        with problems.gather():
-            try:
-                point = to_raw(space, given)
-            except InvalidSpace as problem:
-                raise InvalidSpace(f"points_to_evaluate[{number}]: {problem}") from None
-            if point not in points:
+        wrong = Problems()
+        with wrong.gather():
+            if (point := to_raw(space, given)) not in points:
                 points.append(point)
+        for problem in wrong.found:
+            problems.add(type(problem)(f"points_to_evaluate[{number}]: {problem}"))
     problems.raise_any()
     return points
 
@@ -97,6 +96,16 @@ def takes_first_points(settings: TuneSettings) -> bool:
     from . import searchers  # the object is one of Ray's or Optuna's, and they are loaded then
 
     return searchers.takes_first_points(settings.searcher)
+
+
+def check_scheduled_by(settings: TuneSettings, metric: str, mode: str) -> None:
+    """Raises:
+    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+    """
+    if not isinstance(settings.scheduler, str):
+        from .schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
+
+        check_given_scheduler(settings.scheduler, metric, mode)
 
 
 def check_resumable(settings: TuneSettings) -> None:

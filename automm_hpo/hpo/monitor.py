@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ..training.result import EpochResult
 from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
+from .session import GOAL
 
 
 class Listener(Protocol):
@@ -49,12 +50,15 @@ class SearchMonitor:
         self.goal, self.max_failed_trials = goal, max_failed_trials
         self.over = self.ending = ""
         self._open: dict[int, TrialRecord] = {}
+        self._told: set[int] = set()  # trials of which the listeners know that they ended
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
 
     def resume(self) -> None:
-        """Takes note of what earlier sessions left."""
+        """Takes note of what earlier sessions left. What they did not get to, or were not asked for, may be there already: the goal."""
         for record in self.records.trials():
+            if record.best and self._is_goal(record.best):
+                self.over = GOAL
             if record.has_ended:
                 self.records.remember(record)
                 self._num_failed += record.status == FAILED
@@ -66,6 +70,7 @@ class SearchMonitor:
         if number in self._open or self.records.is_closed(number):
             return
         self._open[number] = record = self.records.reopen_trial(number)
+        self._told.discard(number)
         if record.results:
             self._last[number] = record.results[-1]
         for listener in self.listeners:
@@ -83,8 +88,11 @@ class SearchMonitor:
         self._last[number] = result
         for listener in self.listeners:
             listener.trial_reported(record, result)
-        if self.goal is not None and result.score >= self.goal:
-            self.over = "goal reached"
+        if self._is_goal(result):
+            self.over = GOAL
+
+    def _is_goal(self, result: EpochResult) -> bool:
+        return self.goal is not None and result.score >= self.goal
 
     def trial_ended(self, number: int) -> None:
         """A trial ended by itself or by the scheduler."""
@@ -107,7 +115,7 @@ class SearchMonitor:
     def close_open(self, reason: str) -> None:
         """The search ends here; what still runs is stopped."""
         for number in range(len(self.records)):
-            if number not in self._open and not self.records.is_closed(number):
+            if number not in self._open and number not in self._told and not self.records.is_closed(number):
                 self._open[number] = self.records.folder_of(number).read()  # it was proposed and never got a place
         for number in sorted(self._open):
             self._close(number, STOPPED, reason)
@@ -115,6 +123,7 @@ class SearchMonitor:
     def _close(self, number: int, status: str, reason: str) -> None:
         if self._open.pop(number, None) is None:
             return  # it was closed in an earlier session, and only reported again
+        self._told.add(number)
         record = self.records.close_trial(number, status, reason)
         self.records.prune(self.keep_trials, self.keep_epochs)
         self._num_failed += status == FAILED

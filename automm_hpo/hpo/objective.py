@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import numbers
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -44,13 +46,20 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
         raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
 
 
+def function_of(objective: Any) -> Any:
+    """What has the objective's name and module: of a partial the function within, of an object its class."""
+    while isinstance(objective, functools.partial):
+        objective = objective.func
+    return objective if hasattr(objective, "__qualname__") else type(objective)
+
+
 @contextlib.contextmanager
 def sent_by_value(objective: Any) -> Iterator[None]:
     """Within, an objective's code travels with it: the trials' processes need not be able to import its module."""
     from ray import cloudpickle
 
-    module = sys.modules.get(getattr(objective, "__module__", None) or "")
-    installed = module is None or module.__name__ == "__main__" or "site-packages" in (getattr(module, "__file__", None) or "site-packages")
+    module = sys.modules.get(function_of(objective).__module__ or "")
+    installed = module is None or module.__name__ == "__main__" or _is_installed(getattr(module, "__file__", None))
     if not installed:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -58,6 +67,11 @@ def sent_by_value(objective: Any) -> Iterator[None]:
     finally:
         if not installed:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_installed(file: str | None) -> bool:
+    """Whether every process has it: built in, of Python itself, or of a package."""
+    return file is None or "site-packages" in file or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,8 @@ class Objective:
         plain = {str(name): unwrapped(value) for name, value in reported.items()}
         metric = plain.pop(self.metric)
         if isinstance(metric, bool) or not isinstance(metric, numbers.Real):
-            raise InvalidArgument(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__})")
+            hint = "; return it, or a dict with it, or yield such a dict once an epoch, in place of tune.report" if metric is None else ""
+            raise InvalidArgument(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__}){hint}")
         extra = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
         score = float(metric) if self.higher_is_better else -float(metric)
         end = "diverged" if not math.isfinite(score) else "returned" if done else None

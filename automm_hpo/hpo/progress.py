@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -151,6 +152,12 @@ class Progress:
         """Says what the live table would show."""
         if self._drawing is None:
             self.say(line)
+
+    def resumes(self, records: SearchRecords, path: Path) -> None:
+        """What an earlier session left, if there was one."""
+        if trials := records.trials():
+            ended = sum(record.has_ended for record in trials)
+            self.say(f"resuming {path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
 
     def summary(self, records: SearchRecords) -> None:
         """The table of the best trials, best first, and where the rest is."""

@@ -49,7 +49,8 @@ def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], d
     """Takes the user's dicts apart into fixed values and search spaces, both by canonical key, both checked.
 
     Args:
-        layers: the defaults of a predictor, the arguments of a call; where two give the same hyperparameter, the later wins.
+        layers: the defaults of a predictor, the arguments of a call; where two give the same hyperparameter, the later wins. Where only some
+            branches of a conditional space give it, an earlier layer's value stays for the others.
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -58,7 +59,7 @@ def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], d
     resolved: dict[str, Any] = {}
     for layer in layers:
         later = _resolve(layer, problems)
-        kept = _without(resolved, _keys_of(later))
+        kept = _without(resolved, _keys_of(later)) | _fallbacks(resolved, later)
         resolved = {key: later.get(key, kept.get(key)) for key in resolved if key in kept or key in later} | later
     fixed, space = _split(resolved, problems)
     problems.raise_any()
@@ -86,6 +87,8 @@ def _resolve(hyperparameters: Mapping[str, Any], problems: Problems) -> dict[str
 
 def _conditional(key: str, value: Any, problems: Problems) -> Any:
     """The value with its options resolved, where it is a choice among dicts of a group, or holds spaces."""
+    if isinstance(value, Branches):  # from the folder of a search
+        return _Alternatives(tuple(_resolve_again(branch, problems) for branch in value.options), value.exhaustive)
     if not is_space(value):
         return value
     if key in GROUPS:
@@ -112,6 +115,10 @@ def _resolve_branches(key: str, options: Iterable[Any], problems: Problems) -> I
             yield _resolve({key: option}, inner)
 
 
+def _resolve_again(branch: Branch, problems: Problems) -> dict[str, Any]:
+    return {**branch.fixed, **{key: _conditional(key, domain, problems) for key, domain in branch.space.items()}}
+
+
 @contextmanager
 def in_branch(group: str, index: int, problems: Problems) -> Iterator[Problems]:
     """Takes problems and passes them on, saying which branch they are of."""
@@ -123,6 +130,19 @@ def in_branch(group: str, index: int, problems: Problems) -> Iterator[Problems]:
 
 def _keys_of(resolved: Mapping[str, Any]) -> set[str]:
     return {leaf for key, value in resolved.items() for leaf in (value.keys() if isinstance(value, _Alternatives) else [key])}
+
+
+def _keys_in_all(resolved: Mapping[str, Any]) -> set[str]:
+    """Those that have a value whichever branches are taken."""
+    return {
+        leaf for key, value in resolved.items() for leaf in (set.intersection(*map(_keys_in_all, value.options)) if isinstance(value, _Alternatives) else [key])
+    }
+
+
+def _fallbacks(resolved: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The fixed values of earlier layers that some branches of a later one go by."""
+    some = _keys_of(later) - _keys_in_all(later)
+    return {key: value for key, value in resolved.items() if key in some and not isinstance(value, _Alternatives) and not is_space(value)}
 
 
 def _without(resolved: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ ENDS = {
 }
 
 
+LEADERBOARD = ("trial", "status", "score", "best_epoch", "epochs", "seconds", "size_mb", "reason")
+
+
 @dataclass(frozen=True)
 class Segment:
     """A stretch of a trial under one configuration; all but population-based training know only one.
@@ -256,16 +259,20 @@ class SearchRecords:
 
         Returns:
             Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
-            seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter.
+            seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter. Where an objective has a name that
+            is taken by one of these, its metric's column is ``metric``, and its hyperparameter's ``config/<name>``.
         """
         ranked = self.ranked()
         keys = dict.fromkeys(key for record in sorted(ranked, key=lambda record: record.number) for key in record.tuned)
+        natural = "metric" if metric.name in LEADERBOARD else metric.name
+        taken = {*LEADERBOARD, natural}
         rows = []
         for record in ranked:
-            row: dict[str, Any] = {"trial": record.number, "status": record.status, "score": record.best.score if record.best else math.nan}
+            best = record.best
+            row: dict[str, Any] = {"trial": record.number, "status": record.status, "score": best.score if best else math.nan}
             if not metric.higher_is_better:
-                row[metric.name] = record.best.metric if record.best else math.nan
-            row |= {"best_epoch": record.best.epoch if record.best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
+                row[natural] = record.metric
+            row |= {"best_epoch": best.epoch if best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
             row |= {"size_mb": round(record.weights_bytes / 1e6, 2), "reason": record.reason}
-            rows.append(row | {key: record.best_tuned.get(key) for key in keys})
-        return pd.DataFrame(rows)
+            rows.append(row | {f"config/{key}" if key in taken else key: record.best_tuned.get(key) for key in keys})
+        return pd.DataFrame(rows, columns=None if rows else LEADERBOARD)

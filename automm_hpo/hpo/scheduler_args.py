@@ -20,6 +20,7 @@ SchedulerName = Literal["FIFO", "ASHA", "HyperBand", "BOHB", "median", "PBT", "P
 # as Ray, HyperDrive and AutoMM write them; case, underscores, hyphens and blanks do not count
 SCHEDULER_ALIASES = {
     "none": "FIFO",
+    "noterminationpolicy": "FIFO",
     "fifoscheduler": "FIFO",
     "ashascheduler": "ASHA",
     "asynchyperband": "ASHA",

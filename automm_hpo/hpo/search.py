@@ -33,6 +33,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     """Runs the trials that are not on record, on the running Ray; those on record are reported to searcher and scheduler again.
 
     Args:
+        monitor: has taken note of what earlier sessions left.
         available: the cluster's resources.
 
     Returns:
@@ -53,7 +54,6 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     runner = tune.with_parameters(TrialRunner, task=task, num_threads=max(1, int(resources["cpu"])), metric=job.metric, driver=driver)
     remove_orphans()
     ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
-    monitor.resume()
     try:
         tune.Tuner(
             tune.with_resources(runner, resources),

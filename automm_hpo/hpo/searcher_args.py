@@ -188,6 +188,12 @@ SEARCHER_ALIASES = {
     "flaml": "blendsearch",
     "tune_bohb": "bohb",
     "variant_generator": "random",  # Ray's own name of it
+    "bayesian": "bayes",
+    "random_search": "random",
+    "grid_search": "grid",
+    "randomparametersampling": "random",  # HyperDrive's
+    "gridparametersampling": "grid",
+    "bayesianparametersampling": "bayes",
 }
 
 NOT_OFFERED = {
@@ -218,7 +224,7 @@ def find_searcher(given: Any) -> Any:
     """
     if not isinstance(given, str):
         return _checked_object(given)
-    name = given.lower().replace("-", "_")
+    name = given.lower().replace("-", "_").replace(" ", "_")
     name = SEARCHER_ALIASES.get(name, name)
     if name in NOT_OFFERED:
         raise NotSupported(f"searcher: {given!r} is not offered: {NOT_OFFERED[name]}")
@@ -319,7 +325,7 @@ def _checked_object(given: Any) -> Any:
     if is_sampler(given):
         return given
     if not is_searcher(given):
-        raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {_described(given)}")
+        raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {described(given)}")
     inner = given
     while True:
         name = type(inner).__name__
@@ -332,5 +338,5 @@ def _checked_object(given: Any) -> Any:
         inner = inner.searcher
 
 
-def _described(given: Any) -> str:
+def described(given: Any) -> str:
     return f"the class {given.__name__}; make an object of it: {given.__name__}()" if isinstance(given, type) else f"{given!r} ({type(given).__name__})"

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from ..config import unwrapped
 from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported
-from ..space import Choice, Float, Int, Normal, RawProposal, SearchSpace, Space, draw_space, grid_point, grid_size, propose
+from ..space import Choice, Float, Int, Normal, RawProposal, SearchSpace, Space, draw_space, exhaustive_point, exhaustive_size, grid_point, grid_size, propose
 from .apart import Apart
 from .cube import from_cube, to_cube
 from .libraries import LIBRARIES, Bohb, Library, Point
@@ -84,10 +84,26 @@ def score_of(result: Mapping[str, Any] | None) -> float | None:
 
 
 class RandomSearcher(OwnSearcher):
-    """Draws every hyperparameter independently; trial n depends on (seed, n) only."""
+    """Draws every hyperparameter independently; trial n depends on (seed, n) only.
+
+    Exhaustive choices (``grid_search``) take the points of their grid in turn. One that a first point has is not tried again in that round.
+    """
+
+    def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points) -> None:
+        super().__init__(space, args, seed, first_points)
+        self.size, self.index, self.given = exhaustive_size(space), 0, list(first_points)
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal:
-        return draw_space(self.space, self.seed, self.num_proposed) if given is None else given
+        return draw_space(self.space, self.seed, self.num_proposed, self._next_point()) if given is None else given
+
+    def _next_point(self) -> int:
+        while True:
+            point, self.index = self.index % self.size, self.index + 1
+            on_grid = exhaustive_point(self.space, point).items()
+            given = next((raw for raw in self.given if on_grid <= raw.items()), None)
+            if given is None or self.size == 1:
+                return point
+            self.given.remove(given)
 
 
 class GridSearcher(OwnSearcher):

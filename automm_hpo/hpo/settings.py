@@ -13,11 +13,27 @@ from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeIn
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
 from .scheduler_args import SCHEDULER_ARGS, canonical_scheduler, check_scheduler_args
-from .searcher_args import SEARCHER_ARGS, find_searcher
+from .searcher_args import SEARCHER_ARGS, described, find_searcher
 
 DEFAULT_NUM_TRIALS, DEFAULT_KEEP_TRIALS = 10, 3
 
 RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gpu"}
+
+
+IN_THE_CALL = "{}, an argument of the call itself"
+ELSEWHERE = {  # HyperDrive's and Ray's words -> what says it here
+    "max_total_runs": "num_trials",
+    "num_samples": "num_trials",
+    "max_concurrent_runs": "max_concurrent_trials",
+    "hyperparameter_sampling": "searcher",
+    "search_alg": "searcher",
+    "policy": "scheduler",
+    "early_termination_policy": "scheduler",
+    "primary_metric_name": "metric",
+    "primary_metric_goal": "mode",
+    "seed": IN_THE_CALL.format("seed"),
+    **dict.fromkeys(("time_limit", "time_budget_s", "max_duration_minutes"), IN_THE_CALL.format("time_limit, in seconds")),
+}
 
 
 def _by_short_name(resources: dict[str, float]) -> dict[str, float]:
@@ -80,6 +96,11 @@ class TuneSettings(Section):
     """More arguments for the scheduler, times in epochs; ``scheduler_args.py`` lists each one's."""
 
     @property
+    def method(self) -> str:
+        """Searcher and scheduler, for people."""
+        return " + ".join(each if isinstance(each, str) else type(each).__name__ for each in (self.searcher, self.scheduler))
+
+    @property
     def concurrency(self) -> int | None:
         return 1 if self.deterministic else self.max_concurrent_trials
 
@@ -117,7 +138,7 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
     for key, value in given.items():
         with problems.gather():
             if key not in FIELDS:
-                hint = did_you_mean(str(key), FIELDS)
+                hint = f" Here that is {ELSEWHERE[key]}." if key in ELSEWHERE else did_you_mean(str(key), FIELDS)
                 raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint} Known: {', '.join(FIELDS)}")
             check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
             values[key] = check(value) if check else check_value(key, value, FIELDS, InvalidTuneSettings)
@@ -146,7 +167,8 @@ def find_scheduler(given: Any) -> Any:
     if module is not None and isinstance(given, module.TrialScheduler):
         return given
     hint = did_you_mean(given, SCHEDULER_ARGS) if isinstance(given, str) else ""
-    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {given!r}.{hint}")
+    got = "None; 'FIFO' is the one that ends no trial early" if given is None else described(given)
+    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {got}.{hint}")
 
 
 def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[str, HyperField], problems: Problems) -> dict[str, Any]:

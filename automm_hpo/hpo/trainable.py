@@ -109,8 +109,8 @@ class TrialRunner(tune.Trainable):
     def _report(self, step: TrialStep, result: EpochResult) -> dict[str, Any]:
         report: dict[str, Any] = {"epoch": result.epoch, "segment": result.segment, RESULT: asdict(result)}
         report |= {"replayed": step.replayed, "went_on": step.went_on, "done": step.done}
-        if math.isfinite(result.score):
-            report |= {"score": result.score, self.metric_name: result.metric}
+        if math.isfinite(result.score):  # an objective's metric may have one of these names, which schedulers go by
+            report = {self.metric_name: result.metric} | report | {"score": result.score}
         return report | self._best()
 
 

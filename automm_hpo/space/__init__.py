@@ -56,6 +56,7 @@ from .walk import (
     default_point,
     draw_space,
     exhaustive_keys,
+    exhaustive_point,
     exhaustive_size,
     finish_proposal,
     grid_point,
@@ -74,7 +75,7 @@ __all__ = [
     # what they become, and what searchers do with it
     "Float", "Normal", "Choice", "Computed", "Branch", "Branches", "Space", "SearchSpace",
     "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "default_point",
-    "grid_size", "grid_point", "exhaustive_size", "exhaustive_keys", "tuned_keys", "describe_space", "space_to_json", "space_from_json",
+    "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "describe_space", "space_to_json", "space_from_json",
 ]
 # fmt: on
 

@@ -309,14 +309,19 @@ def int_below(lower: int, upper: int, log: bool = False, step: int = 1) -> Int:
 def choice_of(*options: Any) -> Choice:
     """HyperDrive's ``choice``: options as arguments, ranges among them; Ray's: one iterable."""
     if len(options) == 1 and isinstance(options[0], Iterable) and not isinstance(options[0], (str, bytes, Mapping)):
-        return Choice(tuple(options[0]))
+        return Choice(_in_order(options[0]))
     return Choice(tuple(inner for option in options for inner in (option if isinstance(option, range) else [option])))
 
 
 def grid_of(values: Any) -> Choice:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InvalidSpace(f"grid_search: expected a list of values, got {values!r}")
-    return Choice(tuple(values), exhaustive=True)
+    return Choice(_in_order(values), exhaustive=True)
+
+
+def _in_order(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Those of a set sorted: it has another order in every process, and a search that is resumed would be another one."""
+    return tuple(sorted(values, key=text_of) if isinstance(values, (set, frozenset)) else values)
 
 
 def plain(value: Any) -> Any:

@@ -88,13 +88,14 @@ def _seeded(draw: tuple[int, int] | None) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def draw_space(space: SearchSpace, seed: int, trial: int) -> RawProposal:
+def draw_space(space: SearchSpace, seed: int, trial: int, point: int | None = None) -> RawProposal:
     """The raw proposal of one trial of a random search; it depends on ``(seed, trial)`` and nothing else.
 
-    Exhaustive choices (``grid_search``) take the next point of their grid, round and round; all else is drawn.
+    Args:
+        point: that exhaustive choices (``grid_search``) have, a number of ``exhaustive_point``; None: they are gone through, round and round.
     """
     rng = np.random.default_rng([seed, trial])
-    gridded = _grid_point(space, trial % exhaustive_size(space), exhaustive_only=True)
+    gridded = exhaustive_point(space, trial % exhaustive_size(space) if point is None else point)
     return propose(space, lambda path, domain: gridded[path] if path in gridded else domain.draw(rng))
 
 
@@ -111,6 +112,11 @@ def grid_point(space: SearchSpace, index: int) -> RawProposal:
 def exhaustive_size(space: SearchSpace) -> int:
     """How many points the grid over the exhaustive choices (``grid_search``) has; 1 without any."""
     return _grid_size(space, exhaustive_only=True) or 1
+
+
+def exhaustive_point(space: SearchSpace, index: int) -> RawProposal:
+    """Point ``index`` of the grid over the exhaustive choices: what they propose, and the branches they are in."""
+    return _grid_point(space, index, exhaustive_only=True)
 
 
 def exhaustive_keys(space: SearchSpace) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def find_device(env: Env) -> torch.device:
 
 def pick_device(env: Env) -> torch.device:
     """A GPU where there is one and the config does not forbid it; a predictor trained on a GPU predicts on what its new machine has."""
-    return torch.device("cuda" if torch.cuda.is_available() and env.accelerator != "cpu" and env.num_gpus != 0 else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() and env.allows_gpu else "cpu")
 
 
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:

@@ -53,9 +53,18 @@ class EpochResult:
 
 def result_to_json(result: EpochResult) -> dict[str, Any]:
     """JSON has no nan: None stands for it."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in asdict(result).items()}
+    values = asdict(result)
+    return _finite(values) | {"extra": _finite(values["extra"])}
 
 
 def result_from_json(values: Mapping[str, Any]) -> EpochResult:
-    fields: dict[str, Any] = {key: math.nan if value is None and key != "end" else value for key, value in values.items()}
+    fields: dict[str, Any] = _with_nan(values) | {"end": values["end"], "extra": _with_nan(values["extra"])}
     return EpochResult(**fields)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+
+
+def _with_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in values.items()}

@@ -1,6 +1,7 @@
 """The user's dicts become fixed values and checked spaces, or are refused by name; spaces become Ray's and Optuna's."""
 
 import copy
+import json
 import sys
 from dataclasses import replace
 
@@ -170,9 +171,11 @@ def test_later_layers_win_over_branches_and_branches_over_earlier_layers():
     fixed, space = split_hyperparameters({"optim": tune.choice(BRANCHES)}, {"optim.lr": 1})
     assert fixed == {"optim.lr": 1.0}
     assert space == {"optim": Branches((replace(sgd, space={"optim.momentum": Choice((0.8, 0.9))}), replace(adamw, space={})))}
-    # branches replace all values of their keys, and no others
+    # branches replace the values of the keys that all of them have; what only some have is for the others what it would be without a search
     fixed, space = split_hyperparameters({"optim.lr": "wrong", "optim.momentum": 0.5, "optim.patience": 3}, {"optim": tune.choice(BRANCHES)})
-    assert (fixed, space) == ({"optim.patience": 3}, {"optim": OPTIM})
+    assert (fixed, space) == ({"optim.momentum": 0.5, "optim.patience": 3}, {"optim": OPTIM})
+    _, space = split_hyperparameters({"optim.momentum": tune.uniform(0.1, 0.2)}, {"optim": tune.choice(BRANCHES)})
+    assert space == {"optim": OPTIM}
     # branches replace branches of the same group; where nothing is left of the earlier ones they go
     _, space = split_hyperparameters({"optim": tune.choice([{"lr": 1, "patience": 2}])}, {"optim": tune.choice(BRANCHES)})
     assert space == {"optim": OPTIM}
@@ -180,6 +183,23 @@ def test_later_layers_win_over_branches_and_branches_over_earlier_layers():
     assert (fixed, space) == ({"optim.lr": 3.0}, {})
     fixed, space = split_hyperparameters({"optim.momentum": tune.choice([0, tune.uniform(0.8, 0.9)])}, {"optim.momentum": 0.5})
     assert (fixed, space) == ({"optim.momentum": 0.5}, {})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"optim": tune.choice(BRANCHES), "env.batch_size": 8},
+        {"optim": tune.grid_search(BRANCHES)},
+        {"model": tune.choice([{"timm_image": tune.choice([{"drop_rate": tune.uniform(0, 0.5)}, {}])}, {}])},
+        {"optim.momentum": tune.choice([0, tune.uniform(0.8, 0.9)])},
+    ],
+)
+def test_a_stored_conditional_space_is_taken_back(given):
+    """As ``load(path, resume=True)`` does; the fixed values in the layer beneath."""
+    fixed, space = split_hyperparameters(given)
+    stored = words.space_from_json(json.loads(json.dumps(words.space_to_json(space))))
+    assert split_hyperparameters(fixed, stored) == (fixed, space)
+    assert split_hyperparameters(stored, {"optim.momentum": 0.5})[0] == {"optim.momentum": 0.5}  # they can be replaced like the user's own
 
 
 def test_a_later_layer_keeps_the_order():

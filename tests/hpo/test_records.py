@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from automm_hpo.config import Config
-from automm_hpo.hpo.records import COMPLETED, FAILED, RUNNING, SearchRecords
-from automm_hpo.metrics import find_metric
+from automm_hpo.hpo.records import COMPLETED, FAILED, LEADERBOARD, RUNNING, SearchRecords
+from automm_hpo.metrics import Metric, find_metric
 from automm_hpo.training.result import EpochResult
 
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
@@ -53,6 +53,18 @@ def test_of_equal_scores_the_lower_loss_wins(tmp_path):
     add_trial(records, find_metric("accuracy"), [RESULT.score])  # as good, with a loss of 1
     assert records.best().number == number
     assert records.best().best.epoch == 2
+
+
+@pytest.mark.parametrize(("mode", "natural"), [("min", ["metric"]), ("max", [])])
+def test_names_of_an_objectives_own_take_nobodys_column(tmp_path, mode, natural):
+    metric = Metric("seconds", lambda target, prediction: math.nan, "values", mode == "max")
+    records = SearchRecords(tmp_path)
+    assert list(records.leaderboard(metric).columns) == list(LEADERBOARD)
+    add_trial(records, metric, [5.0], epochs=30, depth=3)
+    table = records.leaderboard(metric)
+    assert list(table.columns) == [*LEADERBOARD[:3], *natural, *LEADERBOARD[3:], "config/epochs", "depth"]
+    assert table.loc[0, ["epochs", "seconds", "config/epochs"]].tolist() == [1, RESULT.seconds, 30]
+    assert table[natural].to_numpy().tolist() == [[5.0] * len(natural)]
 
 
 def test_every_trial_keeps_its_row(tmp_path):

@@ -16,7 +16,10 @@ from automm_hpo.hpo.scheduler_args import SCHEDULER_ARGS
 from automm_hpo.hpo.schedulers import SCHEDULERS, build_scheduler, check_given_scheduler
 from automm_hpo.hpo.schedulers.halving import hyperband_brackets
 from automm_hpo.hpo.schedulers.policies import Bandit, Curve, Median, Truncation
+from automm_hpo.hpo.trainable import TrialRunner
+from automm_hpo.hpo.trial import TrialStep
 from automm_hpo.space import Choice, Float, Int
+from automm_hpo.training.result import EpochResult
 
 SPACE = {"optim.lr": Float(1e-4, 1.0, log=True)}
 NEEDED = {"bandit": {"slack_factor": 0.1}, "truncation": {"truncation_percentage": 30}}
@@ -563,7 +566,7 @@ def test_pb2_goes_where_the_gain_is():
 def test_rays_own_schedulers_serve(scheduler, kill_after):
     def wrapped():
         given = scheduler()
-        check_given_scheduler(given, "accuracy")
+        check_given_scheduler(given, "accuracy", "max")
         return build_scheduler(SimpleNamespace(scheduler=given, scheduler_init_args={}), SPACE, 12, 0.0, 0)
 
     curves = [curve[:length] for curve, length in zip(ladder(9, 12), (12, 12, 12, 3, 12, 12, 5, 12, 12), strict=True)]
@@ -583,15 +586,37 @@ def test_rays_own_schedulers_serve(scheduler, kill_after):
 )
 def test_those_that_cannot_serve_are_named_with_what_does(scheduler, words):
     with pytest.raises(NotSupported, match=words):
-        check_given_scheduler(scheduler(), "accuracy")
+        check_given_scheduler(scheduler(), "accuracy", "max")
 
 
 def test_a_scheduler_that_looks_for_what_nobody_reports_is_refused():
     with pytest.raises(InvalidTuneSettings, match="metric='val_acc', and trials report best_score, score, accuracy"):
-        check_given_scheduler(ASHAScheduler(metric="val_acc", mode="max"), "accuracy")
+        check_given_scheduler(ASHAScheduler(metric="val_acc", mode="max"), "accuracy", "max")
     with pytest.raises(InvalidTuneSettings, match="time_attr='steps'"):
-        check_given_scheduler(ASHAScheduler(time_attr="steps"), "accuracy")
-    check_given_scheduler(ASHAScheduler(metric="accuracy", mode="max"), "accuracy")
+        check_given_scheduler(ASHAScheduler(time_attr="steps"), "accuracy", "max")
+    check_given_scheduler(ASHAScheduler(metric="accuracy", mode="max"), "accuracy", "max")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [
+        (lambda: ASHAScheduler(metric="log_loss", mode="max"), "has mode='max', but of log_loss less is better: 'min'"),
+        (lambda: HyperBandScheduler(metric="score", mode="min"), "has mode='min', but of score more is better: 'max'"),
+        (lambda: MedianStoppingRule(mode="min"), "has mode='min' and no metric; give it metric='log_loss' too, or neither"),
+    ],
+)
+def test_a_scheduler_that_would_stop_the_best_is_refused(scheduler, words):
+    with pytest.raises(InvalidTuneSettings, match=words):
+        check_given_scheduler(scheduler(), "log_loss", "min")
+
+
+@pytest.mark.parametrize("name", ["score", "epoch", "best_score"])
+def test_an_objectives_metric_takes_no_name_that_schedulers_go_by(name):
+    """Policies and PBT would end the best trials, if less of a metric named score were better."""
+    runner, result = TrialRunner.__new__(TrialRunner), EpochResult(2.0, 2, -0.5, 0.5, 1.0, 1.0, 0.1, 1.0)
+    runner.metric_name, runner.best_score = name, -0.5
+    report = runner._report(TrialStep(result, replayed=False, done=False), result)
+    assert (report["score"], report["best_score"], report["epoch"]) == (-0.5, -0.5, 2.0)
 
 
 # ----------------------------------------------------------------------------------------------------------- on Ray itself

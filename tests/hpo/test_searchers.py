@@ -292,6 +292,25 @@ def test_random_goes_round_the_grid():
     assert len({raw["b"] for raw in proposals}) == 7
 
 
+@pytest.mark.parametrize(("first", "order"), [([1], [1, 0, 2, 0, 1, 2]), ([2, 2], [2, 2, 0, 1, 0, 1, 0, 1, 2]), ([], [0, 1, 2, 0])])
+def test_a_first_point_is_one_of_the_grid(first, order):
+    """The defaults, say: three trials try three options, and a resumed search goes on in the same order."""
+    space = {"a": spaces.grid_search([1, 2, 3]), "b": spaces.uniform(0, 1)}
+
+    def proposals(points):
+        return run(make("random", space, first_points=points), space, len(order), score=lambda values: 0.0)[0]
+
+    whole = proposals([{"a": option, "b": 0.5} for option in first])
+    assert [raw["a"] for raw in whole] == order
+    assert all(proposals(whole[:count]) == whole for count in range(len(first), len(order)))
+
+
+def test_a_first_point_may_lie_in_another_branch():
+    branches = spaces.Branches((spaces.Branch({}, {"c.a": spaces.grid_search([1, 2])}), spaces.Branch({}, {"c.b": spaces.uniform(0, 1)})))
+    proposals = run(make("random", {"c": branches}, first_points=[{"c": 1, "c[1].b": 0.5}]), {"c": branches}, 5, score=lambda values: 0.0)[0]
+    assert [raw.get("c[0].a") for raw in proposals] == [None, 0, 1, 0, 1]
+
+
 def test_qmc_is_more_even_than_chance():
     for args in ({}, {"qmc_type": "halton"}):
         proposals = run(make("qmc", MIXED, **args), MIXED, 64)[0]

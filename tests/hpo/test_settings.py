@@ -70,6 +70,33 @@ def test_counts(key):
         assert refused({key: value}).startswith(f"{key}: expected an integer >= 1")
 
 
+@pytest.mark.parametrize(
+    ("key", "here"),
+    [
+        ("max_total_runs", "num_trials"),
+        ("primary_metric_goal", "mode"),
+        ("search_alg", "searcher"),
+        ("time_limit", "time_limit, in seconds, an argument of the call itself"),  # and not trial_time_limit
+        ("seed", "seed, an argument of the call itself"),
+    ],
+)
+def test_what_others_call_it(key, here):
+    assert f"unknown key {key!r}. Here that is {here}. Known: " in refused({key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "ours"),
+    [
+        ("searcher", "RandomParameterSampling", "random"),
+        ("searcher", "BayesianParameterSampling", "bayes"),
+        ("searcher", "grid search", "grid"),
+        ("scheduler", "NoTerminationPolicy", "FIFO"),
+    ],
+)
+def test_hyperdrives_classes_by_name(key, given, ours):
+    assert getattr(parse_tune_settings({key: given}), key) == ours
+
+
 def test_deterministic_means_one_trial_at_a_time():
     assert parse_tune_settings({"deterministic": True, "max_concurrent_trials": 4}).concurrency == 1
     assert parse_tune_settings({"max_concurrent_trials": 4}).concurrency == 4

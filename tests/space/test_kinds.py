@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from automm_hpo import space as words
 from automm_hpo.errors import InvalidSpace
 from automm_hpo.space import Choice, Computed, Float, Int, Normal
 from automm_hpo.space.kinds import same_value, text_of
@@ -311,3 +312,10 @@ def test_spaces_that_cannot_be(build, words):
 def test_spaces_are_frozen(space):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(space, dataclasses.fields(space)[0].name, 1)
+
+
+@pytest.mark.parametrize("write", [words.choice, words.grid_search])
+def test_a_set_has_an_order(write):
+    """Its own is another one in every process."""
+    assert write({f"option {number}" for number in range(9)}).options == tuple(f"option {number}" for number in range(9))
+    assert write(frozenset({3, 1, 2})).options == (1, 2, 3)

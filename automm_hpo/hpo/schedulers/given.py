@@ -18,15 +18,15 @@ REFUSED = {
 }
 
 
-def check_given_scheduler(scheduler: TrialScheduler, metric: str) -> None:
+def check_given_scheduler(scheduler: TrialScheduler, metric: str, mode: str) -> None:
     """Whether a scheduler of the user's can serve here.
 
     Args:
-        metric: name of the validation metric.
+        metric, mode: what is searched by, and whether more (``max``) or less (``min``) of it is better.
 
     Raises:
         NotSupported: a kind that cannot; named, with what serves instead.
-        InvalidTuneSettings: it looks at something that trials do not report, and would never do anything.
+        InvalidTuneSettings: it looks at something that trials do not report, and would never do anything; or it would stop the best trials.
     """
     for kind, reason in REFUSED.items():
         if isinstance(scheduler, kind):
@@ -35,6 +35,12 @@ def check_given_scheduler(scheduler: TrialScheduler, metric: str) -> None:
     for attribute, value in (("metric", scheduler.metric), ("time_attr", getattr(scheduler, "_time_attr", None))):
         if value is not None and value not in reported:
             raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has {attribute}={value!r}, and trials report {', '.join(reported)}")
+    own, given = {metric: mode, METRIC: "max", SCORE: "max"}.get(scheduler.metric or ""), getattr(scheduler, "_mode", None)
+    if given is not None and scheduler.metric is None:
+        raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has mode={given!r} and no metric; give it metric={metric!r} too, or neither")
+    if own is not None and given not in (None, own):
+        better = "more" if own == "max" else "less"
+        raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has mode={given!r}, but of {scheduler.metric} {better} is better: {own!r}")
 
 
 def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:

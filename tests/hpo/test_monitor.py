@@ -1,0 +1,28 @@
+"""What listeners hear of a search: everything, once."""
+
+from dataclasses import replace
+
+from automm_hpo.hpo.monitor import SearchMonitor
+from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, TrialRecord
+from automm_hpo.metrics import find_metric
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    def __getattr__(self, name):
+        return lambda record, *_: self.heard.append((name, record.number))
+
+
+def test_a_trial_that_a_limit_ended_ends_once(tmp_path, store, curve):
+    """It may go on in another session, and is no less ended in this one; one that never got a place ends with the search."""
+    rows = curve(find_metric("accuracy"), [0.5, 0.6])
+    rows = (*rows[:-1], replace(rows[-1], end="time_limit"))
+    store(tmp_path, [TrialRecord(0, {}, {}, RUNNING, results=rows), TrialRecord(1, {}, {}, RUNNING)])
+    monitor = SearchMonitor(SearchRecords(tmp_path), [listener := Listener()], keep_trials=1)
+    monitor.trial_started(0)
+    monitor.trial_ended(0)
+    monitor.close_open("interrupted")
+    assert listener.heard == [("trial_started", 0), ("trial_ended", 0), ("trial_ended", 1)]
+    assert [(record.status, record.reason) for record in SearchRecords(tmp_path).trials()] == [(STOPPED, "time limit"), (STOPPED, "interrupted")]

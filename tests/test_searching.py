@@ -1,0 +1,76 @@
+"""A search that is called again: what has ended stays as it is, whatever is left to do."""
+
+import pytest
+
+from automm_hpo import MultiModalPredictor
+from automm_hpo.errors import InvalidArgument
+from automm_hpo.hpo.job import SearchJob
+from automm_hpo.hpo.monitor import SearchMonitor
+from automm_hpo.hpo.progress import Progress
+from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords, TrialRecord
+from automm_hpo.hpo.session import GOAL
+from automm_hpo.hpo.settings import TuneSettings
+from automm_hpo.hpo.trial import TrialTask
+from automm_hpo.metrics import find_metric
+from automm_hpo.searching import is_anything_left, run_trials
+from automm_hpo.space import loguniform
+
+ACCURACY = find_metric("accuracy")
+
+
+@pytest.fixture
+def again(here, store, curve):
+    """(goal, status and reason of each trial) -> what a call that has nothing left to run makes of them, and why it ended."""
+
+    def run(goal, *ends):
+        values = [0.1, 0.7]
+        trials = [
+            TrialRecord(number, {"optim.lr": 0.1}, {}, status, reason, results=curve(ACCURACY, values) if status != FAILED else ())
+            for number, (status, reason) in enumerate(ends)
+        ]
+        store(here, trials)
+        records = SearchRecords(here)
+        monitor = SearchMonitor(records, [], keep_trials=1, goal=goal)
+        job = SearchJob({"optim.lr": loguniform(0.1, 1)}, {}, TuneSettings(), len(ends), 0, "accuracy", 2, 0, dict)
+        task = TrialTask(here, None)  # never run
+        run_trials(task, job, monitor, {}, Progress(ACCURACY, 0, len(ends), None))
+        return [(record.status, record.reason) for record in SearchRecords(here).trials()], monitor.over
+
+    return run
+
+
+def test_what_has_ended_is_not_cut_short_by_another_call(again):
+    """It would be trained on by the next."""
+    ends = [(COMPLETED, ""), (STOPPED, "scheduler"), (FAILED, "ValueError"), (DIVERGED, "nan")]
+    assert again(None, *ends) == (ends, "")
+
+
+def test_a_goal_that_was_reached_before_it_was_set_ends_the_search(again, here):
+    found = again(0.6, (COMPLETED, ""), (STOPPED, "time limit"))
+    assert found == ([(COMPLETED, ""), (STOPPED, GOAL)], GOAL)
+    assert [is_anything_left(SearchRecords(here), 5, goal) for goal in (None, 0.8, 0.6)] == [True, True, False]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_name(small, here, fast):
+    with pytest.raises(InvalidArgument, match="save_path: /proc/nowhere/run cannot be made"):
+        MultiModalPredictor("label", verbosity=0).fit(small[0].head(60), hyperparameters=fast, save_path="/proc/nowhere/run", tracking=None)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_ensemble_is_made_of_a_finished_search(small, here, fast):
+    """Nothing is trained for it, and the search remains finished."""
+    hyperparameters = fast | {"optim.lr": loguniform(1e-4, 1e-2), "optim.max_epochs": 1}
+    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 2}
+    predictor = MultiModalPredictor("label", verbosity=0)
+
+    def fit(**options):
+        predictor.fit(small[0], hyperparameters=hyperparameters, hyperparameter_tune_kwargs=kwargs, save_path="run", tracking=None, **options)
+        return predictor.leaderboard()
+
+    before, after = fit(), fit(ensemble_size=2)
+    assert set(before["status"]) == {COMPLETED}
+    assert after.equals(before)
+    assert "ensemble" in predictor.fit_summary()
+    trained = predictor.fit_summary()["training_time"]
+    assert fit(ensemble_size=2).equals(before)
+    assert predictor.fit_summary()["training_time"] == trained  # finished: nothing was done
