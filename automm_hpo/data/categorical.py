@@ -34,6 +34,8 @@ class CategoryEncoder:
     def transform(self, column: pd.Series) -> np.ndarray:
         """(N,) int64."""
         codes = {category: code for code, category in enumerate(self.categories, 1)}
+        if set(codes) <= {"True", "False"}:  # which many files and databases write as numbers
+            codes |= {"1": codes.get("True", UNKNOWN), "0": codes.get("False", UNKNOWN)}
         missing = self.cardinality - 1 if self.has_missing else UNKNOWN
         return np.fromiter((missing if key is None else codes.get(key, UNKNOWN) for key in _keys(column)), np.int64, len(column))
 

@@ -59,6 +59,16 @@ def test_json_round_trip():
     assert CategoryEncoder.from_json(json.loads(json.dumps(encoder.to_json()))) == encoder
 
 
+def test_true_and_false_may_come_as_numbers():
+    encoder = fit_categories(column([True, False, None] * 3, dtype="boolean"), 1, 100)
+    expected = encoder.transform(column([True, False, None], dtype="boolean")).tolist()
+    assert len(set(expected)) == 3
+    for values in ([1, 0, None], [1.0, 0.0, np.nan], ["1", "0", None], ["True", "False", None]):
+        assert encoder.transform(column(values)).tolist() == expected
+    assert encoder.transform(column([2, "true"], dtype=object)).tolist() == [0, 0]
+    assert fit_categories(column(["True", "1"] * 2), 1, 100).transform(column([1, "True", 0], dtype=object)).tolist() == [1, 2, 0]
+
+
 def test_large_whole_numbers_stay_apart():
     identifiers = [2**53, 2**53 + 1, 2**63 + 1, 10**400]
     encoder = fit_categories(column(identifiers * 2, dtype=object), 1, 100)
