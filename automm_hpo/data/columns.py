@@ -111,19 +111,21 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     if present.empty:
         return "null", "all values missing"
     dtype = column.dtype
+    # that there is a value may say something, too
+    single = ("categorical", "one value, or missing") if len(present) < len(column) else ("null", "constant")
     if pd.api.types.is_bool_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
         return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
     if pd.api.types.is_numeric_dtype(dtype) or is_duration(dtype):
-        return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
+        return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else single
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
-        return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else ("null", "constant")
+        return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else single
     sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
     if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3)) for value in sampled):
         return "image_bytearray", "pictures, as PIL images or arrays"
     if all(isinstance(value, DURATIONS) for value in present):
-        return ("numerical", "durations") if present.nunique() > 1 else ("null", "constant")
+        return ("numerical", "durations") if present.nunique() > 1 else single
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
     opened = sum(opens_as_image(resolve_path(value, folder)) for value in sampled)
     if opened:
@@ -136,7 +138,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     # object: pandas' own strings cannot hold file names that are not UTF-8
     texts = pd.Series([str(value) for value in present], dtype=object)
     if texts.nunique() == 1:
-        return "null", "constant"
+        return single
     if texts.nunique() <= min(100, max(2, len(texts) // 10)):
         return "categorical", f"{texts.nunique()} distinct values in {len(texts)} rows"
     if pd.to_numeric(texts, errors="coerce").notna().all():
