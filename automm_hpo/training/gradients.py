@@ -53,8 +53,9 @@ class Gradients:
             torch.OutOfMemoryError: not even one row fits.
         """
         while True:
+            randomness = step_seed(self._seed, self._state.step)
             for rng in self._rngs:
-                rng.manual_seed(step_seed(self._seed, self._state.step))
+                rng.manual_seed(randomness)
             try:
                 return self._backward()
             except torch.OutOfMemoryError:
