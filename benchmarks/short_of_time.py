@@ -45,9 +45,9 @@ def main() -> None:
                         rows, hyperparameters=given | size, time_limit=limit, save_path=path, seed=seed, tracking=None
                     )
                     seconds, accuracy = time.time() - started, fitted.evaluate(others)["accuracy"]
-                    chosen = fitted.search.trials.iloc[0]
+                    epochs = fitted.leaderboard()["epochs"].iloc[0]
                     found.setdefault(f"{limit:.0f} s, {way}: test accuracy", []).append(accuracy)
-                    print(f"{limit:.0f} s, seed {seed}, {way}: {accuracy:.4f} in {seconds:.0f} s, {chosen['epochs']:.2f} epochs", flush=True)
+                    print(f"{limit:.0f} s, seed {seed}, {way}: {accuracy:.4f} in {seconds:.0f} s, {epochs:.2f} epochs", flush=True)
     print_header(options.runs)
     for name, values in found.items():
         print_figure(name, values, "", digits=4)
