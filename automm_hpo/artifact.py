@@ -26,7 +26,7 @@ from .data.features import Features
 from .errors import NotAPredictor
 from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
 from .metrics import stored_metric
-from .models import TableModel, build_model, describe_source, image_spec, remember_source
+from .models import TableModel, build_model
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
 from .training.ensemble import combine_logits
@@ -60,7 +60,7 @@ class Member:
     def ready(self) -> Self:
         """On its device, in a shape that predicts fast."""
         model = self.model.to(pick_device(self.config.env)).to(memory_format=torch.channels_last)
-        return replace(self, predicting=model.folded(image_spec(self.config).size))
+        return replace(self, predicting=model.folded())
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,15 @@ class Artifact:
     def with_summary(self, **more: Any) -> Artifact:
         return replace(self, summary={**self.summary, **more})
 
+    def sources_for(self, config: Config) -> Mapping[str, Any] | None:
+        """What a model of this config is to be built from (``build_model``), where a member has the same backbones; else None."""
+        names = config.model.timm_image.checkpoint_name, config.model.hf_text.checkpoint_name
+        own = ((member.config.model, member.model) for member in self.members)
+        return next((model.sources for known, model in own if (known.timm_image.checkpoint_name, known.hf_text.checkpoint_name) == names), None)
+
     def logits(self, data: TensorCache) -> torch.Tensor:
         """(N, num_outputs): what the members say together, on the CPU."""
-        logits = [predict_logits(member.predicting or member.model, data, image_spec(member.config), member.config.env) for member in self.members]
+        logits = [predict_logits(member.predicting or member.model, data, member.model.image_spec, member.config.env) for member in self.members]
         return combine_logits(self.problem, logits, [member.weight for member in self.members])
 
 
@@ -126,7 +132,7 @@ class Embedder:
         def side_by_side(batch: Batch) -> torch.Tensor:
             return torch.cat([backbone(batch) for backbone in self.model.backbones.values()], 1)
 
-        return predict_logits(self.model, data, image_spec(self.config), self.config.env, self.model.features if self.trained else side_by_side)
+        return predict_logits(self.model, data, self.model.image_spec, self.config.env, self.model.features if self.trained else side_by_side)
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:
@@ -134,10 +140,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{MANIFEST}.new").exists():
         _roll_forward(folder)
-    features = artifact.encoders.features
-    members = [
-        {"config": member.config.flat(), "model_source": describe_source(member.config, features), "weight": member.weight} for member in artifact.members
-    ]
+    members = [{"config": member.config.flat(), "model_source": member.model.sources, "weight": member.weight} for member in artifact.members]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -204,10 +207,9 @@ def load_artifact(folder: Path) -> Artifact:
 def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem) -> Member:
     """A member, its weights still to be loaded."""
     config = Config.from_flat(stored["config"])
-    remember_source(config, stored["model_source"])
     if not 0 < stored["weight"] <= 1:
         raise ValueError(f"a member's weight is {stored['weight']}")
-    return Member(config, build_model(config, features, problem.num_outputs, load_weights=False), float(stored["weight"]))
+    return Member(config, build_model(config, features, problem.num_outputs, load_weights=False, sources=stored["model_source"]), float(stored["weight"]))
 
 
 def _names(num_members: int) -> tuple[str, ...]:

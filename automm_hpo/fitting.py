@@ -207,7 +207,8 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     record = next(record for record in records.trials() if record.number == number)
     assert record.best  # the caller has looked
     path, config = records.folder_of(number).checkpoint(record.best), Config.from_flat(record.config)
-    model = build_model(config, artifact.encoders.features, artifact.problem.num_outputs, load_weights=False)
+    features, num_outputs = artifact.encoders.features, artifact.problem.num_outputs
+    model = build_model(config, features, num_outputs, load_weights=False, sources=artifact.sources_for(config))
     check_checkpoint(path)
     load_weights(model, path / WEIGHTS)
     summary = {f"val_{artifact.validation_metric}": record.best.metric, "num_trials": len(records), "best_trial": number, "best_epoch": record.best.epoch}

@@ -20,16 +20,22 @@ PROBLEM = Problem("label", "multiclass", ("a", "b", "c"), "str")
 ALWAYS = {MANIFEST, "predictor.json", "encoders.json", "model.safetensors"}
 
 
+class TinyModel(nn.Linear):
+    def __init__(self, num_outputs: int = 3, sources: dict | None = None) -> None:
+        super().__init__(2, num_outputs)
+        self.sources = {"tiny": {"made": "here"}} if sources is None else sources
+
+
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch):
-    monkeypatch.setattr(artifact, "build_model", lambda config, features, num_outputs, load_weights: nn.Linear(2, num_outputs))
+    monkeypatch.setattr(artifact, "build_model", lambda config, features, num_outputs, load_weights, sources: TinyModel(num_outputs, sources))
 
 
 def predictor(*numbers: int) -> Artifact:
     """An artifact with a member a number; its weights are that number, and so is its summary's ``first``."""
     members = []
     for number in numbers:
-        model = nn.Linear(2, 3)
+        model = TinyModel()
         nn.init.constant_(model.weight, number)
         members.append(Member(Config.from_flat({"optim.max_epochs": number}), model, 1 / len(numbers)))
     columns = ColumnTypes({"image": "image_path"}, {"image": "because"})
@@ -41,6 +47,7 @@ def numbers_of(stored: Artifact) -> tuple[int, ...]:
     for member in stored.members:
         assert (member.model.weight == member.config.optim.max_epochs).all()
         assert member.weight == pytest.approx(1 / len(stored.members))
+        assert member.model.sources == TinyModel().sources
     assert stored.summary["first"] == stored.members[0].config.optim.max_epochs
     return tuple(member.config.optim.max_epochs for member in stored.members)
 

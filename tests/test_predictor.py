@@ -190,21 +190,27 @@ def test_tuning_data_and_its_limit(small, here, fast):
     assert round(predictor.fit_summary()["val_accuracy"] * 30, 6).is_integer()
 
 
-def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast, monkeypatch):
+def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast):
+    import json
     import shutil
 
     import timm
     from timm.models import save_for_hf
 
-    from automm_hpo.models import timm_image
-
     save_for_hf(timm.create_model("test_resnet", num_classes=10), here / "weights", model_args={})
     hyperparameters = fast | {"model.timm_image.checkpoint_name": f"local-dir:{here / 'weights'}", "model.timm_image.pretrained": True}
     predictor = quick_fit(small[0].head(60), here, hyperparameters | {"optim.max_epochs": 1})
     expected = predictor.predict_proba(small[1])
-    shutil.rmtree(here / "weights")
-    monkeypatch.setattr(timm_image, "_remembered", {})  # as in a new process
+    described = json.loads((here / "weights" / "config.json").read_text())
+    described["pretrained_cfg"]["mean"] = [0.0, 0.0, 0.0]  # another version of the model
+    (here / "weights" / "config.json").write_text(json.dumps(described))
     assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(small[1]), expected)
+    shutil.rmtree(here / "weights")
+    loaded = MultiModalPredictor.load(here / "run")
+    assert np.allclose(loaded.predict_proba(small[1]), expected)
+    assert np.allclose(loaded.load_trial(0).predict_proba(small[1]), expected)
+    loaded.save(here / "copy")
+    assert np.allclose(MultiModalPredictor.load(here / "copy").predict_proba(small[1]), expected)
 
 
 def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):

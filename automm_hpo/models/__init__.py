@@ -18,7 +18,7 @@ from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
     "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
-    "describe_source", "fetch_weights", "image_spec", "is_pretrained", "remember_source", "text_spec", "used_models",
+    "fetch_weights", "image_spec", "is_pretrained", "text_spec", "used_models",
 ]  # fmt: skip
 
 # hyperparameters that a search may vary and that others must know all values of: those that decide what data is encoded for,
@@ -52,19 +52,17 @@ class ModelEntry:
     """A kind of backbone.
 
     Attributes:
-        build: (config, features, load_weights) -> module ``(Batch) -> (B, num_features)`` with an attribute ``num_features``.
+        build: (config, features, load_weights) -> module ``(Batch) -> (B, num_features)`` with an attribute ``num_features``. A module with a method
+            ``describe_source`` is built without its folder or repository from what that gave, as a fourth argument.
         reads: the fields of ``Features`` that it can be fed with.
         check: refuses what could not be built.
         fetch_weights: has the pretrained weights at hand.
-        describe_source, remember_source: what a saved predictor must keep to build it elsewhere, as JSON, and back.
     """
 
-    build: Callable[[Config, Features, bool], nn.Module]
+    build: Callable[..., nn.Module]
     reads: tuple[str, ...]
     check: Callable[[Config], None] = _nothing
     fetch_weights: Callable[[Config], None] = _nothing
-    describe_source: Callable[[Config], dict[str, Any]] = lambda config: {}
-    remember_source: Callable[[Config, Mapping[str, Any]], None] = lambda config, described: None
 
     def wants(self, features: Features) -> bool:
         """Whether there is a column to feed it."""
@@ -72,7 +70,7 @@ class ModelEntry:
 
 
 def _of(module: Any, reads: tuple[str, ...]) -> ModelEntry:
-    return ModelEntry(module.build, reads, module.check, module.fetch_weights, module.describe_source, module.remember_source)
+    return ModelEntry(module.build, reads, module.check, module.fetch_weights)
 
 
 MODELS = {
@@ -123,15 +121,19 @@ def can_read(config: Config, features: Features) -> bool:
         return False
 
 
-def build_model(config: Config, features: Features, num_outputs: int, load_weights: bool = True) -> TableModel:
+def build_model(
+    config: Config, features: Features, num_outputs: int, load_weights: bool = True, sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> TableModel:
     """The model of a trial, on the CPU.
 
     Args:
         features: what the table has; it decides which of the named models are used.
         num_outputs: classes, or 1 for regression.
         load_weights: False where a checkpoint of ours follows; nothing is fetched then.
+        sources: of a model that was saved, its ``sources``; None asks the folders and repositories that the config names.
     """
-    backbones: dict[str, Any] = {name: MODELS[name].build(config, features, load_weights) for name in used_models(config, features)}
+    known = {name: (source,) for name, source in (sources or {}).items()}
+    backbones: dict[str, Any] = {name: MODELS[name].build(config, features, load_weights, *known.get(name, ())) for name in used_models(config, features)}
     if config.optim.peft == "lora":
         for backbone in backbones.values():
             lora.attach(backbone, config.optim.lora)
@@ -157,17 +159,6 @@ def image_spec(config: Config) -> ImageSpec:
 def text_spec(config: Config) -> TextSpec:
     """Tokenizer and length that the config's text model wants."""
     return text.text_spec(config)
-
-
-def describe_source(config: Config, features: Features) -> dict[str, Any]:
-    """What a saved predictor keeps, so that ``build_model`` works where a model's own folder or hub is out of reach; JSON."""
-    return {name: MODELS[name].describe_source(config) for name in used_models(config, features)}
-
-
-def remember_source(config: Config, described: Mapping[str, Any]) -> None:
-    """The inverse of ``describe_source``."""
-    for name, source in described.items():
-        MODELS[name].remember_source(config, source)
 
 
 def check_model(config: Config, features: Features | None = None) -> None:

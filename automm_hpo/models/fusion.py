@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import FusionMlp as FusionMlpConfig
 from ..data.batch import Batch
+from ..data.images import ImageSpec
 from .folding import shared_copy
 from .tabular import Columns, mlp
 
@@ -105,10 +106,21 @@ class TableModel(nn.Module):
         found = (getattr(each, "backbone", None) or getattr(each, "encoder", None) for each in self.backbones.values())
         return [each for each in found if isinstance(each, nn.Module)]
 
-    def folded(self, image_size: int) -> TableModel:
+    @property
+    def image_spec(self) -> ImageSpec:
+        """Of the pictures that it takes; of none where it takes none."""
+        specs: list[Any] = [each.spec for each in self.backbones.values() if hasattr(each, "spec")]
+        return specs[0] if specs else ImageSpec(0)
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """Backbone -> what it is built from, as JSON; those that need nothing are not among them."""
+        return {name: each.describe_source() for name, each in self.backbones.items() if hasattr(each, "describe_source")}  # type: ignore[operator]
+
+    def folded(self) -> TableModel:
         """What predicts the same, faster where that can be; its weights are this one's, but for those that were folded into one another."""
         backbones: dict[str, Any] = dict(self.backbones.items())
-        quicker = {name: each.folded(image_size) if hasattr(each, "folded") else each for name, each in backbones.items()}
+        quicker = {name: each.folded() if hasattr(each, "folded") else each for name, each in backbones.items()}
         return shared_copy(self, backbones=nn.ModuleDict(quicker)).eval()
 
     def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:

@@ -31,8 +31,9 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class HfText(nn.Module):
     """The encoder's states of a text's tokens, pooled."""
 
-    def __init__(self, encoder: nn.Module, own: HfTextConfig) -> None:
+    def __init__(self, encoder: nn.Module, own: HfTextConfig, source: Mapping[str, Any]) -> None:
         super().__init__()
+        self.source = source
         config: Any = encoder.config
         self.encoder = encoder
         self.tokens, self.max_text_len, self.pooling_mode = own.checkpoint_name, own.max_text_len, own.pooling_mode
@@ -56,6 +57,10 @@ class HfText(nn.Module):
             self.encoder.eval()
         return self
 
+    def describe_source(self) -> dict[str, Any]:
+        """The encoder's own configuration, from which ``build`` makes it again."""
+        return dict(self.source)
+
     def layer_scales(self, decay: float) -> dict[str, float]:
         """Learning rate of each parameter that learns: 1 at the top, times ``decay`` for each block below; embeddings are below all blocks."""
         depth = {name: _depth(name) for name, _ in self.named_parameters()}
@@ -75,13 +80,14 @@ def _depth(name: str) -> int | None:
     return 0 if re.search(r"embed|shared|wte|wpe", name) else None
 
 
-def build(config: Config, features: Features, load_weights: bool) -> HfText:
+def build(config: Config, features: Features, load_weights: bool, described: Mapping[str, Any] | None = None) -> HfText:
     own = config.model.hf_text
-    encoder = _create(own, _config(own.checkpoint_name), load_weights and own.pretrained)
+    source = dict(described or _config(own.checkpoint_name).to_dict())
+    encoder = _create(own, _from_dict(source), load_weights and own.pretrained)
     if own.gradient_checkpointing:
         new_name = getattr(encoder, "activation_checkpointing_enable", None)  # of transformers 5
         (new_name or encoder.gradient_checkpointing_enable)()
-    return HfText(encoder, own)
+    return HfText(encoder, own, source)
 
 
 def text_spec(config: Config) -> TextSpec:
@@ -134,21 +140,8 @@ def _fetch(name: str, choose: Any) -> None:
     )
 
 
-_remembered: dict[str, dict[str, Any]] = {}  # of loaded predictors, whose folder or repository may be out of reach
-
-
-def describe_source(config: Config) -> dict[str, Any]:
-    """The encoder's own configuration."""
-    return _config(config.model.hf_text.checkpoint_name).to_dict()
-
-
-def remember_source(config: Config, described: Mapping[str, Any]) -> None:
-    """Makes ``describe_source``'s encoder known again."""
-    _remembered[config.model.hf_text.checkpoint_name] = dict(described)
-
-
 def _config(name: str) -> PretrainedConfig:
-    """The configuration of a folder, of a predictor that was loaded, or of the hub; the first that there is.
+    """The configuration of a folder, or of the hub.
 
     Raises:
         WeightsUnavailable, InvalidHyperparameter
@@ -156,9 +149,6 @@ def _config(name: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     folder = _folder(name)
-    if folder is None and name in _remembered:
-        values = dict(_remembered[name])
-        return AutoConfig.for_model(values.pop("model_type"), **values)
     if folder is None:
         _fetch(name, lambda files: [CONFIG])
         folder = _folder(name)
@@ -167,6 +157,12 @@ def _config(name: str) -> PretrainedConfig:
     except Exception as error:  # unknown kinds, kinds that bring their own code, broken files
         first = str(error).splitlines()[0]
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is no model that the transformers library can build: {first}") from None
+
+
+def _from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(values["model_type"], **{key: value for key, value in values.items() if key != "model_type"})
 
 
 def _local(name: str) -> Path:

@@ -30,10 +30,15 @@ KEY = "model.timm_image"
 
 
 class TimmImage(nn.Module):
-    """Normalises, takes the backbone's pooled features of each image, and averages those present."""
+    """Normalises, takes the backbone's pooled features of each image, and averages those present.
 
-    def __init__(self, backbone: nn.Module, own: TimmImageConfig, cfg: PretrainedCfg) -> None:
+    Attributes:
+        spec: of the pictures that it takes.
+    """
+
+    def __init__(self, backbone: nn.Module, own: TimmImageConfig, source: Source) -> None:
         super().__init__()
+        self.source, self.spec = source, source.image_spec(own)
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.backbone = backbone
@@ -43,8 +48,8 @@ class TimmImage(nn.Module):
         if self.is_frozen:
             backbone.requires_grad_(False)
         # of pixels in [0, 255]: data never has to know which model it feeds
-        self.register_buffer("pixel_mean", 255 * torch.tensor(tuple(cfg.mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", 255 * torch.tensor(tuple(cfg.std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", 255 * torch.tensor(tuple(source.cfg.mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(tuple(source.cfg.std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, I, 3, H, W) uint8 -> (B, F)."""
@@ -63,8 +68,13 @@ class TimmImage(nn.Module):
                     module.eval()
         return self
 
-    def folded(self, size: int) -> Self:
-        """What predicts the same in less time, where there is such a thing; of pictures of so many pixels a side."""
+    def describe_source(self) -> dict[str, Any]:
+        """What ``build`` needs to make it again, as JSON: its folder or repository may be out of reach then, or hold something else."""
+        return self.source.to_json()
+
+    def folded(self) -> Self:
+        """What predicts the same in less time, where there is such a thing."""
+        size = self.spec.size
         sample = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.pixel_mean.device, memory_format=torch.channels_last)
         network = fold_norms(self.backbone, sample)
         return self if network is None else shared_copy(self, backbone=network)
@@ -79,19 +89,19 @@ class TimmImage(nn.Module):
         return {f"backbone.{name}" for name in own()}
 
 
-def build(config: Config, features: Features, load_weights: bool) -> TimmImage:
+def build(config: Config, features: Features, load_weights: bool, described: Mapping[str, Any] | None = None) -> TimmImage:
     own = config.model.timm_image
+    source = Source.from_json(described) if described else _source(own.checkpoint_name)
     from_file = load_weights and own.checkpoint_path is not None
-    backbone = _create(own, pretrained=load_weights and own.pretrained and not from_file)
+    backbone = _create(own, source, pretrained=load_weights and own.pretrained and not from_file)
     if from_file:
         _load_backbone(backbone, Path(str(own.checkpoint_path)))
-    return TimmImage(backbone, own, _source(own.checkpoint_name).cfg)
+    return TimmImage(backbone, own, source)
 
 
 def image_spec(config: Config) -> ImageSpec:
     own = config.model.timm_image
-    cfg = _source(own.checkpoint_name).cfg
-    return ImageSpec(own.image_size or cfg.input_size[-1], cast(Interpolation, cfg.interpolation), cfg.crop_pct)
+    return _source(own.checkpoint_name).image_spec(own)
 
 
 def check(config: Config) -> None:
@@ -99,9 +109,11 @@ def check(config: Config) -> None:
     InvalidHyperparameter: no such model, or it cannot be built with these values.
     MissingData: ``checkpoint_path`` is not there.
     """
-    own, size = config.model.timm_image, image_spec(config).size
+    own = config.model.timm_image
+    source = _source(own.checkpoint_name)
+    size = source.image_spec(own).size
     with torch.device("meta"):  # shapes without memory or arithmetic
-        backbone = _create(own, pretrained=False).eval()
+        backbone = _create(own, source, pretrained=False).eval()
         try:
             backbone(torch.empty(1, 3, size, size))
         except Exception as error:  # models refuse sizes by assertions and shape errors of many kinds
@@ -119,8 +131,7 @@ def fetch_weights(config: Config) -> None:
         _fetch_weights(own.checkpoint_name)
 
 
-def _create(own: TimmImageConfig, pretrained: bool) -> nn.Module:
-    source = _source(own.checkpoint_name)
+def _create(own: TimmImageConfig, source: Source, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": own.drop_rate}
     if own.drop_path_rate:
         options["drop_path_rate"] = own.drop_path_rate
@@ -150,23 +161,15 @@ class Source:
     cfg: PretrainedCfg
     arguments: Mapping[str, Any]
 
+    def image_spec(self, own: TimmImageConfig) -> ImageSpec:
+        return ImageSpec(own.image_size or self.cfg.input_size[-1], cast(Interpolation, self.cfg.interpolation), self.cfg.crop_pct)
 
-_remembered: dict[str, Source] = {}  # of loaded predictors, whose folder or repository may be out of reach
+    def to_json(self) -> dict[str, Any]:
+        return {"architecture": self.architecture, "cfg": self.cfg.to_dict(), "arguments": dict(self.arguments)}
 
-
-def describe_source(config: Config) -> dict[str, Any]:
-    """As JSON, what a predictor must keep of a model that is not timm's own; empty for those that are."""
-    own = config.model.timm_image
-    source = _source(own.checkpoint_name)
-    if timm.is_model(own.checkpoint_name):
-        return {}
-    return {"architecture": source.architecture, "cfg": source.cfg.to_dict(), "arguments": dict(source.arguments)}
-
-
-def remember_source(config: Config, described: Mapping[str, Any]) -> None:
-    """Makes ``describe_source``'s model known again, so that it is built without its folder or repository."""
-    if described:
-        _remembered[config.model.timm_image.checkpoint_name] = Source(described["architecture"], PretrainedCfg(**described["cfg"]), described["arguments"])
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(values["architecture"], PretrainedCfg(**values["cfg"]), values["arguments"])
 
 
 def _source(name: str) -> Source:
@@ -182,8 +185,6 @@ def _source(name: str) -> Source:
         try:
             cfg, architecture, arguments = (_hub.load_model_config_from_path if kind == "local-dir" else _hub.load_model_config_from_hf)(place)
         except Exception as error:
-            if name in _remembered:
-                return _remembered[name]
             raise WeightsUnavailable(f"{KEY}.checkpoint_name: {name} cannot be read: {type(error).__name__}: {error}") from None
         return Source(architecture, PretrainedCfg(**cfg) if isinstance(cfg, Mapping) else cfg, arguments or {})
     if not timm.is_model(name):

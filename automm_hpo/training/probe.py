@@ -66,7 +66,7 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
-            quicker = model.folded(data.spec.size)  # nothing learns here
+            quicker = model.folded()  # nothing learns here
             if should_stop(_feature_seconds(quicker, data, config)):
                 return None
             weight, bias = fit_head(quicker, data, config)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from automm_hpo import hub
 from automm_hpo.config import Config
 from automm_hpo.data.features import Features
 from automm_hpo.errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
-from automm_hpo.models import build_model, check_model, describe_source, fetch_weights, remember_source, text, text_spec
+from automm_hpo.models import build_model, check_model, fetch_weights, text, text_spec
 from automm_hpo.training.checkpoint import save_weights
 from automm_hpo.training.optim import build_optimizer, lr_scales
 
@@ -75,11 +76,8 @@ def test_many_kinds_of_encoders(model, tmp_path, make_batch, encoder_folder):
 def test_a_saved_encoder_is_built_without_its_folder(make_config, encoder_folder, make_batch, monkeypatch):
     config = make_config("hf_text")
     model, batch = build_model(config, TEXTS, 3).eval(), make_batch(3)
-    described = describe_source(config, TEXTS)
     monkeypatch.setattr(text, "_folder", lambda name: None)
-    monkeypatch.setattr(text, "_remembered", {})
-    remember_source(config, described)
-    again = build_model(config, TEXTS, 3, load_weights=False).eval()
+    again = build_model(config, TEXTS, 3, load_weights=False, sources=json.loads(json.dumps(model.sources))).eval()
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(batch), model(batch))
 
