@@ -84,31 +84,20 @@ def reserved_seconds(search: SearchPlan, ensemble_size: int, seconds: float) -> 
     return RESERVED_SHARE * seconds if ensemble_size > 1 or kept_epochs(search) > 1 else 0.0
 
 
-def run_after_search(
-    plan: FitPlan,
-    records: SearchRecords,
-    progress: Progress,
-    best: TrialRecord,
-    artifact: Artifact,
-    deadline: float | None,
-    ensemble_size: int = 1,
-    refit: bool = False,
-) -> Artifact:
+def run_after_search(plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, artifact: Artifact, deadline: float | None) -> Artifact:
     """Improves the predictor that was committed, and commits what is better by the validation rows.
 
     Args:
         best: the trial whose best epoch ``artifact`` is.
         deadline: time.time() at which the last commit must begin; None: no limit.
-        ensemble_size: most models of an ensemble; 1: none.
-        refit: instead train the best configuration again, on all rows; none are left to validate that.
 
     Returns:
         What is now in the plan's folder, with what was compared in its summary.
     """
     started, spent = time.time(), artifact.summary["training_time"]
     try:
-        finish = _Finish(plan, records, progress, best, deadline, ensemble_size)
-        for step in [finish.refit] if refit else [finish.soup, finish.ensemble]:
+        finish = _Finish(plan, records, progress, best, deadline)
+        for step in [finish.refit] if plan.refit else [finish.soup, finish.ensemble]:
             better = step(artifact)
             if better is not artifact:
                 better = better.with_summary(training_time=round(spent + time.time() - started, 2))
@@ -136,9 +125,9 @@ class _Kept:
 class _Finish:
     """The steps after a search; each takes the predictor so far and gives a better one, or the same."""
 
-    def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None, ensemble_size: int) -> None:
+    def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None) -> None:
         assert best.best is not None, "the best trial has a score"
-        self.plan, self.records, self.progress, self.best, self.deadline, self.ensemble_size = plan, records, progress, best, deadline, ensemble_size
+        self.plan, self.records, self.progress, self.best, self.deadline = plan, records, progress, best, deadline
         self.metric, self.problem, self.features = plan.data.validation_metric, plan.data.problem, plan.encoders.features
         self.first = _Kept(best.number, Config.from_flat(best.config), best.best, records.folder_of(best.number).checkpoint(best.best))
         self.cache = plan.path / "search" / "cache"
@@ -193,9 +182,10 @@ class _Finish:
 
     def ensemble(self, artifact: Artifact) -> Artifact:
         """The models that predict best together: of the best trials whose weights are kept, and the soup where there is one."""
-        if self.ensemble_size == 1:
+        most = self.plan.ensemble_size
+        if most == 1:
             return artifact
-        if self._late(self.ensemble_size * self.best.weights_bytes / BYTES_A_SECOND):
+        if self._late(most * self.best.weights_bytes / BYTES_A_SECOND):
             return self._no_time(artifact, "an ensemble")
         kept: dict[int | str, _Kept] = {epoch.trial: epoch for epoch in (self.first, *self._other_trials)}
         found = {name: self._validation(epoch) for name, epoch in kept.items()} | {"soup": self.souped}
@@ -203,7 +193,7 @@ class _Finish:
         if len(alone) < 2:
             self.progress.say("ensemble: fewer than two models have predictions to combine", level=1)
             return artifact
-        weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, self.ensemble_size, self._late)
+        weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, most, self._late)
         shares = {list(alone)[index]: weight for index, weight in weights.items()}
         artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), **self._compared(validation)})
         if not validation.beats(max(alone.values(), key=lambda each: each.rank)):

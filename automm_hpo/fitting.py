@@ -41,7 +41,7 @@ from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoi
 from .training.evaluate import find_device
 
 
-def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: int = 1, refit: bool = False) -> tuple[Artifact, Interruption]:
+def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
     """Runs the trials and commits the best one's best epoch to the plan's folder, then what is better than that.
 
     Returns:
@@ -69,11 +69,11 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
         tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
         listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
-        keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
+        keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, plan.ensemble_size)
         monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
         training = Training(plan.data.problem, plan.encoders.features, metric, plan.seed, settings.num_to_keep)
         last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
-        reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, ensemble_size, last_commit - time.time())
+        reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
         task = TrialTask(search, training, None if last_commit is None else last_commit - reserved, settings.trial_time_limit)
         if not plan.search.space and not len(records):
             records.open_trial({}, {}, plan.search.config.flat())
@@ -87,7 +87,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None, ensemble_size: 
         records.raise_if_all_failed()
         best, artifact = _commit_best(plan, records, progress, started)
         if interruption.signal is None:
-            artifact = run_after_search(plan, records, progress, best, artifact, last_commit, ensemble_size, refit)
+            artifact = run_after_search(plan, records, progress, best, artifact, last_commit)
         write_outcome(search, Outcome(monitor.over or COMPLETE, plan.identity.limits))
         if tracker:
             tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, plan.deadline)

@@ -172,6 +172,8 @@ class FitPlan:
     resuming: the folder holds this search already.
     time_limit: seconds that ``fit`` was given; None: no limit.
     deadline: time.time() at which ``fit`` must return; None: no limit.
+    ensemble_size: most models of an ensemble; 1: none.
+    refit: instead train the best configuration again, on all rows; none are left to validate that.
     """
 
     path: Path
@@ -183,6 +185,8 @@ class FitPlan:
     resuming: bool
     time_limit: float | None
     deadline: float | None
+    ensemble_size: int = 1
+    refit: bool = False
 
     def with_scorer(self) -> Self:
         """The plan with what words say learned, where that is wanted: it takes a while, and a search that has finished needs it no more."""

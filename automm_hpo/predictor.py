@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -16,9 +15,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .arguments import absolute_path, check_flag, check_number, check_tracking, check_unused, checked_numbers, plan_path
+from .arguments import absolute_path, check_flag, check_number, check_unused
 from .artifact import Artifact, Embedder, load_artifact, save_artifact
-from .checks import check_goal, check_quota, check_same_metric, check_training
+from .call import FitCall, plan_fit
 from .config import Config
 from .data.batch import TensorCache, ahead
 from .data.cache import build_cache
@@ -27,31 +26,19 @@ from .data.encoders import EncodedTable, Encoders
 from .data.tables import load_table
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .files import is_predictor
-from .finishing import check_ensemble, check_finishing
 from .fitting import run_fit, trial_artifact
-from .hpo.job import check_resumable
 from .hpo.records import SearchRecords
-from .hpo.session import check_same_search, is_search, read_identity
+from .hpo.session import is_search, read_identity
 from .metrics import Metric, check_fits, find_metric, stored_metric
 from .plan import (
     FEATURE_EXTRACTION,
-    FitPlan,
     Target,
-    check_models,
     check_problem_type,
-    plan_data,
-    plan_defaults,
     plan_embedding,
-    plan_encoders,
-    plan_identity,
-    plan_search,
-    plan_weights,
     restored_call,
-    stored_search,
 )
-from .presets import check_preset, is_searching
+from .presets import check_preset
 from .preview import Preview, preview
-from .resolution import chosen_resolution, fit_resolution
 from .results import SearchResults
 from .training.evaluate import compute_metric, pick_device, probabilities, values
 
@@ -113,7 +100,7 @@ class MultiModalPredictor:
         self._path: Path | None = None  # where the artifact lies
         self._embedder: Embedder | None = None  # of an untrained predictor
         self._said: set[str] = set()
-        self._stored_call: dict[str, Any] | None = None  # fit's arguments, of a search that is to go on
+        self._begun: FitCall | None = None  # the call that began the search that is to go on
 
     # ---------------------------------------------------------------------------------------------------------------- fit
 
@@ -166,75 +153,30 @@ class MultiModalPredictor:
             SearchInUse: another process is searching there.
             AllTrialsFailed: no trial ended with a score.
         """
-        if self._stored_call is not None:
-            if resume is False or (save_path is not None and absolute_path(save_path, "save_path") != self._fit_path):
-                raise InvalidArgument(f"save_path, resume: this predictor goes on with the search in {self._fit_path}; make a new one for another fit")
-            given = {
-                "presets": presets,
-                "max_num_tuning_data": max_num_tuning_data,
-                "time_limit": time_limit,
-                "hyperparameters": hyperparameters,
-                "column_types": column_types,
-                "holdout_frac": holdout_frac,
-                "hyperparameter_tune_kwargs": hyperparameter_tune_kwargs,
-                "seed": seed or None,
-                "ensemble_size": None if ensemble_size == 1 else ensemble_size,
-                "refit": refit or None,
-            }
-            return self._fit_as_stored(given, train_data=train_data, tuning_data=tuning_data, tracking=tracking, dry_run=dry_run)
-        called = time.time()
-        problems = Problems()
-        numbers = checked_numbers(problems, seed, time_limit=time_limit, holdout_frac=holdout_frac, max_num_tuning_data=max_num_tuning_data)
-        for check, argument in ((check_preset, presets), (check_tracking, tracking)):
-            with problems.gather():
-                check(argument)
-        with problems.gather():
-            folder, resuming = plan_path(self._fit_path if save_path is None else save_path, resume)
-        target, layers, presets = self._target, (*self._layers, hyperparameters), presets or self._presets
-        with problems.gather():
-            check_finishing(ensemble_size, refit)
-        with problems.gather():
-            search = plan_search(layers, hyperparameter_tune_kwargs, presets)
-            target = target.searched_by(search.settings)
-            if not is_searching(presets):
-                check_ensemble(ensemble_size, search)
-        with problems.gather():
-            data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], column_types, numbers["seed"])
-        problems.raise_any()
-        deadline = None if time_limit is None else called + float(time_limit)
-        stored = read_identity(folder / "search") if resuming else None
-        search = plan_defaults(search, data, layers, hyperparameter_tune_kwargs, presets)
-        search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
-        check_ensemble(ensemble_size, search)
-        check_goal(search.settings, data.validation_metric)
-        encoders = plan_encoders(data, search)
-        check_models(search, encoders.features)
-        check_training(search, data.problem, encoders.features)
-        check_quota(search, data.problem, encoders.features)
-        after = {"ensemble_size": ensemble_size, "refit": refit}
-        call = {**numbers, **after, "presets": presets, "column_types": column_types} | stored_search(search, hyperparameter_tune_kwargs, data)
-        identity = plan_identity(data, search, encoders, int(seed), {"target": target.to_json(), "fit": call, "chosen": chosen_resolution(search)}, after)
-        if stored is not None:
-            check_resumable(search.settings)
-            check_same_metric(data.validation_metric)
-            check_same_search(stored, identity, folder / "search")
-        encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
-        plan = FitPlan(folder, data, search, encoders, int(seed), identity, resuming, numbers["time_limit"], deadline)
+        call = FitCall(
+            presets or self._presets,
+            max_num_tuning_data,
+            time_limit,
+            self._fit_path if save_path is None else save_path,
+            hyperparameters,
+            column_types,
+            holdout_frac,
+            seed,
+            hyperparameter_tune_kwargs,
+            resume,
+            tracking,
+            ensemble_size,
+            refit,
+        )
+        if self._begun is not None:
+            call = self._begun.changed_by(call)
+        plan = plan_fit(call, self._target, self._layers, train_data, tuning_data)
         if dry_run:
             return preview(plan.with_scorer())
-        artifact, interruption = run_fit(plan, self.verbosity, tracking, ensemble_size, refit)
-        self._adopt(artifact, folder)
+        artifact, interruption = run_fit(plan, self.verbosity, tracking)
+        self._adopt(artifact, plan.path)
         interruption.reraise()
         return self
-
-    def _fit_as_stored(self, given: Mapping[str, Any], dry_run: bool, **others: Any) -> Any:
-        """Makes the call again that began a search, changed by what this one gives; None gives nothing."""
-        stored, self._stored_call = self._stored_call, None
-        call = {**(stored or {}), **{name: value for name, value in given.items() if value is not None}}
-        try:
-            return self.fit(save_path=self._fit_path, resume=True, dry_run=dry_run, **others, **call)
-        finally:
-            self._stored_call = stored  # a call that was refused, or that a limit ended, is made again
 
     def plan(self, *args: Any, **kwargs: Any) -> Preview:
         """What ``fit`` with the same arguments would do: its trials as far as they are known, time and disk from a few timed steps.
@@ -435,7 +377,7 @@ class MultiModalPredictor:
         predictor = cls(**target, path=folder, verbosity=verbosity)
         if is_predictor(folder):
             predictor._adopt(load_artifact(folder), folder)
-        predictor._stored_call = call
+        predictor._begun = FitCall(save_path=folder, resume=True, **call)
         return predictor
 
     def load_trial(self, number: int) -> MultiModalPredictor:

@@ -71,7 +71,7 @@ class Searched:
         self.records.close_trial(number, COMPLETED, "")
 
     def finish(self, deadline=None, **options):
-        artifact = run_after_search(self.plan, self.records, self.progress, self.best, self.artifact, deadline, **options)
+        artifact = run_after_search(replace(self.plan, **options), self.records, self.progress, self.best, self.artifact, deadline)
         stored = load_artifact(self.folder)
         assert stored.summary == artifact.summary
         assert [member.weight for member in stored.members] == [member.weight for member in artifact.members]
@@ -384,7 +384,7 @@ def test_a_full_disk_leaves_the_best(searched, monkeypatch, options, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
-        artifact = run_after_search(search.plan, search.records, search.progress, search.best, search.artifact, None, **options)
+        artifact = run_after_search(replace(search.plan, **options), search.records, search.progress, search.best, search.artifact, None)
     assert artifact is search.artifact
     assert load_artifact(search.folder).summary == artifact.summary
     assert equal(search.weights_of(load_artifact(search.folder))[0], before[0])

@@ -22,7 +22,7 @@ LAYERS = [
     ["plan", "searching"],
     ["checks"],
     ["finishing", "preview", "resolution"],
-    ["packing"],
+    ["packing", "call"],
     ["fitting", "objective"],
     ["predictor"],
 ]

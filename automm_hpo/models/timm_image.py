@@ -169,6 +169,11 @@ class Source:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Raises:
+        ValueError: this version of timm has no such model.
+        """
+        if not timm.is_model(values["architecture"]):
+            raise ValueError(f"timm {timm.__version__} has no model {values['architecture']!r}")
         return cls(values["architecture"], PretrainedCfg(**values["cfg"]), values["arguments"])
 
 
