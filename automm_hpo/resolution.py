@@ -1,7 +1,7 @@
 """The size of pictures that a time limit leaves time for, by what a training step was measured to take.
 
-Time goes with the number of pixels. Where there is none for a few epochs at the size that a model's weights were published for, smaller pictures
-seen a few times teach more than large ones seen in part; nobody's own ``image_size`` is touched.
+Time goes with the number of pixels. Where there is none for two epochs at the size that a model's weights were published for, smaller pictures seen twice
+teach more than large ones seen in part, and more than still smaller ones seen often (``benchmarks/short_of_time.py``). Nobody's own ``image_size`` is touched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .data.columns import IMAGE_TYPES
 from .data.features import Features
 from .errors import InvalidHyperparameter
 from .hpo.ray_space import candidate_configs
-from .models import GEOMETRY_KEYS, build_model, check_model, image_spec, used_models
+from .models import GEOMETRY_KEYS, build_model, check_model, image_spec, is_pretrained, used_models
 from .plan import DataPlan, SearchPlan
 from .searching import trials_deadline
 from .training.evaluate import autocast, find_device
@@ -29,7 +29,7 @@ from .training.loop import num_validations
 
 KEY = "model.timm_image.image_size"
 START_SECONDS = 8.0  # of a search, until its first trial's first step
-FEW_EPOCHS = 4  # that a trial should have time for
+FEW_EPOCHS = {True: 2, False: 8}  # that a trial should have time for; from published weights, and from random ones
 VALIDATION = 1 / 3  # what a row costs without its gradient
 STEP, SMALLEST = 32, 96  # pixels: sizes are whole multiples, for most models halve them five times
 LEAST_SHARE = 0.4  # of the published size
@@ -51,7 +51,7 @@ def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, s
         return _with_size(search, stored[KEY]) if KEY in stored else search
     if deadline is None:
         return search
-    published, rows = image_spec(search.config).size, row_cost(search, data)
+    published, rows = image_spec(search.config).size, row_cost(search, data, FEW_EPOCHS[is_pretrained(search.config, features)])
     sizes = [size for size in range(SMALLEST, published, STEP) if size >= LEAST_SHARE * published]
     if not sizes:
         return search
@@ -75,12 +75,12 @@ def chosen_resolution(search: SearchPlan) -> dict[str, Any]:
     return {KEY: search.given[KEY]} if KEY in search.added else {}
 
 
-def row_cost(search: SearchPlan, data: DataPlan) -> float:
-    """Rows that a trial trains on in a few epochs, those it validates on counted at what they cost."""
+def row_cost(search: SearchPlan, data: DataPlan, epochs: int) -> float:
+    """Rows that a trial trains on in so many epochs, if it has as many, those it validates on counted at what they cost."""
     optim = search.config.optim
     _, steps_per_epoch = epoch_size(search.config.env, len(data.train.table))
     validated = num_validations(optim, steps_per_epoch) * len(data.valid.table)
-    return min(FEW_EPOCHS, optim.max_epochs) * (len(data.train.table) + VALIDATION * validated)
+    return min(epochs, optim.max_epochs) * (len(data.train.table) + VALIDATION * validated)
 
 
 def _with_size(search: SearchPlan, size: int) -> SearchPlan:
