@@ -29,10 +29,10 @@ from .training.loop import num_validations
 
 KEY = "model.timm_image.image_size"
 START_SECONDS = 8.0  # of a search, until its first trial's first step
-FEW_EPOCHS = {True: 2, False: 8}  # that a trial should have time for; from published weights, and from random ones
+# epochs that a trial should have time for, and the least share of the published size: from published weights, and from random ones
+NEEDS = {True: (2, 0.4), False: (8, 0.25)}
 VALIDATION = 1 / 3  # what a row costs without its gradient
-STEP, SMALLEST = 32, 96  # pixels: sizes are whole multiples, for most models halve them five times
-LEAST_SHARE = 0.4  # of the published size
+STEP = 32  # pixels: sizes are whole multiples, for most models halve them five times
 TIMED_ROWS = 8
 
 
@@ -51,11 +51,11 @@ def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, s
         return _with_size(search, stored[KEY]) if KEY in stored else search
     if deadline is None:
         return search
-    published, rows = image_spec(search.config).size, row_cost(search, data, FEW_EPOCHS[is_pretrained(search.config, features)])
-    sizes = [size for size in range(SMALLEST, published, STEP) if size >= LEAST_SHARE * published]
+    published, (epochs, least) = image_spec(search.config).size, NEEDS[is_pretrained(search.config, features)]
+    sizes = [size for size in range(2 * STEP, published, STEP) if size >= least * published]
     if not sizes:
         return search
-    seconds = rows * _row_seconds(search, features)
+    seconds = row_cost(search, data, epochs) * _row_seconds(search, features)
     there_is = (trials_deadline(deadline, bool(search.space)) or 0.0) - time.time() - (START_SECONDS if search.space else 0.0)
     share = there_is * num_parallel(search) / search.num_trials
     if seconds <= share:
