@@ -22,6 +22,7 @@ from .errors import InvalidHyperparameter
 from .hpo.ray_space import candidate_configs
 from .models import GEOMETRY_KEYS, build_model, check_model, image_spec, is_pretrained, used_models
 from .plan import DataPlan, SearchPlan
+from .presets import may_be_probed
 from .searching import trials_deadline
 from .training.evaluate import autocast, find_device
 from .training.gradients import epoch_size
@@ -31,7 +32,7 @@ KEY = "model.timm_image.image_size"
 START_SECONDS = 8.0  # of a search, until its first trial's first step
 # epochs that a trial should have time for, and the least share of the published size: from published weights, and from random ones
 NEEDS = {True: (2, 0.4), False: (8, 0.25)}
-VALIDATION = 1 / 3  # what a row costs without its gradient
+FORWARD = 1 / 3  # what a row costs without its gradient
 STEP = 32  # pixels: sizes are whole multiples, for most models halve them five times
 TIMED_ROWS = 8
 
@@ -51,11 +52,13 @@ def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, s
         return _with_size(search, stored[KEY]) if KEY in stored else search
     if deadline is None:
         return search
-    published, (epochs, least) = image_spec(search.config).size, NEEDS[is_pretrained(search.config, features)]
+    pretrained = is_pretrained(search.config, features)
+    published, (epochs, least) = image_spec(search.config).size, NEEDS[pretrained]
     sizes = [size for size in range(2 * STEP, published, STEP) if size >= least * published]
     if not sizes:
         return search
-    seconds = row_cost(search, data, epochs) * _row_seconds(search, features)
+    rows = row_cost(search, data, epochs, pretrained and may_be_probed(search.config.optim.linear_probe, len(data.train.table)))
+    seconds = rows * _row_seconds(search, features)
     there_is = (trials_deadline(deadline, bool(search.space)) or 0.0) - time.time() - (START_SECONDS if search.space else 0.0)
     share = there_is * num_parallel(search) / search.num_trials
     if seconds <= share:
@@ -75,12 +78,12 @@ def chosen_resolution(search: SearchPlan) -> dict[str, Any]:
     return {KEY: search.given[KEY]} if KEY in search.added else {}
 
 
-def row_cost(search: SearchPlan, data: DataPlan, epochs: int) -> float:
-    """Rows that a trial trains on in so many epochs, if it has as many, those it validates on counted at what they cost."""
-    optim = search.config.optim
-    _, steps_per_epoch = epoch_size(search.config.env, len(data.train.table))
-    validated = num_validations(optim, steps_per_epoch) * len(data.valid.table)
-    return min(epochs, optim.max_epochs) * (len(data.train.table) + VALIDATION * validated)
+def row_cost(search: SearchPlan, data: DataPlan, epochs: int, probed: bool) -> float:
+    """Rows that a trial trains on in so many epochs, if it has as many, those it only looks at counted at what they cost."""
+    optim, num_train, num_valid = search.config.optim, len(data.train.table), len(data.valid.table)
+    _, steps_per_epoch = epoch_size(search.config.env, num_train)
+    epoch = num_train + FORWARD * num_validations(optim, steps_per_epoch) * num_valid
+    return min(epochs, optim.max_epochs) * epoch + (FORWARD * (num_train + num_valid) if probed else 0)
 
 
 def _with_size(search: SearchPlan, size: int) -> SearchPlan:
