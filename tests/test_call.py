@@ -1,0 +1,32 @@
+"""A call that goes on with a search: what it gives wins, what it leaves alone is as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from automm_hpo.call import FitCall
+from automm_hpo.errors import InvalidArgument
+
+BEGAN = FitCall(save_path=Path("/runs/first"), resume=True, time_limit=60, seed=7, hyperparameters={"optim.lr": 0.1}, ensemble_size=3)
+
+
+def test_what_is_given_wins_and_a_default_gives_nothing():
+    again = BEGAN.changed_by(FitCall(save_path="/runs/first", time_limit=600, refit=True, tracking=None))
+    expected = FitCall(
+        save_path=BEGAN.save_path,
+        resume=True,
+        time_limit=600,
+        seed=7,
+        hyperparameters=BEGAN.hyperparameters,
+        ensemble_size=3,
+        refit=True,
+        tracking=None,
+    )
+    assert again == expected
+    assert BEGAN.changed_by(FitCall(save_path="/runs/first")) == BEGAN
+
+
+@pytest.mark.parametrize("other", [FitCall(save_path="/runs/second"), FitCall(save_path="/runs/first", resume=False)])
+def test_another_search_is_refused(other):
+    with pytest.raises(InvalidArgument, match="/runs/first"):
+        BEGAN.changed_by(other)
