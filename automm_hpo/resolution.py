@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from .checks import num_parallel
-from .config import Config
+from .config import Config, Env
 from .data.batch import Batch
 from .data.columns import IMAGE_TYPES
 from .data.features import Features
 from .errors import InvalidHyperparameter
 from .hpo.ray_space import candidate_configs
-from .models import GEOMETRY_KEYS, build_model, check_model, image_spec, is_pretrained, used_models
+from .models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_spec, is_pretrained, used_models
 from .plan import DataPlan, SearchPlan
 from .presets import may_be_probed
 from .searching import trials_deadline
@@ -93,23 +93,41 @@ def _with_size(search: SearchPlan, size: int) -> SearchPlan:
 
 def _row_seconds(search: SearchPlan, features: Features) -> float:
     """Of one row, forth and back through the image model at its published size, on as many threads as a trial has."""
-    config: Config = search.config.with_overrides({"model.names": ["timm_image"]})
-    device, threads, side = find_device(config.env), torch.get_num_threads(), image_spec(config).size
-    num_rows = TIMED_ROWS if device.type == "cpu" else config.env.batch_size
+    config, threads = search.config.with_overrides({"model.names": ["timm_image"]}), torch.get_num_threads()
+    device = find_device(config.env)
     torch.set_num_threads(max(1, int(search.settings.resources.get("cpu", 1))) if search.space else threads)
     try:
         with torch.random.fork_rng():
-            model = build_model(config, features, 1, load_weights=False).to(device).to(memory_format=torch.channels_last).train()
-            pixels = torch.zeros(num_rows, features.num_images, side, side, 3, dtype=torch.uint8, device=device).permute(0, 1, 4, 2, 3)
-            mask = torch.ones(num_rows, features.num_images, dtype=torch.bool, device=device)
-            batch = Batch(pixels, mask, torch.zeros(num_rows, device=device))
-            for _ in range(2):  # the first one warms up
-                started = time.perf_counter()
-                with autocast(config.env, device):
-                    loss = model(batch).float().square().mean()
-                loss.backward()
-                loss.item()  # waits for the device
-                seconds = time.perf_counter() - started
+            return _measure(config, features, device)
     finally:
         torch.set_num_threads(threads)
-    return seconds / num_rows
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the model's memory is the trials' now
+
+
+def _measure(config: Config, features: Features, device: torch.device) -> float:
+    model = build_model(config, features, 1, load_weights=False).to(device).to(memory_format=torch.channels_last).train()
+    num_rows = TIMED_ROWS if device.type == "cpu" else config.env.batch_size
+    while True:
+        try:
+            return _step_seconds(model, num_rows, features.num_images, config.env, device) / num_rows
+        except torch.OutOfMemoryError:
+            if num_rows == 1:
+                raise
+        num_rows = (num_rows + 1) // 2
+
+
+def _step_seconds(model: TableModel, num_rows: int, num_images: int, env: Env, device: torch.device) -> float:
+    """The second of two steps; the first one warms up."""
+    side = model.image_spec.size
+    pixels = torch.zeros(num_rows, num_images, side, side, 3, dtype=torch.uint8, device=device).permute(0, 1, 4, 2, 3)
+    mask = torch.ones(num_rows, num_images, dtype=torch.bool, device=device)
+    batch, seconds = Batch(pixels, mask, torch.zeros(num_rows, device=device)), 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        with autocast(env, device):
+            loss = model(batch).float().square().mean()
+        loss.backward()
+        loss.item()  # waits for the device
+        seconds = time.perf_counter() - started
+    return seconds

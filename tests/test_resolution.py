@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 from ray import tune
 
 from automm_hpo import MultiModalPredictor, resolution
@@ -92,3 +93,19 @@ def test_a_search_that_goes_on_has_the_size_it_began_with(small, here, costs, ca
         assert json.loads(stored.read_text())["call"]["chosen"] == {resolution.KEY: 64}
     with pytest.raises(SearchMismatch, match="image_size"):
         MultiModalPredictor("label").fit(table, **call | {"hyperparameters": SLOW_MODEL | {resolution.KEY: 128}})
+
+
+def test_rows_that_do_not_fit_are_timed_in_smaller_parts(small, here, monkeypatch):
+    # the device's refusal is the one thing that cannot be had here
+    asked = []
+
+    def small_memory(model, num_rows, *others):
+        asked.append(num_rows)
+        if num_rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, num_rows, *others)
+
+    original = resolution._step_seconds
+    monkeypatch.setattr(resolution, "_step_seconds", small_memory)
+    planned_size(small[0])
+    assert asked == [8, 4, 2]
