@@ -154,26 +154,26 @@ class MultiModalPredictor:
             AllTrialsFailed: no trial ended with a score.
         """
         call = FitCall(
-            presets or self._presets,
-            max_num_tuning_data,
-            time_limit,
-            self._fit_path if save_path is None else save_path,
-            hyperparameters,
-            column_types,
-            holdout_frac,
-            seed,
-            hyperparameter_tune_kwargs,
-            resume,
-            tracking,
-            ensemble_size,
-            refit,
+            presets=presets or self._presets,
+            max_num_tuning_data=max_num_tuning_data,
+            time_limit=time_limit,
+            save_path=self._fit_path if save_path is None else save_path,
+            hyperparameters=hyperparameters,
+            column_types=column_types,
+            holdout_frac=holdout_frac,
+            seed=seed,
+            hyperparameter_tune_kwargs=hyperparameter_tune_kwargs,
+            resume=resume,
+            tracking=tracking,
+            ensemble_size=ensemble_size,
+            refit=refit,
         )
         if self._begun is not None:
             call = self._begun.changed_by(call)
         plan = plan_fit(call, self._target, self._layers, train_data, tuning_data)
         if dry_run:
             return preview(plan.with_scorer())
-        artifact, interruption = run_fit(plan, self.verbosity, tracking)
+        artifact, interruption = run_fit(plan, self.verbosity, call.tracking)
         self._adopt(artifact, plan.path)
         interruption.reraise()
         return self
