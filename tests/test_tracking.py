@@ -69,7 +69,7 @@ def test_a_broken_server_costs_one_warning(small, here, fast, monkeypatch):
     predictor = MultiModalPredictor(label="label", verbosity=0)
     with pytest.warns(UserWarning, match="MLflow tracking is incomplete.*the fit is unaffected") as caught:
         predictor.fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "run")
-    assert len(caught) == 1
+    assert len([warning for warning in caught if "MLflow tracking" in str(warning.message)]) == 1  # MLflow's own import may warn beside it
     assert len(predictor.predict(small[1])) == 100
 
 
