@@ -30,7 +30,7 @@ from .models import TableModel, build_model
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
 from .training.ensemble import combine_logits
-from .training.evaluate import pick_device, predict_logits
+from .training.evaluate import generators_unchanged, pick_device, predict_logits
 
 FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # 1 and 2: models of one image column, whose weights had other names
 PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
@@ -116,10 +116,11 @@ class Embedder:
     @classmethod
     def build(cls, config: Config, encoders: Encoders) -> Self:
         """Of pretrained models; where those begin at random, at the same place each time."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        device = pick_device(config.env)
+        with generators_unchanged(device):
+            torch.default_generator.manual_seed(0)
             model = build_model(config, encoders.features, 1)
-        return cls(config, encoders, model.to(pick_device(config.env)).to(memory_format=torch.channels_last), trained=False)
+        return cls(config, encoders, model.to(device).to(memory_format=torch.channels_last), trained=False)
 
     @property
     def num_features(self) -> int:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import torch
-
 from . import __version__
 from .artifact import Artifact, Member, load_artifact, save_artifact
 from .config import Config
@@ -38,7 +36,7 @@ from .results import SearchResults
 from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
 from .training.checkpoint import load_weights
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
-from .training.evaluate import find_device
+from .training.evaluate import find_device, generators_unchanged
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
@@ -54,7 +52,8 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     started = time.time()
     metric, search, settings = plan.data.validation_metric, plan.path / "search", plan.search.settings
     progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
-    with process_unchanged(), torch.random.fork_rng(), search_folder(plan.path, plan.identity, plan.resuming), contextlib.ExitStack() as stack:
+    device = find_device(plan.search.config.env)
+    with process_unchanged(), generators_unchanged(device), search_folder(plan.path, plan.identity, plan.resuming), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(contextlib.ExitStack())
         stack.callback(close_splits)
         records = SearchRecords(search)

@@ -23,7 +23,7 @@ from .models import MODEL_KEYS, image_spec
 from .plan import FitPlan, Split
 from .process import process_unchanged
 from .space import finish_proposal
-from .training.evaluate import find_device, predict_logits
+from .training.evaluate import find_device, generators_unchanged, predict_logits
 from .training.gradients import epoch_size
 from .training.loop import num_validations, train_epochs
 from .training.state import TrainState, TrialData
@@ -121,7 +121,7 @@ def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[C
     rows, bad = build_cache(encoded, plan.encoders.geometry, config.env.num_workers, strategy)
     if bad and strategy != "skip":
         raise BadImages(f"train: {describe(bad, list(table.index))} {MEND}")
-    with torch.random.fork_rng():
+    with generators_unchanged(device):
         cache = rows.to(device)
         short = config.with_overrides({"optim.max_epochs": num_steps, "optim.max_steps": -1, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
         state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)

@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def process_unchanged() -> Iterator[None]:
     """Puts back the environment, the current folder, signal handlers and the random states of Python and numpy.
 
-    Torch keeps its own (``torch.random.fork_rng``). Handlers can be set in the main thread only, and are left alone elsewhere.
+    Torch's are apart (``generators_unchanged``). Handlers can be set in the main thread only, and are left alone elsewhere.
     """
     environment, folder = dict(os.environ), os.getcwd()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}

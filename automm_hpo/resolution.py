@@ -24,7 +24,7 @@ from .models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_s
 from .plan import DataPlan, SearchPlan
 from .presets import may_be_probed
 from .searching import trials_deadline
-from .training.evaluate import autocast, find_device
+from .training.evaluate import autocast, find_device, generators_unchanged
 from .training.gradients import epoch_size
 from .training.loop import num_validations
 
@@ -97,7 +97,7 @@ def _row_seconds(search: SearchPlan, features: Features) -> float:
     device = find_device(config.env)
     torch.set_num_threads(max(1, int(search.settings.resources.get("cpu", 1))) if search.space else threads)
     try:
-        with torch.random.fork_rng():
+        with generators_unchanged(device):
             return _measure(config, features, device)
     finally:
         torch.set_num_threads(threads)

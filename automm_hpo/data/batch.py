@@ -184,7 +184,7 @@ class TensorCache(_Rows):
             self.numeric[there],
             self.categorical[there],
             {name: tokens[:, : int(counts[name].max()) if len(counts[name]) else 0][there].long() for name, tokens in self.tokens.items()},
-            {name: each.to(self.target.device) for name, each in counts.items()},
+            {name: each.to(self.target.device, non_blocking=True) for name, each in counts.items()},
             self.weight[there],
         )
 

@@ -115,7 +115,7 @@ def writes_beside(device: torch.device) -> bool:
 
 def build_state(config: Config, features: Features, num_outputs: int, seed: int, device: torch.device) -> TrainState:
     """A fresh model and optimizer; the same seed gives the same weights."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # the processor's, where models are made; torch.manual_seed would seed every GPU
     model = build_model(config, features, num_outputs).to(device).to(memory_format=torch.channels_last)  # 1.3 times faster, on CPUs too
     return TrainState(model, build_optimizer(model, config.optim), build_average(model, config.optim))
 

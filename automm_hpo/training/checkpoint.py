@@ -70,10 +70,16 @@ def take_snapshot(state: TrainState, copy: bool = False) -> Snapshot:
     # some of timm's optimizers count their steps in a tensor there, and take a number back
     groups = [{key: value.item() if isinstance(value, torch.Tensor) else value for key, value in group.items()} for group in optimizer["param_groups"]]
 
-    def stored(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value.detach().to("cpu", copy=copy).contiguous() for name, value in values.items()}
+    def on_cpu(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.detach().to("cpu", copy=copy, non_blocking=True) for name, value in values.items()}
 
-    return Snapshot(stored(state.predictor.state_dict()), stored(tensors), {"position": position, "param_groups": groups}, state.valid_logits)
+    def in_order(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.contiguous() for name, value in values.items()}
+
+    weights, tensors = on_cpu(state.predictor.state_dict()), on_cpu(tensors)
+    if (device := next(state.model.parameters()).device).type == "cuda":
+        torch.cuda.synchronize(device)  # one wait for all of them, of which there are hundreds
+    return Snapshot(in_order(weights), in_order(tensors), {"position": position, "param_groups": groups}, state.valid_logits)
 
 
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:

@@ -69,6 +69,11 @@ def pick_device(env: Env) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and env.allows_gpu else "cpu")
 
 
+def generators_unchanged(device: torch.device) -> AbstractContextManager:
+    """Puts back torch's random generators afterwards: the processor's, and the device's own. Other GPUs are not touched: asking them would start them."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:
     """Mixed precision where the config asks for it; ``auto`` means bfloat16 on a GPU that has it."""
     wanted = env.precision == "bf16-mixed" or (env.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
