@@ -84,6 +84,7 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
             torch.cuda.synchronize(device)
             seconds = time.perf_counter() - started
         busy = sum(event.self_device_time_total for event in traced.key_averages()) / 1e6 / seconds
+        busy = min(1.0, busy) or 1.0  # nothing seen: not everywhere may the profiler look
         taken = free - torch.cuda.mem_get_info(device)[0]
     torch.cuda.empty_cache()
-    return Occupancy(max(taken, torch.cuda.max_memory_reserved(device)), min(1.0, busy))
+    return Occupancy(max(taken, torch.cuda.max_memory_reserved(device)), busy)

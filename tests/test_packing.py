@@ -1,13 +1,19 @@
 """How many trials share a GPU. What one takes of it can only be measured where there is one."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
+from pretend_gpu import pretend_gpu
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
+from automm_hpo.call import FitCall, plan_fit
 from automm_hpo.checks import num_parallel
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.packing import Occupancy, plan_gpu_share, trials_per_gpu
+from automm_hpo.plan import Target
 
 GB = 10**9
 
@@ -48,6 +54,22 @@ def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, 
         MultiModalPredictor("label").plan(small[0], hyperparameters=hyperparameters, hyperparameter_tune_kwargs={"num_trials": 10})
     assert plans["cpu"] == (10, 0.0)
     assert plans["auto"][0] == 1
+
+
+@pytest.mark.parametrize(("kernel_seconds", "count"), [(1e-6, 8), (1e3, 1), (0.0, 1)], ids=["hardly busy", "busy", "the profiler saw nothing"])
+def test_trials_share_a_gpu_by_what_the_profiler_saw(small, here, fast, monkeypatch, kernel_seconds, count):
+    @contextmanager
+    def profile(activities):
+        yield SimpleNamespace(key_averages=lambda: [SimpleNamespace(self_device_time_total=1e6 * kernel_seconds)])
+
+    monkeypatch.setattr("automm_hpo.packing.profile", profile)
+    monkeypatch.setattr("automm_hpo.packing.local_resources", lambda: {"cpu": 16.0, "gpu": 1.0})
+    settings = {"num_trials": 20, "searcher": "random"}
+    with pretend_gpu():
+        call = FitCall(hyperparameters=fast | {"optim.lr": tune.loguniform(1e-3, 1e-2)}, hyperparameter_tune_kwargs=settings)
+        share, why = plan_gpu_share(plan_fit(call, Target("label", None, None, None), [], small[0], None).with_scorer())
+    assert share == 1 / count
+    assert why.startswith("8 trials share a GPU: one takes 1.1 of 86 GB and 0% of its time") if count > 1 else not why
 
 
 @pytest.mark.gpu
