@@ -96,7 +96,7 @@ class Artifact:
 
     def logits(self, data: TensorCache) -> torch.Tensor:
         """(N, num_outputs): what the members say together, on the CPU."""
-        logits = [predict_logits(member.predicting or member.model, data, member.model.image_spec, member.config.env) for member in self.members]
+        logits = [predict_logits(member.predicting or member.model, data, member.config.env) for member in self.members]
         return combine_logits(self.problem, logits, [member.weight for member in self.members])
 
 
@@ -133,7 +133,7 @@ class Embedder:
         def side_by_side(batch: Batch) -> torch.Tensor:
             return torch.cat([backbone(batch) for backbone in self.model.backbones.values()], 1)
 
-        return predict_logits(self.model, data, self.model.image_spec, self.config.env, self.model.features if self.trained else side_by_side)
+        return predict_logits(self.model, data, self.config.env, self.model.features if self.trained else side_by_side)
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .arguments import check_flag, check_number
 from .artifact import Artifact, Member, save_artifact
@@ -25,7 +24,7 @@ from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.training import build_state
 from .metrics import find_metric
-from .models import TRAINING_ONLY, TableModel, build_model, image_spec
+from .models import TRAINING_ONLY, TableModel, build_model
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
 from .training.checkpoint import load_predictions, load_weights
@@ -229,14 +228,14 @@ class _Finish:
         # the loop wants to validate: these rows are learned from as well, and show no more than that it has not diverged
         few = self.valid.head(config.env.batch_size)
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
-        data = TrialData(rows, few, self.problem, harmless, image_spec(config), few.target.numpy())
+        data = TrialData(rows, few, self.problem, harmless, few.target.numpy())
         state = build_state(config, self.features, self.problem.num_outputs, self.plan.seed, pick_device(config.env))
 
         def should_stop(ahead: float) -> str | None:
             return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
 
         if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
-            probed = TrialData(train, self.valid, self.problem, self.metric, image_spec(config), self.valid.target.numpy())
+            probed = TrialData(train, self.valid, self.problem, self.metric, self.valid.target.numpy())
             start_from_probe(state, probed, config, self.cache, should_stop)
         state.is_probed = False  # its score is known
         *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
@@ -282,9 +281,9 @@ class _Finish:
     def _judge(self, logits: torch.Tensor) -> Validation:
         return validate(self.metric, self.problem, logits, self.valid.target.numpy())
 
-    def _validate(self, model: nn.Module, config: Config) -> Validation:
+    def _validate(self, model: TableModel, config: Config) -> Validation:
         started = time.time()
-        found = self._judge(predict_logits(model, self.valid, image_spec(config), config.env))
+        found = self._judge(predict_logits(model, self.valid, config.env))
         self.validation_seconds = time.time() - started
         return found
 

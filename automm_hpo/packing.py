@@ -18,7 +18,7 @@ from .hpo.ray_space import candidate_configs
 from .hpo.settings import local_resources
 from .models import MODEL_KEYS
 from .plan import FitPlan
-from .preview import miniature
+from .timing import miniature
 from .training.evaluate import find_device
 from .training.loop import train_epochs
 
@@ -26,6 +26,7 @@ MOST_TRIALS = 8  # on a GPU; each is a process with Python, torch and a context 
 MEMORY_SHARE = 0.85  # of a GPU's memory that trials may plan with; the rest is for what was not measured, such as larger batches in validation
 MOST_KINDS = 4  # of models in a search that are measured
 STEPS = 8
+CONTEXT_BYTES = 500_000_000  # of CUDA itself, in each process; this one has its own by the time that anything is measured
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def plan_gpu_share(plan: FitPlan) -> tuple[float, str]:
 
 def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
     """From a few steps in this process."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)  # of what this process did before
     free, _ = torch.cuda.mem_get_info(device)
     with miniature(plan, config, STEPS) as (short, state, data):
         data = replace(data, valid=data.valid.head(1), valid_target=data.valid_target[:1])  # an epoch is one step here, and not all validation
@@ -86,5 +89,4 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
         busy = sum(event.self_device_time_total for event in traced.key_averages()) / 1e6 / seconds
         busy = min(1.0, busy) or 1.0  # nothing seen: not everywhere may the profiler look
         taken = free - torch.cuda.mem_get_info(device)[0]
-    torch.cuda.empty_cache()
-    return Occupancy(max(taken, torch.cuda.max_memory_reserved(device)), busy)
+    return Occupancy(CONTEXT_BYTES + max(taken, torch.cuda.max_memory_reserved(device)), busy)

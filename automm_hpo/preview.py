@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from .checks import is_averaged, num_parallel, peak_bytes
 from .config import Config
-from .data.cache import MEND, build_cache
-from .data.decoding import describe
-from .errors import BadImages
-from .hpo.training import build_state
-from .models import MODEL_KEYS, image_spec
-from .plan import FitPlan, Split
+from .models import MODEL_KEYS
+from .plan import FitPlan
 from .process import process_unchanged
 from .space import finish_proposal
-from .training.evaluate import find_device, generators_unchanged, predict_logits
+from .timing import miniature
+from .training.evaluate import predict_logits
 from .training.gradients import epoch_size
 from .training.loop import num_validations, train_epochs
-from .training.state import TrainState, TrialData
 
 TIMED_STEPS = 3  # the first of them warms up
 KNOWN_BEFOREHAND = ("random", "grid", "qmc")  # searchers that do not look at results
@@ -112,22 +105,6 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
     return found
 
 
-@contextlib.contextmanager
-def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[Config, TrainState, TrialData]]:
-    """A trial of one batch of rows an epoch, to be timed: its config, state and data."""
-    data, device = plan.data, find_device(config.env)
-    table = data.train.table.head(min(config.env.batch_size, len(data.train.table)))
-    encoded, strategy = data.encode(Split(table, data.train.folder), plan.encoders), config.data.image.missing_value_strategy
-    rows, bad = build_cache(encoded, plan.encoders.geometry, config.env.num_workers, strategy)
-    if bad and strategy != "skip":
-        raise BadImages(f"train: {describe(bad, list(table.index))} {MEND}")
-    with generators_unchanged(device):
-        cache = rows.to(device)
-        short = config.with_overrides({"optim.max_epochs": num_steps, "optim.max_steps": -1, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
-        state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
-        yield short, state, TrialData(cache, cache, data.problem, data.validation_metric, image_spec(short), cache.target.cpu().numpy())
-
-
 def _num_epochs(config: Config, num_rows: int) -> float:
     """The most a trial can have."""
     limit, (_, steps_per_epoch) = config.optim.max_steps, epoch_size(config.env, num_rows)
@@ -136,19 +113,14 @@ def _num_epochs(config: Config, num_rows: int) -> float:
 
 def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
     """(seconds of an epoch, bytes of one set of weights)."""
-    num_train, threads = len(plan.data.train.table), torch.get_num_threads()
-    _, steps_per_epoch = epoch_size(config.env, num_train)
-    torch.set_num_threads(max(1, int(plan.search.settings.resources.get("cpu", 1))))  # as in a trial
-    try:
-        with miniature(plan, config, TIMED_STEPS) as (short, state, few):
-            predict_logits(state.model, few.valid, few.spec, short.env)  # warms up
-            began = time.perf_counter()
-            predict_logits(state.model, few.valid, few.spec, short.env)
-            valid_row = (time.perf_counter() - began) / len(few.valid)
-            results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
-            step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))  # one, where it diverged
-    finally:
-        torch.set_num_threads(threads)
+    _, steps_per_epoch = epoch_size(config.env, len(plan.data.train.table))
+    with miniature(plan, config, TIMED_STEPS) as (short, state, few):
+        predict_logits(state.model, few.valid, short.env)  # warms up
+        began = time.perf_counter()
+        predict_logits(state.model, few.valid, short.env)
+        valid_row = (time.perf_counter() - began) / len(few.valid)
+        results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
+        step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))  # one, where it diverged
     size = sum(tensor.nbytes for tensor in state.model.state_dict().values())
     return steps_per_epoch * step + num_validations(config.optim, steps_per_epoch) * valid_row * len(plan.data.valid.table), size
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .checks import num_parallel
-from .config import Config, Env
+from .config import Env
 from .data.batch import Batch
 from .data.columns import IMAGE_TYPES
 from .data.features import Features
@@ -24,7 +24,8 @@ from .models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_s
 from .plan import DataPlan, SearchPlan
 from .presets import may_be_probed
 from .searching import trials_deadline
-from .training.evaluate import autocast, find_device, generators_unchanged
+from .timing import as_in_a_trial
+from .training.evaluate import autocast
 from .training.gradients import epoch_size
 from .training.loop import num_validations
 
@@ -93,28 +94,17 @@ def _with_size(search: SearchPlan, size: int) -> SearchPlan:
 
 def _row_seconds(search: SearchPlan, features: Features) -> float:
     """Of one row, forth and back through the image model at its published size, on as many threads as a trial has."""
-    config, threads = search.config.with_overrides({"model.names": ["timm_image"]}), torch.get_num_threads()
-    device = find_device(config.env)
-    torch.set_num_threads(max(1, int(search.settings.resources.get("cpu", 1))) if search.space else threads)
-    try:
-        with generators_unchanged(device):
-            return _measure(config, features, device)
-    finally:
-        torch.set_num_threads(threads)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # the model's memory is the trials' now
-
-
-def _measure(config: Config, features: Features, device: torch.device) -> float:
-    model = build_model(config, features, 1, load_weights=False).to(device).to(memory_format=torch.channels_last).train()
-    num_rows = TIMED_ROWS if device.type == "cpu" else config.env.batch_size
-    while True:
-        try:
-            return _step_seconds(model, num_rows, features.num_images, config.env, device) / num_rows
-        except torch.OutOfMemoryError:
-            if num_rows == 1:
-                raise
-        num_rows = (num_rows + 1) // 2
+    config = search.config.with_overrides({"model.names": ["timm_image"]})
+    with as_in_a_trial(search) as device:
+        model = build_model(config, features, 1, load_weights=False).to(device).to(memory_format=torch.channels_last).train()
+        num_rows = TIMED_ROWS if device.type == "cpu" else config.env.batch_size
+        while True:
+            try:
+                return _step_seconds(model, num_rows, features.num_images, config.env, device) / num_rows
+            except torch.OutOfMemoryError:
+                if num_rows == 1:
+                    raise
+            num_rows = (num_rows + 1) // 2
 
 
 def _step_seconds(model: TableModel, num_rows: int, num_images: int, env: Env, device: torch.device) -> float:

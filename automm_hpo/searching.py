@@ -14,7 +14,7 @@ from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
 from .hpo.job import SearchJob
 from .hpo.monitor import SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords
+from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, reaches
 from .hpo.session import SearchIdentity, check_same_search, is_finished, is_search, read_identity, search_lock, write_identity
 from .hpo.trial import STOP_FILE, TrialTask, run_here
 from .process import Interruption, interruptible
@@ -35,7 +35,7 @@ def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None
         goal: the score at which the search is over; None: there is none.
     """
     trials = records.trials()
-    if goal is not None and any(record.best and record.best.score >= goal for record in trials):
+    if any(reaches(record.best, goal) for record in trials):
         return False
     return len(trials) < num_trials or not all(record.has_ended for record in trials)
 

@@ -137,6 +137,7 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
         "mem_get_info": of_first((MEMORY, MEMORY)),
         "max_memory_reserved": of_first(2**30),
         "empty_cache": lambda: None,
+        "reset_peak_memory_stats": of_first(None),
         "synchronize": lambda device=None: gpu.waits.append("synchronize"),
         "get_rng_state": of_first(torch.default_generator.get_state()),
         "set_rng_state": set_rng_state,

@@ -60,7 +60,7 @@ class Searched:
     def run_trial(self, config: Config) -> None:
         data = self.plan.data
         train, valid = (open_cache(self.folder / "search" / "cache", name) for name in ("train", "valid"))
-        trial_data = TrialData(train, valid, data.problem, data.validation_metric, image_spec(config), valid.target.numpy())
+        trial_data = TrialData(train, valid, data.problem, data.validation_metric, valid.target.numpy())
         state = build_state(config, self.plan.encoders.features, data.problem.num_outputs, 0, torch.device("cpu"))
         number = self.records.open_trial({}, {"optim.lr": config.optim.lr}, config.flat()).number
         folder = self.records.folder_of(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..training.result import EpochResult
-from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
+from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
 from .session import GOAL
 
 
@@ -57,7 +57,7 @@ class SearchMonitor:
     def resume(self) -> None:
         """Takes note of what earlier sessions left. What they did not get to, or were not asked for, may be there already: the goal."""
         for record in self.records.trials():
-            if record.best and self._is_goal(record.best):
+            if reaches(record.best, self.goal):
                 self.over = GOAL
             if record.has_ended:
                 self.records.remember(record)
@@ -88,11 +88,8 @@ class SearchMonitor:
         self._last[number] = result
         for listener in self.listeners:
             listener.trial_reported(record, result)
-        if self._is_goal(result):
+        if reaches(result, self.goal):
             self.over = GOAL
-
-    def _is_goal(self, result: EpochResult) -> bool:
-        return self.goal is not None and result.score >= self.goal
 
     def trial_ended(self, number: int) -> None:
         """A trial ended by itself or by the scheduler."""

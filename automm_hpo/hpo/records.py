@@ -119,6 +119,11 @@ class TrialRecord:
         return self.status != RUNNING and self.reason not in GOES_ON
 
 
+def reaches(result: EpochResult | None, goal: float | None) -> bool:
+    """Whether an epoch is as good as a search was to find; there may be neither."""
+    return result is not None and goal is not None and result.score >= goal
+
+
 class TrialFolder:
     """The files of one trial."""
 

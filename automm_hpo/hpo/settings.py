@@ -109,6 +109,11 @@ class TuneSettings(Section):
         """What a trial wants of ``cpu`` and ``gpu``; what the user left out is absent."""
         return dict(self.resources_per_trial or {})
 
+    @property
+    def num_threads(self) -> int:
+        """Of a trial."""
+        return max(1, int(self.resources.get("cpu", 1)))
+
     def with_gpu_share(self, share: float) -> Self:
         """The same, with so much of a GPU for each trial where the user has not said how much; a whole one is what Ray is asked for anyway."""
         return self if share == 1 or "gpu" in self.resources else self.model_copy(update={"resources_per_trial": {**self.resources, "gpu": share}})

@@ -18,7 +18,7 @@ from ..data.cache import open_cache
 from ..data.features import Features
 from ..errors import CorruptFile
 from ..metrics import Metric
-from ..models import build_model, image_spec
+from ..models import build_model
 from ..problem import Problem
 from ..training.averaging import build_average
 from ..training.checkpoint import Snapshot, load_checkpoint, take_snapshot, write_checkpoint
@@ -132,7 +132,7 @@ def load_trial_data(search_folder: Path, config: Config, problem: Problem, metri
     device = find_device(config.env)
     train, valid = _open_split(search_folder, "train", device), _open_split(search_folder, "valid", device)
     target = valid.target.cpu().numpy()
-    return TrialData(train, valid, problem, metric, image_spec(config), target)
+    return TrialData(train, valid, problem, metric, target)
 
 
 def close_splits() -> None:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..config import Env
 from ..data.batch import Batch, TensorCache, batches
-from ..data.images import ImageSpec
 from ..errors import InvalidHyperparameter
 from ..metrics import Metric, compute_scorer
+from ..models import TableModel
 from ..problem import Problem
 from .result import rank
 from .transforms import eval_view
@@ -86,7 +85,7 @@ def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor) 
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: Env, function: Callable[[Batch], torch.Tensor] | None = None) -> torch.Tensor:
+def predict_logits(model: TableModel, data: TensorCache, env: Env, function: Callable[[Batch], torch.Tensor] | None = None) -> torch.Tensor:
     """(N, num_outputs) float32 on the CPU; the model is left in eval mode. Where a batch does not fit the device, smaller ones follow.
 
     Args:
@@ -103,7 +102,7 @@ def predict_logits(model: nn.Module, data: TensorCache, spec: ImageSpec, env: En
         try:
             for batch in batches(data, [slice(place, place + batch_size) for place in range(start, len(data), batch_size)], device):
                 with autocast(env, device):
-                    logits.append(function(batch.with_images(eval_view(batch.images, spec))).float())
+                    logits.append(function(batch.with_images(eval_view(batch.images, model.image_spec))).float())
                 start += len(batch)
         except torch.OutOfMemoryError:
             if batch_size == 1:

@@ -73,7 +73,7 @@ class Gradients:
     def _backward(self) -> list[torch.Tensor]:
         losses, config = [], self._config
         for batch in itertools.islice(self._parts, self._num_parts):
-            batch = batch.with_images(train_view(batch.images, self._data.spec, config.model.timm_image.train_transforms, self._view_rng))
+            batch = batch.with_images(train_view(batch.images, self._state.model.image_spec, config.model.timm_image.train_transforms, self._view_rng))
             batch = self._mixed(batch, self._state.step // self._steps_per_epoch)
             with autocast(config.env, self._device):
                 loss = self._loss(self._state.model.training_logits(batch), batch)

@@ -79,7 +79,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
 
         train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
         validation_started = time.perf_counter()
-        state.valid_logits = predict_logits(state.predictor, data.valid, data.spec, config.env)
+        state.valid_logits = predict_logits(state.predictor, data.valid, config.env)
         found = validate(data.metric, data.problem, state.valid_logits, data.valid_target)
         has_diverged = not (found.is_finite and (state.is_probed or math.isfinite(train_loss)))
         score, metric = (math.nan, math.nan) if has_diverged else (found.score, found.metric)

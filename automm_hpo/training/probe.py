@@ -78,7 +78,7 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
 def _feature_seconds(model: TableModel, data: TrialData, config: Config) -> float:
     """What the features of all rows will take, from a few of them."""
     few, started = data.train.head(config.env.batch_size), time.perf_counter()
-    predict_logits(model, few, data.spec, config.env, model.features)
+    predict_logits(model, few, config.env, model.features)
     return (time.perf_counter() - started) / len(few) * (len(data.train) + len(data.valid))
 
 
@@ -88,7 +88,7 @@ def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.
     What a fusion makes of the backbones' features is left out, its weights are zero: it has learned nothing yet.
     """
     num_new = int(model.fusion.num_new)  # type: ignore[arg-type]
-    train, valid = (predict_logits(model, split, data.spec, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
+    train, valid = (predict_logits(model, split, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
     mean, sd = train.mean(0), train.std(0) + 1e-6
     sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE
     train, valid = (train - mean) / sd, (valid - mean) / sd

@@ -10,7 +10,6 @@ import torch
 from timm.utils import ModelEmaV3
 
 from ..data.batch import TensorCache
-from ..data.images import ImageSpec
 from ..metrics import Metric
 from ..models import TableModel
 from ..problem import Problem
@@ -53,5 +52,4 @@ class TrialData:
     valid: TensorCache
     problem: Problem
     metric: Metric
-    spec: ImageSpec
     valid_target: np.ndarray = field(repr=False)  # (N,) on the CPU, for the metric

@@ -39,7 +39,7 @@ class Trial:
         self.config = Config.from_flat(base | {key.replace("__", "."): value for key, value in overrides.items()})
         spec = image_spec(self.config)
         valid = random_split(20, spec.side, 1)
-        self.data = TrialData(random_split(40, spec.side, 0), valid, PROBLEM, find_metric("accuracy"), spec, valid.target.numpy())
+        self.data = TrialData(random_split(40, spec.side, 0), valid, PROBLEM, find_metric("accuracy"), valid.target.numpy())
 
     def state(self):
         return build_state(self.config, Features(num_images=1), PROBLEM.num_outputs, self.seed, torch.device("cpu"))

@@ -88,4 +88,4 @@ def test_a_soup_of_real_epochs_is_a_model(trial, tmp_path, method):
         if value.is_floating_point():
             assert torch.allclose(value, torch.stack([epoch[key] for epoch in epochs]).mean(0), atol=1e-6)
     state.model.load_state_dict(weights)
-    assert predict_logits(state.model, one.data.valid, one.data.spec, one.config.env).isfinite().all()
+    assert predict_logits(state.model, one.data.valid, one.config.env).isfinite().all()

@@ -87,7 +87,7 @@ def test_validation_logits_are_kept_with_the_weights(trial, tmp_path):
     state = one.state()
     for result in one.epochs(state):
         save_checkpoint(tmp_path, state, result)
-        made_again = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env)
+        made_again = predict_logits(state.model, one.data.valid, one.config.env)
         assert torch.equal(load_predictions(list_checkpoints(tmp_path)[-1]), made_again)
     prune_checkpoints(tmp_path, num_best=1, num_states=0)
     [kept] = list_checkpoints(tmp_path)

@@ -54,7 +54,7 @@ def test_probabilities_sum_to_one():
 def test_logits_do_not_depend_on_the_batch(trial):
     one = trial()
     model = one.state().model
-    small, large = (predict_logits(model, one.data.train, one.data.spec, Env(batch_size=size)) for size in (1, 64))
+    small, large = (predict_logits(model, one.data.train, Env(batch_size=size)) for size in (1, 64))
     assert torch.allclose(small, large, atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_a_batch_may_be_of_any_row_order_and_weights_follow(trial):
         one.data = replace(one.data, train=replace(train, images=images, target=target, weight=weight))
         state = one.state()
         list(one.epochs(state))
-        assert (predict_logits(state.model, one.data.train, one.data.spec, Env())[:20, :2].argmax(1) == heavy).float().mean() > 0.8
+        assert (predict_logits(state.model, one.data.train, Env())[:20, :2].argmax(1) == heavy).float().mean() > 0.8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -88,7 +88,7 @@ def test_auto_takes_the_gpu():
 def test_a_batch_that_does_not_fit_is_split(trial):
     one = trial()
     state = one.state()
-    expected = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env)
+    expected = predict_logits(state.model, one.data.valid, one.config.env)
     asked = []
 
     def small_memory(batch):
@@ -97,6 +97,6 @@ def test_a_batch_that_does_not_fit_is_split(trial):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return state.model(batch)
 
-    found = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env, small_memory)
+    found = predict_logits(state.model, one.data.valid, one.config.env, small_memory)
     assert asked == [20, 20, 10, 5, 5, 5, 5]
     assert torch.allclose(found, expected, atol=1e-5)

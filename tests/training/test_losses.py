@@ -137,8 +137,8 @@ def test_a_running_average_predicts_and_resumes(trial, tmp_path):
     state = one.state()
     course = one.epochs(state)
     first = next(course)
-    assert torch.allclose(state.valid_logits, predict_logits(state.average.module, one.data.valid, one.data.spec, one.config.env))
-    assert not torch.allclose(state.valid_logits, predict_logits(state.model, one.data.valid, one.data.spec, one.config.env))
+    assert torch.allclose(state.valid_logits, predict_logits(state.average.module, one.data.valid, one.config.env))
+    assert not torch.allclose(state.valid_logits, predict_logits(state.model, one.data.valid, one.config.env))
     path = save_checkpoint(tmp_path, state, first)
     expected = [replace(result, seconds=0.0) for result in course]
     resumed = one.state()

@@ -36,7 +36,7 @@ def probed(trial, weights, tmp_path):
 def test_the_head_is_the_best_linear_model_of_the_features(probed):
     one, state = probed
     untrained = one.state()
-    before, after = (predict_logits(each.model, one.data.valid, one.data.spec, one.config.env) for each in (untrained, state))
+    before, after = (predict_logits(each.model, one.data.valid, one.config.env) for each in (untrained, state))
     target = one.data.valid.target
     assert (after.argmax(1) == target).float().mean() > max(0.8, (before.argmax(1) == target).float().mean())
     assert all(torch.equal(value, untrained.model.state_dict()[name]) for name, value in state.model.state_dict().items() if not name.startswith("head"))
@@ -132,7 +132,7 @@ def test_a_class_may_have_lost_all_its_rows(trial, weights, tmp_path, left):
     one.data = replace(one.data, train=TensorCache(train.images[rows], train.image_mask[rows], train.target[rows]))
     state = one.state()
     start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: None)
-    found = predict_logits(state.model, one.data.valid, one.data.spec, one.config.env).softmax(1)
+    found = predict_logits(state.model, one.data.valid, one.config.env).softmax(1)
     assert found.shape == (20, 3)
     assert found.isfinite().all()
     if len(left) > 1:

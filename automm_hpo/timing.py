@@ -1,0 +1,51 @@
+"""Trials in small, to be timed before any is started."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from .config import Config
+from .data.cache import MEND, build_cache
+from .data.decoding import describe
+from .errors import BadImages
+from .hpo.training import build_state
+from .plan import FitPlan, SearchPlan, Split
+from .training.evaluate import find_device, generators_unchanged
+from .training.state import TrainState, TrialData
+
+
+@contextlib.contextmanager
+def as_in_a_trial(search: SearchPlan) -> Iterator[torch.device]:
+    """The device of a trial, and torch with as many threads as one has; afterwards torch is as it was, and the memory is the trials'."""
+    device, threads = find_device(search.config.env), torch.get_num_threads()
+    torch.set_num_threads(search.settings.num_threads if search.space else threads)
+    try:
+        with generators_unchanged(device):
+            yield device
+    finally:
+        torch.set_num_threads(threads)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[Config, TrainState, TrialData]]:
+    """A trial of one batch of rows an epoch: its config, state and data.
+
+    Raises:
+        BadImages: pictures of the batch cannot be read.
+    """
+    data = plan.data
+    table = data.train.table.head(min(config.env.batch_size, len(data.train.table)))
+    encoded, strategy = data.encode(Split(table, data.train.folder), plan.encoders), config.data.image.missing_value_strategy
+    rows, bad = build_cache(encoded, plan.encoders.geometry, config.env.num_workers, strategy)
+    if bad and strategy != "skip":
+        raise BadImages(f"train: {describe(bad, list(table.index))} {MEND}")
+    with as_in_a_trial(plan.search) as device:
+        cache = rows.to(device)
+        short = config.with_overrides({"optim.max_epochs": num_steps, "optim.max_steps": -1, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
+        state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
+        yield short, state, TrialData(cache, cache, data.problem, data.validation_metric, cache.target.cpu().numpy())
