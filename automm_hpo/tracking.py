@@ -186,6 +186,8 @@ class MlflowTracker:
         self._client.log_batch(run_id, metrics=[Metric(_name(key), float(value), timestamp, step) for key, value in finite.items()])
 
     def _end_trial(self, record: Any) -> None:
+        if record.number not in self._runs:  # the search was over before it got a place
+            self._start_trial(record)
         run_id = self._runs.pop(record.number)
         if record.best:
             self._log_metrics(run_id, {"best_score": record.best.score, "best_epoch": record.best.epoch}, 0, _now())

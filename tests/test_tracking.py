@@ -12,7 +12,7 @@ from ray import tune
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.files import read_json
-from automm_hpo.hpo.records import TrialRecord
+from automm_hpo.hpo.records import STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
 from automm_hpo.metrics import find_metric
 from automm_hpo.tracking import MlflowTracker, active_run
 
@@ -80,6 +80,17 @@ def test_a_fit_that_raises_closes_its_runs(small, here, fast):
     runs = client.search_runs([client.get_experiment_by_name("automm_hpo").experiment_id])
     assert {run.info.status for run in runs} == {"FAILED"}
     assert len(runs) == 2
+
+
+def test_a_trial_that_never_had_a_place_is_there_too(here):
+    records = SearchRecords(here)
+    number = records.open_trial({}, {"x": 1}, {"x": 1}).number
+    tracker = MlflowTracker(here, "run", {}, {})
+    tracker.trial_ended(records.close_trial(number, STOPPED, TIME_LIMIT))
+    tracker.close("FINISHED")  # without a warning
+    client = MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("automm_hpo").experiment_id])
+    assert {run.data.tags.get("automm_hpo.reason"): run.info.status for run in runs} == {None: "FINISHED", TIME_LIMIT: "FINISHED"}
 
 
 def test_pictures_lie_beside_the_database(here, tmp_path_factory, monkeypatch):
