@@ -19,21 +19,17 @@ from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import ray_cluster
 from .hpo.job import SearchJob
-from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
 from .hpo.ray_space import values_of
-from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord
-from .hpo.session import COMPLETE, Outcome, is_finished, write_outcome
+from .hpo.records import SearchRecords, TrialRecord
 from .hpo.settings import DEFAULT_KEEP_TRIALS
 from .hpo.table import value_text
-from .hpo.training import Training, close_splits
-from .hpo.trial import TrialTask
+from .hpo.training import Training, splits_closed
 from .models import build_model, used_models
 from .packing import plan_gpu_share
 from .plan import FitPlan
-from .process import Interruption, process_unchanged
-from .results import SearchResults
-from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
+from .process import Interruption
+from .searching import Session, trials_deadline
 from .training.checkpoint import load_weights
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
 from .training.evaluate import find_device, generators_unchanged
@@ -49,66 +45,52 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         AllTrialsFailed: no trial ended with a score.
         BadImages: images that cannot be read; nothing is left behind.
     """
-    started = time.time()
-    metric, search, settings = plan.data.validation_metric, plan.path / "search", plan.search.settings
-    progress = Progress(metric, verbosity, plan.search.num_trials, plan.deadline)
-    device = find_device(plan.search.config.env)
-    with process_unchanged(), generators_unchanged(device), search_folder(plan.path, plan.identity, plan.resuming), contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(contextlib.ExitStack())
-        stack.callback(close_splits)
-        records = SearchRecords(search)
-        if plan.resuming and is_finished(search, plan.identity) and is_predictor(plan.path):
-            progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
-            return replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name), Interruption()  # which may be another one than then
+    started, data, settings = time.time(), plan.data, plan.search.settings
+    metric, device = data.validation_metric, find_device(plan.search.config.env)
+    session = Session(plan.path, plan.identity, plan.resuming, settings, plan.search.num_trials, metric, plan.deadline, verbosity)
+    with session.open(), generators_unchanged(device), splits_closed(), contextlib.ExitStack() as cluster:
+        if session.is_finished and is_predictor(plan.path):
+            session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
+            return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # which may be another one than then
         plan = plan.with_scorer()
-        _announce(plan, records, progress)
-        goal = None if settings.goal is None else metric.score(settings.goal)
-        available, gpu_share = _prepare(plan, records, goal, cluster, progress)
+        _announce(plan, session)
+        available, gpu_share = _prepare(plan, session, cluster)
         fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
-        tags = {"automm_hpo.label": plan.data.problem.label, "automm_hpo.metric": metric.name}
-        tracker = stack.enter_context(search_tracker(plan.path, fixed, tags, tracking, plan.deadline))
-        listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
-        keep_trials = settings.keep_trials or max(DEFAULT_KEEP_TRIALS, plan.ensemble_size)
-        monitor = SearchMonitor(records, listeners, keep_trials, kept_epochs(plan.search), goal, settings.max_failed_trials)
-        training = Training(plan.data.problem, plan.encoders.features, metric, plan.seed, settings.num_to_keep)
-        last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
-        reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
-        task = TrialTask(search, training, None if last_commit is None else last_commit - reserved, settings.trial_time_limit)
-        if not plan.search.space and not len(records):
-            records.open_trial({}, {}, plan.search.config.flat())
-        with progress:
-            interruption = run_trials(task, _search_job(plan, gpu_share), monitor, available, progress)
-        if tracker and plan.search.space:
-            tracker.log_figures(SearchResults(records, metric).figures)
-        cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
-        if interruption.signal is not None and records.best() is None:
-            interruption.reraise()
-        records.raise_if_all_failed()
-        best, artifact = _commit_best(plan, records, progress, started)
-        if interruption.signal is None:
-            artifact = run_after_search(plan, records, progress, best, artifact, last_commit)
-        write_outcome(search, Outcome(monitor.over or COMPLETE, plan.identity.limits))
-        if tracker:
-            tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, plan.deadline)
-    progress.summary(records)
-    progress.say(f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}", level=1)
-    if monitor.over in (INTERRUPTED, TIME_LIMIT):
-        goes_on = f"the same call with save_path={str(plan.path)!r} goes on with it, as does MultiModalPredictor.load(save_path, resume=True)"
-        progress.say(f"ended early ({monitor.over}); {goes_on}", level=1)
+        with session.tracked(tracking, fixed, label=data.problem.label):
+            last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
+            reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
+            if not plan.search.space and not len(session.records):
+                session.records.open_trial({}, {}, plan.search.config.flat())
+            training = Training(data.problem, plan.encoders.features, metric, plan.seed, settings.num_to_keep)
+            interruption = session.run(
+                training,
+                _search_job(plan, gpu_share),
+                cluster,
+                available,
+                trials_end=None if last_commit is None else last_commit - reserved,
+                keep_trials=settings.keep_trials or max(DEFAULT_KEEP_TRIALS, plan.ensemble_size),
+                keep_epochs=kept_epochs(plan.search),
+            )
+            best, artifact = _commit_best(plan, session, started)
+            if interruption.signal is None:
+                artifact = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
+            session.close(interruption)
+    saved = f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}"
+    session.say_goodbye(saved, ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, records: SearchRecords, goal: float | None, cluster: contextlib.ExitStack, progress: Progress) -> tuple[Mapping[str, float], float]:
+def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> tuple[Mapping[str, float], float]:
     """Encodes the table, and starts Ray meanwhile where there is something to search.
 
     Returns:
         The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
     """
-    searching = plan.search.space and is_anything_left(records, plan.search.num_trials, goal)
+    searching = plan.search.space and session.is_anything_left
     cancelled = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         try:
-            caches = pool.submit(_build_caches, plan, progress, cancelled)
+            caches = pool.submit(_build_caches, plan, session.progress, cancelled)
             sharing = pool.submit(plan_gpu_share, plan) if searching else None
             available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
             caches.result()
@@ -117,7 +99,7 @@ def _prepare(plan: FitPlan, records: SearchRecords, goal: float | None, cluster:
             cancelled.set()
             pool.shutdown(cancel_futures=True)
     if why:
-        progress.say(why)
+        session.progress.say(why)
     return available, share
 
 
@@ -160,12 +142,11 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
     )
 
 
-def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
+def _commit_best(plan: FitPlan, session: Session, started: float) -> tuple[TrialRecord, Artifact]:
     """Makes the best so far the predictor of the plan's folder; of a whole search and of an interrupted one alike."""
-    best, artifact = _best_artifact(plan, records, progress)
+    best, artifact = _best_artifact(plan, session.records, session.progress)
     artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
     save_artifact(artifact, plan.path)
-    records.leaderboard(plan.data.validation_metric).to_csv(records.folder / "leaderboard.csv", index=False)
     return best, artifact
 
 
@@ -214,8 +195,8 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     return replace(artifact, members=(Member(config, model),), summary=summary | {"hyperparameters": dict(record.best_tuned)})
 
 
-def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None:
-    data, search = plan.data, plan.search
+def _announce(plan: FitPlan, session: Session) -> None:
+    data, search, progress = plan.data, plan.search, session.progress
     classes = f", {data.problem.num_outputs} classes" if data.problem.is_classification else ""
     progress.say(
         f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
@@ -232,7 +213,7 @@ def _announce(plan: FitPlan, records: SearchRecords, progress: Progress) -> None
         progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(search.space)}")
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
-    progress.resumes(records, plan.path)
+    progress.resumes(session.records, plan.path)
 
 
 def _concerns(key: str, models: tuple[str, ...]) -> bool:

@@ -13,20 +13,18 @@ from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings
-from .hpo.monitor import Listener, SearchMonitor
 from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
-from .hpo.progress import Progress
-from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords
-from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, read_identity, write_outcome
+from .hpo.records import SearchRecords
+from .hpo.session import SearchIdentity, check_same_search, read_identity
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, check_resources, parse_tune_settings
-from .hpo.trial import TrialTask
 from .metrics import Metric
-from .process import process_unchanged
 from .results import SearchResults
-from .searching import is_anything_left, run_trials, search_folder, search_tracker, trials_deadline
+from .searching import Session, trials_deadline
 from .space import RawProposal, describe_space
 from .space.kinds import text_of
+
+MOST_REPORTS = 100  # that schedulers plan with where nobody has said how many there are
 
 
 def tune_objective(
@@ -105,44 +103,23 @@ def tune_objective(
         check_resumable(settings)
         check_same_search(read_identity(folder / "search"), identity, folder / "search")
     deadline = None if time_limit is None else called + float(time_limit)
-    results = SearchResults(SearchRecords(folder / "search"), searched)
-    progress = Progress(searched, verbosity, settings.num_trials or 1, deadline)
-    with process_unchanged(), search_folder(folder, identity, resuming), contextlib.ExitStack() as stack:
-        records = SearchRecords(folder / "search")
-        if resuming and is_finished(folder / "search", identity):
-            progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
-            return results
-        progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(spaces)}")
-        progress.resumes(records, folder)
-        cluster = stack.enter_context(contextlib.ExitStack())
-        goal = None if settings.goal is None else searched.score(settings.goal)
-        available = cluster.enter_context(ray_cluster()) if is_anything_left(records, settings.num_trials or 1, goal) else {}
-        tags = {"automm_hpo.metric": searched.name}
-        tracker = stack.enter_context(search_tracker(folder, fixed, tags, tracking, deadline))
-        listeners: list[Listener] = [progress, *([tracker] if tracker else [])]
-        monitor = SearchMonitor(records, listeners, settings.keep_trials or DEFAULT_KEEP_TRIALS, 1, goal, settings.max_failed_trials)
-        run = Objective(
-            objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, numbers["seed"], max_epochs, tracker is not None
-        )
-        task = TrialTask(folder / "search", run, trials_deadline(deadline, with_ray=True), settings.trial_time_limit)
-        complete = lambda tuned: {**fixed, **tuned}  # noqa: E731
-        job = SearchJob(spaces, fixed, settings, settings.num_trials or 1, numbers["seed"], searched.name, max_epochs or 100, 0.0, complete, tuple(points))
-        with progress, sent_by_value(objective):
-            interruption = run_trials(task, job, monitor, available, progress)
-        if tracker:
-            tracker.log_figures(SearchResults(records, searched).figures)
-        cluster.close()  # the pictures are drawn meanwhile
-        if interruption.signal is not None and records.best() is None:
-            interruption.reraise()
-        records.raise_if_all_failed()
-        records.leaderboard(searched).to_csv(records.folder / "leaderboard.csv", index=False)
-        write_outcome(records.folder, Outcome(monitor.over or COMPLETE, identity.limits))
-        if tracker:
-            tracker.close("KILLED" if interruption.signal is not None else "FINISHED", records.best(), deadline)
-    progress.summary(records)
-    progress.say(f"saved in {folder}", level=1)
-    if monitor.over in (INTERRUPTED, TIME_LIMIT):
-        progress.say(f"ended early ({monitor.over}); the same call with save_path={str(folder)!r} goes on with it", level=1)
+    num_trials, num_reports = settings.num_trials or 1, max_epochs or MOST_REPORTS
+    session = Session(folder, identity, resuming, settings, num_trials, searched, deadline, verbosity)
+    with session.open(), contextlib.ExitStack() as cluster:
+        if session.is_finished:
+            session.progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
+            return SearchResults(session.records, searched)
+        session.progress.say(f"search: {settings.method}, {num_trials} trials over {', '.join(spaces)}")
+        session.progress.resumes(session.records, folder)
+        available = cluster.enter_context(ray_cluster()) if session.is_anything_left else {}
+        with session.tracked(tracking, fixed), sent_by_value(objective):
+            seed, is_tracked = numbers["seed"], tracking is not None
+            run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, seed, max_epochs, is_tracked)
+            job = SearchJob(spaces, fixed, settings, num_trials, seed, searched.name, num_reports, 0.0, lambda tuned: {**fixed, **tuned}, tuple(points))
+            trials_end = trials_deadline(deadline, with_ray=True)
+            interruption = session.run(run, job, cluster, available, trials_end, settings.keep_trials or DEFAULT_KEEP_TRIALS)
+            session.close(interruption)
+    session.say_goodbye(f"saved in {folder}")
     interruption.reraise()
     return SearchResults(SearchRecords(folder / "search"), searched)
 

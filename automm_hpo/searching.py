@@ -1,4 +1,4 @@
-"""What every search needs, of models or of an objective of the user's: its folder, its tracker, and its trials run to an end."""
+"""A session of a search, of models or of an objective of the user's: its folder is taken, its trials run to an end, and what became of them is told."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
 from .hpo.job import SearchJob
-from .hpo.monitor import SearchMonitor
+from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
 from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, reaches
-from .hpo.session import SearchIdentity, check_same_search, is_finished, is_search, read_identity, search_lock, write_identity
-from .hpo.trial import STOP_FILE, TrialTask, run_here
-from .process import Interruption, interruptible
+from .hpo.session import (
+    COMPLETE,
+    Outcome,
+    SearchIdentity,
+    check_same_search,
+    is_finished,
+    is_search,
+    read_identity,
+    search_lock,
+    write_identity,
+    write_outcome,
+)
+from .hpo.settings import TuneSettings
+from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
+from .metrics import Metric
+from .process import Interruption, interruptible, process_unchanged
+from .results import SearchResults
 from .tracking import MlflowTracker
 
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
@@ -38,6 +52,130 @@ def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None
     if any(reaches(record.best, goal) for record in trials):
         return False
     return len(trials) < num_trials or not all(record.has_ended for record in trials)
+
+
+class Session:
+    """One call that searches. Its steps, in order: ``open``, ``tracked``, ``run``, ``close``, ``say_goodbye``.
+
+    Args:
+        path: the predictor's, or an objective's; the search has its own folder in it.
+        resuming: the folder holds this search already.
+        num_trials: of the whole search.
+        deadline: time.time() at which the call must return; None: no limit.
+
+    Attributes:
+        records: of all trials, once it is open.
+        goal: the score at which the search is over; None: there is none.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: SearchIdentity,
+        resuming: bool,
+        settings: TuneSettings,
+        num_trials: int,
+        metric: Metric,
+        deadline: float | None,
+        verbosity: int,
+    ) -> None:
+        self.path, self.folder, self.deadline = path, path / "search", deadline
+        self.goal = None if settings.goal is None else metric.score(settings.goal)
+        self.progress = Progress(metric, verbosity, num_trials, deadline)
+        self._identity, self._resuming, self._settings, self._num_trials, self._metric = identity, resuming, settings, num_trials, metric
+        self._tracker: MlflowTracker | None = None
+        self._ended_by = ""  # why, where it did not come to its own end
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Self]:
+        """Within, the folder is this session's alone; afterwards the process is as it was.
+
+        Raises:
+            SearchInUse, SearchMismatch, SavePathExists
+            InvalidArgument: the folder cannot be made.
+        """
+        with process_unchanged(), search_folder(self.path, self._identity, self._resuming):
+            self.records = SearchRecords(self.folder)
+            yield self
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier session has done all there is to do."""
+        return self._resuming and is_finished(self.folder, self._identity)
+
+    @property
+    def is_anything_left(self) -> bool:
+        return is_anything_left(self.records, self._num_trials, self.goal)
+
+    @contextlib.contextmanager
+    def tracked(self, tracking: str | None, params: Mapping[str, Any], **tags: str) -> Iterator[None]:
+        """Within, what happens is told to MLflow as well; a search that raises ends FAILED there, one that is interrupted KILLED."""
+        if tracking is None:
+            yield
+            return
+        named = {f"automm_hpo.{name}": value for name, value in tags.items()}
+        self._tracker = MlflowTracker(self.folder, self.path.name, params, {"automm_hpo.path": str(self.path), "automm_hpo.metric": self._metric.name, **named})
+        try:
+            yield
+        except BaseException as error:
+            self._tracker.close("FAILED" if isinstance(error, Exception) else "KILLED", deadline=self.deadline)
+            raise
+
+    def run(
+        self,
+        function: TrialFunction,
+        job: SearchJob | None,
+        cluster: contextlib.ExitStack,
+        available: Mapping[str, float],
+        trials_end: float | None,
+        keep_trials: int,
+        keep_epochs: int = 1,
+    ) -> Interruption:
+        """Runs the trials that are left, and ends Ray.
+
+        Args:
+            function: what a trial does.
+            job: None runs the one trial on record, in this process.
+            cluster: its end is the end of the Ray that runs.
+            available: that Ray's resources; empty where there is none, for nothing is left to search.
+            trials_end: time.time() at which trials end; None: never.
+            keep_trials, keep_epochs: see ``SearchRecords.prune``.
+
+        Raises:
+            TimeLimitTooShort: there is no time left, and nothing to show.
+            AllTrialsFailed: no trial has a score.
+            KeyboardInterrupt, SystemExit: it was interrupted before any trial had one.
+        """
+        listeners: list[Listener] = [self.progress, *([self._tracker] if self._tracker else [])]
+        monitor = SearchMonitor(self.records, listeners, keep_trials, keep_epochs, self.goal, self._settings.max_failed_trials)
+        task = TrialTask(self.folder, function, trials_end, self._settings.trial_time_limit)
+        with self.progress:
+            interruption = run_trials(task, job, monitor, available, self.progress)
+        self._ended_by = monitor.over
+        if self._tracker and job:
+            self._tracker.log_figures(SearchResults(self.records, self._metric).figures)  # while Ray ends
+        cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
+        if interruption.signal is not None and self.records.best() is None:
+            interruption.reraise()
+        self.records.raise_if_all_failed()
+        self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False)
+        return interruption
+
+    def close(self, interruption: Interruption) -> None:
+        """All is done that the search was for."""
+        write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
+        if self._tracker:
+            self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", self.records.best(), self.deadline)
+
+    def say_goodbye(self, saved: str, also: str = "") -> None:
+        """Args:
+        saved: what now lies where.
+        also: another way to go on than the same call.
+        """
+        self.progress.summary(self.records)
+        self.progress.say(saved, level=1)
+        if self._ended_by in (INTERRUPTED, TIME_LIMIT):
+            self.progress.say(f"ended early ({self._ended_by}); the same call with save_path={str(self.path)!r} goes on with it{also}", level=1)
 
 
 @contextlib.contextmanager
@@ -74,22 +212,6 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
             raise
         finally:
             shutil.rmtree(search / "cache", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def search_tracker(
-    path: Path, params: Mapping[str, Any], tags: Mapping[str, str], tracking: str | None, deadline: float | None
-) -> Iterator[MlflowTracker | None]:
-    """The MLflow run of a search; one that raises ends FAILED, one that is interrupted KILLED."""
-    if tracking is None:
-        yield None
-        return
-    tracker = MlflowTracker(path / "search", path.name, params, {"automm_hpo.path": str(path), **tags})
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED", deadline=deadline)
-        raise
 
 
 def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, available: Mapping[str, float], progress: Progress) -> Interruption:

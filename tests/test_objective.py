@@ -201,8 +201,8 @@ def test_the_same_call_goes_on_and_another_one_is_refused():
 
 def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatch):
     monkeypatch.setattr(
-        "automm_hpo.objective.trials_deadline", lambda deadline, with_ray: deadline and time.time() + 10
-    )  # actors need four to start, on a busy machine more
+        "automm_hpo.objective.trials_deadline", lambda deadline, with_ray: deadline and time.time() + 25
+    )  # actors need four to start, on a busy machine fifteen
 
     def endless(config):
         while True:

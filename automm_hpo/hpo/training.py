@@ -135,9 +135,13 @@ def load_trial_data(search_folder: Path, config: Config, problem: Problem, metri
     return TrialData(train, valid, problem, metric, target)
 
 
-def close_splits() -> None:
-    """For a process that lives on: another fit may use the same folder's name."""
-    _open_split.cache_clear()
+@contextlib.contextmanager
+def splits_closed() -> Iterator[None]:
+    """For a process that lives on: afterwards no split is held open, and another fit may use the same folder's name."""
+    try:
+        yield
+    finally:
+        _open_split.cache_clear()
 
 
 @functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it
