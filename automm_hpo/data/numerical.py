@@ -13,7 +13,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-
 from ..config import Scaling
 from ..errors import InvalidData
 
