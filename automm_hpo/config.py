@@ -7,41 +7,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool
 
-from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, did_you_mean, nearest
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a field accepts, in words; every error message about the field quotes it."""
-
-    words: str
-
-
-@dataclass(frozen=True)
-class Live:
-    """Marks a field that may change on a trained state, as population-based training does."""
-
-
-def unwrapped(value: Any) -> Any:
-    """The Python value of a numpy scalar; searchers and ``np.linspace`` give them."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-
-
-def _number(value: Any) -> int | float:
-    value = unwrapped(value)
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            return float(value)  # "1e3", which a field of integers takes as well
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("not a number")  # Python counts booleans among the integers
-    return value
+from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, nearest
+from .sections import (
+    EpochFraction,
+    Expected,
+    Flag,
+    Fraction,
+    ImageSize,
+    LimitInt,
+    Live,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    Text,
+    fields_of,
+    unwrapped,
+)
 
 
 def _precision(value: Any) -> Any:
@@ -58,35 +47,9 @@ def _one_or_more(words: Any) -> Any:
     return (words,) if isinstance(words, str) else words
 
 
-def _not_zero(value: int) -> int:
-    if value == 0:
-        raise ValueError("zero")
-    return value
-
-
 Scaling = Literal["quantile", "standard", "robust"]
-Number = BeforeValidator(_number)
-PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False), Expected("a finite float > 0")]
-NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
-Fraction = Annotated[float, Number, Field(ge=0, lt=1, allow_inf_nan=False), Expected("a float in [0, 1)")]
-Share = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False), Expected("a float in [0, 1]")]
-EpochFraction = Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")]
-PositiveInt = Annotated[int, Number, Field(ge=1), Expected("an integer >= 1")]
-NonNegativeInt = Annotated[int, Number, Field(ge=0), Expected("an integer >= 0")]
-LimitInt = Annotated[int, Number, AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")]
-ImageSize = Annotated[int, Number, Field(ge=8, le=4096), Expected("an integer in [8, 4096], or None")]
-Text = Annotated[StrictStr, Field(min_length=1), Expected("a non-empty string")]
-Flag = Annotated[StrictBool, BeforeValidator(unwrapped), Expected("True or False")]
-
-
 ModelName = Literal["timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "real_mlp", "fusion_mlp"]
 Activation = Literal["relu", "leaky_relu", "gelu", "selu", "silu", "mish"]
-
-
-class Section(BaseModel):
-    """A frozen group of fields; the docstring under a field is its documentation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TimmImage(Section):
@@ -421,55 +384,9 @@ class Config(Section):
         return type(self).from_flat({**self.flat(), **values})
 
 
-@dataclass(frozen=True)
-class HyperField:
-    """One leaf of the tree."""
-
-    adapter: TypeAdapter
-    expected: str
-    options: tuple[Any, ...]
-    default: Any
-    live: bool
-    description: str
-
-
 def _get(config: Section, key: str) -> Any:
     value: Any = functools.reduce(getattr, key.split("."), config)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _expected(hint: Any) -> str:
-    """The words for a type hint: its ``Expected`` mark, or the values of its Literal."""
-    if get_origin(hint) is Annotated:
-        inner, *marks = get_args(hint)
-        return next((mark.words for mark in marks if isinstance(mark, Expected)), None) or _expected(inner)
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(option) for option in get_args(hint))
-    options = get_args(hint)  # X | None
-    words = _expected(next(option for option in options if option is not type(None)))
-    return words if "None" in words else f"{words}, or None"
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """What the Literals within a type hint allow."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return tuple(option for part in get_args(hint) for option in _options(part))
-
-
-def fields_of(section: type[Section], prefix: str = "") -> dict[str, HyperField]:
-    """The leaves below a section, by dotted key."""
-    found: dict[str, HyperField] = {}
-    hints = get_type_hints(section, include_extras=True)
-    for name, info in section.model_fields.items():
-        hint = hints[name]
-        if isinstance(hint, type) and issubclass(hint, Section):
-            found |= fields_of(hint, f"{prefix}{name}.")
-        else:
-            marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-            live = any(isinstance(mark, Live) for mark in marks)
-            found[prefix + name] = HyperField(TypeAdapter(hint), _expected(hint), _options(hint), info.default, live, info.description or "")
-    return found
 
 
 FIELDS = fields_of(Config)
@@ -541,19 +458,13 @@ def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict
     return resolved
 
 
-def check_value(key: str, value: Any, fields: Mapping[str, HyperField] | None = None, error: type[Exception] = InvalidHyperparameter) -> Any:
-    """The value of a key as its field stores it.
+def check_value(key: str, value: Any) -> Any:
+    """The value of a canonical key as its field stores it.
 
     Raises:
-        error: the value is not what the field expects.
+        InvalidHyperparameter: the value is not what the field expects.
     """
-    field = (FIELDS if fields is None else fields)[key]
-    try:
-        return field.adapter.validate_python(value)
-    except ValidationError:
-        words = [word for word in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(word, str) and word not in field.options]
-        hint = did_you_mean(words[0], field.options) if words else ""
-        raise error(f"{key}: expected {field.expected}, got {value!r} ({type(value).__name__}).{hint}") from None
+    return FIELDS[key].check(key, value)
 
 
 def check_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import unwrapped
 from ..errors import InvalidSpace, NotSupported
+from ..sections import unwrapped
 from ..space import Choice, Computed, Float, Int, Normal, Space
 from ..space.kinds import grid_of, int_below
 

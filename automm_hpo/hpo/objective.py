@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import unwrapped
 from ..errors import CorruptFile, InvalidArgument, NotSupported
 from ..files import read_json, temporary_name, write_json
+from ..sections import unwrapped
 from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
 from ..training.checkpoint_folder import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints

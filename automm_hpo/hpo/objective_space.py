@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import unwrapped
 from ..errors import InvalidSpace, Problems
+from ..sections import unwrapped
 from ..space import Branch, Branches, Choice, Computed, RawProposal, SearchSpace, Space, to_raw, tuned_keys
 from .foreign_spaces import is_space, to_space
 from .ray_space import check_computed, in_branch

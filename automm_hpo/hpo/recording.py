@@ -8,8 +8,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from ..config import unwrapped
 from ..errors import AutoMMHPOError
+from ..sections import unwrapped
 from ..space import RawProposal, finish_proposal
 from . import records
 from .job import SearchJob

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from ..config import FIELDS, Expected, Flag, HyperField, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, fields_of
+from ..config import FIELDS
 from ..errors import InvalidTuneSettings, Problems
+from ..sections import Expected, Flag, HyperField, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, fields_of
 from ..space import Choice, SearchSpace
 
 SchedulerName = Literal["FIFO", "ASHA", "HyperBand", "BOHB", "median", "PBT", "PB2", "bandit", "truncation"]

@@ -12,20 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import (
-    Expected,
-    Flag,
-    HyperField,
-    NonNegativeFloat,
-    NonNegativeInt,
-    Number,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Text,
-    fields_of,
-)
 from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported, Problems, did_you_mean
+from ..sections import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, fields_of
 from ..space import Branches, Computed, Float, Int, Normal, SearchSpace, exhaustive_keys
 from .ray_space import plain_spaces
 

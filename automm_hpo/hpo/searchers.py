@@ -14,8 +14,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from ..config import unwrapped
 from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported
+from ..sections import unwrapped
 from ..space import Choice, Float, Int, Normal, RawProposal, SearchSpace, Space, draw_space, exhaustive_point, exhaustive_size, grid_point, grid_size, propose
 from .apart import Apart
 from .cube import from_cube, to_cube

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from ..config import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, check_value, fields_of
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
+from ..sections import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, fields_of
 from .scheduler_args import SCHEDULER_ARGS, canonical_scheduler, check_scheduler_args
 from .searcher_args import SEARCHER_ARGS, described, find_searcher
 
@@ -146,7 +146,7 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
                 hint = f" Here that is {ELSEWHERE[key]}." if key in ELSEWHERE else did_you_mean(str(key), FIELDS)
                 raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint} Known: {', '.join(FIELDS)}")
             check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
-            values[key] = check(value) if check else check_value(key, value, FIELDS, InvalidTuneSettings)
+            values[key] = check(value) if check else FIELDS[key].check(key, value, InvalidTuneSettings)
     for kind, known in (("searcher", SEARCHER_ARGS), ("scheduler", SCHEDULER_ARGS)):
         if kind in values or kind not in given:  # else nobody knows whose arguments these are
             name = values.get(kind, FIELDS[kind].default)
@@ -184,7 +184,7 @@ def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[
             if f"{field}.{name}" not in known:
                 names = [key.removeprefix(f"{field}.") for key in known]
                 raise InvalidTuneSettings(f"{field}: {owner} takes {', '.join(names) or 'no arguments'}, got {name!r}.{did_you_mean(name, names)}")
-            args[name] = check_value(f"{field}.{name}", value, known, InvalidTuneSettings)
+            args[name] = known[f"{field}.{name}"].check(f"{field}.{name}", value, InvalidTuneSettings)
     if field == "scheduler_init_args":
         check_scheduler_args(owner, args, problems)
     elif args.get("group") and not args.get("multivariate", True):

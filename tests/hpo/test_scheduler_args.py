@@ -6,7 +6,6 @@ from typing import get_args
 
 import pytest
 
-from automm_hpo.config import check_value
 from automm_hpo.errors import AutoMMHPOError, InvalidInput, InvalidTuneSettings, Problems
 from automm_hpo.hpo.scheduler_args import (
     LIVE_KEYS,
@@ -101,9 +100,9 @@ def test_every_argument_is_documented_and_says_what_it_expects(key):
 def test_values(name, key, good, bad):
     key = f"scheduler_init_args.{key}"
     for value in good:
-        check_value(key, value, SCHEDULER_ARGS[name], InvalidTuneSettings)
+        SCHEDULER_ARGS[name][key].check(key, value, InvalidTuneSettings)
     for value in bad:
-        assert refused(check_value, key, value, SCHEDULER_ARGS[name], InvalidTuneSettings).startswith(f"{key}: expected ")
+        assert refused(SCHEDULER_ARGS[name][key].check, key, value, InvalidTuneSettings).startswith(f"{key}: expected ")
 
 
 @pytest.mark.parametrize(

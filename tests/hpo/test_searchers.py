@@ -21,7 +21,6 @@ from ray.tune.search import ConcurrencyLimiter, Repeater, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from automm_hpo import space as spaces
-from automm_hpo.config import check_value
 from automm_hpo.errors import InvalidInput, InvalidTuneSettings, NotSupported
 from automm_hpo.hpo.libraries import Density
 from automm_hpo.hpo.searcher_args import NOT_OFFERED, PACKAGES, SEARCHER_ALIASES, SEARCHER_ARGS, check_package, check_searcher, check_space, find_searcher
@@ -415,7 +414,7 @@ EVERY_ARG = {
 def test_every_argument_arrives(name):
     given = EVERY_ARG.get(name, {})
     assert {key.removeprefix("searcher_init_args.") for key in SEARCHER_ARGS[name]} == set(given)
-    args = {key: check_value(f"searcher_init_args.{key}", value, SEARCHER_ARGS[name], InvalidTuneSettings) for key, value in given.items()}
+    args = {key: SEARCHER_ARGS[name][f"searcher_init_args.{key}"].check(key, value) for key, value in given.items()}
     check_searcher(name, args, space_for(name))
     with_args, without = (run(make(name, space_for(name), **chosen), space_for(name), length(name, 16))[0] for chosen in (args, {}))
     assert (with_args != without) == bool(given)
