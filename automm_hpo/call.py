@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+import pandas as pd
+
 from .arguments import absolute_path, check_tracking, checked_numbers, plan_path
-from .checks import check_goal, check_quota, check_same_metric, check_training
-from .errors import InvalidArgument, Problems
+from .checks import check_goal, check_models, check_quota, check_same_metric, check_training
+from .config import Config
+from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
+from .data.encoders import Encoders, fit_encoders
+from .data.images import cover
+from .data.tables import fingerprint as fingerprint_table
+from .data_plan import plan_data
+from .errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
 from .finishing import check_ensemble, check_finishing
-from .hpo.job import check_resumable
-from .hpo.session import check_same_search, read_identity
-from .plan import FitPlan, Target, check_models, plan_data, plan_defaults, plan_encoders, plan_identity, plan_search, plan_weights, stored_search
+from .hpo.job import check_resumable, limits_of
+from .hpo.session import SearchIdentity, check_same_search, read_identity
+from .metrics import OBJECT
+from .models import image_spec
+from .plan import DataPlan, FitPlan, SearchPlan, Target
 from .presets import check_preset, is_searching
 from .resolution import chosen_resolution, fit_resolution
+from .search_plan import plan_defaults, plan_encoders, plan_search, plan_weights
+from .space import describe_space, space_from_json, space_to_json
 
 
 @dataclass(frozen=True)
@@ -97,3 +110,77 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         check_same_search(stored, identity, folder / "search")
     encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
     return FitPlan(folder, data, search, encoders, seed, identity, resuming, numbers["time_limit"], deadline, call.ensemble_size, call.refit)
+
+
+def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any]) -> SearchIdentity:
+    """What tells this search from another one.
+
+    Args:
+        call: fit's other arguments, JSON values.
+        limits: those of fit that may change from call to call.
+    """
+    settings = search.settings
+    fingerprint = {
+        "label": data.problem.label,
+        "sample_weight": data.sample_weight,
+        "problem_type": data.problem.problem_type,
+        "validation_metric": data.validation_metric.name,
+        # an order that the user gave is that of the heads in the checkpoints, and the tables' values do not show it
+        **({"classes": list(data.problem.class_labels)} if data.problem.label_dtype == "category" else {}),
+        "columns": dict(data.columns),
+        **{name: fingerprint_table(split.table, encoders.image_files(split.table, split.folder)) for name, split in data.splits.items()},
+        "seed": seed,
+        **{key: value for key, value in search.config.flat().items() if key not in search.space},
+        **describe_space(search.space),
+    }
+    changeable: dict[str, Any] = {}
+    if search.space:
+        stated, changeable = limits_of(settings)
+        fingerprint |= stated
+    return SearchIdentity.of(fingerprint, changeable | dict(limits), call)
+
+
+def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | None, data: DataPlan) -> dict[str, Any]:
+    """The hyperparameters and tune kwargs of a call as JSON holds them; ``unstorable`` says why it cannot."""
+    objects = [metric.name.removeprefix(OBJECT) for metric in (data.eval_metric, data.validation_metric) if metric.is_object]
+    if objects:
+        return {"unstorable": f"its metric {objects[0]} is a scorer object"}
+    try:
+        return {"hyperparameters": dict(search.given), "space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
+    except (InvalidSpace, TypeError, ValueError) as problem:
+        return {"unstorable": str(problem)}
+
+
+def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments of the predictor, arguments of ``fit``) of the call that began a search.
+
+    Raises:
+        NotSupported: it was given something that only code can hold.
+    """
+    if identity.call.get("kind") == "objective":
+        raise NotSupported("resume=True: this is a search of tune_objective, and no file holds its function; make the same tune_objective call again")
+    target, call = dict(identity.call["target"]), dict(identity.call["fit"])
+    if reason := call.pop("unstorable", None):
+        raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
+    given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
+    # in layers: a fixed value may stand beneath a conditional space that gives it in some branches only
+    return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}
+
+
+def plan_embedding(layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None) -> tuple[Config, Encoders]:
+    """What an untrained, pretrained model makes of a table's images and texts; it has nothing to say of the other columns.
+
+    Raises:
+        InvalidData: there is neither an image nor a text column.
+        WeightsUnavailable, InvalidInput
+    """
+    search = plan_search(layers, None)
+    columns = infer_columns(table, [label], folder)
+    read = {column: kind if kind in (*IMAGE_TYPES, "text") else "null" for column, kind in columns.items()}
+    if set(read.values()) == {"null"}:
+        found = ", ".join(f"{column!r} ({kind}: {columns.reasons[column]})" for column, kind in columns.items())
+        raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {found}")
+    geometry = cover([image_spec(search.config)], search.config.data.image.max_pixels)
+    encoders = fit_encoders(ColumnTypes(read, columns.reasons), table, search.config.data, geometry)
+    check_models(search, encoders.features)
+    return search.config, plan_weights(search, encoders)

@@ -11,7 +11,7 @@ from .hpo.scheduler_args import WAITING
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
 from .hpo.trial import NUM_STATES
 from .metrics import Metric
-from .models import MODEL_KEYS, build_model
+from .models import MODEL_KEYS, build_model, check_model
 from .plan import SearchPlan
 from .problem import Problem
 from .training.losses import losses_for
@@ -23,6 +23,17 @@ def check_same_metric(metric: Metric) -> None:
     """
     if metric.is_object:
         raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
+
+
+def check_models(search: SearchPlan, features: Features) -> None:
+    """Raises:
+    AutoMMHPOError: a trial's models do not suit the columns; all problems together.
+    """
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
+        with problems.gather():
+            check_model(config, features)
+    problems.raise_any()
 
 
 def check_training(search: SearchPlan, problem: Problem, features: Features) -> None:

@@ -17,26 +17,21 @@ from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_unused
 from .artifact import Artifact, Embedder, load_artifact, save_artifact
-from .call import FitCall, plan_fit
+from .call import FitCall, plan_embedding, plan_fit, restored_call
 from .config import Config
 from .data.batch import TensorCache, ahead
 from .data.cache import build_cache
 from .data.decoding import BadImage, describe
 from .data.encoders import EncodedTable, Encoders
 from .data.tables import load_table
+from .data_plan import FEATURE_EXTRACTION, check_problem_type
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .files import is_predictor
 from .fitting import run_fit, trial_artifact
 from .hpo.records import SearchRecords
 from .hpo.session import is_search, read_identity
 from .metrics import Metric, check_fits, find_metric, stored_metric
-from .plan import (
-    FEATURE_EXTRACTION,
-    Target,
-    check_problem_type,
-    plan_embedding,
-    restored_call,
-)
+from .plan import Target
 from .presets import check_preset
 from .preview import Preview, preview
 from .results import SearchResults

@@ -17,6 +17,7 @@ from automm_hpo.config import Config
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
+from automm_hpo.data_plan import plan_data
 from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput
 from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
 from automm_hpo.finishing import run_after_search
@@ -27,7 +28,7 @@ from automm_hpo.hpo.session import SearchIdentity
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.training import build_state
 from automm_hpo.models import image_spec
-from automm_hpo.plan import FitPlan, SearchPlan, Target, plan_data
+from automm_hpo.plan import FitPlan, SearchPlan, Target
 from automm_hpo.space import Float
 from automm_hpo.training.checkpoint import save_checkpoint
 from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints

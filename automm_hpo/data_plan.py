@@ -1,0 +1,112 @@
+"""What is learned from: the tables read, the label and the metrics found, the columns told apart, the rows split."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from .data.columns import ColumnTypes, check_names, infer_columns
+from .data.split import train_valid_split
+from .data.tables import load_table
+from .errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
+from .metrics import DEFAULT_METRIC, check_fits, find_metric
+from .plan import DataPlan, Split, Target
+from .problem import PROBLEM_TYPES, encode_weights, infer_problem
+from .training.evaluate import undefined_on
+
+REFUSED_TYPES = (  # AutoMM's, that are known here by name only
+    "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",
+    "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity",
+)  # fmt: skip
+FEATURE_EXTRACTION = "feature_extraction"
+
+
+def plan_data(
+    target: Target,
+    train_data: Any,
+    tuning_data: Any,
+    max_num_tuning_data: int | None,
+    holdout_frac: float | None,
+    column_types: Mapping[str, str] | None,
+    seed: int,
+) -> DataPlan:
+    """Reads the tables, works out the problem and the columns, and splits.
+
+    Raises:
+        InvalidData, InvalidArgument, MissingData, NotSupported
+    """
+    if target.problem_type == FEATURE_EXTRACTION:
+        raise NotSupported("problem_type: there is nothing to fit for feature_extraction; call extract_embedding(data)")
+    table, folder = load_table(train_data, "train_data")
+    label = _find_label(table, target.label)
+    problem = infer_problem(table[label], label, target.problem_type)
+    eval_metric = find_metric(target.eval_metric or DEFAULT_METRIC[problem.problem_type], "eval_metric")
+    validation_metric = find_metric(target.validation_metric, "validation_metric") if target.validation_metric else eval_metric
+    problems = Problems()
+    with problems.gather():
+        check_fits(eval_metric, problem.problem_type, "eval_metric")
+    if validation_metric is not eval_metric:
+        with problems.gather():
+            check_fits(validation_metric, problem.problem_type, "validation_metric")
+    problems.raise_any()
+    check_names(table.columns)
+    targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
+    columns = infer_columns(table, targets, folder, column_types)
+    if tuning_data is None:
+        train, held_out = train_valid_split(table, problem, holdout_frac, seed)
+        valid = Split(held_out, folder)
+    else:
+        train, valid = table, Split(*load_table(tuning_data, "tuning_data"))
+        _check_tuning_data(valid.table, columns, label)
+        if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
+            valid = Split(valid.table.sample(max_num_tuning_data, random_state=seed), valid.folder)
+    valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
+    if why := undefined_on(validation_metric, problem, valid_target):
+        raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")
+    if eval_metric.scorer is not None:
+        undefined_on(eval_metric, problem, valid_target)  # whether it can be computed at all
+    return DataPlan(Split(train, folder), valid, problem, columns, eval_metric, validation_metric, target.sample_weight)
+
+
+def _find_label(train: pd.DataFrame, label: str | None) -> str:
+    if label is None or not isinstance(label, Hashable):
+        raise InvalidArgument(f"label: expected the name of the column to predict, got {label!r}; MultiModalPredictor(label=...)")
+    if label not in train.columns:
+        hint = did_you_mean(str(label), map(str, train.columns))
+        raise InvalidData(f"train_data: has no label column {label!r}; it has {_names(train)}.{hint}")
+    if train.empty:
+        raise InvalidData("train_data: has no rows")
+    return label
+
+
+def _find_weights(train: pd.DataFrame, column: str, label: str) -> str:
+    if not isinstance(column, Hashable) or column == label:
+        raise InvalidArgument(f"sample_weight: expected the name of a column of weights, not the label's, got {column!r}")
+    if column not in train.columns:
+        hint = did_you_mean(str(column), map(str, train.columns))
+        raise InvalidData(f"train_data: has no sample_weight column {column!r}; it has {_names(train)}.{hint}")
+    encode_weights(train[column])
+    return column
+
+
+def _names(table: pd.DataFrame) -> str:
+    return ", ".join(map(repr, table.columns)) or "no columns"
+
+
+def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) -> None:
+    if table.empty:
+        raise InvalidData("tuning_data: has no rows; leave it out to hold some of train_data out")
+    absent = [column for column in (label, *columns.used) if column not in table.columns]
+    if absent:
+        raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {_names(table)}")
+
+
+def check_problem_type(problem_type: str | None) -> None:
+    if problem_type in REFUSED_TYPES:
+        raise NotSupported(f"problem_type: {problem_type} is not covered here; {', '.join((*PROBLEM_TYPES, FEATURE_EXTRACTION))} are")
+    known = (*PROBLEM_TYPES, FEATURE_EXTRACTION)
+    if problem_type is not None and problem_type not in known:
+        hint = did_you_mean(str(problem_type), known)
+        raise InvalidArgument(f"problem_type: expected one of {', '.join(known)}, got {problem_type!r}.{hint}")

@@ -1,0 +1,196 @@
+"""What is tried: the user's hyperparameters over the defaults that the data call for, and the encoding that serves every trial."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .config import Config
+from .data.cache import MEND
+from .data.columns import IMAGE_TYPES
+from .data.decoding import decode_all, describe, find_absent
+from .data.encoders import Encoders, fit_encoders
+from .data.features import Features
+from .data.images import cover
+from .data.ngrams import MOST_CLASSES, score_names
+from .data.text import cover_texts, load_tokenizer
+from .errors import BadImages, InvalidData, InvalidTuneSettings, Problems
+from .hpo.cluster import known_resources
+from .hpo.job import first_points, resolve_settings
+from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
+from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from .models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
+from .plan import DataPlan, SearchPlan
+from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
+from .problem import Problem
+from .space import SearchSpace, tuned_keys
+from .training.evaluate import find_device
+
+
+def plan_search(
+    layers: Sequence[Mapping[str, Any] | None],
+    tune_kwargs: Mapping[str, Any] | str | None,
+    presets: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> SearchPlan:
+    """Takes the hyperparameters apart and checks that every trial they allow could start.
+
+    Args:
+        layers: hyperparameters of the predictor and of the call; a later one wins.
+        presets: the name of what is added when the data are known (``plan_defaults``).
+        defaults: of what is searched, where they are not the fields' own.
+
+    Raises:
+        AutoMMHPOError: all problems together.
+    """
+    problems = Problems()
+    settings, points = TuneSettings(), []
+    understood = tune_kwargs is None
+    if tune_kwargs is not None:
+        with problems.gather():
+            settings = parse_tune_settings(tune_kwargs)
+            understood = True
+            if (available := known_resources()) is not None:
+                check_resources(settings, available)
+    with problems.gather():
+        fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
+        config = Config.from_flat(fixed)
+        if not is_searching(presets):  # which brings what may be missing here
+            _check_space_and_settings(space, tune_kwargs)
+        if space and understood:  # else the defaults would be blamed
+            settings = resolve_settings(settings, space)
+            searched = tuned_keys(space)
+            points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in searched}, point_to_raw)
+        with problems.gather():
+            find_device(config.env)
+        for candidate in candidate_configs(config, space, MODEL_KEYS):
+            with problems.gather():
+                check_model(candidate)
+    problems.raise_any()
+    return SearchPlan(config, fixed, space, settings, tuple(points))
+
+
+def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> None:
+    if space and tune_kwargs is None:
+        raise InvalidTuneSettings(
+            f"{', '.join(space)} have search spaces, and hyperparameter_tune_kwargs is None: give it (e.g. 'auto'), or give fixed values instead"
+        )
+    if not space and tune_kwargs is not None:
+        raise InvalidTuneSettings(
+            "hyperparameter_tune_kwargs is given, and no hyperparameter has a search space: give one a tune.* space, name a preset that has "
+            "(presets='medium_quality_hpo'), or leave hyperparameter_tune_kwargs out"
+        )
+
+
+def plan_defaults(
+    search: SearchPlan,
+    data: DataPlan,
+    layers: Sequence[Mapping[str, Any] | None],
+    tune_kwargs: Mapping[str, Any] | str | None,
+    presets: str | None,
+) -> SearchPlan:
+    """The search again, with a preset, or the defaults that these data call for, beneath what the user gave.
+
+    Args:
+        search: of the user's ``layers`` alone.
+
+    Raises:
+        AutoMMHPOError: all problems together.
+    """
+    columns = data.columns
+    kinds = Features(  # as much of it as is known before the columns are encoded: which kinds there are
+        len(columns.of_type(*IMAGE_TYPES)), columns.of_type("numerical", "datetime"), (2,) * len(columns.of_type("categorical")), len(columns.of_type("text"))
+    )
+    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
+    names = _without_transformers(search, kinds)
+    if names and _with_scores(kinds, data.problem, others := [config.with_overrides(names) for config in configs]).num_scores:
+        configs = others
+    else:
+        names = {}
+    kinds = _with_scores(kinds, data.problem, configs)
+    used = {name for config in configs for name in used_models(config, kinds)}
+    occasion = Occasion(
+        tuple(name for name in MODELS if name in used),
+        any(is_pretrained(config, kinds) for config in configs),
+        len(data.train.table),
+        data.problem.problem_type,
+        find_device(search.config.env).type,
+        may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
+    )
+    preset = resolve_preset(presets, occasion)
+    preset = replace(preset, hyperparameters={**names, **preset.hyperparameters})
+    whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))
+    return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
+
+
+def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:
+    """The models to use where texts are to be read, the transformers library is not installed, and nobody asked for it; else nothing."""
+    asked = {"model.names", "model.hf_text.checkpoint_name"} & {*search.given, *search.space}
+    if not kinds.num_texts or asked or importlib.util.find_spec("transformers") is not None:
+        return {}
+    return {"model.names": [name for name in search.config.model.names if name != "hf_text"]}
+
+
+def _with_scores(features: Features, problem: Problem, configs: Sequence[Config]) -> Features:
+    """The features, with the numbers that the words of the texts give, where these trials want them."""
+    names, wanted = score_names(problem), configs[0].data.text.words
+    scored = replace(features, numeric=(*features.numeric, *names), num_scores=len(names))
+    auto = len(names) <= MOST_CLASSES and all(can_read(config, scored) for config in configs)
+    return scored if features.num_texts and (wanted == "on" or (wanted == "auto" and auto)) else features
+
+
+def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
+    """The encoding that serves every trial, but for the tokenizers, which ``plan_weights`` adds.
+
+    Raises:
+        InvalidData, InvalidInput: values that are not of their column's type, in either split; all problems together.
+        BadImages: files that are not there; those that do not decode are found when they are decoded.
+    """
+    own, geometry = search.config.data, None
+    if data.columns.of_type(*IMAGE_TYPES):
+        geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
+    encoders = fit_encoders(data.columns, data.train.table, own, geometry)
+    if _with_scores(encoders.features, data.problem, candidate_configs(search.config, search.space, MODEL_KEYS)).num_scores:
+        encoders = replace(encoders, score_names=score_names(data.problem))
+    if encoders.features == Features():
+        raise InvalidData(
+            f"no column to learn from: in the {len(data.train.table)} rows to train on, nothing of {', '.join(map(repr, data.columns.used))} comes twice. "
+            "Give column_types={column: 'text'} for columns that are worth reading, or other columns"
+        )
+    problems, images = Problems(), {}
+    for name, split in data.splits.items():
+        with problems.gather():
+            images[name] = data.encode(split, encoders).images
+    problems.raise_any()
+    strategy = own.image.missing_value_strategy
+    if geometry is not None and strategy != "skip" and any(find_absent(sources, strategy) for sources in images.values()):
+        # it is refused in any case: then let all bad files be named at once
+        bad = {name: (decode_all(sources, geometry, strategy=strategy), list(data.splits[name].table.index)) for name, sources in images.items()}
+        raise BadImages("\n".join(f"{name}: {describe(found, labels)}" for name, (found, labels) in bad.items() if found) + f" {MEND}")
+    return encoders
+
+
+def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
+    """Has the pretrained weights of all trials at hand, and the tokenizers of their texts, fetched where they are not.
+
+    Returns:
+        The encoders with the tokenizers.
+
+    Raises:
+        WeightsUnavailable, InvalidInput
+    """
+    problems = Problems()
+    for config in candidate_configs(search.config, search.space, MODEL_KEYS):
+        with problems.gather():
+            fetch_weights(config, encoders.features)
+    problems.raise_any()  # where weights cannot be had, the same would be said of their tokenizer
+    configs = candidate_configs(search.config, search.space, ("model.names", *TEXT_KEYS))
+    texts = [config for config in configs if "hf_text" in used_models(config, encoders.features)]
+    tokenizers = {}
+    for spec in cover_texts([text_spec(config) for config in texts]):
+        with problems.gather():
+            tokenizers[spec.checkpoint_name] = load_tokenizer(spec)
+    problems.raise_any()
+    return encoders.with_tokenizers(tokenizers)
