@@ -50,7 +50,6 @@ class SearchMonitor:
         self.goal, self.max_failed_trials = goal, max_failed_trials
         self.over = self.ending = ""
         self._open: dict[int, TrialRecord] = {}
-        self._told: set[int] = set()  # trials of which the listeners know that they ended
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
 
@@ -67,10 +66,9 @@ class SearchMonitor:
 
     def trial_started(self, number: int) -> None:
         """A trial has a place now; one that had it before, and lost it for a while, is not told again."""
-        if number in self._open or self.records.is_closed(number):
+        if number in self._open or self.records.has_ended(number):
             return
         self._open[number] = record = self.records.reopen_trial(number)
-        self._told.discard(number)
         if record.results:
             self._last[number] = record.results[-1]
         for listener in self.listeners:
@@ -112,7 +110,7 @@ class SearchMonitor:
     def close_open(self, reason: str) -> None:
         """The search ends here; what still runs is stopped."""
         for number in range(len(self.records)):
-            if number not in self._open and number not in self._told and not self.records.is_closed(number):
+            if number not in self._open and not self.records.is_closed(number):
                 self._open[number] = self.records.folder_of(number).read()  # it was proposed and never got a place
         for number in sorted(self._open):
             self._close(number, STOPPED, reason)
@@ -120,7 +118,6 @@ class SearchMonitor:
     def _close(self, number: int, status: str, reason: str) -> None:
         if self._open.pop(number, None) is None:
             return  # it was closed in an earlier session, and only reported again
-        self._told.add(number)
         record = self.records.close_trial(number, status, reason)
         self.records.prune(self.keep_trials, self.keep_epochs)
         self._num_failed += status == FAILED

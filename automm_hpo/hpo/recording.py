@@ -65,7 +65,7 @@ class RecordingSearcher(Searcher):
 
     def _tell_ended(self) -> None:
         """Where no scheduler has to learn from them, recorded trials that have ended need no place in Ray: of a thousand it would take half a minute."""
-        while self.job.settings.scheduler == "FIFO" and self.num_proposed < self.num_recorded and self.records.is_closed(self.num_proposed):
+        while self.job.settings.scheduler == "FIFO" and self.num_proposed < self.num_recorded and self.records.has_ended(self.num_proposed):
             record, trial_id = self.records.folder_of(self.num_proposed).read(), f"recorded {self.num_proposed}"
             if not isinstance(self.inner.suggest(trial_id), dict):
                 return

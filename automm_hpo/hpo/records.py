@@ -180,8 +180,8 @@ class SearchRecords:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._closed: dict[int, TrialRecord] = {}  # an ended trial's files no longer change
-        self._keepers: list[TrialRecord] = []  # ended trials that still have weights, best first
+        self._closed: dict[int, TrialRecord] = {}  # their files no longer change
+        self._keepers: list[TrialRecord] = []  # of those, the ones that still have weights, best first
         self._count = len(self._numbers())  # numbers are given by this process alone
 
     def folder_of(self, number: int) -> TrialFolder:
@@ -195,6 +195,8 @@ class SearchRecords:
 
     def reopen_trial(self, number: int) -> TrialRecord:
         """A trial that has a place is running, or running again."""
+        self._closed.pop(number, None)
+        self._keepers = [record for record in self._keepers if record.number != number]
         record = self.folder_of(number).read()
         record = replace(record, status=RUNNING, reason="", ended=0.0, started=record.started if record.results else time.time())
         self.folder_of(number).write(record)
@@ -210,12 +212,15 @@ class SearchRecords:
         return record
 
     def remember(self, record: TrialRecord) -> None:
-        """Counts a trial among the closed ones; its files are not read again."""
+        """Counts a trial among the closed ones, for it has ended, in this session or for good; its files are not read again."""
         self._closed[record.number] = record
         self._keepers.append(record)
 
     def is_closed(self, number: int) -> bool:
-        return number in self._closed and self._closed[number].has_ended
+        return number in self._closed
+
+    def has_ended(self, number: int) -> bool:
+        return self.is_closed(number) and self._closed[number].has_ended
 
     def prune(self, keep_trials: int, keep_epochs: int = 1) -> None:
         """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch, the first of them those of ``keep_epochs``.
