@@ -68,6 +68,7 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:
         return 1.0, ""
     measured = [_measure(plan, config, device) for config in kinds]
+    torch.cuda.empty_cache()  # the memory is the trials'
     worst = Occupancy(max(each.memory_bytes for each in measured), max(each.busy for each in measured))
     total = torch.cuda.mem_get_info(device)[1]
     cpus = search.settings.resources.get("cpu", 1.0)
@@ -95,5 +96,6 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
             seconds = time.perf_counter() - started
         busy = sum(event.self_device_time_total for event in traced.key_averages()) / 1e6 / seconds
         busy = min(1.0, busy) or 1.0  # nothing seen: not everywhere may the profiler look
-        taken = free - torch.cuda.mem_get_info(device)[0]
-    return Occupancy(CONTEXT_BYTES + max(taken, torch.cuda.max_memory_reserved(device)), busy)
+        taken = max(free - torch.cuda.mem_get_info(device)[0], torch.cuda.max_memory_reserved(device))
+        rows = data.train.nbytes / len(data.train) * (len(plan.data.train.table) + len(plan.data.valid.table))  # each trial has its own on the GPU
+    return Occupancy(int(CONTEXT_BYTES + taken + (rows if 2 * rows <= free else 0)), busy)

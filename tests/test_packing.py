@@ -78,6 +78,25 @@ def _plan(table, fast, hyperparameters=None, **settings):
     return plan_fit(call, Target("label", None, None, None), [], table, None)
 
 
+def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
+    """Of a table whose pictures take a fifth of it four trials have room, of one that lies elsewhere for its size eight."""
+
+    @contextmanager
+    def profile(activities):
+        yield SimpleNamespace(key_averages=lambda: [SimpleNamespace(self_device_time_total=1.0)])
+
+    monkeypatch.setattr("automm_hpo.packing.profile", profile)
+    monkeypatch.setattr("automm_hpo.packing.CONTEXT_BYTES", 0)
+    with pretend_gpu():
+        plan = _plan(small[0], fast).with_scorer()
+        rows = len(small[0]) * plan.encoders.geometry.side ** 2 * 3
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
+        for share, count in ((0.2, 4), (0.6, 8)):
+            memory = int(rows / share)
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (memory, memory))
+            assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 1.0})[0] == 1 / count
+
+
 def test_no_share_is_planned_of_gpus_that_the_search_has_not(small, here, fast):
     """The user's own Ray may have been started without this machine's."""
     with pretend_gpu():
