@@ -85,7 +85,9 @@ def test_auto_takes_the_gpu():
     assert find_device(Env()).type == "cuda"
 
 
-@pytest.mark.parametrize(("precision", "is_emulated", "is_mixed"), [("auto", False, True), ("auto", True, False), ("bf16-mixed", True, True), ("32", False, False)])
+@pytest.mark.parametrize(
+    ("precision", "is_emulated", "is_mixed"), [("auto", False, True), ("auto", True, False), ("bf16-mixed", True, True), ("32", False, False)]
+)
 def test_precision_is_mixed_by_itself_only_where_the_gpu_has_bfloat16(precision, is_emulated, is_mixed, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not is_emulated)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
