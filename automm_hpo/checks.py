@@ -80,7 +80,7 @@ def num_parallel(search: SearchPlan) -> int:
     """Trials at a time: on the Ray that runs, else on this machine."""
     if not search.space:
         return 1
-    there = known_resources() or local_resources()
+    there = known_resources(search.config.env.num_gpus) or local_resources()
     wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] and search.config.env.allows_gpu else 0.0} | search.settings.resources
     slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
     return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))

@@ -17,7 +17,7 @@ from .data.decoding import Course
 from .errors import CorruptFile
 from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
-from .hpo.cluster import ray_cluster
+from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob
 from .hpo.progress import Progress
 from .hpo.ray_space import values_of
@@ -91,7 +91,7 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
     with ThreadPoolExecutor(1) as pool:
         try:
             caches = pool.submit(_build_caches, plan, session.progress, cancelled)
-            sharing = pool.submit(plan_gpu_share, plan) if searching else None
+            sharing = pool.submit(plan_gpu_share, plan, known_resources(plan.search.config.env.num_gpus)) if searching else None
             available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
             caches.result()
             share, why = sharing.result() if sharing else (1.0, "")

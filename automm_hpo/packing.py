@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from .config import Config
 from .hpo.ray_space import candidate_configs
-from .hpo.settings import local_resources
 from .models import MODEL_KEYS
 from .plan import FitPlan
 from .timing import miniature
@@ -49,18 +49,26 @@ def trials_per_gpu(occupancy: Occupancy, gpu_bytes: int, cpus_per_gpu: float) ->
     return max(1, min(by_memory, by_time, math.floor(cpus_per_gpu), MOST_TRIALS))
 
 
-def plan_gpu_share(plan: FitPlan) -> tuple[float, str]:
+def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[float, str]:
     """(share of one of this machine's GPUs that each trial gets, why). All of it where the user said how much, or where nothing is gained; none where
-    the user keeps trials from it."""
-    search, there = plan.search, local_resources()
-    device, num_cpus, num_gpus = find_device(search.config.env), there["cpu"], there["gpu"]
+    the user keeps trials from it.
+
+    Args:
+        there: ``cpu`` and ``gpu`` that the search will have; None: other machines', of which nothing is known.
+    """
+    search = plan.search
+    device = find_device(search.config.env)
     if not search.config.env.allows_gpu:
         return 0.0, ""
+    if there is None or not there["gpu"]:
+        return 1.0, ""
+    num_cpus, num_gpus = there["cpu"], there["gpu"]
     kinds = candidate_configs(search.config, search.space, MODEL_KEYS)
     settled = "gpu" in search.settings.resources or search.settings.concurrency == 1 or search.num_trials <= num_gpus
     if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:
         return 1.0, ""
     measured = [_measure(plan, config, device) for config in kinds]
+    torch.cuda.empty_cache()  # the memory is the trials'
     worst = Occupancy(max(each.memory_bytes for each in measured), max(each.busy for each in measured))
     total = torch.cuda.mem_get_info(device)[1]
     cpus = search.settings.resources.get("cpu", 1.0)
@@ -88,5 +96,6 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
             seconds = time.perf_counter() - started
         busy = sum(event.self_device_time_total for event in traced.key_averages()) / 1e6 / seconds
         busy = min(1.0, busy) or 1.0  # nothing seen: not everywhere may the profiler look
-        taken = free - torch.cuda.mem_get_info(device)[0]
-    return Occupancy(CONTEXT_BYTES + max(taken, torch.cuda.max_memory_reserved(device)), busy)
+        taken = max(free - torch.cuda.mem_get_info(device)[0], torch.cuda.max_memory_reserved(device))
+        rows = data.train.nbytes / len(data.train) * (len(plan.data.train.table) + len(plan.data.valid.table))  # each trial has its own on the GPU
+    return Occupancy(int(CONTEXT_BYTES + taken + (rows if 2 * rows <= free else 0)), busy)

@@ -56,6 +56,8 @@ def plan_search(
                 check_resources(settings, available)
     with problems.gather():
         fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
+        if settings.resources.get("gpu") == 0:  # not to be had, and so not to be used
+            fixed = {"env.num_gpus": 0} | fixed
         config = Config.from_flat(fixed)
         if not is_searching(presets):  # which brings what may be missing here
             _check_space_and_settings(space, tune_kwargs)

@@ -13,17 +13,18 @@ from .data.decoding import describe
 from .errors import BadImages
 from .hpo.training import build_state
 from .plan import FitPlan, SearchPlan, Split
+from .training.compiling import gpu_kernels
 from .training.evaluate import find_device, generators_unchanged
 from .training.state import TrainState, TrialData
 
 
 @contextlib.contextmanager
 def as_in_a_trial(search: SearchPlan) -> Iterator[torch.device]:
-    """The device of a trial, and torch with as many threads as one has; afterwards torch is as it was, and the memory is the trials'."""
+    """The device of a trial, and torch with the kernels and as many threads as one has; afterwards torch is as it was, and the memory is the trials'."""
     device, threads = find_device(search.config.env), torch.get_num_threads()
     torch.set_num_threads(search.settings.num_threads if search.space else threads)
     try:
-        with generators_unchanged(device):
+        with generators_unchanged(device), gpu_kernels(search.config.env, device):
             yield device
     finally:
         torch.set_num_threads(threads)

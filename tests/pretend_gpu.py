@@ -130,7 +130,7 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
 
     torch_cuda = {
         "is_available": lambda: True,
-        "is_bf16_supported": lambda: True,
+        "is_bf16_supported": lambda including_emulation=True: True,
         "device_count": lambda: num_gpus,
         "current_device": lambda: 0,
         "get_device_name": of_first("pretended"),

@@ -11,9 +11,10 @@ from ray import tune
 from automm_hpo import MultiModalPredictor
 from automm_hpo.call import FitCall, plan_fit
 from automm_hpo.checks import num_parallel
-from automm_hpo.hpo.settings import TuneSettings
+from automm_hpo.hpo.settings import TuneSettings, local_resources
 from automm_hpo.packing import Occupancy, plan_gpu_share, trials_per_gpu
 from automm_hpo.plan import Target
+from automm_hpo.training.evaluate import find_device
 
 GB = 10**9
 
@@ -42,11 +43,11 @@ def test_what_the_user_says_stands():
 
 def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, monkeypatch):
     """One at a time, on a machine with one GPU and many processors."""
-    monkeypatch.setattr("automm_hpo.checks.known_resources", lambda: {"cpu": 16.0, "gpu": 1.0})
+    monkeypatch.setattr("automm_hpo.checks.known_resources", lambda num_gpus: {"cpu": 16.0, "gpu": 1.0})
     plans = {}
 
     def planned(plan):
-        plans[plan.search.config.env.accelerator] = (num_parallel(plan.search), plan_gpu_share(plan)[0])
+        plans[plan.search.config.env.accelerator] = (num_parallel(plan.search), plan_gpu_share(plan, {"cpu": 16.0, "gpu": 1.0})[0])
 
     monkeypatch.setattr("automm_hpo.predictor.preview", lambda plan: planned(plan))
     for accelerator in ("auto", "cpu"):
@@ -63,13 +64,65 @@ def test_trials_share_a_gpu_by_what_the_profiler_saw(small, here, fast, monkeypa
         yield SimpleNamespace(key_averages=lambda: [SimpleNamespace(self_device_time_total=1e6 * kernel_seconds)])
 
     monkeypatch.setattr("automm_hpo.packing.profile", profile)
-    monkeypatch.setattr("automm_hpo.packing.local_resources", lambda: {"cpu": 16.0, "gpu": 1.0})
     settings = {"num_trials": 20, "searcher": "random"}
     with pretend_gpu():
         call = FitCall(hyperparameters=fast | {"optim.lr": tune.loguniform(1e-3, 1e-2)}, hyperparameter_tune_kwargs=settings)
-        share, why = plan_gpu_share(plan_fit(call, Target("label", None, None, None), [], small[0], None).with_scorer())
+        share, why = plan_gpu_share(plan_fit(call, Target("label", None, None, None), [], small[0], None).with_scorer(), {"cpu": 16.0, "gpu": 1.0})
     assert share == 1 / count
     assert why.startswith("8 trials share a GPU: one takes 1.6 of 86 GB and 0% of its time") if count > 1 else not why
+
+
+def _plan(table, fast, hyperparameters=None, **settings):
+    hyperparameters = fast | {"optim.lr": tune.loguniform(1e-3, 1e-2)} | (hyperparameters or {})
+    call = FitCall(hyperparameters=hyperparameters, hyperparameter_tune_kwargs={"num_trials": 20, "searcher": "random"} | settings)
+    return plan_fit(call, Target("label", None, None, None), [], table, None)
+
+
+def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
+    """Of a table whose pictures take a fifth of it four trials have room, of one that lies elsewhere for its size eight."""
+
+    @contextmanager
+    def profile(activities):
+        yield SimpleNamespace(key_averages=lambda: [SimpleNamespace(self_device_time_total=1.0)])
+
+    monkeypatch.setattr("automm_hpo.packing.profile", profile)
+    monkeypatch.setattr("automm_hpo.packing.CONTEXT_BYTES", 0)
+    with pretend_gpu():
+        plan = _plan(small[0], fast).with_scorer()
+        rows = len(small[0]) * plan.encoders.geometry.side**2 * 3
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
+        for share, count in ((0.2, 4), (0.6, 8)):
+            memory = int(rows / share)
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (memory, memory))
+            assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 1.0})[0] == 1 / count
+
+
+def test_no_share_is_planned_of_gpus_that_the_search_has_not(small, here, fast):
+    """The user's own Ray may have been started without this machine's."""
+    with pretend_gpu():
+        plan = _plan(small[0], fast)
+        assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 0.0}) == plan_gpu_share(plan, None) == (1.0, "")
+
+
+def test_a_trial_without_a_gpu_does_not_use_one(small, here, fast):
+    with pretend_gpu():
+        search = _plan(small[0], fast, resources_per_trial={"cpu": 1, "gpu": 0}).search
+        assert find_device(search.config.env).type == "cpu"
+
+
+def test_trials_go_by_the_gpus_of_the_search_and_not_of_the_machine(small, here, fast, monkeypatch):
+    monkeypatch.setattr("automm_hpo.hpo.cluster.sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr("automm_hpo.hpo.settings.os.sched_getaffinity", lambda process: range(16))
+    with pretend_gpu(num_gpus=8):
+        assert num_parallel(_plan(small[0], fast, hyperparameters={"env.num_gpus": 2}).search) == 2
+        assert num_parallel(_plan(small[0], fast).search) == 8
+
+
+def test_gpus_that_torch_cannot_use_are_none(monkeypatch):
+    """Behind a driver that is too old they are counted all the same."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert local_resources()["gpu"] == 0
 
 
 @pytest.mark.gpu

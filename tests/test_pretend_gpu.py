@@ -63,3 +63,13 @@ def test_a_plan_and_a_time_limit_measure_on_the_gpu(small, here, fast, gpu):
     assert predictor.plan(small[0], hyperparameters=fast).seconds > 0
     predictor.fit(small[0], hyperparameters=fast, tracking=None, time_limit=60)
     assert len(predictor.predict(small[1])) == 100
+
+
+def test_rows_stay_where_they_are_if_another_trial_took_the_memory(small, here, fast, monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TensorCache, "to", full)
+    with pretend_gpu():
+        predictor = MultiModalPredictor("label", verbosity=0).fit(small[0], hyperparameters=fast, tracking=None, save_path=here / "run")
+    assert len(predictor.search.curves()) == 2

@@ -26,18 +26,29 @@ RAY_ENVIRONMENT = {
 }
 
 
-def known_resources() -> dict[str, float] | None:
-    """``cpu`` and ``gpu`` that a search will have, by the names of ``resources_per_trial``; None before a cluster is connected to."""
+def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
+    """``cpu`` and ``gpu`` that a search will have, by the names of ``resources_per_trial``; None before a cluster is connected to.
+
+    Args:
+        num_gpus: at most that many of this machine's, where there is no Ray yet; -1: all.
+    """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         found = ray.cluster_resources()
         return {"cpu": found.get("CPU", 0.0), "gpu": found.get("GPU", 0.0)}
-    return None if "RAY_ADDRESS" in os.environ else local_resources()
+    if "RAY_ADDRESS" in os.environ:
+        return None
+    there = local_resources()
+    return there if num_gpus < 0 else {**there, "gpu": min(there["gpu"], float(num_gpus))}
 
 
 @contextmanager
-def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
+def ray_cluster(num_gpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """The user's running Ray, or one of our own for the time of the search. It sets variables and handlers: see ``process.py``.
+
+    Args:
+        num_gpus: at most so many of this machine's for one of our own, of those that torch can use, for Ray counts others, too (behind a driver that is
+            too old, say); -1: all of them. None: as many as Ray counts.
 
     Yields:
         The cluster's resources.
@@ -53,8 +64,9 @@ def ray_cluster(num_gpus: int = -1) -> Iterator[Mapping[str, float]]:
         if own:
             address = os.environ.get("RAY_ADDRESS", "local")
             sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
-            if address == "local" and num_gpus >= 0:
-                sizes["num_gpus"] = num_gpus
+            if address == "local" and num_gpus is not None:
+                usable = int(local_resources()["gpu"])
+                sizes["num_gpus"] = usable if num_gpus < 0 else min(num_gpus, usable)
             ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level=logging.ERROR, **sizes)
         for logger in loggers:  # failures of trials are told in our words, once
             logger.setLevel(logging.CRITICAL)

@@ -208,7 +208,9 @@ def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> N
 
 
 def local_resources() -> dict[str, float]:
-    """CPUs and GPUs of this machine."""
+    """CPUs of this machine, and GPUs that torch can use."""
     import torch
 
-    return {"cpu": float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1), "gpu": float(torch.cuda.device_count())}
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # counted are also those whose driver is too old
+    return {"cpu": float(cpus), "gpu": float(torch.cuda.device_count() if torch.cuda.is_available() else 0)}

@@ -150,4 +150,7 @@ def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorC
     split = open_cache(search_folder / "cache", name)
     if device.type == "cuda" and (split.is_streamed or 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]):
         return split
-    return split.to(device)
+    try:
+        return split.to(device)
+    except torch.OutOfMemoryError:  # another trial on this GPU was quicker
+        return split

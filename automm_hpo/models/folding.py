@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -40,9 +42,36 @@ def fold_norms(network: nn.Module, sample: torch.Tensor) -> nn.Module | None:
         conv.weight, conv.bias = weight, bias
         parent, _, leaf = norm_name.rpartition(".")
         folded.get_submodule(parent).add_module(leaf, nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity())
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # whose own rounding is as large as the tolerance
+    with torch.inference_mode(), float32_may_round(False):  # that is as large as the tolerance
         expected, found = network(sample), folded(sample)
     return folded if bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max()) else None
+
+
+@contextmanager
+def float32_may_round(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may compute float32 in TensorFloat-32, within.
+
+    Torch has older and newer words for that, and raises where both are used: whoever has used the newer ones is answered in them.
+    """
+    backends: Any = torch.backends
+    precision = ""
+    try:
+        precision, convolutions = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    except RuntimeError:
+        words = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+    try:
+        if precision:
+            backends.cudnn.allow_tf32 = allowed
+            torch.set_float32_matmul_precision("high" if allowed else "highest")
+        else:
+            backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+        yield
+    finally:
+        if precision:
+            backends.cudnn.allow_tf32 = convolutions
+            torch.set_float32_matmul_precision(precision)
+        else:
+            backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = words
 
 
 def shared_copy(network: Network, **changed: nn.Module) -> Network:

@@ -99,7 +99,12 @@ class TableModel(nn.Module):
         return self.fusion([backbone(batch) for backbone in self.backbones.values()], batch)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return self.head(self.features(batch))  # (B, num_outputs)
+        return self._answer(self.features(batch))  # (B, num_outputs)
+
+    def _answer(self, features: torch.Tensor) -> torch.Tensor:
+        """In float32 always: answers in bfloat16 are one of 256 between 1 and 2, and many rows have the same."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
 
     def networks(self) -> list[nn.Module]:
         """The parts that take plain tensors and nearly all of the time: timm's and transformers' own modules."""
@@ -131,9 +136,10 @@ class TableModel(nn.Module):
             [features] = parts.values()
             return [(logits, 1 / num_members) for logits in self._member_logits(features, num_members)]
         own = [(head(parts[name]), self.aux_loss_weight) for name, head in self.aux_heads.items()]
-        return [(self.head(self.fusion(list(parts.values()), batch)), 1.0), *own]
+        return [(self._answer(self.fusion(list(parts.values()), batch)), 1.0), *own]
 
     def _member_logits(self, features: torch.Tensor, num_members: int) -> torch.Tensor:
         """(members, B, num_outputs), whose mean is the head's answer."""
         weight = self.head.weight.unflatten(1, (num_members, -1))  # (K, members, F)
-        return num_members * torch.einsum("bmf,kmf->mbk", features.unflatten(1, (num_members, -1)), weight) + self.head.bias
+        with torch.autocast(features.device.type, enabled=False):  # as ``_answer``
+            return num_members * torch.einsum("bmf,kmf->mbk", features.float().unflatten(1, (num_members, -1)), weight) + self.head.bias

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ import torch
 
 from ..config import Env
 from ..models import TableModel
+from ..models.folding import float32_may_round
 
 SECONDS = 60.0  # that compiling may take
 SHARE = 0.2  # of a step's time that it saves on a GPU, with mixed precision and little else to gain
@@ -36,17 +38,25 @@ def compile_networks(model: TableModel, env: Env) -> None:
 
 @contextmanager
 def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
-    """Within, a GPU's libraries choose the fastest kernels for the sizes they meet, or repeatable ones; torch's settings are put back."""
+    """Within, a GPU's libraries choose the fastest kernels for the sizes they meet, or repeatable ones; torch's settings are put back.
+
+    A model that is compiled unasked, and cannot be on this machine (without a C compiler, say), goes on uncompiled.
+    """
     if device.type != "cuda":
         yield
         return
-    precision, repeatable = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    may_round = env.precision != "32"
-    with torch.backends.cudnn.flags(enabled=True, benchmark=not env.deterministic, deterministic=env.deterministic, allow_tf32=may_round):
-        torch.set_float32_matmul_precision("high" if may_round else "highest")
-        torch.use_deterministic_algorithms(env.deterministic or repeatable, warn_only=True)
+    from torch import _dynamo
+
+    cudnn, repeatable = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    chosen, warns_only = (cudnn.benchmark, cudnn.deterministic), torch.is_deterministic_algorithms_warn_only_enabled()
+    if env.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products need not repeat; read when it is first used
+    with float32_may_round(env.precision != "32"), _dynamo.config.patch(suppress_errors=env.compile.turn_on == "auto"):
+        cudnn.benchmark, cudnn.deterministic = not env.deterministic, env.deterministic
+        if env.deterministic and not repeatable:
+            torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
-            torch.use_deterministic_algorithms(repeatable)
+            cudnn.benchmark, cudnn.deterministic = chosen
+            torch.use_deterministic_algorithms(repeatable, warn_only=warns_only)

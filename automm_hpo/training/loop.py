@@ -53,11 +53,12 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     while end is None:
         started = time.perf_counter()
         losses: list[torch.Tensor] = []
-        if not is_compiled and wants_compiling(config.env, device, pace.seconds_left(state.step)):
+        compiles = not is_compiled and wants_compiling(config.env, device, pace.seconds_left(state.step))
+        if compiles:
             compile_networks(model, config.env)
             is_compiled = True
         model.train()
-        pace.start()
+        pace.start(afresh=compiles)
         while not state.is_probed:  # a probe is validated before the first step
             losses += gradients.add()
             if optim.gradient_clip_val:
@@ -78,6 +79,8 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
             yield None
 
         train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
+        if losses:
+            pace.steps_done()
         validation_started = time.perf_counter()
         state.valid_logits = predict_logits(state.predictor, data.valid, config.env)
         found = validate(data.metric, data.problem, state.valid_logits, data.valid_target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import torch
@@ -18,7 +20,10 @@ def known_micro_batch(folder: Path, config: Config, device: torch.device) -> int
 
 def note_micro_batch(folder: Path, config: Config, device: torch.device, size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(_file(folder, config, device), size, sync=False)
+    file = _file(folder, config, device)
+    own = file.with_suffix(f".{socket.gethostname()}-{os.getpid()}")  # trials that began together run out of memory together
+    write_json(own, size, sync=False)
+    os.replace(own, file)
 
 
 def _file(folder: Path, config: Config, device: torch.device) -> Path:

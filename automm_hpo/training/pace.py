@@ -29,9 +29,19 @@ class Pace:
         self._validations_per_step, self._steps_per_validation, self._should_stop = validations_per_step, steps_per_validation, should_stop
         self._clock, self._is_measured = StepClock(), False
 
-    def start(self) -> None:
-        """Steps follow; what was done meanwhile is none."""
+    def start(self, afresh: bool = False) -> None:
+        """Steps follow; what was done meanwhile is none.
+
+        Args:
+            afresh: they go at another pace than those before, and the first of them warms up.
+        """
+        if afresh:
+            self._clock = StepClock()
         self._clock.start()
+
+    def steps_done(self) -> None:
+        """No step is under way any more: on a GPU they are, after they were asked for."""
+        self._clock.settle()
 
     def step_taken(self, step: int) -> None:
         """Args:
@@ -75,6 +85,14 @@ class StepClock:
     def start(self) -> None:
         """Steps follow; what was done meanwhile, such as a validation, is none."""
         self._last = time.perf_counter()
+
+    def settle(self) -> None:
+        """What has passed since the last tick belongs to the steps before."""
+        now = time.perf_counter()
+        if self._steps > 1:
+            self._spent += now - self._last
+            self.seconds = self._spent / (self._steps - 1)
+        self._last = now
 
     def tick(self) -> bool:
         """A step was taken.

@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 import torch
 
+from automm_hpo.config import Config
+from automm_hpo.data.batch import Batch
 from automm_hpo.data.features import Features
 from automm_hpo.models import build_model
 from automm_hpo.models.fusion import kept_modalities
@@ -86,3 +88,15 @@ def test_a_dropped_modality_is_dropped_beside_too(make_config, features, make_ba
     assert (text | table).all()
     assert not text.all()
     assert not table.all()
+
+
+@pytest.mark.parametrize("names", [["real_mlp"], ["ft_transformer"]])
+def test_answers_are_in_float32_where_the_network_is_not(names):
+    """In bfloat16 many rows had the same."""
+    model = build_model(Config.from_flat({"model.names": names}), Features(numeric=("a", "b")), 1, load_weights=False).eval()
+    numbers = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.zeros(500, 0, 3, 0, 0), torch.zeros(500, 0, dtype=torch.bool), torch.zeros(500), numbers)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        answers = [model(batch), *(logits for logits, _ in model.training_logits(batch))]
+    assert all(each.dtype == torch.float32 for each in answers)
+    assert len(answers[0].unique()) > 490

@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch import nn
 
 from automm_hpo.config import Env
 from automm_hpo.training.compiling import gpu_kernels, wants_compiling
@@ -34,6 +38,7 @@ def test_the_settings_of_kernels_hold_within_and_are_put_back(given, expected):
         return torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
 
     before = settings()
+    assert before[2] == "highest"
     with gpu_kernels(Env.model_validate(given), GPU):
         assert settings() == expected
         assert torch.are_deterministic_algorithms_enabled() is expected[1]
@@ -41,3 +46,50 @@ def test_the_settings_of_kernels_hold_within_and_are_put_back(given, expected):
     assert not torch.are_deterministic_algorithms_enabled()
     with gpu_kernels(Env.model_validate(given), CPU):
         assert settings() == before
+
+
+@pytest.mark.parametrize("warn_only", [True, False])
+def test_who_wants_repeatable_kernels_gets_them_as_before(warn_only):
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        with gpu_kernels(Env(), GPU):
+            assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "said", ["backends.fp32_precision = 'tf32'", "backends.cuda.matmul.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'"]
+)
+def test_precision_may_be_set_in_torchs_newer_words(said):
+    """In a process of its own: these words cannot be taken back."""
+    script = f"""
+import torch
+from automm_hpo.config import Env
+from automm_hpo.training.compiling import gpu_kernels
+torch.{said}
+words = lambda: (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+before = words()
+for precision, expected in (("auto", "tf32"), ("32", "ieee")):
+    with gpu_kernels(Env(precision=precision), torch.device("cuda")):
+        assert words() == (expected, expected), words()
+    assert words() == before, words()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+
+
+def test_what_cannot_be_compiled_is_an_error_only_where_it_was_asked_for():
+    for turn_on in (True, "auto"):
+        network = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+        network.compile(backend=_no_compiler)
+        with gpu_kernels(Env.model_validate({"compile": {"turn_on": turn_on}}), GPU):
+            if turn_on == "auto":
+                assert network(torch.zeros(1, 2)).shape == (1, 2)
+            else:
+                with pytest.raises(Exception, match="no compiler"):
+                    network(torch.zeros(1, 2))
+
+
+def _no_compiler(graph, inputs):
+    raise RuntimeError("there is no compiler")

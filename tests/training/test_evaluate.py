@@ -9,7 +9,7 @@ from automm_hpo.config import Env
 from automm_hpo.errors import InvalidHyperparameter
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
-from automm_hpo.training.evaluate import Validation, compute_metric, find_device, predict_logits, probabilities, validate
+from automm_hpo.training.evaluate import Validation, autocast, compute_metric, find_device, predict_logits, probabilities, validate
 
 REGRESSION = Problem("y", "regression", mean=100.0, sd=10.0)
 
@@ -83,6 +83,16 @@ def test_a_gpu_that_is_not_there_is_refused(env):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_auto_takes_the_gpu():
     assert find_device(Env()).type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("precision", "is_emulated", "is_mixed"), [("auto", False, True), ("auto", True, False), ("bf16-mixed", True, True), ("32", False, False)]
+)
+def test_precision_is_mixed_by_itself_only_where_the_gpu_has_bfloat16(precision, is_emulated, is_mixed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not is_emulated)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with autocast(Env(precision=precision), torch.device("cuda")):
+        assert torch.is_autocast_enabled("cuda") is is_mixed
 
 
 def test_a_batch_that_does_not_fit_is_split(trial):

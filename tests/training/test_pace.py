@@ -27,6 +27,42 @@ def test_the_clock_leaves_out_the_first_step_and_what_is_no_step(monkeypatch):
     assert clock.seconds == 2.0
 
 
+def test_steps_of_a_gpu_last_until_it_has_done_them(monkeypatch):
+    """They are asked for in no time."""
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    clock = pace.StepClock()
+    for _ in range(5):
+        now[0] += 0.1
+        clock.tick()
+    now[0] += 7.6
+    clock.settle()
+    assert clock.seconds == pytest.approx(2.0)
+    clock.settle()
+    assert clock.seconds == pytest.approx(2.0)
+
+
+def test_a_pace_that_begins_afresh_forgets_the_old_one(monkeypatch):
+    """The first compiled step takes a minute, and says nothing of the others."""
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    clocked = pace.Pace(1000, 0.0, 1.0, lambda ahead: "time_limit" if now[0] + ahead > 200 else None)
+
+    def steps(*seconds):
+        for each in seconds:
+            now[0] += each
+            steps.taken += 1
+            clocked.step_taken(steps.taken)
+
+    steps.taken = 0
+    clocked.start()
+    steps(*[0.1] * 40)
+    clocked.start(afresh=True)
+    steps(60.0, *[0.1] * 10)
+    assert clocked.shortened is None
+    assert clocked.seconds_left(steps.taken) == pytest.approx(0.1 * (1000 - steps.taken))
+
+
 def test_the_clock_is_looked_at_ever_more_seldom():
     clock = pace.StepClock()
     looks = [number for number in range(1, 101) if clock.tick()]

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data.batch import TensorCache
+from automm_hpo.training import probe
 from automm_hpo.training.evaluate import predict_logits
 from automm_hpo.training.probe import start_from_probe, wants_probe
 from automm_hpo.training.state import TrainState
@@ -138,3 +139,15 @@ def test_a_class_may_have_lost_all_its_rows(trial, weights, tmp_path, left):
     if len(left) > 1:
         assert found[one.data.valid.target == 0][:, 0].mean() > 0.7
         assert set(found.argmax(1).tolist()) <= set(left)
+
+
+def test_what_a_gpu_takes_to_start_does_not_count_for_every_row(trial, monkeypatch):
+    one, now, calls = trial(), [0.0], []
+
+    def predict(model, rows, env, function):
+        now[0] += 3.0 if not calls else 0.01 * len(rows)
+        calls.append(len(rows))
+
+    monkeypatch.setattr(probe, "predict_logits", predict)
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: now[0])
+    assert probe._feature_seconds(one.state().model, one.data, one.config) == pytest.approx(0.01 * 60)
