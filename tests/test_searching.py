@@ -3,12 +3,12 @@
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.errors import InvalidArgument
+from automm_hpo.errors import InvalidArgument, SearchMismatch
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords, TrialRecord
-from automm_hpo.hpo.session import GOAL, SearchIdentity
+from automm_hpo.hpo.session import GOAL, SearchIdentity, check_same_search
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric
@@ -61,6 +61,14 @@ def test_a_search_says_why_it_ended_early(here, store, num_trials, ended_by, sai
     session.records, session._ended_by = SearchRecords(here / "search"), ended_by
     session.say_goodbye("saved")
     assert capsys.readouterr().out.partition("saved\n")[2].startswith(f"ended early {said}" if said else "")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("fit", "rows to train on: other values, labels or files than before"), ("objective", "train: was 'a1', is 'b2'")])
+def test_other_data_is_said_in_words(here, kind, said):
+    """Not by two digests; an objective may have a value of that name."""
+    stored, wanted = (SearchIdentity({"train": train}, {}, {"kind": kind}) for train in ("a1", "b2"))
+    with pytest.raises(SearchMismatch, match=said):
+        check_same_search(stored, wanted, here / "search")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_by_name(small, here, fast):
