@@ -384,6 +384,8 @@ class MultiModalPredictor:
         artifact, records = self._fitted, SearchRecords(self._folder / "search")
         kept = [record.number for record in records.ranked() if record.best and records.folder_of(record.number).checkpoint(record.best).is_dir()]
         if number not in kept:
+            if number not in range(len(records)):
+                raise InvalidArgument(f"number: there is no trial {number!r}; the search has trials 0 to {len(records) - 1}")
             held = f"those of trials {', '.join(map(str, sorted(kept)))} are" if kept else "none are"
             raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); {held}")
         predictor = type(self)(self.label, verbosity=self.verbosity)

@@ -49,7 +49,7 @@ class Preview:
     def summary(self) -> str:
         known = f"{len(self.trials)} of them known beforehand" if len(self.trials) < self.num_trials else "all known beforehand"
         return (
-            f"{self.num_trials} trials ({known}), {self.num_parallel} at a time: at most {_duration(self.seconds)}, "
+            f"{self.num_trials} trials ({known}), {self.num_parallel} at a time: at most {_duration(self.seconds)} of training, starting up not counted, "
             f"checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
         )
 

@@ -163,8 +163,10 @@ class Session:
         """
         self.progress.summary(self.records)
         self.progress.say(saved, level=1)
-        if self._ended_by in (INTERRUPTED, TIME_LIMIT):
-            self.progress.say(f"ended early ({self._ended_by}); the same call with save_path={str(self.path)!r} goes on with it{also}", level=1)
+        cause = self._ended_by or ("the searcher has nothing more to propose" if len(self.records) < self._num_trials else "")
+        on = f"; the same call with save_path={str(self.path)!r} goes on with it{also}" if cause in (INTERRUPTED, TIME_LIMIT) else ""
+        if cause:
+            self.progress.say(f"ended early ({cause}){on}", level=1)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from automm_hpo import errors
-from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput, NotSupported, Problems, did_you_mean, nearest
+from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput, NotSupported, Problems, did_you_mean, nearest, raised_in
 
 CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, AutoMMHPOError)]
 
@@ -53,3 +53,19 @@ def test_hints_ignore_case_and_keep_the_spelling():
     assert nearest("ADAMW", ["adamw", "sgd"]) == ["adamw"]
     assert did_you_mean("num_trails", ["num_trials", "searcher"]) == " Did you mean num_trials?"
     assert did_you_mean("zzz", ["num_trials"]) == ""
+
+
+HEAD = "Traceback (most recent call last):\n  File 'a.py', line 3\n    f()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "raised"),
+    [
+        (f"{HEAD}ValueError: two sizes:\n\t3\nsee https://...", "ValueError: two sizes: 3 see https://..."),
+        (f"{HEAD}KeyError: 1\n\nDuring that:\n\n{HEAD}OSError: 2\n", "OSError: 2"),
+        ("its process died:\nout of memory\n", "out of memory"),
+        ("", ""),
+    ],
+)
+def test_what_was_raised_is_found_in_a_traceback(text, raised):
+    assert raised_in(text) == raised

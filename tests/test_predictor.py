@@ -12,7 +12,7 @@ import pytest
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data.split import train_valid_split
-from automm_hpo.errors import NotSupported, SearchMismatch
+from automm_hpo.errors import InvalidArgument, NotSupported, SearchMismatch
 from automm_hpo.problem import infer_problem
 
 
@@ -209,6 +209,8 @@ def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast):
     loaded = MultiModalPredictor.load(here / "run")
     assert np.allclose(loaded.predict_proba(small[1]), expected)
     assert np.allclose(loaded.load_trial(0).predict_proba(small[1]), expected)
+    with pytest.raises(InvalidArgument, match="there is no trial 9; the search has trials 0 to"):
+        loaded.load_trial(9)
     loaded.save(here / "copy")
     assert np.allclose(MultiModalPredictor.load(here / "copy").predict_proba(small[1]), expected)
 

@@ -3,16 +3,16 @@
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.errors import InvalidArgument
+from automm_hpo.errors import InvalidArgument, SearchMismatch
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords, TrialRecord
-from automm_hpo.hpo.session import GOAL
+from automm_hpo.hpo.session import GOAL, SearchIdentity, check_same_search
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric
-from automm_hpo.searching import is_anything_left, run_trials
+from automm_hpo.searching import Session, is_anything_left, run_trials
 from automm_hpo.space import loguniform
 
 ACCURACY = find_metric("accuracy")
@@ -49,6 +49,26 @@ def test_a_goal_that_was_reached_before_it_was_set_ends_the_search(again, here):
     found = again(0.6, (COMPLETED, ""), (STOPPED, "time limit"))
     assert found == ([(COMPLETED, ""), (STOPPED, GOAL)], GOAL)
     assert [is_anything_left(SearchRecords(here), 5, goal) for goal in (None, 0.8, 0.6)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("num_trials", "ended_by", "said"),
+    [(2, "", ""), (5, "", "(the searcher has nothing more to propose)"), (5, GOAL, "(goal reached)"), (5, "time limit", "(time limit); the same call with")],
+)
+def test_a_search_says_why_it_ended_early(here, store, num_trials, ended_by, said, capsys):
+    store(here / "search", [TrialRecord(number, {"optim.lr": 0.1}, {}, STOPPED, GOAL) for number in range(2)])
+    session = Session(here, SearchIdentity({}, {}, {}), False, TuneSettings(), num_trials, ACCURACY, None, 1)
+    session.records, session._ended_by = SearchRecords(here / "search"), ended_by
+    session.say_goodbye("saved")
+    assert capsys.readouterr().out.partition("saved\n")[2].startswith(f"ended early {said}" if said else "")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("fit", "rows to train on: other values, labels or files than before"), ("objective", "train: was 'a1', is 'b2'")])
+def test_other_data_is_said_in_words(here, kind, said):
+    """Not by two digests; an objective may have a value of that name."""
+    stored, wanted = (SearchIdentity({"train": train}, {}, {"kind": kind}) for train in ("a1", "b2"))
+    with pytest.raises(SearchMismatch, match=said):
+        check_same_search(stored, wanted, here / "search")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_by_name(small, here, fast):

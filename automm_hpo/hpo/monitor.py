@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..errors import raised_in
 from ..training.result import EpochResult
 from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
 from .session import GOAL
@@ -104,8 +105,7 @@ class SearchMonitor:
         folder = self.records.folder_of(number)
         if not folder.error:
             folder.write_error(error)
-        lines = folder.error.strip().splitlines()
-        self._close(number, FAILED, lines[-1] if lines else "unknown")
+        self._close(number, FAILED, raised_in(folder.error) or "unknown")
 
     def close_open(self, reason: str) -> None:
         """The search ends here; what still runs is stopped."""

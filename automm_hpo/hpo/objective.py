@@ -44,6 +44,14 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
             raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
     elif not callable(objective):
         raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
+    elif _calls_tune_report(objective):  # else it would be heard of when the first trial has trained to its end
+        raise InvalidArgument("objective: tune.report(metrics) is heard by nobody here; write `yield metrics` in its place")
+
+
+def _calls_tune_report(objective: Any) -> bool:
+    """As far as its code names it, and if it does not yield besides."""
+    code = getattr(function_of(objective), "__code__", None)
+    return code is not None and not code.co_flags & inspect.CO_GENERATOR and {"tune", "report"} <= {*code.co_names, *code.co_varnames}
 
 
 def function_of(objective: Any) -> Any:

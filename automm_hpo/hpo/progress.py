@@ -119,11 +119,12 @@ class Progress:
 
     def trial_ended(self, record: TrialRecord) -> None:
         self._note(TrialRow.of(record))
-        outcome = f"{self._metric(record.best)} at epoch {record.best.epoch:g} of {record.epochs:g}" if record.best else "no score"
+        outcome = f"{self._metric(record.best)} at epoch {record.best.epoch:g}" if record.best else "no score"
         why = f" ({record.reason})" if record.reason else ""
+        when = f" after epoch {record.epochs:g}" if record.results else ""
         best = f" | best so far {number_text(self.best[0].metric)} (trial {self.best[1]})" if self.best and self.num_trials > 1 else ""
         word = "fails " if record.status == FAILED else "ends  "
-        line = f"{self._trial(record)} {word}  {record.status.lower()}{why}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}"
+        line = f"{self._trial(record)} {word}  {record.status.lower()}{why}{when}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}"
         if record.status == FAILED:
             self.say(line)  # the table has no room for the reason
         else:

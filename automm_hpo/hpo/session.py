@@ -21,6 +21,7 @@ from ..errors import CorruptFile, SearchInUse, SearchMismatch
 from ..files import read_json, temporary_name, write_json
 
 FORMAT = 1
+DATA = {"train": "rows to train on", "valid": "rows to validate on"}
 COMPLETE, GOAL = "complete", "goal reached"
 
 
@@ -82,9 +83,11 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
     SearchMismatch: lists every difference.
     """
     names = dict.fromkeys([*stored.fingerprint, *wanted.fingerprint])
-    absent = "absent"
+    absent, data = "absent", {} if stored.call.get("kind") == "objective" else DATA
     differences = [
-        f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
+        f"{data[name]}: other values, labels or files than before"  # of which a digest is stored, which would tell nobody anything
+        if name in data
+        else f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
         for name in names
         if stored.fingerprint.get(name, absent) != wanted.fingerprint.get(name, absent)
     ]

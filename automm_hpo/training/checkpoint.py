@@ -24,8 +24,17 @@ LOGITS = "logits"
 LEARNING = "model."  # of names of tensors; an optimizer's begin with numbers
 
 
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Whoever may read the files beside it may read this one: safetensors alone makes files that nobody but their owner can open."""
+    path.touch()
+    mode = path.stat().st_mode  # as the process's umask wants it
+    save_file(dict(tensors), path)
+    if path.stat().st_mode != mode:  # a mounted disk may have one mode for all, and refuse to be told another
+        path.chmod(mode)
+
+
 def save_weights(model: nn.Module, path: Path) -> None:
-    save_file({key: value.detach().contiguous() for key, value in model.state_dict().items()}, path)
+    save_tensors({key: value.detach().contiguous() for key, value in model.state_dict().items()}, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -96,12 +105,12 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> P
     temporary = folder / temporary_name(final.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(dict(snapshot.weights), temporary / WEIGHTS)
-    save_file(dict(snapshot.tensors), temporary / STATE_TENSORS)
+    save_tensors(snapshot.weights, temporary / WEIGHTS)
+    save_tensors(snapshot.tensors, temporary / STATE_TENSORS)
     write_json(temporary / STATE, {"result": result_to_json(result), **snapshot.values}, sync=False)
     names = [WEIGHTS, STATE, STATE_TENSORS]
     if snapshot.logits is not None and snapshot.logits.nbytes <= (temporary / WEIGHTS).stat().st_size:
-        save_file({LOGITS: snapshot.logits.contiguous()}, temporary / PREDICTIONS)
+        save_tensors({LOGITS: snapshot.logits.contiguous()}, temporary / PREDICTIONS)
         names.append(PREDICTIONS)
     write_json(temporary / MANIFEST, manifest_of(temporary, names), sync=False)
     remove_checkpoint(final)

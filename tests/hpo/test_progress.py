@@ -31,7 +31,7 @@ def test_a_person_can_follow():
     assert len(lines) < 30
     assert "lr=0.01 image_size=64" in lines[0]
     ends = next(line for line in lines if "ends" in line)
-    assert "log_loss 0.0526 at epoch 19" in ends
+    assert "completed after epoch 19: log_loss 0.0526 at epoch 19, " in ends
     assert "best so far 0.0526 (trial 0)" in ends
     assert "s left" in ends
 

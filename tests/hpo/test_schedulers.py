@@ -610,6 +610,22 @@ def test_a_scheduler_that_would_stop_the_best_is_refused(scheduler, words):
         check_given_scheduler(scheduler(), "log_loss", "min")
 
 
+@pytest.mark.parametrize("make", [ASHAScheduler, HyperBandScheduler, MedianStoppingRule])
+def test_an_objectives_metric_may_be_called_score(make):
+    """As in Ray's own examples, where less of it is better too."""
+    ends = {}
+    for mode in ("max", "min"):
+        given = make(time_attr="epoch", metric="score", mode=mode, **({"grace_period": 2} if make is MedianStoppingRule else {"max_t": 12}))
+        check_given_scheduler(given, "score", mode)
+        with pytest.raises(InvalidTuneSettings, match=r"of score (more|less) is better"):
+            check_given_scheduler(given, "score", "min" if mode == "max" else "max")
+        plan = build_scheduler(SimpleNamespace(scheduler=given, scheduler_init_args={}), SPACE, 12, 0.0, 0)
+        ends[mode] = SimulatedSearch(plan, ladder(9, 12)[::-1], places=3).run().epochs
+    assert ends["max"] == ends["min"]
+    assert ends["max"][0] == 12
+    assert make is HyperBandScheduler or min(ends["max"].values()) < 12  # its first bracket waits for more trials
+
+
 @pytest.mark.parametrize("name", ["score", "epoch", "best_score"])
 def test_an_objectives_metric_takes_no_name_that_schedulers_go_by(name):
     """Policies and PBT would end the best trials, if less of a metric named score were better."""

@@ -167,3 +167,14 @@ def test_a_checkpoint_holds_no_shared_or_strided_surprises(saved):
         for value in slots.values():
             assert value.shape != parameter.shape or value.stride() == parameter.stride()
     assert torch.isfinite(next(iter(state.model.parameters()))).all()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_whoever_may_read_the_folder_may_read_the_weights(saved, umask):
+    folder, one = saved
+    before = os.umask(umask)
+    try:
+        path = save_checkpoint(folder, one.state(), replace(RESULT, epoch=9.0))
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in path.iterdir()} == {oct(0o666 & ~umask)}

@@ -35,7 +35,7 @@ def check_given_scheduler(scheduler: TrialScheduler, metric: str, mode: str) -> 
     for attribute, value in (("metric", scheduler.metric), ("time_attr", getattr(scheduler, "_time_attr", None))):
         if value is not None and value not in reported:
             raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has {attribute}={value!r}, and trials report {', '.join(reported)}")
-    own, given = {metric: mode, METRIC: "max", SCORE: "max"}.get(scheduler.metric or ""), getattr(scheduler, "_mode", None)
+    own, given = {METRIC: "max", SCORE: "max", metric: mode}.get(scheduler.metric or ""), getattr(scheduler, "_mode", None)
     if given is not None and scheduler.metric is None:
         raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has mode={given!r} and no metric; give it metric={metric!r} too, or neither")
     if own is not None and given not in (None, own):
@@ -51,10 +51,11 @@ def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:
 
 
 class GivenScheduler(TrialScheduler):
-    """Passes everything on, with two exceptions.
+    """Passes everything on, with three exceptions.
 
     A trial that is stopped by a recorded row went on when the row was new: the scheduler is told that it has ended, and hears no more of
-    it. And where nothing runs, a paused trial goes on, whatever the scheduler waits for: Ray's HyperBand, for one, waits for trials
+    it. An objective's metric may be named as one of ours is, of which more is always better: where the scheduler takes less for better, it
+    is told the objective's own. And where nothing runs, a paused trial goes on, whatever the scheduler waits for: Ray's HyperBand, for one, waits for trials
     that have ended by themselves.
     """
 
@@ -62,6 +63,10 @@ class GivenScheduler(TrialScheduler):
         super().__init__()
         self.inner = inner
         self._free: set[Trial] = set()
+        self._turned = inner.metric if inner.metric in (METRIC, SCORE) and getattr(inner, "_mode", None) == "min" else None
+
+    def _told(self, result: dict[str, Any]) -> dict[str, Any]:
+        return {**result, self._turned: -result[self._turned]} if self._turned in result else result
 
     @property
     def metric(self) -> str | None:
@@ -81,16 +86,16 @@ class GivenScheduler(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if trial in self._free:
             return TrialScheduler.CONTINUE
-        action = self.inner.on_trial_result(tune_controller, trial, result)
+        action = self.inner.on_trial_result(tune_controller, trial, self._told(result))
         if action == TrialScheduler.STOP and went_on(result):
-            self.inner.on_trial_complete(tune_controller, trial, result)
+            self.inner.on_trial_complete(tune_controller, trial, self._told(result))
             self._free.add(trial)
             return TrialScheduler.CONTINUE
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         if trial not in self._free:
-            self.inner.on_trial_complete(tune_controller, trial, result)
+            self.inner.on_trial_complete(tune_controller, trial, self._told(result))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if trial not in self._free:
