@@ -148,6 +148,9 @@ class SteadyClock:
     def start(self):
         pass
 
+    def settle(self):
+        pass
+
     def tick(self):
         self.steps += 1
         return self.steps >= 4
