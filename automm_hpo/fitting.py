@@ -71,7 +71,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 keep_trials=settings.keep_trials or max(DEFAULT_KEEP_TRIALS, plan.ensemble_size),
                 keep_epochs=kept_epochs(plan.search),
             )
-            best, artifact = _commit_best(plan, session, started)
+            best, artifact = _commit_best(plan, session.records, session.progress, started)
             if interruption.signal is None:
                 artifact = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
             session.close(interruption)
@@ -142,9 +142,9 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
     )
 
 
-def _commit_best(plan: FitPlan, session: Session, started: float) -> tuple[TrialRecord, Artifact]:
+def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
     """Makes the best so far the predictor of the plan's folder; of a whole search and of an interrupted one alike."""
-    best, artifact = _best_artifact(plan, session.records, session.progress)
+    best, artifact = _best_artifact(plan, records, progress)
     artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
     save_artifact(artifact, plan.path)
     return best, artifact
