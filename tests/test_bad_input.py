@@ -81,10 +81,11 @@ def refuse(small, fast, init=(), hyperparameters=(), train_data=None, tuning_dat
     before, there = copy.copy(call), sorted(Path.cwd().rglob("*"))
     nested = {name: dict(value) for name, value in call.items() if isinstance(value, dict)}
     frames = {name: value.copy(deep=True) for name, value in call.items() if isinstance(value, pd.DataFrame)}
-    started = time.perf_counter()
+    started, began = time.process_time(), time.perf_counter()  # of the processor: others may be busy, too
     with pytest.raises(AutoMMHPOError) as caught:
         MultiModalPredictor(**{"label": "label", "verbosity": 0, **dict(init)}).fit(**call)
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
+    assert time.perf_counter() - began < 20 * SECONDS  # nothing is waited for
     assert sorted(Path.cwd().rglob("*")) == there
     assert all(call[name] is before[name] for name in call)
     assert all(call[name] == value for name, value in nested.items())
