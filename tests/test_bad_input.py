@@ -67,9 +67,11 @@ def hub_calls(monkeypatch):
 @pytest.fixture(scope="module", autouse=True)
 def _warm(small, tmp_path_factory):
     """Pays for the imports, which the second that a refusal may take does not count."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(AutoMMHPOError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("warm"))
-        MultiModalPredictor("label").fit(small[0].head(20), hyperparameters={"model.timm_image.pretrained": False, "optim.lr": -1})
+        for given in ({"hyperparameters": {"model.timm_image.pretrained": False, "optim.lr": -1}}, {"tuning_data": small[0][["label"]]}):
+            with pytest.raises(AutoMMHPOError):
+                MultiModalPredictor("label").fit(small[0].head(20), **given)
 
 
 def refuse(small, fast, init=(), hyperparameters=(), train_data=None, tuning_data=None, **call) -> list[AutoMMHPOError]:
