@@ -74,7 +74,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             best, artifact = _commit_best(plan, session.records, session.progress, started)
             if interruption.signal is None:
                 artifact = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
-            session.close(interruption)
+            session.close(interruption, best)
     saved = f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}"
     session.say_goodbye(saved, ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption

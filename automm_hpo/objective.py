@@ -118,7 +118,7 @@ def tune_objective(
             job = SearchJob(spaces, fixed, settings, num_trials, seed, searched.name, num_reports, 0.0, lambda tuned: {**fixed, **tuned}, tuple(points))
             trials_end = trials_deadline(deadline, with_ray=True)
             interruption = session.run(run, job, cluster, available, trials_end, settings.keep_trials or DEFAULT_KEEP_TRIALS)
-            session.close(interruption)
+            session.close(interruption, session.records.best())
     session.say_goodbye(f"saved in {folder}")
     interruption.reraise()
     return SearchResults(SearchRecords(folder / "search"), searched)

@@ -14,7 +14,7 @@ from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
 from .hpo.job import SearchJob
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, reaches
+from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
 from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, is_search, read_identity, search_lock, write_identity, write_outcome
 from .hpo.settings import TuneSettings
 from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
@@ -147,14 +147,18 @@ class Session:
         if interruption.signal is not None and self.records.best() is None:
             interruption.reraise()
         self.records.raise_if_all_failed()
-        self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False)
         return interruption
 
-    def close(self, interruption: Interruption) -> None:
-        """All is done that the search was for."""
+    def close(self, interruption: Interruption, best: TrialRecord | None) -> None:
+        """All is done that the search was for.
+
+        Args:
+            best: the trial that became of it; not the records' own best where that one's weights are damaged.
+        """
+        self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False)
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:
-            self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", self.records.best(), self.deadline)
+            self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline)
 
     def say_goodbye(self, saved: str, also: str = "") -> None:
         """Args:
