@@ -43,6 +43,11 @@ ENDS = {
 }
 
 
+def ends_for_good(end: str | None) -> bool:
+    """Whether a trial with this as the ``end`` of its last result never goes on, in a resumed search neither."""
+    return end is not None and ENDS[end][1] not in GOES_ON
+
+
 LEADERBOARD = ("trial", "status", "score", "best_epoch", "epochs", "seconds", "size_mb", "reason")
 
 

@@ -32,7 +32,7 @@ from ..training.optim import build_optimizer
 from ..training.probe import start_from_probe, wants_probe
 from ..training.result import EpochResult, StopCheck
 from ..training.state import TrainState, TrialData
-from .records import Segment, TrialFolder, TrialRecord
+from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded
 
 
@@ -55,7 +55,9 @@ class Training:
         if record.results and record.results[-1].end == "diverged":
             return record  # ended; its last row has no checkpoint
         drop_unrecorded(folder, record)
-        newest = newest_checkpoint(folder.checkpoints)
+        newest = newest_checkpoint(folder.checkpoints, resumable=False)
+        if newest is None or not ends_for_good(newest[1].end):
+            newest = newest_checkpoint(folder.checkpoints)
         if newest is None:
             return cut_log(folder, record, None, inherited=False)
         return cut_log(folder, record, newest[1], is_inherited(newest[0]))
@@ -92,7 +94,8 @@ class Training:
                 if state.micro_batch_size < (known or micro_batch_size(config.env, len(data.train))):
                     note_micro_batch(cache, config, device, known := state.micro_batch_size)
                 beside = result.end is None and writes_beside(device)
-                snapshot = None if result.end == "diverged" else take_snapshot(state, copy=beside)  # the last finite checkpoint stays the newest
+                # the last finite checkpoint stays the newest, and from the last of all nothing goes on
+                snapshot = None if result.end == "diverged" else take_snapshot(state, copy=beside, resumable=not ends_for_good(result.end))
                 if beside:
                     writing = writer.submit(self._record, folder, snapshot, result)
                 else:

@@ -17,7 +17,7 @@ from typing import Protocol
 from ..training.checkpoint_folder import checkpoint_name, list_checkpoints
 from ..training.result import EpochResult, StopCheck
 from .monitor import SearchMonitor
-from .records import ENDS, GOES_ON, Segment, TrialFolder, TrialRecord
+from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 
 NUM_STATES = 2  # resumable checkpoints a running trial keeps: the newest, and one before it should that be damaged
 STOP_FILE = "stop"  # in the search's folder; while it is there, trials end after the step they are at
@@ -76,8 +76,7 @@ def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
     record = folder.read()
     if not record.has_ended:
         record = task.run.recover(folder)
-    last = record.results[-1].end if record.results else None
-    ended = record.has_ended or (last is not None and ENDS[last][1] not in GOES_ON)
+    ended = record.has_ended or (bool(record.results) and ends_for_good(record.results[-1].end))
     for place, result in enumerate(record.results, 1):
         is_last = place == len(record.results)
         yield TrialStep(result, replayed=True, done=ended and is_last, went_on=not is_last)

@@ -28,13 +28,13 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Whoever may read the files beside it may read this one: safetensors alone makes files that nobody but their owner can open."""
     path.touch()
     mode = path.stat().st_mode  # as the process's umask wants it
-    save_file(dict(tensors), path)
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)  # files know one order of the axes
     if path.stat().st_mode != mode:  # a mounted disk may have one mode for all, and refuse to be told another
         path.chmod(mode)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    save_tensors({key: value.detach().contiguous() for key, value in model.state_dict().items()}, path)
+    save_tensors(model.state_dict(), path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -55,20 +55,21 @@ class Snapshot:
 
     Attributes:
         weights: of what predicts.
-        tensors: the optimizer's, by number of the weight and name, and the weights that learn, where others predict.
+        tensors: the optimizer's, by number of the weight and name, and the weights that learn, where others predict; None where nothing will go on from here.
         values: all else, for JSON.
         logits: (N, num_outputs) of the validation rows.
     """
 
     weights: Mapping[str, torch.Tensor]
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor] | None
     values: Mapping[str, Any]
     logits: torch.Tensor | None
 
 
-def take_snapshot(state: TrainState, copy: bool = False) -> Snapshot:
+def take_snapshot(state: TrainState, copy: bool = False, resumable: bool = True) -> Snapshot:
     """Args:
     copy: the state will change before the snapshot is written.
+    resumable: with what it takes to go on, which is most of it.
     """
     optimizer = state.optimizer.state_dict()
     tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items() if isinstance(value, torch.Tensor)}
@@ -82,13 +83,10 @@ def take_snapshot(state: TrainState, copy: bool = False) -> Snapshot:
     def on_cpu(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value.detach().to("cpu", copy=copy, non_blocking=True) for name, value in values.items()}
 
-    def in_order(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value.contiguous() for name, value in values.items()}
-
-    weights, tensors = on_cpu(state.predictor.state_dict()), on_cpu(tensors)
+    weights, learning = on_cpu(state.predictor.state_dict()), on_cpu(tensors) if resumable else None
     if (device := next(state.model.parameters()).device).type == "cuda":
         torch.cuda.synchronize(device)  # one wait for all of them, of which there are hundreds
-    return Snapshot(in_order(weights), in_order(tensors), {"position": position, "param_groups": groups}, state.valid_logits)
+    return Snapshot(weights, learning, {"position": position, "param_groups": groups}, state.valid_logits)
 
 
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
@@ -106,11 +104,13 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> P
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_tensors(snapshot.weights, temporary / WEIGHTS)
-    save_tensors(snapshot.tensors, temporary / STATE_TENSORS)
     write_json(temporary / STATE, {"result": result_to_json(result), **snapshot.values}, sync=False)
-    names = [WEIGHTS, STATE, STATE_TENSORS]
+    names = [WEIGHTS, STATE]
+    if snapshot.tensors is not None:
+        save_tensors(snapshot.tensors, temporary / STATE_TENSORS)
+        names.append(STATE_TENSORS)
     if snapshot.logits is not None and snapshot.logits.nbytes <= (temporary / WEIGHTS).stat().st_size:
-        save_tensors({LOGITS: snapshot.logits.contiguous()}, temporary / PREDICTIONS)
+        save_tensors({LOGITS: snapshot.logits}, temporary / PREDICTIONS)
         names.append(PREDICTIONS)
     write_json(temporary / MANIFEST, manifest_of(temporary, names), sync=False)
     remove_checkpoint(final)

@@ -5,7 +5,7 @@ Here: which there are, which are whole, and which are kept; it needs no torch.
 checkpoints/000-0003.000/   model.safetensors        weights
 (segment and epoch)         predictions.safetensors  logits of the validation rows, from which ensembles are chosen
                             train_state.json         the EpochResult, and the optimizer's plain values
-                            train_state.safetensors  the optimizer's tensors; only the newest keep it
+                            train_state.safetensors  the optimizer's tensors; only the newest keep it, and a trial's last never has it
                             MANIFEST.json            SHA-256 of the files above
 """
 

@@ -124,6 +124,28 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(search, whole, file, d
     assert sum(step.replayed for step in again if step.result) == 3  # one epoch's validation is done again
 
 
+def test_from_the_last_checkpoint_nothing_goes_on_so_it_has_no_optimizer(search, whole):
+    task, records = search
+    checkpoints = list_checkpoints(records.folder_of(0).checkpoints)
+    assert [(path / STATE_TENSORS).exists() for path in checkpoints[-2:]] == [True, False]
+    log = records.folder_of(0).path / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # a kill came before the row
+    again = list(run_trial(task, 0))
+    assert rows(again) == whole
+    assert all(step.replayed for step in again)
+
+
+def test_a_damaged_last_checkpoint_costs_one_validation(search, whole):
+    task, records = search
+    last = list_checkpoints(records.folder_of(0).checkpoints)[-1]
+    (last / WEIGHTS).write_bytes(b"")
+    log = records.folder_of(0).path / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    again = list(run_trial(task, 0))
+    assert rows(again) == whole
+    assert [step.replayed for step in again if step.result] == [True] * (NUM_ROWS - 1) + [False]
+
+
 def test_without_any_checkpoint_it_begins_again(search, whole):
     task, records = search
     number = begin(records)
