@@ -138,3 +138,15 @@ def test_a_fit_without_a_space_needs_no_ray(small, here, fast):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
+
+
+def test_a_search_without_tracking_loads_no_mlflow(here):
+    """Ray would, for its telemetry."""
+    code = (
+        "import sys; from ray import tune; from automm_hpo import tune_objective; "
+        "tune_objective(lambda config: config['x'], {'x': tune.uniform(0, 1)}, {'searcher': 'random', 'num_trials': 2}, metric='y', mode='min', tracking=None, "
+        "save_path='s', verbosity=0); "
+        "print('ray' in sys.modules, 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True False"
