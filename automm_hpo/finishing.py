@@ -5,6 +5,7 @@ What wins is chosen by the rows that chose the best trial: the more that is comp
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
 from .training.checkpoint import load_predictions, load_weights
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
+from .training.compiling import gpu_kernels
 from .training.ensemble import select_members
 from .training.evaluate import Validation, pick_device, predict_logits, validate
 from .training.gradients import epoch_size
@@ -229,23 +231,25 @@ class _Finish:
         few = self.valid.head(config.env.batch_size)
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
         data = TrialData(rows, few, self.problem, harmless, few.target.numpy())
-        state = build_state(config, self.features, self.problem.num_outputs, self.plan.seed, pick_device(config.env))
+        device = pick_device(config.env)
+        state = build_state(config, self.features, self.problem.num_outputs, self.plan.seed, device)
 
         def should_stop(ahead: float) -> str | None:
             return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
 
-        if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
-            probed = TrialData(train, self.valid, self.problem, self.metric, self.valid.target.numpy())
-            start_from_probe(state, probed, config, self.cache, should_stop)
-        state.is_probed = False  # its score is known
-        *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
+        with gpu_kernels(config.env, device):
+            if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
+                probed = TrialData(train, self.valid, self.problem, self.metric, self.valid.target.numpy())
+                start_from_probe(state, probed, config, self.cache, should_stop)
+            state.is_probed = False  # its score is known
+            *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
         if last.end in ("diverged", "time limit"):
             self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)
             return artifact
         score = f"{self.metric.name} {self.first.result.metric:.4f}"
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
-        return replace(artifact, members=(Member(config, state.predictor.cpu()),)).with_summary(refit=refit)
+        return replace(artifact, members=(Member(config, copy.deepcopy(state.predictor).cpu()),)).with_summary(refit=refit)  # a copy is not compiled
 
     # ----------------------------------------------------------------------------------------------------------- in common
 

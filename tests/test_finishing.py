@@ -328,6 +328,13 @@ def test_a_refit_trains_the_best_configuration_on_all_rows(searched, monkeypatch
     assert search.metric_of(load_artifact(search.folder)) < best.metric
 
 
+def test_a_compiled_refit_predicts_uncompiled(searched):
+    """As every loaded predictor does."""
+    artifact = searched({"optim.max_epochs": 1, "env.compile.turn_on": True, "env.compile.backend": "eager"}).finish(refit=True)
+    assert "refit" in artifact.summary
+    assert all(network._compiled_call_impl is None for network in artifact.members[0].model.networks())
+
+
 def test_a_refit_of_a_trial_that_changed_on_its_way(searched, monkeypatch):
     """As it was at its best epoch, which population-based training may have left behind."""
     search = searched({})

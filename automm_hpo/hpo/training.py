@@ -76,14 +76,16 @@ class Training:
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
         config, cache = Config.from_flat(folder.read().config), folder.path.parent.parent / "cache"
         device = find_device(config.env)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what this actor's last trial had, other trials on the GPU may need
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
         state = build_state(config, self.features, self.problem.num_outputs, self.seed, device)
         state.micro_batch_size = known = known_micro_batch(cache, config, device)
-        if newest := newest_checkpoint(folder.checkpoints):
-            restore_state(newest[0], state, config)
-        elif wants_probe(state.model, config.optim, len(data.train)):
-            start_from_probe(state, data, config, cache, should_stop)
         with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
+            if newest := newest_checkpoint(folder.checkpoints):
+                restore_state(newest[0], state, config)
+            elif wants_probe(state.model, config.optim, len(data.train)):
+                start_from_probe(state, data, config, cache, should_stop)
             writing: Future[EpochResult] | None = None
             for result in train_steps(state, data, config, self.seed, should_stop):
                 if writing is not None and (result is not None or writing.done()):
