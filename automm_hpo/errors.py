@@ -67,6 +67,10 @@ class InvalidArgument(AutoMMHPOError, ValueError):
     pass
 
 
+class InvalidReport(InvalidArgument):
+    """Of an objective: it does not report what it was said to. It will not in other trials, either."""
+
+
 class InvalidData(AutoMMHPOError, ValueError):
     pass
 

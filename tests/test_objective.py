@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,24 @@ def test_a_config_may_be_nested_hold_anything_and_be_conditional():
 def test_what_is_no_metric_fails_the_trial_by_name(returned, reason):
     with pytest.raises(errors.AllTrialsFailed, match=reason):
         search(lambda config: returned, num_trials=2)
+
+
+def test_a_metric_that_is_not_reported_costs_one_trial_not_all(here):
+    def objective(config):
+        return {"los": 1.0}
+
+    with pytest.raises(errors.AllTrialsFailed, match=r"(?s)InvalidReport: the objective reported 'los', and not the metric 'loss'"):
+        search(objective, num_trials=40, save_path="s")
+    statuses = Counter(record.status for record in SearchRecords(here / "s/search").trials())
+    assert 1 <= statuses["FAILED"] < 10
+
+
+def test_a_trial_that_reports_nothing_is_one_failure_where_others_do():
+    def objective(config):
+        return {"loss": 1.0} if config["x"] == 0 else {}
+
+    found = search(objective, {"x": tune.grid_search([0, 1, 2, 3])}, "grid", num_trials=4, kwargs={"max_concurrent_trials": 1})
+    assert [record.status for record in found.trials] == ["COMPLETED", "FAILED", "FAILED", "FAILED"]
 
 
 def test_infinity_is_a_row_that_diverged_and_an_error_one_that_failed():

@@ -96,16 +96,20 @@ class SearchMonitor:
         status, reason = ENDS[results[-1].end] if results else (STOPPED, self.ending or TIME_LIMIT)
         self._close(number, status, reason)
 
-    def trial_failed(self, number: int, error: str = "") -> None:
+    def trial_failed(self, number: int, error: str = "", hopeless: bool = False) -> None:
         """A trial raised, or its process died.
 
         Args:
             error: what is known besides the traceback the trial itself may have written.
+            hopeless: so will every other, which need not be waited for unless one has shown the contrary.
         """
         folder = self.records.folder_of(number)
         if not folder.error:
             folder.write_error(error)
-        self._close(number, FAILED, raised_in(folder.error) or "unknown")
+        reason = raised_in(folder.error) or "unknown"
+        if hopeless and self.records.best() is None:
+            self.over = "none of the others would do better"
+        self._close(number, FAILED, reason)
 
     def close_open(self, reason: str) -> None:
         """The search ends here; what still runs is stopped."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptFile, InvalidArgument, NotSupported
+from ..errors import CorruptFile, InvalidArgument, InvalidReport, NotSupported
 from ..files import read_json, temporary_name, write_json
 from ..sections import unwrapped
 from ..space import SearchSpace, finish_proposal
@@ -149,7 +149,7 @@ class Objective:
         """That a generator had no more to say is known only when it is asked."""
         rows = folder.results()
         if not rows:
-            raise InvalidArgument("the objective yielded nothing; yield or return a dict of metrics")
+            raise InvalidReport("the objective yielded nothing; yield or return a dict of metrics")
         folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
 
     def _run_function(self, folder: TrialFolder) -> Iterator[EpochResult]:
@@ -192,12 +192,12 @@ class Objective:
         reported = dict(values) if isinstance(values, Mapping) else {self.metric: values}
         done = bool(reported.pop(DONE, False))
         if self.metric not in reported:
-            raise InvalidArgument(f"the objective reported {', '.join(map(repr, reported)) or 'nothing'}, and not the metric {self.metric!r}")
+            raise InvalidReport(f"the objective reported {', '.join(map(repr, reported)) or 'nothing'}, and not the metric {self.metric!r}")
         plain = {str(name): unwrapped(value) for name, value in reported.items()}
         metric = plain.pop(self.metric)
         if isinstance(metric, bool) or not isinstance(metric, numbers.Real):
             hint = "; return it, or a dict with it, or yield such a dict once an epoch, in place of tune.report" if metric is None else ""
-            raise InvalidArgument(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__}){hint}")
+            raise InvalidReport(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__}){hint}")
         extra = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
         score = float(metric) if self.higher_is_better else -float(metric)
         end = "diverged" if not math.isfinite(score) else "returned" if done else None

@@ -23,7 +23,7 @@ from .recording import RecordingSearcher
 from .schedulers import build_scheduler
 from .searchers import build_searcher
 from .settings import check_resources
-from .trainable import FAILED, RESULT, TrialRunner
+from .trainable import FAILED, HOPELESS, RESULT, TrialRunner
 from .trial import TrialTask
 
 LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
@@ -142,8 +142,9 @@ class RayEvents(tune.Callback):
             self.monitor.trial_reported(trial.config["trial"], EpochResult(**result[RESULT]))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        if FAILED in (trial.last_result or {}):
-            self.monitor.trial_failed(trial.config["trial"])
+        last = trial.last_result or {}
+        if FAILED in last:
+            self.monitor.trial_failed(trial.config["trial"], hopeless=last[HOPELESS])
         else:
             self.monitor.trial_ended(trial.config["trial"])
 

@@ -16,12 +16,13 @@ from typing import Any
 
 from ray import tune
 
+from ..errors import InvalidReport
 from ..training.result import EpochResult
 from .records import Segment, TrialFolder
 from .searchers import METRIC
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
-RESULT, FAILED = "epoch_result", "failed"
+RESULT, FAILED, HOPELESS = "epoch_result", "failed", "hopeless"
 POINTER = ("trial", "segment", "epoch")
 
 
@@ -87,7 +88,7 @@ class TrialRunner(tune.Trainable):
                 raise  # this process cannot be used again; Ray starts another, in which the trial goes on
             self.folder.write_error(traceback.format_exc())
             # the actor is sound: told as a result, a failure costs no new one
-            return {"done": True, FAILED: True} | self._best()
+            return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport)} | self._best()
 
     def _too_late(self) -> bool:
         """It was proposed in time and found no time; others have a result to show."""
