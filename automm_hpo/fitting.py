@@ -18,7 +18,7 @@ from .errors import CorruptFile
 from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import known_resources, ray_cluster
-from .hpo.job import SearchJob
+from .hpo.job import SearchJob, search_line
 from .hpo.progress import Progress
 from .hpo.ray_space import values_of
 from .hpo.records import SearchRecords, TrialRecord
@@ -210,7 +210,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         progress.say("chosen for these data: " + ", ".join(f"{key.removeprefix('optim.')}={value_text(value)}" for key, value in chosen.items()))
     if search.space:
         settings = search.settings
-        progress.say(f"search: {settings.method}, {settings.num_trials} trials over {', '.join(search.space)}")
+        progress.say(search_line(settings, settings.num_trials or 1, search.space))
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
     progress.resumes(session.records, plan.path)

@@ -12,7 +12,7 @@ from typing import Any
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
-from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings
+from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
 from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.records import SearchRecords
@@ -109,7 +109,7 @@ def tune_objective(
         if session.is_finished:
             session.progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
             return SearchResults(session.records, searched)
-        session.progress.say(f"search: {settings.method}, {num_trials} trials over {', '.join(spaces)}")
+        session.progress.say(search_line(settings, num_trials, spaces))
         session.progress.resumes(session.records, folder)
         available = cluster.enter_context(ray_cluster()) if session.is_anything_left else {}
         with session.tracked(tracking, fixed), sent_by_value(objective):

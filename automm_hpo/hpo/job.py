@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotSupported, Problems
-from ..space import RawProposal, SearchSpace, default_point, grid_size, to_raw
+from ..space import RawProposal, SearchSpace, default_point, exhaustive_keys, exhaustive_size, grid_size, to_raw
 from .scheduler_args import LIVE_KEYS, check_scheduler
 from .searcher_args import check_searcher
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
@@ -53,8 +53,28 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
     with problems.gather():
         check_scheduler(settings.scheduler, settings.searcher, space, live)
     problems.raise_any()
-    whole_grid = grid_size(space) if settings.searcher == "grid" else None
-    return settings.model_copy(update={"num_trials": settings.num_trials or whole_grid or DEFAULT_NUM_TRIALS})
+    return settings.model_copy(update={"num_trials": settings.num_trials or _default_num_trials(settings, space)})
+
+
+def _default_num_trials(settings: TuneSettings, space: SearchSpace) -> int:
+    """A grid is tried whole; where other values are drawn for its points, no fewer than without a grid."""
+    points = _grid_points(settings, space)
+    return points if points and points == grid_size(space) else max(points, DEFAULT_NUM_TRIALS)
+
+
+def _grid_points(settings: TuneSettings, space: SearchSpace) -> int:
+    """How many points the grid has that the searcher goes through; 0: all is drawn."""
+    if settings.searcher == "grid":
+        return grid_size(space) or 0
+    return exhaustive_size(space) if exhaustive_keys(space) else 0
+
+
+def search_line(settings: TuneSettings, num_trials: int, space: SearchSpace) -> str:
+    """What is searched, in one line; a grid that is not tried whole is named."""
+    points = _grid_points(settings, space)
+    trials, first = ("1 trial", "point") if num_trials == 1 else (f"{num_trials:,} trials", f"{num_trials:,} points")
+    part = f" (the first {first} of a grid of {points:,})" if points > num_trials else ""
+    return f"search: {settings.method}, {trials}{part} over {', '.join(space)}"
 
 
 def first_points(

@@ -63,7 +63,7 @@ class TuneSettings(Section):
     """Who ends weak trials early, by name (``scheduler_args.py``: ``FIFO`` nobody, ``ASHA``, ``HyperBand``, ``median``, ``bandit``, ``PBT``, ...), or a
     Ray ``TrialScheduler``."""
     num_trials: PositiveInt | None = None
-    """Configurations to try; None: 10, or the whole grid where the searcher is ``grid``."""
+    """Configurations to try; None: 10, or the whole grid where there is one (the searcher ``grid``, or ``grid_search`` in the space)."""
     num_to_keep: PositiveInt = 3
     """Best epochs whose weights each running trial keeps."""
     keep_trials: PositiveInt | None = None
