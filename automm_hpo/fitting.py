@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from . import __version__
 from .artifact import Artifact, Member, load_artifact, save_artifact
@@ -20,16 +21,17 @@ from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .hpo.cluster import known_resources, ray_cluster
 from .hpo.job import SearchJob, search_line
 from .hpo.progress import Progress
-from .hpo.ray_space import values_of
+from .hpo.ray_space import candidate_configs, values_of
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.settings import DEFAULT_KEEP_TRIALS
 from .hpo.table import value_text
 from .hpo.training import Training, splits_closed
-from .models import build_model, used_models
+from .models import MODEL_KEYS, build_model, used_models
 from .packing import plan_gpu_share
 from .plan import FitPlan
 from .process import Interruption
 from .searching import Session, trials_deadline
+from .space import tuned_keys
 from .training.checkpoint import load_weights
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
 from .training.evaluate import find_device, generators_unchanged
@@ -55,8 +57,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         plan = plan.with_scorer()
         _announce(plan, session)
         available, gpu_share = _prepare(plan, session, cluster)
-        fixed = {key: value for key, value in plan.search.config.flat().items() if key not in plan.search.space}
-        with session.tracked(tracking, fixed, label=data.problem.label):
+        with session.tracked(tracking, _told(plan), label=data.problem.label):
             last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
             reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
             if not plan.search.space and not len(session.records):
@@ -216,6 +217,14 @@ def _announce(plan: FitPlan, session: Session) -> None:
     progress.resumes(session.records, plan.path)
 
 
-def _concerns(key: str, models: tuple[str, ...]) -> bool:
+def _told(plan: FitPlan) -> dict[str, Any]:
+    """What MLflow is told of a search: the hyperparameters of all that it may use, those that it tunes by their space."""
+    search = plan.search
+    models = {name for config in candidate_configs(search.config, search.space, MODEL_KEYS) for name in used_models(config, plan.encoders.features)}
+    tuned = tuned_keys(search.space)
+    return {key: value for key, value in search.config.flat().items() if key not in tuned and _concerns(key, models)} | dict(search.space)
+
+
+def _concerns(key: str, models: Collection[str]) -> bool:
     """Whether a hyperparameter is of the optimizer, say, or of a model that is used."""
     return not key.startswith("model.") or key.split(".")[1] in ("names", *models)

@@ -39,10 +39,11 @@ class MlflowTracker:
         """Args:
         folder: the search's; run ids are noted there.
         name: of the parent run.
-        params: the fixed hyperparameters, by dotted key.
+        params: what the search is described by: fixed hyperparameters, and spaces, by dotted key. A trial has the same ones, and what it tunes.
         """
         self._folder, self._here = folder, Path.cwd()
         self._pictures = (self._here / "mlruns").as_uri()  # MLflow's own default, but where the database is, whatever folder a reader is in
+        self._told = frozenset(params)
         self._metric = tags.get("automm_hpo.metric", "metric")  # logged under its own name too
         self._client: Any = None
         self._experiment = ""
@@ -167,7 +168,8 @@ class MlflowTracker:
     def _start_trial(self, record: Any) -> None:
         note = self._folder / "trials" / f"{record.number:04d}" / "mlflow.json"
         tags = {"mlflow.parentRunId": self._parent, "automm_hpo.trial": str(record.number)}
-        self._runs[record.number] = self._open_run(f"trial {record.number}", record.config, tags, note)
+        params = {key: value for key, value in record.config.items() if key in self._told or key in record.tuned}
+        self._runs[record.number] = self._open_run(f"trial {record.number}", params, tags, note)
 
     def _resume_trial(self, record: Any) -> None:
         self._start_trial(record)

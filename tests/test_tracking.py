@@ -39,6 +39,9 @@ def test_a_parent_run_and_one_child_a_trial(small, here, fast, ray_session):
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "run"
     assert parent.data.params["model.timm_image.checkpoint_name"] == "test_resnet"
+    assert parent.data.params["optim.lr"] == "loguniform(0.0001, 0.01)"
+    assert {key.split(".")[1] for key in parent.data.params if key.startswith("model.")} == {"names", "timm_image"}
+    assert {frozenset(run.data.params) for run in runs} == {frozenset(parent.data.params)}
     assert parent.data.metrics["best_score"] == predictor.fit_summary()["val_accuracy"]
     table = predictor.leaderboard().set_index("trial")
     assert set(children) == set(table.index)
@@ -107,7 +110,7 @@ def test_pictures_lie_beside_the_database(here, tmp_path_factory, monkeypatch):
 def test_any_name_of_an_objectives_own_is_logged(here, curve):
     """MLflow itself would refuse most signs, and with them all that is logged beside them."""
     [result] = curve(find_metric("accuracy"), [0.5])
-    record = TrialRecord(0, {}, {"drop %": 5, "größe": 1})
+    record = TrialRecord(0, {"drop %": 5, "größe": 1}, {"drop %": 5, "größe": 1, "told of nowhere": 2})
     (here / "trials" / "0000").mkdir(parents=True)
     tracker = MlflowTracker(here, "run", {}, {"automm_hpo.metric": "recall@5"})
     tracker.trial_started(record)
