@@ -140,13 +140,16 @@ def test_a_fit_without_a_space_needs_no_ray(small, here, fast):
     assert done.stdout.strip() == "False False"
 
 
-def test_a_search_without_tracking_loads_no_mlflow(here):
-    """Ray would, for its telemetry."""
+def test_a_search_of_its_own_ray_starts_nothing_twice_and_loads_no_mlflow(here):
+    """Tune's actors take the processes that Ray holds ready, with the variables of this one; its telemetry would import mlflow."""
     code = (
-        "import sys; from ray import tune; from automm_hpo import tune_objective; "
-        "tune_objective(lambda config: config['x'], {'x': tune.uniform(0, 1)}, {'searcher': 'random', 'num_trials': 2}, metric='y', mode='min', tracking=None, "
-        "save_path='s', verbosity=0); "
-        "print('ray' in sys.modules, 'mlflow' in sys.modules)"
+        "import os, sys, ray; from ray import tune; from automm_hpo import tune_objective\n"
+        "def objective(config):\n"
+        "    assert 'PL_DISABLE_FORK' in os.environ and os.environ['RAY_CHDIR_TO_TRIAL_DIR'] == '0'\n"
+        "    return len(ray.get_runtime_context().runtime_env)\n"
+        "settings = {'searcher': 'random', 'num_trials': 2}\n"
+        "found = tune_objective(objective, {'x': tune.uniform(0, 1)}, settings, metric='y', mode='min', tracking=None, save_path='s', verbosity=0)\n"
+        "print(found.best.metric, 'mlflow' in sys.modules, 'PL_DISABLE_FORK' in os.environ)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True False"
+    assert done.stdout.strip() == "0.0 False False"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +55,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     remove_orphans()
     ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
     try:
-        tuner = tune.Tuner(
+        tune.Tuner(
             tune.with_resources(runner, resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -76,27 +74,10 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
                 stop=WhenOver(monitor),
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
-        )
-        with callbacks_uncounted():
-            tuner.fit()
+        ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
     return searcher.exhausted or searcher.num_proposed >= job.num_trials
-
-
-@contextmanager
-def callbacks_uncounted() -> Iterator[None]:
-    """Ray counts callbacks by kind for its telemetry, also where that is off, and imports mlflow, wandb and comet to tell them apart: a second, and 50 MB."""
-    usage: Any = sys.modules.get("ray.air._internal.usage")
-    count = getattr(usage, "tag_callbacks", None)
-    if count is None:  # Ray's own affair, which another version may have settled
-        yield
-        return
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        usage.tag_callbacks = count
 
 
 class NoReporter(tune.ProgressReporter):
