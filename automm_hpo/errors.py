@@ -9,6 +9,7 @@ Each class is also the natural builtin, so ``except ValueError`` works for peopl
     ├── InvalidSpace (ValueError)             a search space that cannot be searched
     ├── InvalidTuneSettings (ValueError)      hyperparameter_tune_kwargs
     ├── InvalidArgument (ValueError)          any other argument of a public call
+    │   └── InvalidReport                     an objective that does not report its metric
     ├── InvalidData (ValueError)              tables, labels and columns
     │   └── BadImages                         files that are missing or do not open as images
     ├── MissingData (FileNotFoundError)       a table's own file is not there

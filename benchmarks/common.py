@@ -39,11 +39,11 @@ def _processor() -> str:
 def print_figure(name: str, values: Sequence[float], unit: str, goal: str = "", digits: int = 2) -> None:
     """One line: min, median and max over the runs."""
     lowest, middle, highest = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    print(f"{name:<58}{lowest:>10}{middle:>10}{highest:>10} {unit:<9}{goal}".rstrip())
+    print(f"{name:<58}{lowest:>11}{middle:>11}{highest:>11} {unit:<9}{goal}".rstrip())
 
 
 def print_header(runs: int) -> None:
-    print(f"\n{f'{runs} runs' if runs > 1 else '1 run':<58}{'min':>10}{'median':>10}{'max':>10}")
+    print(f"\n{f'{runs} runs' if runs > 1 else '1 run':<58}{'min':>11}{'median':>11}{'max':>11}")
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,9 @@ def test_a_search_of_its_own_ray_starts_nothing_twice_and_loads_no_mlflow(here):
         "def objective(config):\n"
         "    assert 'PL_DISABLE_FORK' in os.environ and os.environ['RAY_CHDIR_TO_TRIAL_DIR'] == '0'\n"
         "    return len(ray.get_runtime_context().runtime_env)\n"
-        "settings = {'searcher': 'random', 'num_trials': 2}\n"
+        "before, settings = dict(os.environ), {'searcher': 'random', 'num_trials': 2}\n"
         "found = tune_objective(objective, {'x': tune.uniform(0, 1)}, settings, metric='y', mode='min', tracking=None, save_path='s', verbosity=0)\n"
-        "print(found.best.metric, 'mlflow' in sys.modules, 'PL_DISABLE_FORK' in os.environ)"
+        "print(found.best.metric, 'mlflow' in sys.modules, os.environ == before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0.0 False False"
+    assert done.stdout.strip() == "0.0 False True"
