@@ -33,7 +33,7 @@ from automm_hpo.datasets import fashion_mnist
 
 folder = Path(tempfile.mkdtemp())
 # one Ray for all searches below; without this line each starts its own, for its time
-_ = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+_ = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 # %% [markdown]
 # ## Spaces

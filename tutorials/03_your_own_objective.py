@@ -28,7 +28,7 @@ from automm_hpo import tune_objective
 
 folder = Path(tempfile.mkdtemp())
 # one Ray for all searches below; without this line each starts its own, for its time
-_ = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+_ = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 images, labels = load_digits(return_X_y=True)
 images = images / 16.0
