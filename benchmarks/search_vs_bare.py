@@ -104,7 +104,7 @@ def bare_ray(seconds: int, driver: str = "light") -> None:
     if driver == "imports":
         import bare  # noqa: F401
 
-    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
+    ray.init(address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
 
     @ray.remote(num_cpus=1)
     class Actor:
