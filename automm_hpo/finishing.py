@@ -5,7 +5,6 @@ What wins is chosen by the rows that chose the best trial: the more that is comp
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from .hpo.records import SearchRecords, TrialRecord
 from .hpo.training import build_state
 from .metrics import find_metric
 from .models import TRAINING_ONLY, TableModel, build_model
+from .models.folding import shared_copy
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
 from .training.checkpoint import load_predictions, load_weights
@@ -249,7 +249,7 @@ class _Finish:
         score = f"{self.metric.name} {self.first.result.metric:.4f}"
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
-        return replace(artifact, members=(Member(config, copy.deepcopy(state.predictor).cpu()),)).with_summary(refit=refit)  # a copy is not compiled
+        return replace(artifact, members=(Member(config, shared_copy(state.predictor.cpu())),)).with_summary(refit=refit)  # a copy is not compiled
 
     # ----------------------------------------------------------------------------------------------------------- in common
 

@@ -211,7 +211,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         progress.say("chosen for these data: " + ", ".join(f"{key.removeprefix('optim.')}={value_text(value)}" for key, value in chosen.items()))
     if search.space:
         settings = search.settings
-        progress.say(search_line(settings, settings.num_trials or 1, search.space))
+        progress.say(search_line(settings, search.num_trials, search.space))
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
     progress.resumes(session.records, plan.path)

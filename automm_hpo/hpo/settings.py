@@ -207,10 +207,10 @@ def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> N
     problems.raise_any()
 
 
-def local_resources() -> dict[str, float]:
-    """CPUs of this machine, and GPUs that torch can use."""
+def local_resources(num_gpus: int = -1) -> dict[str, float]:
+    """CPUs of this machine, and GPUs that torch can use: at most ``num_gpus``; -1: all."""
     import torch
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # counted are also those whose driver is too old
-    return {"cpu": float(cpus), "gpu": float(torch.cuda.device_count() if torch.cuda.is_available() else 0)}
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # counted are also those whose driver is too old
+    return {"cpu": float(cpus), "gpu": float(gpus if num_gpus < 0 else min(num_gpus, gpus))}

@@ -55,9 +55,7 @@ class Training:
         if record.results and record.results[-1].end == "diverged":
             return record  # ended; its last row has no checkpoint
         drop_unrecorded(folder, record)
-        newest = newest_checkpoint(folder.checkpoints, resumable=False)
-        if newest is None or not ends_for_good(newest[1].end):
-            newest = newest_checkpoint(folder.checkpoints)
+        newest = newest_checkpoint(folder.checkpoints, ends_for_good)
         if newest is None:
             return cut_log(folder, record, None, inherited=False)
         return cut_log(folder, record, newest[1], is_inherited(newest[0]))

@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,17 +31,18 @@ def checkpoint_name(result: EpochResult) -> str:
     return f"{result.segment:03d}-{result.epoch:08.3f}"
 
 
-def newest_checkpoint(folder: Path, resumable: bool = True) -> tuple[Path, EpochResult] | None:
-    """The newest intact checkpoint and its result; damaged ones are passed over.
+def newest_checkpoint(folder: Path, is_end: Callable[[str | None], bool] = lambda end: False) -> tuple[Path, EpochResult] | None:
+    """The newest intact checkpoint that a trial can go on from, and its result; damaged ones are passed over.
 
     Args:
-        resumable: only those that still have their optimizer.
+        is_end: of the ``end`` of a result: nothing has to go on from there, and it will do without its optimizer.
     """
     for path in reversed(list_checkpoints(folder)):
         try:
             check_checkpoint(path)
-            if (path / STATE_TENSORS).exists() or not resumable:
-                return path, result_from_json(read_json(path / STATE)["result"])
+            result = result_from_json(read_json(path / STATE)["result"])
+            if (path / STATE_TENSORS).exists() or is_end(result.end):
+                return path, result
         except (CorruptFile, OSError):
             continue
     return None
