@@ -40,8 +40,10 @@ def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
 
 
 def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
-    """Raises:
-    InvalidArgument: it is no path.
+    """A folder's path, made absolute; nothing need be there.
+
+    Raises:
+        InvalidArgument: it is no path.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
@@ -50,8 +52,10 @@ def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
 
 
 def check_unused(path: Path, argument: str) -> None:
-    """Raises:
-    SavePathExists: somebody's files are there.
+    """Refuses a folder that is in use.
+
+    Raises:
+        SavePathExists: somebody's files are there.
     """
     parent = next((folder for folder in path.parents if folder.exists()), None)
     if (path.exists() and not path.is_dir()) or (parent is not None and not parent.is_dir()):

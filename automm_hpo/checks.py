@@ -18,16 +18,20 @@ from .training.losses import losses_for
 
 
 def check_same_metric(metric: Metric) -> None:
-    """Raises:
-    NotSupported: nobody can tell whether a search was begun with this very metric.
+    """Refuses to go on by a metric that is known by name only.
+
+    Raises:
+        NotSupported: nobody can tell whether a search was begun with this very metric.
     """
     if metric.is_object:
         raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
 
 
 def check_models(search: SearchPlan, features: Features) -> None:
-    """Raises:
-    AutoMMHPOError: a trial's models do not suit the columns; all problems together.
+    """Refuses models that could not be built, or not fed with these columns.
+
+    Raises:
+        AutoMMHPOError: a trial's models do not suit the columns; all problems together.
     """
     problems = Problems()
     for config in candidate_configs(search.config, search.space, MODEL_KEYS):
@@ -37,8 +41,10 @@ def check_models(search: SearchPlan, features: Features) -> None:
 
 
 def check_training(search: SearchPlan, problem: Problem, features: Features) -> None:
-    """Raises:
-    InvalidHyperparameter: a loss, class weights or mixup that do not suit the problem or the columns; all problems together.
+    """Refuses ways of training that these data do not allow.
+
+    Raises:
+        InvalidHyperparameter: a loss, class weights or mixup that do not suit the problem or the columns; all problems together.
     """
     problems = Problems()
     for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
@@ -65,9 +71,11 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:
-    """Raises:
-    InvalidTuneSettings: ``mode`` is not the metric's own.
-    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+    """Refuses a search that would go the wrong way.
+
+    Raises:
+        InvalidTuneSettings: ``mode`` is not the metric's own.
+        NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
     """
     own = "max" if metric.higher_is_better else "min"
     check_scheduled_by(settings, metric.name, own)
@@ -107,8 +115,10 @@ def is_averaged(search: SearchPlan) -> bool:
 
 
 def check_quota(search: SearchPlan, problem: Problem, features: Features) -> None:
-    """Raises:
-    InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
+    """Refuses a search that could need more room for checkpoints than it is allowed.
+
+    Raises:
+        InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
     """
     quota = search.settings.disk_quota_mb
     if quota is None:

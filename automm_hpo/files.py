@@ -40,8 +40,10 @@ def temporary_name(name: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Raises:
-    CorruptFile: the file is not JSON.
+    """The value in a file.
+
+    Raises:
+        CorruptFile: the file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

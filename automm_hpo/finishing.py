@@ -114,6 +114,7 @@ class _Kept:
     """An epoch of a trial whose weights are on disk.
 
     Attributes:
+        config: as it was at that epoch of the trial; population-based training changes it.
         folder: the checkpoint's.
     """
 
@@ -130,7 +131,7 @@ class _Finish:
         assert best.best is not None, "the best trial has a score"
         self.plan, self.records, self.progress, self.best, self.deadline = plan, records, progress, best, deadline
         self.metric, self.problem, self.features = plan.data.validation_metric, plan.data.problem, plan.encoders.features
-        self.first = _Kept(best.number, Config.from_flat(best.config), best.best, records.folder_of(best.number).checkpoint(best.best))
+        self.first = _Kept(best.number, Config.from_flat(best.best_config), best.best, records.folder_of(best.number).checkpoint(best.best))
         self.cache = plan.path / "search" / "cache"
         self.valid = open_cache(self.cache, "valid")
         self.souped: Validation | None = None
@@ -212,9 +213,7 @@ class _Finish:
 
         The learning rate goes the way it went in the trial, stretched to the larger epochs, and is left where the trial's best epoch left it.
         """
-        # of a trial that population-based training changed on its way: as it was at its best epoch
-        config = self.first.config.with_overrides(self.best.best_tuned)
-        epochs, train = self.first.result.epoch, open_cache(self.cache, "train")
+        config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
         seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
         if epochs == 0:
             self.progress.say("refit: the best epoch is the linear probe, before any training; there is nothing to train again", level=1)
@@ -260,7 +259,7 @@ class _Finish:
         for record in self.records.ranked():
             if record.best is not None and record.number != self.first.trial:
                 folder = self.records.folder_of(record.number).checkpoint(record.best)
-                kept += [_Kept(record.number, Config.from_flat(record.config), record.best, folder)] if folder.is_dir() else []
+                kept += [_Kept(record.number, Config.from_flat(record.best_config), record.best, folder)] if folder.is_dir() else []
         return self._intact(kept)
 
     def _intact(self, kept: list[_Kept]) -> list[_Kept]:

@@ -15,6 +15,7 @@ from .artifact import Artifact, Member, load_artifact, save_artifact
 from .config import Config
 from .data.cache import store_caches
 from .data.decoding import Course
+from .data.features import Features
 from .errors import CorruptFile
 from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
@@ -29,6 +30,7 @@ from .hpo.training import Training, splits_closed
 from .models import MODEL_KEYS, build_model, used_models
 from .packing import plan_gpu_share
 from .plan import FitPlan
+from .problem import Problem
 from .process import Interruption
 from .searching import Session, trials_deadline
 from .space import tuned_keys
@@ -155,27 +157,17 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
     """The best epoch of the best trial as a predictor; where its weights are damaged, the next best, and that is said."""
     data = plan.data
     for record in records.ranked():
-        folder, best = records.folder_of(record.number), record.best
-        if best is None:  # this one and all behind it
+        if record.best is None:  # this one and all behind it
             break
-        config = Config.from_flat(record.config)
-        model = build_model(config, plan.encoders.features, data.problem.num_outputs, load_weights=False)
         try:
-            check_checkpoint(folder.checkpoint(best))
-            load_weights(model, folder.checkpoint(best) / WEIGHTS)
+            member = _best_member(record, records, plan.encoders.features, data.problem)
         except CorruptFile as problem:
-            if list_checkpoints(folder.checkpoints):  # pruned ones are simply not there
+            if list_checkpoints(records.folder_of(record.number).checkpoints):  # pruned ones are simply not there
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
             continue
-        summary = {
-            f"val_{data.validation_metric.name}": best.metric,
-            "num_trials": len(records),
-            "best_trial": record.number,
-            "best_epoch": best.epoch,
-            "hyperparameters": dict(record.tuned),
-        }
-        members = (Member(config, model),)
-        return record, Artifact(data.problem, data.columns, plan.encoders, members, data.eval_metric.name, data.validation_metric.name, summary)
+        eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
+        summary = _summary(record, records, validation_metric)
+        return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 
@@ -186,14 +178,36 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
         CorruptFile: they are damaged.
     """
     record = next(record for record in records.trials() if record.number == number)
-    assert record.best  # the caller has looked
-    path, config = records.folder_of(number).checkpoint(record.best), Config.from_flat(record.config)
-    features, num_outputs = artifact.encoders.features, artifact.problem.num_outputs
-    model = build_model(config, features, num_outputs, load_weights=False, sources=artifact.sources_for(config))
+    sources = artifact.sources_for(Config.from_flat(record.best_config))
+    member = _best_member(record, records, artifact.encoders.features, artifact.problem, sources)
+    return replace(artifact, members=(member,), summary=_summary(record, records, artifact.validation_metric))
+
+
+def _best_member(
+    record: TrialRecord, records: SearchRecords, features: Features, problem: Problem, sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> Member:
+    """The best epoch of a trial that has one; with the hyperparameters of that time, which population-based training may have changed since.
+
+    Raises:
+        CorruptFile: its weights are damaged, or were not kept.
+    """
+    assert record.best, "the caller has looked"
+    path, config = records.folder_of(record.number).checkpoint(record.best), Config.from_flat(record.best_config)
     check_checkpoint(path)
+    model = build_model(config, features, problem.num_outputs, load_weights=False, sources=sources)
     load_weights(model, path / WEIGHTS)
-    summary = {f"val_{artifact.validation_metric}": record.best.metric, "num_trials": len(records), "best_trial": number, "best_epoch": record.best.epoch}
-    return replace(artifact, members=(Member(config, model),), summary=summary | {"hyperparameters": dict(record.best_tuned)})
+    return Member(config, model)
+
+
+def _summary(record: TrialRecord, records: SearchRecords, metric: str) -> dict[str, Any]:
+    assert record.best, "the caller has looked"
+    return {
+        f"val_{metric}": record.metric,
+        "num_trials": len(records),
+        "best_trial": record.number,
+        "best_epoch": record.best.epoch,
+        "hyperparameters": dict(record.best_tuned),
+    }
 
 
 def _announce(plan: FitPlan, session: Session) -> None:

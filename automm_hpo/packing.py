@@ -50,8 +50,9 @@ def trials_per_gpu(occupancy: Occupancy, gpu_bytes: int, cpus_per_gpu: float) ->
 
 
 def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[float, str]:
-    """(share of one of this machine's GPUs that each trial gets, why). All of it where the user said how much, or where nothing is gained; none where
-    the user keeps trials from it.
+    """(share of one of this machine's GPUs that each trial gets, why).
+
+    All of it where the user said how much, or where nothing is gained; none where the user keeps trials from it.
 
     Args:
         there: ``cpu`` and ``gpu`` that the search will have; None: other machines', of which nothing is known.

@@ -14,9 +14,7 @@ from .config import Config
 from .data.columns import ColumnTypes
 from .data.encoders import EncodedTable, Encoders
 from .data.ngrams import fit_ngrams
-from .errors import (
-    InvalidTuneSettings,
-)
+from .errors import InvalidTuneSettings
 from .hpo.session import SearchIdentity
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
 from .metrics import Metric, find_metric
@@ -124,13 +122,15 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class FitPlan:
-    """Attributes:
-    identity: what makes the search the same in another call.
-    resuming: the folder holds this search already.
-    time_limit: seconds that ``fit`` was given; None: no limit.
-    deadline: time.time() at which ``fit`` must return; None: no limit.
-    ensemble_size: most models of an ensemble; 1: none.
-    refit: instead train the best configuration again, on all rows; none are left to validate that.
+    """A call of ``fit`` as it will be carried out.
+
+    Attributes:
+        identity: what makes the search the same in another call.
+        resuming: the folder holds this search already.
+        time_limit: seconds that ``fit`` was given; None: no limit.
+        deadline: time.time() at which ``fit`` must return; None: no limit.
+        ensemble_size: most models of an ensemble; 1: none.
+        refit: instead train the best configuration again, on all rows; none are left to validate that.
     """
 
     path: Path

@@ -55,9 +55,11 @@ class Occasion:
 
 @dataclass(frozen=True)
 class Preset:
-    """Attributes:
-    hyperparameters: values and, where it searches, spaces, by dotted key.
-    tune_kwargs: how it searches; empty where it does not.
+    """Hyperparameters, and how to search those that are spaces.
+
+    Attributes:
+        hyperparameters: values and, where it searches, spaces, by dotted key.
+        tune_kwargs: how it searches; empty where it does not.
     """
 
     hyperparameters: Mapping[str, Any]
@@ -174,8 +176,10 @@ def is_searching(name: str | None) -> bool:
 
 
 def check_preset(name: Any) -> None:
-    """Raises:
-    InvalidArgument: there is no such preset.
+    """Refuses what names no preset.
+
+    Raises:
+        InvalidArgument: there is no such preset.
     """
     if name is not None and (not isinstance(name, str) or name not in PRESETS):
         raise InvalidArgument(f"presets: expected one of {', '.join(PRESETS)}, or None, got {name!r}.{did_you_mean(str(name), PRESETS)}")

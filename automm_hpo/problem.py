@@ -164,8 +164,10 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def _check_labels(labels: pd.Series, label: str) -> None:
-    """Raises:
-    InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
+    """Refuses labels that nothing could be learned from, or that could not be stored.
+
+    Raises:
+        InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
     """
     values = [_plain(value) for value in labels.astype(object)]
     bad = labels.isna().to_numpy(dtype=bool) | np.array([isinstance(value, float) and math.isinf(value) for value in values], dtype=bool)

@@ -161,9 +161,11 @@ class Session:
             self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline)
 
     def say_goodbye(self, saved: str, also: str = "") -> None:
-        """Args:
-        saved: what now lies where.
-        also: another way to go on than the same call.
+        """Tells what was found, where it lies, and how to go on where there was no end.
+
+        Args:
+            saved: what now lies where.
+            also: another way to go on than the same call.
         """
         self.progress.summary(self.records)
         self.progress.say(saved, level=1)

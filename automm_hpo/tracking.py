@@ -36,10 +36,12 @@ class MlflowTracker:
     """
 
     def __init__(self, folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Args:
-        folder: the search's; run ids are noted there.
-        name: of the parent run.
-        params: what the search is described by: fixed hyperparameters, and spaces, by dotted key. A trial has the same ones, and what it tunes.
+        """Begins the thread, which opens the parent run first of all.
+
+        Args:
+            folder: the search's; run ids are noted there.
+            name: of the parent run.
+            params: what the search is described by: fixed hyperparameters, and spaces, by dotted key. A trial has the same ones, and what it tunes.
         """
         self._folder, self._here = folder, Path.cwd()
         self._pictures = (self._here / "mlruns").as_uri()  # MLflow's own default, but where the database is, whatever folder a reader is in

@@ -112,7 +112,8 @@ Replayed = tuple[float, float]  # percent of the epochs saved, regret in points
 
 
 def simulate(curves: np.ndarray, scheduler: str, arguments: dict[str, Any], seed: int) -> Replayed:
-    """
+    """A search over recorded curves.
+
     Args:
         curves: (trials, epochs), the accuracy after each.
     """

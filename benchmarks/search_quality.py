@@ -172,7 +172,8 @@ def takes(searcher: str, table: Table) -> bool:
 
 
 def draw(curves: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
-    """
+    """A picture of the regrets, by trial.
+
     Args:
         curves: table -> "ours" or "Optuna" -> searcher -> (seeds, trials), regrets.
     """

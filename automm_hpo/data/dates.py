@@ -71,8 +71,10 @@ class DateEncoder:
 
 
 def fit_dates(column: pd.Series, scaling: Scaling) -> DateEncoder:
-    """Raises:
-    InvalidData: a value is no date.
+    """The encoder of a column, by its training rows.
+
+    Raises:
+        InvalidData: a value is no date.
     """
     when = to_dates(column)
     lines = {name: values for name, part in LINES.items() if _varies(values := _part(part, when))}

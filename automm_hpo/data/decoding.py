@@ -127,8 +127,10 @@ class OnDemand:
         self.shape = (len(self.sources), geometry.side, geometry.side, 3)
 
     def index_select(self, dim: int, places: torch.Tensor) -> torch.Tensor:
-        """Raises:
-        BadImages: an image can be read no more.
+        """The pictures at these places, decoded now.
+
+        Raises:
+            BadImages: an image can be read no more.
         """
         pixels = np.zeros((len(places), *self.shape[1:]), np.uint8)
 

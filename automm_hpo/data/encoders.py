@@ -77,12 +77,14 @@ class EncodedTable:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Attributes:
-    image_columns: column -> type, in the order of the tensor's second axis.
-    geometry: how their pictures are decoded; None without such columns.
-    tokenizers: checkpoint -> what makes tokens of the text columns for it.
-    score_names: of the numbers that the words of the text columns give; none where they are not wanted.
-    scorer: gives them; None until it is fitted.
+    """The encoding of a table, column by column.
+
+    Attributes:
+        image_columns: column -> type, in the order of the tensor's second axis.
+        geometry: how their pictures are decoded; None without such columns.
+        tokenizers: checkpoint -> what makes tokens of the text columns for it.
+        score_names: of the numbers that the words of the text columns give; none where they are not wanted.
+        scorer: gives them; None until it is fitted.
     """
 
     image_columns: Mapping[Hashable, str] = field(default_factory=dict)
@@ -260,8 +262,10 @@ def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry
 
 
 def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[ImageSource]:
-    """Raises:
-    InvalidData: a value is of another kind.
+    """What a column's cells say of where their pictures are; an empty string where one is missing.
+
+    Raises:
+        InvalidData: a value is of another kind.
     """
     sources: list[ImageSource] = []
     accepted, words = {

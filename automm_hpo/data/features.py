@@ -9,12 +9,14 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Features:
-    """Attributes:
-    num_images: image columns.
-    numeric: names of the numeric matrix's columns, indicators and parts of dates among them.
-    cardinalities: codes of each categorical column, 0 .. n-1; 0 is what training did not have.
-    num_texts: text columns; a row's are joined into one text.
-    num_scores: of ``numeric``, the last so many are what the words of these texts say of the target (``ngrams.py``).
+    """Which inputs there are.
+
+    Attributes:
+        num_images: image columns.
+        numeric: names of the numeric matrix's columns, indicators and parts of dates among them.
+        cardinalities: codes of each categorical column, 0 .. n-1; 0 is what training did not have.
+        num_texts: text columns; a row's are joined into one text.
+        num_scores: of ``numeric``, the last so many are what the words of these texts say of the target (``ngrams.py``).
     """
 
     num_images: int = 0

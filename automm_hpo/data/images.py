@@ -114,8 +114,10 @@ def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry
 
 
 def _open(source: ImageSource | os.PathLike[str]) -> Image.Image:
-    """Raises:
-    UnreadableImage, and whatever Pillow raises.
+    """The picture, not loaded yet.
+
+    Raises:
+        UnreadableImage, and whatever Pillow raises.
     """
     if isinstance(source, Image.Image):
         return source.copy()  # loading and seeking would change the caller's
@@ -144,8 +146,10 @@ def _pixels(array: np.ndarray) -> np.ndarray:
 
 
 def decode_base64(text: str) -> bytes:
-    """Raises:
-    UnreadableImage
+    """The bytes behind a text.
+
+    Raises:
+        UnreadableImage
     """
     data = text.partition(",")[2] if text.startswith("data:") else text
     try:

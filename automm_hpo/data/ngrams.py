@@ -108,12 +108,14 @@ def fit_ngrams(
     seed: int,
     time_limit: float | None = None,
 ) -> NgramScorer:
-    """Args:
-    table: the training rows.
-    target: (N,) as ``Problem.encode`` gives it.
-    weight: (N,) of the rows; None: all count alike.
-    seed: draws the rows that are learned from, where all are too much.
-    time_limit: seconds of the whole ``fit``, of which this takes a part. The rows follow from it, not from a clock: the same call learns the same.
+    """Fits the models of all folds, and the one of all rows.
+
+    Args:
+        table: the training rows.
+        target: (N,) as ``Problem.encode`` gives it.
+        weight: (N,) of the rows; None: all count alike.
+        seed: draws the rows that are learned from, where all are too much.
+        time_limit: seconds of the whole ``fit``, of which this takes a part. The rows follow from it, not from a clock: the same call learns the same.
     """
     names = score_names(problem)
     read = np.array([sum(map(len, row)) for row in zip(*_texts(table, columns), strict=True)])
@@ -171,8 +173,10 @@ def of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.nda
 
 
 def cross_entropy(scores: np.ndarray, target: np.ndarray) -> float:
-    """Args:
-    scores: (N, K), or (N, 1) of the second of two classes.
+    """The mean loss of some scores, as logits.
+
+    Args:
+        scores: (N, K), or (N, 1) of the second of two classes.
     """
     if scores.shape[1] == 1:
         scores = np.concatenate([np.zeros_like(scores), scores], 1)

@@ -65,8 +65,10 @@ class NumberScaler:
 
 
 def fit_scaler(values: np.ndarray, scaling: Scaling) -> NumberScaler:
-    """Args:
-    values: (N,) float64; NaN is missing.
+    """The scaling that these values call for.
+
+    Args:
+        values: (N,) float64; NaN is missing.
     """
     present = values[~np.isnan(values)]
     if not len(present):
@@ -118,8 +120,10 @@ class NumberEncoder:
 
 
 def fit_numbers(column: pd.Series, scaling: Scaling) -> NumberEncoder:
-    """Raises:
-    InvalidData: a value is infinite or no number.
+    """The encoder of a column, by its training rows.
+
+    Raises:
+        InvalidData: a value is infinite or no number.
     """
     values = to_floats(column)
     return NumberEncoder(column.name, fit_scaler(values, scaling), bool(np.isnan(values).any()))
@@ -161,8 +165,10 @@ def _as_real(value: Any) -> Any:
 
 
 def refuse_rows(column: pd.Series, bad: np.ndarray, expected: str) -> None:
-    """Raises:
-    InvalidData: a row is bad.
+    """Refuses a column for some of its rows.
+
+    Raises:
+        InvalidData: a row is bad.
     """
     if bad.any():
         rows = ", ".join(f"row {row!r}: {reprlib.repr(value)}" for row, value in column[bad].head(MAX_NAMED).astype(object).items())

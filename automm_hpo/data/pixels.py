@@ -69,10 +69,12 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Store:
-    """Attributes:
-    images: (1 + count, S, S, 3) uint8, mapped, or what decodes those that are asked for.
-    bad: places of those that cannot be read, which are black, and why.
-    folder: where the pixels lie, or would.
+    """The pixels of a set of images.
+
+    Attributes:
+        images: (1 + count, S, S, 3) uint8, mapped, or what decodes those that are asked for.
+        bad: places of those that cannot be read, which are black, and why.
+        folder: where the pixels lie, or would.
     """
 
     images: torch.Tensor | OnDemand

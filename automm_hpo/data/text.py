@@ -43,8 +43,10 @@ class TextTokenizer:
     max_text_len: int
 
     def transform(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns:
-        (N, longest + 1) int32, of which the last column is padding, and (N,) int64 counts, at least 1.
+        """Texts as tokens, rows filled up to the longest.
+
+        Returns:
+            (N, longest + 1) int32, of which the last column is padding, and (N,) int64 counts, at least 1.
         """
         from tokenizers import Tokenizer
 

@@ -49,13 +49,19 @@ class Axis:
 def tuned_axes(trials: Sequence[TrialRecord]) -> list[Axis]:
     """One for each hyperparameter that a trial was given by the search, in the order of the leaderboard's columns."""
     keys = list(dict.fromkeys(key for record in trials for key in record.tuned))
-    return [_axis(key, short_name(key, keys), [record.tuned.get(key, _ABSENT) for record in trials]) for key in keys]
+    scales = {key: scale for record in trials for key, scale in record.scales.items()}
+    return [_axis(key, short_name(key, keys), [record.tuned.get(key, _ABSENT) for record in trials], scales.get(key)) for key in keys]
 
 
 _ABSENT = object()
 
 
-def _axis(key: str, name: str, values: list[Any]) -> Axis:
+def _axis(key: str, name: str, values: list[Any], scale: str | None) -> Axis:
+    """The axis of some values.
+
+    Args:
+        scale: of the range they were drawn from; None: it was none, and they must tell themselves.
+    """
     present = [value for value in values if value is not _ABSENT]
     are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in present)
     different = sorted(set(present)) if are_numbers else sorted(present, key=value_text)
@@ -64,7 +70,8 @@ def _axis(key: str, name: str, values: list[Any]) -> Axis:
         index = {text: float(position) for position, text in enumerate(options)}
         return Axis(key, name, "options", np.array([math.nan if value is _ABSENT else index[value_text(value)] for value in values]), options)
     numbers = np.array([math.nan if value is _ABSENT else float(value) for value in values])
-    if is_logarithmic(numbers[~np.isnan(numbers)]):
+    found = numbers[~np.isnan(numbers)]
+    if found.min() > 0 and (scale == "log" or (scale is None and is_logarithmic(found))):
         return Axis(key, name, "log", np.log10(numbers))
     return Axis(key, name, "linear", numbers)
 
@@ -105,8 +112,10 @@ FAR = 30  # a value this many times farther from the best than the median is wou
 
 
 def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
-    """Args:
-    values: finite ones, at least one, in the metric's natural sign.
+    """The axis on which these values can be told apart.
+
+    Args:
+        values: finite ones, at least one, in the metric's natural sign.
     """
     numbers = np.array(values, dtype=np.float64)
     is_loss = not metric.higher_is_better and bool(numbers.min() > 0)

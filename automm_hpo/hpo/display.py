@@ -17,8 +17,10 @@ from .table import STATUS_COLORS, Column, fit_width, table_html, table_lines
 
 
 class Display(Protocol):
-    """Attributes:
-    seconds: between two drawings.
+    """A place for the live table.
+
+    Attributes:
+        seconds: between two drawings.
     """
 
     seconds: float
@@ -65,8 +67,10 @@ def find_display() -> Display | None:
 
 
 class Terminal:
-    """Args:
-    console: without markup; rich would read brackets in a message as styles.
+    """The table at the foot of a terminal, redrawn in place.
+
+    Args:
+        console: without markup; rich would read brackets in a message as styles.
     """
 
     seconds = 0.5

@@ -119,8 +119,10 @@ def takes_first_points(settings: TuneSettings) -> bool:
 
 
 def check_scheduled_by(settings: TuneSettings, metric: str, mode: str) -> None:
-    """Raises:
-    NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+    """Refuses a scheduler that could not judge by this metric; those by name all can.
+
+    Raises:
+        NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
     """
     if not isinstance(settings.scheduler, str):
         from .schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
@@ -129,8 +131,10 @@ def check_scheduled_by(settings: TuneSettings, metric: str, mode: str) -> None:
 
 
 def check_resumable(settings: TuneSettings) -> None:
-    """Raises:
-    NotSupported: the searcher is an object that cannot be told of earlier trials.
+    """Refuses to go on with a search whose searcher would not know what was tried.
+
+    Raises:
+        NotSupported: the searcher is an object that cannot be told of earlier trials.
     """
     if not takes_first_points(settings):
         name = type(settings.searcher).__name__

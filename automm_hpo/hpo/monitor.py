@@ -28,10 +28,12 @@ class Listener(Protocol):
 
 
 class SearchMonitor:
-    """Args:
-    keep_trials, keep_epochs: see ``SearchRecords.prune``.
-    goal: the score at which the search is over; None: there is none.
-    max_failed_trials: failed trials at which it is over; None: any number.
+    """Keeps the records up to date, tells the listeners, and says when all is over.
+
+    Args:
+        keep_trials, keep_epochs: see ``SearchRecords.prune``.
+        goal: the score at which the search is over; None: there is none.
+        max_failed_trials: failed trials at which it is over; None: any number.
 
     Attributes:
         over: why the whole search ends now; empty while it goes on.

@@ -32,8 +32,10 @@ DONE = "done"  # in what an objective reports: this was the last
 
 
 def check_objective(objective: Any, max_epochs: int | None) -> None:
-    """Raises:
-    InvalidArgument
+    """Refuses what no trial could run.
+
+    Raises:
+        InvalidArgument
     """
     if isinstance(objective, type):
         from ray.tune import Trainable
@@ -84,12 +86,14 @@ def _is_installed(file: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Objective:
-    """Attributes:
-    function: ``config -> number, dict or iterator of dicts``, or a class that inherits ``ray.tune.Trainable``.
-    metric: the name of the value that is searched by; a function that returns a bare number means this one.
-    max_epochs: reports after which a trial is ended; None: when the objective says so.
-    num_to_keep: best states of a Trainable that a running trial keeps.
-    tracked: the trial's MLflow run is the active one while the objective runs.
+    """A trial of ``tune_objective``: runs the user's code.
+
+    Attributes:
+        function: ``config -> number, dict or iterator of dicts``, or a class that inherits ``ray.tune.Trainable``.
+        metric: the name of the value that is searched by; a function that returns a bare number means this one.
+        max_epochs: reports after which a trial is ended; None: when the objective says so.
+        num_to_keep: best states of a Trainable that a running trial keeps.
+        tracked: the trial's MLflow run is the active one while the objective runs.
     """
 
     function: Callable[[dict[str, Any]], Any]

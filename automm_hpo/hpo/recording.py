@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from ..errors import AutoMMHPOError
 from ..sections import unwrapped
-from ..space import RawProposal, finish_proposal
+from ..space import RawProposal, finish_proposal, range_scales
 from . import records
 from .job import SearchJob
 from .monitor import SearchMonitor
@@ -82,7 +82,7 @@ class RecordingSearcher(Searcher):
         except AutoMMHPOError:  # a computed value can be forbidden in a rare trial, which then fails with the reason
             config = {**self.job.fixed, **values}
         config = {key: _plain(value) for key, value in config.items()}
-        return self.records.open_trial(raw, {key: config[key] for key in values}, config)
+        return self.records.open_trial(raw, {key: config[key] for key in values}, config, range_scales(self.job.space))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if METRIC in result:

@@ -80,6 +80,7 @@ class TrialRecord:
         results: one a validation, in order.
         raw: the searcher's own proposal, which a resumed search makes again.
         segments: all of them, in order.
+        scales: of what was drawn from a range, by dotted key: ``log`` or ``linear``.
     """
 
     number: int
@@ -93,6 +94,7 @@ class TrialRecord:
     results: tuple[EpochResult, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
+    scales: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> EpochResult | None:
@@ -109,6 +111,11 @@ class TrialRecord:
     def best_tuned(self) -> Mapping[str, Any]:
         """The tuned values of the segment that the best epoch lies in."""
         return self.segments[self.best.segment].tuned if self.best and self.segments else self.tuned
+
+    @property
+    def best_config(self) -> Mapping[str, Any]:
+        """All hyperparameters of the segment that the best epoch lies in."""
+        return {**self.config, **self.best_tuned}
 
     @property
     def epochs(self) -> float:
@@ -137,9 +144,9 @@ class TrialFolder:
         self.path = search_folder / "trials" / f"{number:04d}"
         self.checkpoints = self.path / "checkpoints"
 
-    def create(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any]) -> TrialRecord:
+    def create(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any], scales: Mapping[str, str]) -> TrialRecord:
         self.path.mkdir(parents=True, exist_ok=True)  # a kill may have left the bare folder
-        record = TrialRecord(self.number, tuned, config, started=time.time(), raw=raw, segments=(Segment(0, None, 0.0, tuned),))
+        record = TrialRecord(self.number, tuned, config, started=time.time(), raw=raw, segments=(Segment(0, None, 0.0, tuned),), scales=scales)
         self.write(record)
         return record
 
@@ -192,9 +199,10 @@ class SearchRecords:
     def folder_of(self, number: int) -> TrialFolder:
         return TrialFolder(self.folder, number)
 
-    def open_trial(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any]) -> TrialRecord:
+    def open_trial(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any], scales: Mapping[str, str] | None = None) -> TrialRecord:
         """Numbers a trial and writes its configuration, before anything runs it."""
-        record = self.folder_of(self._count).create(raw, tuned, config)
+        scales = {key: scale for key, scale in (scales or {}).items() if key in tuned}
+        record = self.folder_of(self._count).create(raw, tuned, config, scales)
         self._count += 1
         return record
 
@@ -258,8 +266,10 @@ class SearchRecords:
         return sorted(self.trials(), key=_rank, reverse=True)
 
     def raise_if_all_failed(self) -> None:
-        """Raises:
-        AllTrialsFailed: no trial has a score; the causes are counted, and the first traceback is in the message.
+        """Ends a search that found nothing.
+
+        Raises:
+            AllTrialsFailed: no trial has a score; the causes are counted, and the first traceback is in the message.
         """
         trials = self.trials()
         if any(record.best for record in trials):

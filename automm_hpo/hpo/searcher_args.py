@@ -248,7 +248,8 @@ def check_searcher(searcher: Any, args: Mapping[str, Any], space: SearchSpace) -
 
 
 def check_package(searcher: Any) -> None:
-    """
+    """Refuses a searcher whose library is not there.
+
     Raises:
         NotSupported: the searcher's package is not installed, or in a version that it cannot use.
     """
@@ -265,7 +266,8 @@ def check_package(searcher: Any) -> None:
 
 
 def check_space(searcher: Any, space: SearchSpace) -> None:
-    """
+    """Refuses spaces that a searcher does not take.
+
     Raises:
         NotSupported, InvalidSpace, InvalidInput: each key that the searcher cannot take, together.
     """

@@ -27,11 +27,13 @@ COMPLETE, GOAL = "complete", "goal reached"
 
 @dataclass(frozen=True)
 class SearchIdentity:
-    """Attributes:
-    fingerprint: what must be equal for a search to be resumed, by the name under which a difference is reported.
-    limits: what may change from call to call.
-    call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again. Beside them ``chosen``:
-        hyperparameters that were measured for it, and would be others if measured again.
+    """What makes a search this one.
+
+    Attributes:
+        fingerprint: what must be equal for a search to be resumed, by the name under which a difference is reported.
+        limits: what may change from call to call.
+        call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again. Beside them ``chosen``:
+            hyperparameters that were measured for it, and would be others if measured again.
     """
 
     fingerprint: Mapping[str, Any]
@@ -58,8 +60,10 @@ def is_search(folder: Path) -> bool:
 
 
 def read_identity(folder: Path) -> SearchIdentity:
-    """Raises:
-    CorruptFile: the file is not as this version writes it.
+    """What the search in this folder is.
+
+    Raises:
+        CorruptFile: the file is not as this version writes it.
     """
     stored = read_json(folder / "settings.json")
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -79,8 +83,10 @@ def write_identity(folder: Path, identity: SearchIdentity) -> None:
 
 
 def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Path) -> None:
-    """Raises:
-    SearchMismatch: lists every difference.
+    """Refuses to go on with a search as if it were another one.
+
+    Raises:
+        SearchMismatch: lists every difference.
     """
     names = dict.fromkeys([*stored.fingerprint, *wanted.fingerprint])
     absent, data = "absent", {} if stored.call.get("kind") == "objective" else DATA

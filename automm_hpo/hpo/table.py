@@ -45,10 +45,12 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Column:
-    """Attributes:
-    is_number: then it is written to the right, and its cells are never cut.
-    is_tuned: a hyperparameter, which is left out where there is no room.
-    limit: of its width, in characters.
+    """A column of a table of texts.
+
+    Attributes:
+        is_number: then it is written to the right, and its cells are never cut.
+        is_tuned: a hyperparameter, which is left out where there is no room.
+        limit: of its width, in characters.
     """
 
     header: str

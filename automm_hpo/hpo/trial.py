@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ..training.checkpoint_folder import checkpoint_name, list_checkpoints
+from ..training.checkpoint_folder import checkpoint_name, checkpoint_order, list_checkpoints
 from ..training.result import EpochResult, StopCheck
 from .monitor import SearchMonitor
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
@@ -122,7 +122,7 @@ def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None
     else:
         place = (newest.segment, newest.epoch)
         for path in list_checkpoints(folder.checkpoints):
-            if path.name > checkpoint_name(newest):
+            if checkpoint_order(path.name) > checkpoint_order(checkpoint_name(newest)):
                 shutil.rmtree(path)
         kept = [row for row in record.results if (row.segment, row.epoch) < place] + ([] if inherited else [newest])
     if repr(kept) != repr(list(record.results)):  # nan differs from itself, its text does not

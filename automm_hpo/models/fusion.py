@@ -129,8 +129,7 @@ class TableModel(nn.Module):
         return shared_copy(self, backbones=nn.ModuleDict(quicker)).eval()
 
     def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:
-        """All that is to answer for the target, each with its weight in the loss: the model itself, or each of its members, and each
-        modality's own head."""
+        """All that is to answer for the target, each with its weight in the loss: the model itself, or its members, and each modality's own head."""
         parts = {name: backbone(batch) for name, backbone in self.backbones.items()}
         if isinstance(self.fusion, Only) and (num_members := getattr(self.backbones[next(iter(parts))], "num_members", 1)) > 1:
             [features] = parts.values()

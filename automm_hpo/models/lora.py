@@ -18,8 +18,10 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 def check(config: Config) -> None:
-    """Raises:
-    NotSupported: LoRA is wanted and the peft library is not installed.
+    """Refuses LoRA where the library is not there.
+
+    Raises:
+        NotSupported: LoRA is wanted and the peft library is not installed.
     """
     if config.optim.peft and importlib.util.find_spec("peft") is None:
         raise NotSupported("optim.peft: needs the peft library: pip install 'automm-hpo[peft]'; or leave optim.peft at None")

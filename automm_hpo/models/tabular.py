@@ -169,8 +169,10 @@ class FtBlock(nn.Module):
 
 
 def check_ft_transformer(config: Config) -> None:
-    """Raises:
-    InvalidHyperparameter: the tokens cannot be divided among the heads.
+    """Refuses sizes that do not go together.
+
+    Raises:
+        InvalidHyperparameter: the tokens cannot be divided among the heads.
     """
     own = config.model.ft_transformer
     if own.token_dim % own.attention_num_heads:
@@ -183,8 +185,9 @@ def check_ft_transformer(config: Config) -> None:
 
 
 class RealMlp(nn.Module):
-    """RealMLP: Holzmüller, Grinsztajn, Steinwart 2024, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data"
-    (arXiv:2407.04491).
+    """A multilayer perceptron made for tables.
+
+    Holzmüller, Grinsztajn, Steinwart 2024, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data" (arXiv:2407.04491).
 
     Numbers are embedded by learned frequencies, small categories one-hot, large ones embedded; each input has a learned scale; layers are
     in the neural tangent parametrisation; each unit learns its share of the activation.

@@ -96,9 +96,11 @@ def text_spec(config: Config) -> TextSpec:
 
 
 def check(config: Config) -> None:
-    """Raises:
-    NotSupported: the transformers library is not installed.
-    MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
+    """Refuses, without a network, a model that could not be built.
+
+    Raises:
+        NotSupported: the transformers library is not installed.
+        MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
     """
     if importlib.util.find_spec("transformers") is None:
         way_out = "pip install 'automm-hpo[text]'; or leave them out, with column_types={column: 'null'}"
@@ -113,8 +115,10 @@ def check(config: Config) -> None:
 
 
 def fetch_weights(config: Config) -> None:
-    """Raises:
-    WeightsUnavailable: what the model needs of the hub cannot be had.
+    """Has configuration and weights of the config's model on this machine.
+
+    Raises:
+        WeightsUnavailable: what the model needs of the hub cannot be had.
     """
     own = config.model.hf_text
     _check_kind(own.checkpoint_name, _config(own.checkpoint_name))

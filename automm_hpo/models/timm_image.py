@@ -105,9 +105,11 @@ def image_spec(config: Config) -> ImageSpec:
 
 
 def check(config: Config) -> None:
-    """Raises:
-    InvalidHyperparameter: no such model, or it cannot be built with these values.
-    MissingData: ``checkpoint_path`` is not there.
+    """Refuses a model that could not be built, or does not take its pictures; no weights are looked at.
+
+    Raises:
+        InvalidHyperparameter: no such model, or it cannot be built with these values.
+        MissingData: ``checkpoint_path`` is not there.
     """
     own = config.model.timm_image
     source = _source(own.checkpoint_name)
@@ -123,8 +125,10 @@ def check(config: Config) -> None:
 
 
 def fetch_weights(config: Config) -> None:
-    """Raises:
-    WeightsUnavailable: pretrained weights are wanted and cannot be had.
+    """Has the weights of the config's model on this machine.
+
+    Raises:
+        WeightsUnavailable: pretrained weights are wanted and cannot be had.
     """
     own = config.model.timm_image
     if own.pretrained and own.checkpoint_path is None:
@@ -169,8 +173,10 @@ class Source:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Raises:
-        ValueError: this version of timm has no such model.
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: this version of timm has no such model.
         """
         if not timm.is_model(values["architecture"]):
             raise ValueError(f"timm {timm.__version__} has no model {values['architecture']!r}")

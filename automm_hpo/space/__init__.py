@@ -62,6 +62,7 @@ from .walk import (
     grid_point,
     grid_size,
     propose,
+    range_scales,
     to_raw,
     tuned_keys,
 )
@@ -75,7 +76,8 @@ __all__ = [
     # what they become, and what searchers do with it
     "Float", "Normal", "Choice", "Computed", "Branch", "Branches", "Space", "SearchSpace",
     "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "default_point",
-    "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "describe_space", "space_to_json", "space_from_json",
+    "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "range_scales",
+    "describe_space", "space_to_json", "space_from_json",
 ]
 # fmt: on
 
@@ -105,15 +107,19 @@ def qrandn(mean: float, sd: float, q: float) -> Normal:
 
 
 def lognormal(mean: float = 0.0, sd: float = 1.0) -> Normal:
-    """Args:
-    mean, sd: of the value's natural logarithm.
+    """exp of a normally distributed float.
+
+    Args:
+        mean, sd: of the value's natural logarithm.
     """
     return Normal(mean, sd, log=True)
 
 
 def qlognormal(mean: float, sd: float, q: float) -> Normal:
-    """Args:
-    mean, sd: of the value's natural logarithm.
+    """The same in multiples of ``q``.
+
+    Args:
+        mean, sd: of the value's natural logarithm.
     """
     return Normal(mean, sd, log=True, step=q)
 

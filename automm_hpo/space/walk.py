@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidSpace, Problems
-from .kinds import Branch, Branches, Choice, Computed, SearchSpace, Space, plain, same_value, text_of
+from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, plain, same_value, text_of
 
 RawProposal = dict[str, Any]
 
@@ -139,6 +139,19 @@ def tuned_keys(space: SearchSpace) -> tuple[str, ...]:
         else:
             found[key] = None
     return tuple(found)
+
+
+def range_scales(space: SearchSpace) -> dict[str, str]:
+    """Key -> ``log`` or ``linear``, of each range; ``log`` where branches differ."""
+    found: dict[str, str] = {}
+    for key, domain in space.items():
+        if isinstance(domain, Branches):
+            for branch in domain.options:
+                for name, scale in range_scales(branch.space).items():
+                    found[name] = "log" if "log" in (scale, found.get(name)) else scale
+        elif isinstance(domain, (Float, Int, Normal)):
+            found[key] = "log" if domain.log else "linear"
+    return found
 
 
 def to_raw(space: SearchSpace, values: Mapping[str, Any]) -> RawProposal:

@@ -67,9 +67,11 @@ class Snapshot:
 
 
 def take_snapshot(state: TrainState, copy: bool = False, resumable: bool = True) -> Snapshot:
-    """Args:
-    copy: the state will change before the snapshot is written.
-    resumable: with what it takes to go on, which is most of it.
+    """What a checkpoint is to hold, on the CPU.
+
+    Args:
+        copy: the state will change before the snapshot is written.
+        resumable: with what it takes to go on, which is most of it.
     """
     optimizer = state.optimizer.state_dict()
     tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items() if isinstance(value, torch.Tensor)}

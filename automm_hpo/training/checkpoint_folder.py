@@ -27,8 +27,13 @@ WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.s
 
 
 def checkpoint_name(result: EpochResult) -> str:
-    """Names have the order of writing, shorter numbers before longer ones; a new segment may go back in epochs."""
+    """Names have the order of writing, by ``checkpoint_order``; a new segment may go back in epochs."""
     return f"{result.segment:03d}-{result.epoch:08.3f}"
+
+
+def checkpoint_order(name: str) -> list[tuple[int, str]]:
+    """Shorter numbers come before longer ones: after epoch 9,999 there are more digits."""
+    return [(len(number), number) for number in name.split("-")]
 
 
 def newest_checkpoint(folder: Path, is_end: Callable[[str | None], bool] = lambda end: False) -> tuple[Path, EpochResult] | None:
@@ -79,8 +84,10 @@ def is_inherited(path: Path) -> bool:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raises:
-    CorruptFile
+    """Compares a checkpoint with its manifest.
+
+    Raises:
+        CorruptFile
     """
     if not (path / MANIFEST).is_file():
         raise CorruptFile(f"{path} has no {MANIFEST}")
@@ -93,7 +100,7 @@ def check_checkpoint(path: Path) -> None:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Oldest first; unfinished ones are not among them."""
     found = [path for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
-    return sorted(found, key=lambda path: [(len(number), number) for number in path.name.split("-")])
+    return sorted(found, key=lambda path: checkpoint_order(path.name))
 
 
 def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:

@@ -12,16 +12,20 @@ FIRST_LOOK = 4  # steps, of which the first warms up
 
 
 class Pace:
-    """Attributes:
-    total_steps: of the schedule, as far as is known.
-    shortened: why there are fewer than all; None: there are not.
-    ahead: seconds that the next validation will take.
+    """The clock of a training, and the schedule that it leaves time for.
+
+    Attributes:
+        total_steps: of the schedule, as far as is known.
+        shortened: why there are fewer than all; None: there are not.
+        ahead: seconds that the next validation will take.
     """
 
     def __init__(self, all_steps: int, validations_per_step: float, steps_per_validation: float, should_stop: StopCheck) -> None:
-        """Args:
-        validations_per_step: how often is validated.
-        steps_per_validation: as many steps have a validation's rows; one not measured yet costs at most as much as they.
+        """Nothing is timed before ``start``.
+
+        Args:
+            validations_per_step: how often is validated.
+            steps_per_validation: as many steps have a validation's rows; one not measured yet costs at most as much as they.
         """
         self.total_steps = self._all_steps = all_steps
         self.shortened: str | None = None
@@ -44,8 +48,10 @@ class Pace:
         self._clock.settle()
 
     def step_taken(self, step: int) -> None:
-        """Args:
-        step: how many were taken in all.
+        """Takes note of a step, and now and then looks whether all of them can be taken in time.
+
+        Args:
+            step: how many were taken in all.
         """
         is_due = self._clock.tick()
         if not self._is_measured:

@@ -35,6 +35,21 @@ def test_the_kind_of_an_axis_follows_from_its_values(values, kind):
     assert ((axis.unit_positions >= 0) & (axis.unit_positions <= 1)).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "scale", "kind"),
+    [
+        ([1e-3, 5e-3, 1e-2], "log", "log"),  # of so few nobody could tell
+        ([1e-4, 1e-3, 1e-1, 1e-4], "linear", "linear"),
+        ([0.0, 1e-3, 1e-1], "log", "linear"),  # rounded to zero, which has no logarithm
+        ([1e-4, 1e-3, 1e-1, 2e-4], None, "log"),
+    ],
+)
+def test_a_range_is_shown_on_its_own_scale(values, scale, kind):
+    scales = {} if scale is None else {"lr": scale}
+    [axis] = tuned_axes([TrialRecord(number, {"lr": value}, {}, scales=scales) for number, value in enumerate(values)])
+    assert axis.kind == kind
+
+
 def test_numbers_of_a_choice_stand_in_their_order_at_equal_distances():
     axis = axis_of([128, 16, 32, 16, 128, 32])
     assert axis.options == ("16", "32", "128")

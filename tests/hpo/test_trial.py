@@ -13,10 +13,11 @@ from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, Segment
 from automm_hpo.hpo.training import Training, _open_split
-from automm_hpo.hpo.trial import STOP_FILE, TrialTask, run_trial
+from automm_hpo.hpo.trial import STOP_FILE, TrialTask, cut_log, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
 from automm_hpo.training.checkpoint_folder import STATE_TENSORS, WEIGHTS, list_checkpoints
+from automm_hpo.training.result import EpochResult
 
 CONFIG = {
     "model.timm_image.checkpoint_name": "test_resnet",
@@ -217,6 +218,18 @@ def test_a_takeover_goes_on_from_the_parents_weights_under_the_new_values(search
             next(steps)
         steps.close()
     assert np.array_equal(np.array(rows(run_trial(task, other))), np.array(again))
+
+
+def test_older_states_stay_where_the_newest_has_a_longer_number(search):
+    """An objective may well step ten thousand times."""
+    _, records = search
+    folder = records.folder_of(begin(records))
+    results = [EpochResult(float(epoch), epoch, 0.5, 0.5, 1.0, 1.0, 0.1, 1.0) for epoch in (9_998, 9_999, 10_000, 10_001)]
+    for result in results:
+        folder.checkpoint(result).mkdir(parents=True)
+        folder.append(result)
+    assert cut_log(folder, folder.read(), results[2], inherited=False).results == tuple(results[:3])
+    assert list_checkpoints(folder.checkpoints) == [folder.checkpoint(result) for result in results[:3]]
 
 
 def test_a_result_is_on_disk_when_it_is_told(search):

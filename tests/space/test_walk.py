@@ -23,6 +23,7 @@ from automm_hpo.space import (
     grid_point,
     grid_size,
     propose,
+    range_scales,
     to_raw,
     tuned_keys,
 )
@@ -172,6 +173,15 @@ def test_all_tuned_keys_are_named_in_the_users_order():
     assert tuned_keys(PLAIN) == tuple(PLAIN)
     assert tuned_keys(CONDITIONAL) == ("batch", "optim.type", "optim.lr", "optim.momentum", "optim.clip", "optim.decay", "patience")
     assert tuned_keys(NESTED) == ("model.name", "model.cnn.depth", "model.vit.drop", "lr")
+
+
+def test_ranges_tell_their_scale():
+    linear, log = ["a.float", "a.steps", "a.int", "b.normal", "b.normal_steps"], ["a.log", "b.log_int"]
+    assert range_scales(PLAIN) == dict.fromkeys(linear, "linear") | dict.fromkeys(log, "log")
+    assert range_scales(CONDITIONAL) == {"optim.lr": "log", "patience": "linear"}
+    assert range_scales(NESTED) == {"model.cnn.depth": "linear", "model.vit.drop": "linear"}
+    either = Branches((Branch({}, {"lr": Float(1e-3, 1e-1, log=True)}), Branch({}, {"lr": Float(0.1, 0.2)})))
+    assert range_scales({"optim": either}) == {"lr": "log"}
 
 
 def test_values_are_computed_last_and_in_their_order():

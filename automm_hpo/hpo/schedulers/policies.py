@@ -69,8 +69,10 @@ class Policy(FIFOScheduler):
     counts_ended = True  # trials that ended before they came so far
 
     def __init__(self, evaluation_interval: float, delay_evaluation: float) -> None:
-        """Args:
-        evaluation_interval, delay_evaluation: in epochs.
+        """What all policies have in common.
+
+        Args:
+            evaluation_interval, delay_evaluation: in epochs.
         """
         super().__init__()
         self._metric = METRIC
