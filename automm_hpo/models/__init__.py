@@ -47,6 +47,11 @@ def _nothing(config: Config) -> None:
     """Of models that need no check and no weights."""
 
 
+def _never(config: Config) -> bool:
+    """Of models for which no weights are published."""
+    return False
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """A kind of backbone.
@@ -57,12 +62,14 @@ class ModelEntry:
         reads: the fields of ``Features`` that it can be fed with.
         check: refuses what could not be built.
         fetch_weights: has the pretrained weights at hand.
+        is_pretrained: whether it begins from published weights.
     """
 
     build: Callable[..., nn.Module]
     reads: tuple[str, ...]
     check: Callable[[Config], None] = _nothing
     fetch_weights: Callable[[Config], None] = _nothing
+    is_pretrained: Callable[[Config], bool] = _never
 
     def wants(self, features: Features) -> bool:
         """Whether there is a column to feed it."""
@@ -70,7 +77,7 @@ class ModelEntry:
 
 
 def _of(module: Any, reads: tuple[str, ...]) -> ModelEntry:
-    return ModelEntry(module.build, reads, module.check, module.fetch_weights)
+    return ModelEntry(module.build, reads, module.check, module.fetch_weights, module.is_pretrained)
 
 
 MODELS = {
@@ -146,9 +153,7 @@ def build_model(
 
 def is_pretrained(config: Config, features: Features) -> bool:
     """Whether one of the models used begins from published weights."""
-    own = config.model
-    begins = {"timm_image": own.timm_image.pretrained or own.timm_image.checkpoint_path is not None, "hf_text": own.hf_text.pretrained}
-    return any(begins.get(name, False) for name in used_models(config, features))
+    return any(MODELS[name].is_pretrained(config) for name in used_models(config, features))
 
 
 def image_spec(config: Config) -> ImageSpec:

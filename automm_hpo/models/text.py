@@ -128,6 +128,10 @@ def fetch_weights(config: Config) -> None:
         _fetch(own.checkpoint_name, _weights_among)
 
 
+def is_pretrained(config: Config) -> bool:
+    return config.model.hf_text.pretrained
+
+
 def _weights_among(files: set[str]) -> list[str]:
     safe = [file for file in files if re.fullmatch(r"model.*\.safetensors(\.index\.json)?", file)]
     return sorted(safe) or sorted(file for file in files if re.fullmatch(r"pytorch_model.*\.bin(\.index\.json)?", file))

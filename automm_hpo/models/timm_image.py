@@ -135,6 +135,11 @@ def fetch_weights(config: Config) -> None:
         _fetch_weights(own.checkpoint_name)
 
 
+def is_pretrained(config: Config) -> bool:
+    own = config.model.timm_image
+    return own.pretrained or own.checkpoint_path is not None
+
+
 def _create(own: TimmImageConfig, source: Source, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": own.drop_rate}
     if own.drop_path_rate:
