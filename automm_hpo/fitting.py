@@ -89,18 +89,18 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
     Returns:
         The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
     """
-    searching = plan.search.space and session.is_anything_left
-    cancelled = threading.Event()
+    searching, num_gpus = plan.search.space and session.is_anything_left, plan.search.config.env.num_gpus
+    there, cancelled = known_resources(num_gpus), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         try:
             caches = pool.submit(_build_caches, plan, session.progress, cancelled)
-            sharing = pool.submit(plan_gpu_share, plan, known_resources(plan.search.config.env.num_gpus)) if searching else None
-            available = cluster.enter_context(ray_cluster(plan.search.config.env.num_gpus)) if searching else {}
+            available = cluster.enter_context(ray_cluster(num_gpus)) if searching else {}
             caches.result()
-            share, why = sharing.result() if sharing else (1.0, "")
         finally:  # by Ctrl-C, say
             cancelled.set()
             pool.shutdown(cancel_futures=True)
+    # when all cores are free again, for it is measured; and in this thread, for torch's profiler complains in another one than that which imported torch
+    share, why = plan_gpu_share(plan, there) if searching else (1.0, "")
     if why:
         session.progress.say(why)
     return available, share

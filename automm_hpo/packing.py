@@ -7,6 +7,7 @@ cost each of them little. Where NVIDIA's MPS runs (``nvidia-cuda-mps-control -d`
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -89,6 +90,7 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
         for _ in range(STEPS // 2):  # kernels are chosen, the allocator grows
             next(steps)
         torch.cuda.synchronize(device)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of the profiler, which would write lines of its own to the console; read at its first use
         with profile(activities=[ProfilerActivity.CUDA]) as traced:
             started = time.perf_counter()
             for _ in steps:

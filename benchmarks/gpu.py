@@ -59,7 +59,7 @@ def measure_loop(runs: int) -> list[Figure]:
     for name in ARCHITECTURES:
         recipe = Recipe(name, 224, batch=128, epochs=EPOCHS, lr=1e-3)
         table, few = random_pictures(IMAGES, recipe.side), random_pictures(128, recipe.side)
-        images = torch.from_numpy(np.stack(table["image"].tolist())).cuda()
+        images = torch.from_numpy(np.stack(table["image"].tolist())).to("cuda")
         target = torch.arange(IMAGES, device="cuda") % CLASSES
         ours, floor = [], []
         for run in range(runs):
