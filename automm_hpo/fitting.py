@@ -94,7 +94,7 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
     with ThreadPoolExecutor(1) as pool:
         try:
             caches = pool.submit(_build_caches, plan, session.progress, cancelled)
-            available = cluster.enter_context(ray_cluster(num_gpus)) if searching else {}
+            available = cluster.enter_context(ray_cluster(num_gpus, session.progress.say)) if searching else {}
             caches.result()
         finally:  # by Ctrl-C, say
             cancelled.set()

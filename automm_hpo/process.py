@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,21 +22,36 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def process_unchanged() -> Iterator[None]:
     """Puts back the environment, the current folder, signal handlers and the random states of Python and numpy.
 
-    Torch's are apart (``generators_unchanged``). Handlers can be set in the main thread only, and are left alone elsewhere.
+    Of several threads that are within, the last to leave puts back what is the whole process's. Torch's random states are apart
+    (``generators_unchanged``). Handlers can be set in the main thread only, and are left alone elsewhere.
     """
-    environment, folder = dict(os.environ), os.getcwd()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with _lock:
+        if not _within:
+            _before[:] = dict(os.environ), os.getcwd(), random.getstate(), np.random.get_state()
+        _within.append(threading.current_thread())
     try:
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
         _set_handlers(handlers)
-        os.chdir(folder)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
+        with _lock:
+            _within.remove(threading.current_thread())
+            if not _within:
+                _put_back(*_before)
+
+
+_lock = threading.Lock()
+_within: list[threading.Thread] = []
+_before: list[Any] = []
+
+
+def _put_back(environment: Mapping[str, str], folder: str, python_state: Any, numpy_state: Any) -> None:
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+    os.chdir(folder)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 class Interruption:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,13 +43,19 @@ def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
     return None if "RAY_ADDRESS" in os.environ else local_resources(num_gpus)
 
 
+_own_ray = threading.Lock()  # a process has one Ray at a time
+
+
 @contextmanager
-def ray_cluster(num_gpus: int | None = None) -> Iterator[Mapping[str, float]]:
+def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None) -> Iterator[Mapping[str, float]]:
     """The user's running Ray, or one of our own for the time of the search. It sets variables and handlers: see ``process.py``.
+
+    Where another thread of this process is searching on a Ray of our own, this one waits until that has ended.
 
     Args:
         num_gpus: at most so many of this machine's for one of our own, of those that torch can use, for Ray counts others, too (behind a driver that is
             too old, say); -1: all of them. None: as many as Ray counts.
+        report: is told that it waits.
 
     Yields:
         The cluster's resources.
@@ -56,9 +64,12 @@ def ray_cluster(num_gpus: int | None = None) -> Iterator[Mapping[str, float]]:
         os.environ.setdefault(key, value)
     import ray
 
+    own = _own_ray.locked() or not ray.is_initialized()
+    if own and not _own_ray.acquire(blocking=False):
+        report("another search of this process runs on a Ray of its own: waiting for its end. After a ray.init() they would run side by side")
+        _own_ray.acquire()
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
     levels = [logger.level for logger in loggers]
-    own = not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS", "local") if own else "running"
     try:
         if own:
@@ -72,9 +83,27 @@ def ray_cluster(num_gpus: int | None = None) -> Iterator[Mapping[str, float]]:
             yield ray.cluster_resources()
     finally:
         if own:
-            ray.shutdown()
+            with _nothing_collected():
+                ray.shutdown()
+            _own_ray.release()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Collects garbage now, and none within.
+
+    A handle of Ray's that is collected while Ray ends, by whichever thread happens to allocate then, ends the whole process without a word.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
