@@ -140,6 +140,7 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 # ----------------------------------------------------------------------------------------------------- parallel coordinates
 
 ABSENT_LEVEL = -0.14  # where a line passes that has no value on an axis
+SPREAD = 0.12  # of an option's share of an axis: how far its lines lie from its tick at most
 
 
 @_picture("parallel_coordinates")
@@ -174,7 +175,7 @@ def plot_parallel_coordinates(trials: Sequence[TrialRecord], metric: Metric) -> 
         axes.plot(*_smooth(levels[row]), solid_capstyle="round", **style)
     for position, axis in enumerate(tuned):
         _upright(axes, position, axis.name, _unit_ticks(axis))
-    _upright(axes, len(tuned), metric.name, _score_ticks(scale) if scale else [], at_right=True)
+    _upright(axes, len(tuned), metric.name, _score_ticks(scale, metric) if scale else [], at_right=True)
     if scale:
         shades = np.linspace(0, 1, 256)[:, None] if metric.higher_is_better else np.linspace(1, 0, 256)[:, None]
         axes.imshow(shades, cmap=SHADES, extent=(len(tuned) - 0.015, len(tuned) + 0.025, 0, 1), aspect="auto", origin="lower", zorder=3)
@@ -195,7 +196,7 @@ def _spread(axis: Axis, order: np.ndarray) -> np.ndarray:
     rank = np.argsort(order)
     for option in range(len(axis.options)):
         rows = np.flatnonzero(axis.positions == option)
-        heights[rows[np.argsort(rank[rows])]] += np.linspace(-0.3, 0.3, len(rows)) / len(axis.options) if len(rows) > 1 else 0.0
+        heights[rows[np.argsort(rank[rows])]] += np.linspace(-SPREAD, SPREAD, len(rows)) / len(axis.options) if len(rows) > 1 else 0.0
     return heights
 
 
@@ -220,12 +221,18 @@ def _upright(axes: Axes, position: float, name: str, ticks: Iterable[tuple[float
         )
 
 
-def _score_ticks(scale: MetricAxis) -> list[tuple[float, str]]:
+def _score_ticks(scale: MetricAxis, metric: Metric) -> list[tuple[float, str]]:
+    """Heights from 0 to 1 and their texts; at the bad end with how many values lie beyond it."""
     ends = [scale.low, scale.high] if scale.high > scale.low else [scale.low]
     inner = [tick for tick in _nice_ticks(scale.low, scale.high, scale.is_log) if scale.low < tick < scale.high]
     positions = scale.unit_positions(np.array([*ends, *inner]))
     apart = [index for index in range(len(ends), len(positions)) if min(positions[index], 1 - positions[index]) > 0.06]
-    return [(float(positions[index]), f"{[*ends, *inner][index]:.3g}") for index in (*range(len(ends)), *apart)]
+    chosen = [*range(len(ends)), *apart]
+    texts = _distinct_texts([[*ends, *inner][index] for index in chosen])
+    if scale.num_beyond:
+        bad = 0 if metric.higher_is_better else len(ends) - 1
+        texts[bad] += f" and {scale.num_beyond} {'below' if metric.higher_is_better else 'above'}"
+    return [(float(positions[index]), text) for index, text in zip(chosen, texts, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------------------- importance
@@ -276,6 +283,7 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     scored = np.isfinite(scores)
     scale = metric_axis(scores[scored].tolist(), metric)
     shown = np.clip(scores, scale.low, scale.high)
+    inside = scored & (shown == scores)
     num_rows = math.ceil(len(tuned) / 4)
     num_columns = math.ceil(len(tuned) / num_rows)
     figure = SearchFigure(max(5.0, 0.8 + 2.9 * num_columns), 0.9 + 2.7 * num_rows)
@@ -286,8 +294,10 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
         places = _jittered(axis)
         for status in dict.fromkeys(record.status for record in trials):
             rows = np.array([record.status == status for record in trials])
-            style: dict[str, Any] = {"marker": POINTS[status], "color": STATUS_COLORS[status], "alpha": 0.85, "linewidths": 0.6, "edgecolors": "white"}
-            axes.scatter(places[rows & scored], shown[rows & scored], s=size, **style, zorder=3)
+            style: dict[str, Any] = {"marker": POINTS[status], "facecolors": STATUS_COLORS[status], "alpha": 0.85, "linewidths": 0.6, "edgecolors": "white"}
+            hollow = style | {"facecolors": "none", "edgecolors": STATUS_COLORS[status], "linewidths": 1.2}
+            for drawn, look in ((rows & inside, style), (rows & scored & ~inside, hollow)):
+                axes.scatter(places[drawn], shown[drawn], s=size, **look, zorder=3)
             axes.scatter(places[rows & ~scored], np.full((rows & ~scored).sum(), 0.03), s=size, transform=axes.get_xaxis_transform(), **style, clip_on=False)
         axes.scatter(places[best[0]], shown[best[0]], s=190, marker="*", color=BEST_COLOR, linewidths=0.8, edgecolors="white", zorder=4)
         _metric_scale(axes, scale)
@@ -302,7 +312,11 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     for axes in grid[::num_columns]:
         axes.set_ylabel(_metric_label(metric))
     handles = [Line2D([], [], linestyle="", color=BEST_COLOR, marker="*", markersize=12, label=_best_text(trials, *best))]
-    _legend(figure, handles + _status_handles(trials, lambda status: {"linestyle": "", "marker": POINTS[status]}))
+    handles += _status_handles(trials, lambda status: {"linestyle": "", "marker": POINTS[status]})
+    if scale.num_beyond:
+        hollow = {"marker": "o", "markersize": 6, "markerfacecolor": "none", "markeredgecolor": TEXT_COLOR}
+        handles.append(Line2D([], [], linestyle="", label=f"beyond the axis ({scale.num_beyond})", **hollow))
+    _legend(figure, handles)
     return figure
 
 
@@ -399,6 +413,15 @@ def _frame(axes: Axes, grid: Any) -> Axes:
     axes.grid(axis=grid, color="#E8E8E8", lw=0.8)
     axes.set_axisbelow(True)
     return axes
+
+
+def _distinct_texts(numbers: Sequence[float]) -> list[str]:
+    """Three digits of each, or as many as tell them apart."""
+    for digits in range(3, 17):
+        texts = [f"{number:.{digits}g}" for number in numbers]
+        if len(set(texts)) == len(set(numbers)):
+            break
+    return texts
 
 
 def _metric_scale(axes: Axes, scale: MetricAxis) -> None:

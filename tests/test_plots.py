@@ -85,6 +85,19 @@ def test_a_loss_that_runs_away_does_not_press_the_others_together(curve):
     assert plots.plot_curves(wide, metric).axes[0].get_yscale() == "log"
 
 
+def test_a_trial_beyond_the_axis_is_not_taken_for_one_at_its_end(curve):
+    scores = [0.9034, 0.9032, 0.9030, 0.9031, 0.9033, 0.70]
+    trials = [TrialRecord(number, {"lr": 0.1 * number}, {}, COMPLETED, results=curve(ACCURACY, [score])) for number, score in enumerate(scores)]
+    figure = plots.plot_slice(trials, ACCURACY)
+    assert "beyond the axis (1)" in texts(figure)
+    [hollow] = [dots for dots in figure.axes[0].collections if len(dots.get_offsets()) and not len(dots.get_facecolors())]
+    np.testing.assert_allclose(hollow.get_offsets(), [[0.5, 0.903]])
+    written = texts(plots.plot_parallel_coordinates(trials, ACCURACY))
+    assert {"0.9034", "0.9033", "0.9032", "0.9031", "0.903 and 1 below"} <= set(written.split(" | "))  # of three digits all would be alike
+    losses = [replace(trial, results=curve(LOG_LOSS, [1 - score])) for trial, score in zip(trials, scores, strict=True)]
+    assert "0.097 and 1 above" in texts(plots.plot_parallel_coordinates(losses, LOG_LOSS))
+
+
 def test_axes_are_logarithmic_where_the_values_are(make_trials):
     figure = plots.plot_slice(make_trials(50), ACCURACY)
     written = texts(figure)

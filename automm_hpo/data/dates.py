@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -25,6 +26,8 @@ LINES = {  # part that only grows -> its values
     "elapsed": lambda when: (when - pd.Timestamp(0, tz="UTC")).total_seconds() / 86_400,  # days
 }
 
+ZONED = re.compile(r"[T ]\d{2}(:?\d{2}){0,2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$")  # a time of day, and how far it is from UTC
+
 
 @dataclass(frozen=True)
 class DateEncoder:
@@ -34,12 +37,14 @@ class DateEncoder:
         lines: part that only grows -> its scaling; those that varied in training.
         cycles: periodic parts that varied in training; each becomes a sine and a cosine, so that December is near January.
         has_missing: whether training had missing values, for which there is an indicator then.
+        has_zone: whether all dates of training had a time zone (True) or none had (False), and so must all others; None: some had.
     """
 
     column: Hashable
     lines: Mapping[str, NumberScaler]
     cycles: tuple[str, ...]
     has_missing: bool
+    has_zone: bool | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,9 +55,13 @@ class DateEncoder:
         """(N, features) float32.
 
         Raises:
-            InvalidData: a value is no date.
+            InvalidData: a value is no date, or its time of day is of another kind than in training.
         """
         when = to_dates(column)
+        if self.has_zone is not None:
+            expected = "expected dates with a time zone, as in training; dt.tz_localize('Europe/Paris') gives them one, say"
+            none = "expected dates without a time zone, as in training; dt.tz_localize(None) takes it away"
+            refuse_rows(column, ~np.asarray(when.isna()) & (_zoned(column) != self.has_zone), expected if self.has_zone else none)
         features = [scaler.transform(_part(LINES[name], when)) for name, scaler in self.lines.items()]
         for name in self.cycles:
             values, period = CYCLES[name]
@@ -67,7 +76,7 @@ class DateEncoder:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         lines = {name: NumberScaler(**{**scaler, "quantiles": tuple(scaler["quantiles"])}) for name, scaler in values["lines"].items()}
-        return cls(values["column"], lines, tuple(values["cycles"]), values["has_missing"])
+        return cls(values["column"], lines, tuple(values["cycles"]), values["has_missing"], values.get("has_zone"))
 
 
 def fit_dates(column: pd.Series, scaling: Scaling) -> DateEncoder:
@@ -79,7 +88,10 @@ def fit_dates(column: pd.Series, scaling: Scaling) -> DateEncoder:
     when = to_dates(column)
     lines = {name: values for name, part in LINES.items() if _varies(values := _part(part, when))}
     cycles = tuple(name for name, (part, _) in CYCLES.items() if _varies(_part(part, when)))
-    return DateEncoder(column.name, {name: fit_scaler(values, scaling) for name, values in lines.items()}, cycles, bool(when.isna().any()))
+    missing = np.asarray(when.isna())
+    zoned = set(_zoned(column)[~missing].tolist())
+    scalers = {name: fit_scaler(values, scaling) for name, values in lines.items()}
+    return DateEncoder(column.name, scalers, cycles, bool(missing.any()), zoned.pop() if len(zoned) == 1 else None)
 
 
 def to_dates(column: pd.Series) -> pd.DatetimeIndex:
@@ -95,6 +107,13 @@ def to_dates(column: pd.Series) -> pd.DatetimeIndex:
     when = when.tz_localize("UTC") if when.tz is None else when.tz_convert("UTC")  # Arrow's dates are left as they came
     refuse_rows(column, np.asarray(when.isna()) & ~missing, "expected dates, as datetimes or ISO 8601 texts such as 2026-05-31 or 2026-05-31T18:30:00")
     return when
+
+
+def _zoned(column: pd.Series) -> np.ndarray:
+    """(N,) bool: which dates say what time it was elsewhere."""
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return np.full(len(column), "tz=" in str(column.dtype) or isinstance(column.dtype, pd.DatetimeTZDtype))  # Arrow's says so in its name
+    return np.array([ZONED.search(_as_text(value)) is not None for value in column], dtype=bool)
 
 
 def _as_text(value: object) -> str:

@@ -109,6 +109,7 @@ class MetricAxis:
 
 ORDERS = 20  # a positive loss is shown by its logarithm where the highest is so many times the lowest
 FAR = 30  # a value this many times farther from the best than the median is would press all others together
+MOST_BEYOND = 0.25  # of the values: more of them are no exceptions
 
 
 def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
@@ -122,5 +123,7 @@ def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
     badness = np.log10(numbers) if is_loss else -numbers if metric.higher_is_better else numbers
     best, median = badness.min(), np.median(badness)
     shown = numbers[badness <= best + FAR * (median - best)] if median > best else numbers
+    if len(numbers) - len(shown) > MOST_BEYOND * len(numbers):
+        shown = numbers
     low, high = float(shown.min()), float(shown.max())
     return MetricAxis(is_loss and high >= ORDERS * low, low, high, len(numbers) - len(shown))

@@ -108,3 +108,38 @@ def test_numbers_are_read_like_the_text_they_would_be(values):
 def test_what_is_no_date_is_refused_by_name(value):
     with pytest.raises(InvalidData, match=r"'when': expected dates.*1 of 2 values are not: row 1"):
         to_dates(column([pd.Timestamp("2024-01-01"), value], dtype=object))
+
+
+NAIVE = ["2024-05-31 14:00", "2024-06-30 15:00"]
+ZONED = {
+    "datetimes": pd.Series(pd.to_datetime(NAIVE)).dt.tz_localize("America/New_York"),
+    "arrow": pd.Series(pd.to_datetime(NAIVE)).dt.tz_localize("UTC").astype("timestamp[us, tz=UTC][pyarrow]"),
+    "texts": pd.Series(["2024-05-31 14:00Z", "2024-06-30T15:00:30.5+02:00"]),
+    "objects": pd.Series([pd.Timestamp("2024-05-31 14:00", tz="Asia/Tokyo"), pd.Timestamp("2024-06-30", tz="UTC")], dtype=object),
+}
+UNZONED = {
+    "datetimes": pd.Series(pd.to_datetime(NAIVE)),
+    "arrow": pd.Series(pd.to_datetime(NAIVE)).astype("timestamp[us][pyarrow]"),
+    "texts": pd.Series(NAIVE),
+    "days": pd.Series(["2024-05-31", "2024-06-30"]),
+}
+
+
+@pytest.mark.parametrize("given", ZONED)
+@pytest.mark.parametrize("others", UNZONED)
+def test_dates_with_a_time_zone_are_not_those_without(given, others):
+    """Their hours would be others, and nobody would notice."""
+    zoned, unzoned = ZONED[given].rename("when"), UNZONED[others].rename("when")
+    for training, later, words in ((zoned, unzoned, "with a time zone"), (unzoned, zoned, "without a time zone")):
+        encoder = fit_dates(training, "quantile")
+        encoder = type(encoder).from_json(json.loads(json.dumps(encoder.to_json())))
+        assert encoder.transform(training).shape == encoder.transform(training.iloc[:1].reindex([0, 1])).shape
+        with pytest.raises(InvalidData, match=rf"'when': expected dates {words}, as in training; .*2 of 2"):
+            encoder.transform(later)
+
+
+def test_where_training_had_dates_of_both_kinds_both_are_taken():
+    encoder = fit_dates(pd.Series(["2024-05-31 14:00Z", "2024-06-30 15:00"], name="when"), "quantile")
+    assert encoder.has_zone is None
+    for later in (*ZONED.values(), *UNZONED.values()):
+        encoder.transform(later.rename("when"))

@@ -79,5 +79,6 @@ def test_what_runs_away_is_cut_off_on_the_bad_side_only():
     assert (axis.low, axis.high, axis.num_beyond) == (0.7, 0.9, 1)
     axis = metric_axis([0.0, 1.0, 2.0, 1e6], rmse)
     assert (axis.is_log, axis.low, axis.high, axis.num_beyond) == (False, 0.0, 2.0, 1)
+    assert metric_axis([0.9034, 0.9032, 0.9030, 0.86, 0.70], r2).num_beyond == 0  # two of five are no exceptions
     same = metric_axis([0.5, 0.5], r2)
     np.testing.assert_allclose(same.unit_positions(np.array([0.5])), [0.5])
