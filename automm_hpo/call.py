@@ -26,7 +26,7 @@ from .hpo.session import SearchIdentity, check_same_search, read_identity
 from .metrics import OBJECT
 from .models import image_spec
 from .plan import DataPlan, FitPlan, SearchPlan, Target
-from .presets import check_preset, is_searching
+from .presets import TUNE_PRESETS, check_preset, is_searching
 from .resolution import chosen_resolution, fit_resolution
 from .search_plan import plan_defaults, plan_encoders, plan_search, plan_weights
 from .space import describe_space, space_from_json, space_to_json
@@ -53,12 +53,17 @@ class FitCall:
     def changed_by(self, other: Self) -> Self:
         """This call, which began a search, as another one goes on with it: what that gives wins, and a default gives nothing.
 
+        Of ``hyperparameter_tune_kwargs`` the single settings do.
+
         Raises:
             InvalidArgument: that one is of another folder.
         """
         if other.resume is False or absolute_path(other.save_path or "", "save_path") != self.save_path:
             raise InvalidArgument(f"save_path, resume: this predictor goes on with the search in {self.save_path}; make a new one for another fit")
         given = {field.name: value for field in fields(self) if (value := getattr(other, field.name)) != field.default}
+        began, settings = self.hyperparameter_tune_kwargs, other.hyperparameter_tune_kwargs
+        if isinstance(settings, Mapping) and began is not None:
+            given["hyperparameter_tune_kwargs"] = {**(TUNE_PRESETS[began.lower()] if isinstance(began, str) else began), **settings}
         return replace(self, **{**given, "save_path": self.save_path, "resume": True})
 
 

@@ -14,6 +14,8 @@ from .errors import InvalidData
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
 LARGEST_VALUE = 1e150  # of a regression's labels: their squares must be finite
+MOSTLY_NUMBERS = 0.8  # share of a text label's values from which on they are meant as numbers,
+ROWS_A_CLASS = 10  # where as classes they would have fewer rows each
 MAX_INTEGER_CLASSES = 20  # integer labels with more distinct values than this are a regression's
 
 
@@ -107,6 +109,9 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
         only = f"only {_plain(distinct[0])!r}" if distinct else "none"
         raise InvalidData(f"label column {label!r}: expected at least 2 different values, got {only} in {len(labels)} rows")
     inferred = _infer_type(kept, len(distinct))
+    few_each = len(distinct) > max(MAX_INTEGER_CLASSES, len(labels) / ROWS_A_CLASS)
+    if problem_type is None and few_each and all(isinstance(value, str) for value in distinct):
+        _refuse_numbers_as_text(kept, label)
     problem_type = problem_type or inferred
     if problem_type == "regression":
         values = _as_floats(labels, label)
@@ -124,6 +129,21 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
         "category" if categorical else _dtype_name(labels.dtype),
         ordered=bool(categorical and kept.cat.ordered),
     )
+
+
+def _refuse_numbers_as_text(labels: pd.Series, label: str) -> None:
+    """Refuses to take hundreds of numbers for classes because a few of them are none.
+
+    Raises:
+        InvalidData: nearly all labels are numbers, written as texts.
+    """
+    numbers = pd.to_numeric(labels.astype(object), errors="coerce").notna()
+    if numbers.mean() >= MOSTLY_NUMBERS:
+        others = "" if numbers.all() else f", but not {labels[~numbers].iloc[0]!r}"
+        raise InvalidData(
+            f"label column {label!r}: {int(numbers.sum())} of {len(labels)} labels are numbers, written as texts{others}. For a regression give numbers "
+            "(pd.to_numeric(..., errors='coerce') makes the others missing; drop those rows); problem_type='multiclass' takes the texts for classes."
+        )
 
 
 def encode_weights(weights: pd.Series, may_be_zero: bool = False) -> np.ndarray:

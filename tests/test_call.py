@@ -1,5 +1,6 @@
 """A call that goes on with a search: what it gives wins, what it leaves alone is as it was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def test_what_is_given_wins_and_a_default_gives_nothing():
     )
     assert again == expected
     assert BEGAN.changed_by(FitCall(save_path="/runs/first")) == BEGAN
+
+
+@pytest.mark.parametrize("began", [{"searcher": "bayes", "scheduler": "ASHA", "num_keep": 2}, "auto"])
+def test_single_settings_of_the_search_win(began):
+    given = FitCall(save_path="/runs/first", hyperparameter_tune_kwargs={"num_trials": 6})
+    again = replace(BEGAN, hyperparameter_tune_kwargs=began).changed_by(given).hyperparameter_tune_kwargs
+    assert again == {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 6} | ({"num_keep": 2} if began != "auto" else {})
+    assert BEGAN.changed_by(given).hyperparameter_tune_kwargs == {"num_trials": 6}
 
 
 @pytest.mark.parametrize("other", [FitCall(save_path="/runs/second"), FitCall(save_path="/runs/first", resume=False)])

@@ -170,6 +170,15 @@ def test_labels_that_do_not_fit(labels, problem_type, message):
         infer_problem(labels, "y", problem_type)
 
 
+@pytest.mark.parametrize("spoiled", [[], ["n/a"]])
+def test_numbers_written_as_texts_are_not_taken_for_classes_unasked(spoiled):
+    labels = Series([f"{number / 3:.2f}" for number in range(190)] + spoiled)
+    with pytest.raises(InvalidData, match=r"190 of 19\d labels are numbers, written as texts" + (", but not 'n/a'" if spoiled else r"\.")):
+        infer_problem(labels, "y")
+    assert infer_problem(labels, "y", "multiclass").num_outputs == 190 + len(spoiled)
+    assert infer_problem(Series([str(number % 30) for number in range(600)]), "y").num_outputs == 30  # each with many rows
+
+
 @pytest.mark.parametrize("dtype", [object, "str", "string", "category"])
 def test_unseen_classes_are_named_with_counts_and_the_first_row(dtype):
     problem = infer_problem(Series(list("abc")), "y")

@@ -22,6 +22,8 @@ COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "t
 SAMPLE = 10
 MANY = 20  # columns, that nobody wants to read one by one
 MOSTLY_DISTINCT = 0.9  # share of different values
+MOSTLY_NUMBERS = 0.8  # share of values that parse as such
+ODD_NUMBER = re.compile(r"\s*[^\w\s.,-]?\s*-?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[^\w\s]?\s*")  # with a currency, a percent sign, separators
 ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")  # of which nobody knows whether day or month comes first
 
 
@@ -147,15 +149,25 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "numerical", "all values parse as numbers"
     if all(_is_date(pd.Series(values, dtype=object)) for values in (sample, texts)):
         return "datetime", "all values parse as ISO 8601 dates"
+    hint = _what_they_may_be(texts, sample)
     words, distinct = texts.map(lambda value: len(value.split())).mean(), texts.nunique() / len(texts)
     if words >= 3:
         return "text", "three words or more on average"
     if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown
         return "text", "a few words, hardly a value twice"
-    hint = "; dates? pd.to_datetime(..., format=...) reads them" if all(map(ODD_DATE.match, sample)) else ""
     if distinct == 1:
         return "null", f"no value comes twice, as in names and identifiers{hint}"
     return "categorical", f"short strings{hint}"
+
+
+def _what_they_may_be(texts: pd.Series, sample: list[str]) -> str:
+    """A hint, where texts look like something that is read otherwise."""
+    if all(map(ODD_DATE.match, sample)):
+        return "; dates? pd.to_datetime(..., format=...) reads them"
+    numbers = pd.to_numeric(texts, errors="coerce").notna()
+    if numbers.mean() >= MOSTLY_NUMBERS:
+        return f"; {numbers.sum()} of {len(texts)} are numbers, but not {texts[~numbers].iloc[0]!r}: make such missing (NaN), and it is a column of numbers"
+    return "; numbers? without signs and separators they are read as such" if all(map(ODD_NUMBER.fullmatch, sample)) else ""
 
 
 def _is_date(values: pd.Series) -> bool:
