@@ -59,7 +59,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         plan = plan.with_scorer()
         _announce(plan, session)
         available, gpu_share = _prepare(plan, session, cluster)
-        with session.tracked(tracking, _told(plan), label=data.problem.label):
+        with session.tracked(tracking, _told(plan), plan.search.space, label=data.problem.label):
             last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
             reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
             if not plan.search.space and not len(session.records):

@@ -112,7 +112,7 @@ def tune_objective(
         session.progress.say(search_line(settings, num_trials, spaces))
         session.progress.resumes(session.records, folder)
         available = cluster.enter_context(ray_cluster(report=session.progress.say)) if session.is_anything_left else {}
-        with session.tracked(tracking, {**fixed, **spaces}), sent_by_value(objective):
+        with session.tracked(tracking, {**fixed, **spaces}, spaces), sent_by_value(objective):
             seed, is_tracked = numbers["seed"], tracking is not None
             run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, seed, max_epochs, is_tracked)
             job = SearchJob(spaces, fixed, settings, num_trials, seed, searched.name, num_reports, 0.0, lambda tuned: {**fixed, **tuned}, tuple(points))

@@ -21,6 +21,7 @@ from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
 from .metrics import Metric
 from .process import Interruption, interruptible, process_unchanged
 from .results import SearchResults
+from .space import SearchSpace, tuned_keys
 from .tracking import MlflowTracker
 
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
@@ -97,13 +98,18 @@ class Session:
         return is_anything_left(self.records, self._num_trials, self.goal)
 
     @contextlib.contextmanager
-    def tracked(self, tracking: str | None, params: Mapping[str, Any], **tags: str) -> Iterator[None]:
-        """Within, what happens is told to MLflow as well; a search that raises ends FAILED there, one that is interrupted KILLED."""
+    def tracked(self, tracking: str | None, params: Mapping[str, Any], space: SearchSpace, **tags: str) -> Iterator[None]:
+        """Within, what happens is told to MLflow as well; a search that raises ends FAILED there, one that is interrupted KILLED.
+
+        Args:
+            params, tags: see ``MlflowTracker``.
+        """
         if tracking is None:
             yield
             return
         named = {f"automm_hpo.{name}": value for name, value in tags.items()}
-        self._tracker = MlflowTracker(self.folder, self.path.name, params, {"automm_hpo.path": str(self.path), "automm_hpo.metric": self._metric.name, **named})
+        named |= {"automm_hpo.path": str(self.path), "automm_hpo.metric": self._metric.name}
+        self._tracker = MlflowTracker(self.folder, self.path.name, params, named, tuned_keys(space))
         try:
             yield
         except BaseException as error:

@@ -10,10 +10,11 @@ import math
 import os
 import queue
 import re
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,26 @@ class MlflowTracker:
     """A listener of the search that stores it in MLflow.
 
     The tracking URI is the one the user set (``mlflow.set_tracking_uri`` or ``MLFLOW_TRACKING_URI``), else ``mlflow.db`` in the
-    current folder, where ``mlflow ui`` looks. The experiment is ``MLFLOW_EXPERIMENT_NAME``, else ``automm_hpo``.
+    current folder, where ``mlflow ui`` looks. The experiment is the one that is active (``mlflow.set_experiment``), else
+    ``MLFLOW_EXPERIMENT_NAME``, else ``automm_hpo``; where a run of the caller's is active, the parent run lies within it.
     """
 
-    def __init__(self, folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str], tuned: Iterable[str] = ()) -> None:
         """Begins the thread, which opens the parent run first of all.
 
         Args:
             folder: the search's; run ids are noted there.
             name: of the parent run.
             params: what the search is described by: fixed hyperparameters, and spaces, by dotted key. A trial has the same ones, and what it tunes.
+            tuned: all that some trial tunes; one that does not has its value told all the same.
         """
         self._folder, self._here = folder, Path.cwd()
         self._pictures = (self._here / "mlruns").as_uri()  # MLflow's own default, but where the database is, whatever folder a reader is in
-        self._told = frozenset(params)
+        self._told = frozenset(params) | frozenset(tuned)
         self._metric = tags.get("automm_hpo.metric", "metric")  # logged under its own name too
         self._client: Any = None
-        self._experiment = ""
+        self._experiment, around = _callers()  # in the caller's thread, which its runs are of
+        tags = {**tags, "mlflow.parentRunId": around} if around else tags
         self._parent = ""
         self._runs: dict[int, str] = {}
         self._validations: dict[int, int] = {}
@@ -67,6 +71,12 @@ class MlflowTracker:
 
     def trial_retried(self, record: Any, cause: str) -> None:
         self._jobs.put(lambda: record.number in self._runs and self._client.set_tag(self._runs[record.number], "automm_hpo.retried", cause))
+
+    def trial_took_over(self, record: Any) -> None:
+        """Parameters of a run cannot change: what it goes on with is a tag."""
+        now = record.segments[-1]
+        words = f"from trial {now.parent} at epoch {now.epoch:g}: " + ", ".join(f"{key}={value}" for key, value in now.tuned.items())
+        self._jobs.put(lambda: self._client.set_tag(self._runs[record.number], f"automm_hpo.segment_{now.number}", words))
 
     def trial_started(self, record: Any) -> None:
         self._jobs.put(lambda: self._start_trial(record))
@@ -110,6 +120,10 @@ class MlflowTracker:
         names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
         return {name: getattr(result, name) for name in names} | {self._metric: result.metric} | dict(result.extra)
 
+    def _best_values(self, best: Any) -> dict[str, float]:
+        """A metric that is logged epoch by epoch shows its last value in MLflow's tables; trials are ranked by these."""
+        return {"best_score": best.score, "best_metric": best.metric, f"best_{self._metric}": best.metric, "best_epoch": best.epoch}
+
     # everything below runs on the thread
 
     def _work(self) -> None:
@@ -139,14 +153,17 @@ class MlflowTracker:
             raise NotSupported(f"no sqlite database can lie in a folder with a question mark in its name, {self._here}; set a tracking URI")
         if uri.startswith(SQLITE):  # the processes of trials may be in another folder
             uri = f"{SQLITE}{self._here / uri.removeprefix(SQLITE)}"
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self._client.get_experiment_by_name(experiment)
-        try:
-            pictures = self._pictures if uri == default else None  # a server knows its own place for them
-            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=pictures)
-        except mlflow.MlflowException:  # another fit was quicker
-            self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
+        self._client, known = mlflow.MlflowClient(tracking_uri=uri), None
+        with suppress(mlflow.MlflowException):  # it is of another server
+            known = self._experiment and self._client.get_experiment(self._experiment)
+        if not known:
+            experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+            found = self._client.get_experiment_by_name(experiment)
+            try:
+                pictures = self._pictures if uri == default else None  # a server knows its own place for them
+                self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=pictures)
+            except mlflow.MlflowException:  # another fit was quicker
+                self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
         self._parent = self._open_run(name, params, tags, self._folder / "mlflow.json")
 
     def _open_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
@@ -194,18 +211,28 @@ class MlflowTracker:
             self._start_trial(record)
         run_id = self._runs.pop(record.number)
         if record.best:
-            self._log_metrics(run_id, {"best_score": record.best.score, "best_epoch": record.best.epoch}, 0, _now())
+            self._log_metrics(run_id, self._best_values(record.best), 0, _now())
         for tag, value in (("automm_hpo.status", record.status), ("automm_hpo.reason", record.reason)):
             self._client.set_tag(run_id, tag, value)
         self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])
 
     def _close(self, status: str, best: Any) -> None:
         if best is not None:
-            self._log_metrics(self._parent, {"best_score": best.best.score, "best_metric": best.best.metric, "best_epoch": best.best.epoch}, 0, _now())
+            self._log_metrics(self._parent, self._best_values(best.best), 0, _now())
             self._client.set_tag(self._parent, "automm_hpo.best_trial", str(best.number))
         for run_id in self._runs.values():  # trials that were under way when the search was cut short
             self._client.set_terminated(run_id, "KILLED")
         self._client.set_terminated(self._parent, status)
+
+
+def _callers() -> tuple[str, str]:
+    """(id of the experiment that the caller has made active, id of the active run), empty where there is none."""
+    run = None
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        run = mlflow.active_run()
+    return (run.info.experiment_id, run.info.run_id) if run else (os.environ.get("MLFLOW_EXPERIMENT_ID", ""), "")  # which set_experiment sets
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """MLflow as a user finds it after a fit, in a real sqlite database."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from ray import tune
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.files import read_json
-from automm_hpo.hpo.records import STOPPED, TIME_LIMIT, SearchRecords, TrialRecord
+from automm_hpo.hpo.records import COMPLETED, STOPPED, TIME_LIMIT, SearchRecords, Segment, TrialRecord
 from automm_hpo.metrics import find_metric
 from automm_hpo.tracking import MlflowTracker, active_run
 
@@ -56,6 +57,79 @@ def test_a_parent_run_and_one_child_a_trial(small, here, fast, ray_session):
             assert len(history) == row["epochs"]
     assert {"COMPLETED", "FAILED"} == set(table["status"])
     assert mlflow.active_run() is None
+
+
+@pytest.fixture
+def opened(here, curve):
+    """A tracker, closed at the end, and the client of its database."""
+
+    def start(tuned=()):
+        (here / "search" / "trials" / "0000").mkdir(parents=True)
+        tracker = MlflowTracker(here / "search", "run", {"a": 1}, {"automm_hpo.metric": "mae"}, tuned)
+        return tracker, MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+
+    return start
+
+
+def runs_of(client, experiment="automm_hpo"):
+    """The parent, and its children."""
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    [parent] = [run for run in runs if run.info.run_name == "run"]
+    return parent, [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+
+def test_a_trial_can_be_ranked_by_its_best_epoch(opened, curve):
+    tracker, client = opened()
+    record = TrialRecord(0, {}, {"a": 1}, COMPLETED, results=curve(find_metric("mae"), [0.9, 0.4, 0.7]))
+    tracker.trial_started(replace(record, results=()))
+    for result in record.results:
+        tracker.trial_reported(record, result)
+    tracker.trial_ended(record)
+    tracker.close("FINISHED", record)
+    parent, [trial] = runs_of(client)
+    for run in (parent, trial):
+        found = {name: value for name, value in run.data.metrics.items() if name.startswith("best_")}
+        assert found == {"best_score": -0.4, "best_metric": 0.4, "best_mae": 0.4, "best_epoch": 2.0}
+    assert trial.data.metrics["mae"] == 0.7
+
+
+def test_what_other_trials_tune_is_told_of_all(opened):
+    """In a branch that leaves it alone it has its default."""
+    tracker, client = opened(tuned=["optim.lr", "optim.optim_type"])
+    config = {"a": 1, "optim.lr": 1e-3, "optim.optim_type": "adamw", "never.told": 3}
+    tracker.trial_ended(TrialRecord(0, {"optim.optim_type": "adamw"}, config, STOPPED, TIME_LIMIT))
+    tracker.close("FINISHED")
+    _, [trial] = runs_of(client)
+    assert trial.data.params == {"a": "1", "optim.lr": "0.001", "optim.optim_type": "adamw"}
+
+
+def test_a_takeover_is_told(opened):
+    tracker, client = opened()
+    record = TrialRecord(0, {"optim.lr": 0.1}, {"a": 1})
+    tracker.trial_started(record)
+    tracker.trial_took_over(replace(record, segments=(Segment(0, None, 0.0, {"optim.lr": 0.1}), Segment(1, 3, 2.0, {"optim.lr": 0.2}))))
+    tracker.close("FINISHED")
+    _, [trial] = runs_of(client)
+    assert trial.data.tags["automm_hpo.segment_1"] == "from trial 3 at epoch 2: optim.lr=0.2"
+
+
+def test_the_users_experiment_and_run_are_honoured(opened, here, monkeypatch):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{here / 'mlflow.db'}")
+    mlflow.set_experiment("mine")
+    try:
+        with mlflow.start_run() as around:
+            tracker, client = opened()
+            tracker.close("FINISHED")
+        parent, _ = runs_of(client, "mine")
+        assert parent.data.tags["mlflow.parentRunId"] == around.info.run_id
+        tracker = MlflowTracker(here / "other", "other", {}, {})
+        (here / "other").mkdir()
+        tracker.close("FINISHED")
+        assert "other" in {run.info.run_name for run in client.search_runs([parent.info.experiment_id])}
+    finally:
+        del os.environ["MLFLOW_EXPERIMENT_ID"]
+        mlflow.tracking.fluent._active_experiment_id = None
 
 
 def test_the_users_uri_is_honoured(small, here, fast):

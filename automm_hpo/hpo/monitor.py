@@ -22,6 +22,9 @@ class Listener(Protocol):
     def trial_retried(self, record: TrialRecord, cause: str) -> None:
         """Its process died; it goes on in another."""
 
+    def trial_took_over(self, record: TrialRecord) -> None:
+        """It goes on from another trial's weights, under new values: in its last segment."""
+
     def trial_reported(self, record: TrialRecord, result: EpochResult) -> None: ...
 
     def trial_ended(self, record: TrialRecord) -> None: ...
@@ -86,6 +89,8 @@ class SearchMonitor:
         record, last = self._open[number], self._last.get(number)
         if last and last.segment != result.segment:
             self._open[number] = record = self.records.folder_of(number).read()
+            for listener in self.listeners:
+                listener.trial_took_over(record)
         self._last[number] = result
         for listener in self.listeners:
             listener.trial_reported(record, result)

@@ -7,10 +7,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..metrics import Metric
 from ..training.result import EpochResult
@@ -102,11 +102,16 @@ class Progress:
 
     def trial_started(self, record: TrialRecord) -> None:
         self._note(TrialRow.of(record))
-        values = " ".join(f"{short_name(key, record.tuned)}={value_text(value)}" for key, value in record.tuned.items())
+        values = _values_text(record.tuned)
         if record.results:
             self._tell(f"{self._trial(record)} goes on from epoch {record.epochs:g}")
         else:
             self._tell(f"trial {record.number:>3} starts  {values}" if values else "training starts")
+
+    def trial_took_over(self, record: TrialRecord) -> None:
+        self._note(TrialRow.of(record))
+        now = record.segments[-1]
+        self.say(f"{self._trial(record)} goes on from trial {now.parent}'s epoch {now.epoch:g} with {_values_text(now.tuned)}")
 
     def trial_reported(self, record: TrialRecord, result: EpochResult) -> None:
         with self._lock:
@@ -184,6 +189,10 @@ class Progress:
 
     def _time_left(self) -> str:
         return "" if self.deadline is None else f" | {max(0.0, self.deadline - time.time()):.0f} s left"
+
+
+def _values_text(tuned: Mapping[str, Any]) -> str:
+    return " ".join(f"{short_name(key, tuned)}={value_text(value)}" for key, value in tuned.items())
 
 
 def _order(row: TrialRow) -> tuple[bool, float, float, int]:
