@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from .data.features import Features
 from .errors import InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
 from .hpo.cluster import known_resources
@@ -11,9 +14,10 @@ from .hpo.scheduler_args import WAITING
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
 from .hpo.trial import NUM_STATES
 from .metrics import Metric
-from .models import MODEL_KEYS, build_model, check_model
+from .models import MODEL_KEYS, build_model, check_model, used_models
 from .plan import SearchPlan
 from .problem import Problem
+from .space import tuned_keys
 from .training.losses import losses_for
 
 
@@ -68,6 +72,36 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
         if mixup.turn_on and not mixup.mixup_alpha and not mixup.cutmix_alpha:
             problems.add(InvalidHyperparameter("data.mixup.turn_on: mixup_alpha and cutmix_alpha are both 0, and nothing would be mixed"))
     problems.raise_any()
+
+
+# how keys begin that change nothing under other values of another key -> that key, whether a value of it serves, what is said where none does
+IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
+    "optim.momentum": ("optim.optim_type", lambda name: name == "sgd", "only sgd has it"),
+    "optim.beta2": ("optim.optim_type", lambda name: name != "sgd", "sgd has none"),
+    "optim.lr_mult": ("optim.lr_choice", lambda choice: choice != "", "optim.lr_choice is ''"),
+    "optim.lr_decay": ("optim.lr_choice", lambda choice: choice == "layerwise_decay", "optim.lr_choice is not 'layerwise_decay'"),
+    "optim.lora.": ("optim.peft", lambda peft: peft == "lora", "optim.peft is None"),
+    "optim.focal_loss.": ("optim.loss_func", lambda loss: loss == "focal_loss", "optim.loss_func is another"),
+    "data.mixup.": ("data.mixup.turn_on", bool, "data.mixup.turn_on is False"),
+}
+
+
+def idle_keys(search: SearchPlan, features: Features) -> dict[str, str]:
+    """Hyperparameters that are searched and change nothing in any trial -> why; those that a preset added are not the user's affair."""
+    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
+    used = {name for config in configs for name in used_models(config, features)}
+    fused = any(len(used_models(config, features)) > 1 for config in configs)
+    found: dict[str, str] = {}
+    for key in tuned_keys(search.space):
+        group = key.split(".")[1]
+        if key in search.added:
+            continue
+        if key.startswith("model.") and group not in ("names", *used) and not (group == "fusion_mlp" and fused):
+            found[key] = f"{group} is not used"
+        for begins, (decides, serves, why) in IDLE.items():
+            if key.startswith(begins) and key != decides and not any(map(serves, values_of(decides, search.config, search.space))):
+                found[key] = why
+    return found
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:

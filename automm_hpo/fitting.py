@@ -12,6 +12,7 @@ from typing import Any
 
 from . import __version__
 from .artifact import Artifact, Member, load_artifact, save_artifact
+from .checks import idle_keys
 from .config import Config
 from .data.cache import store_caches
 from .data.decoding import Course
@@ -78,8 +79,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             if interruption.signal is None:
                 artifact = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
             session.close(interruption, best)
-    saved = f"best: trial {best.number}, {metric.name} {artifact.summary[f'val_{metric.name}']:.4f}, saved in {plan.path}"
-    session.say_goodbye(saved, ", as does MultiModalPredictor.load(save_path, resume=True)")
+    session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
 
@@ -210,6 +210,21 @@ def _summary(record: TrialRecord, records: SearchRecords, metric: str) -> dict[s
     }
 
 
+def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
+    """The predictor in a few words, with its validation metric; the best trial's own beside it where they differ."""
+    metric, summary = artifact.validation_metric, artifact.summary
+    soup = len(summary.get("soup", {}).get("ingredients", ()))
+    what, alone = f"trial {best.number}", f" (trial {best.number} alone {best.metric:.4f})"
+    if len(artifact.members) > 1:
+        what = f"an ensemble of {len(artifact.members)} models"
+    elif soup > 1:
+        what = f"an average of {soup} checkpoints"
+    else:
+        alone = ""
+    again = ", trained again on all rows" if "refit" in summary else ""
+    return f"{what}{again}, {metric} {summary[f'val_{metric}']:.4f}{alone}"
+
+
 def _announce(plan: FitPlan, session: Session) -> None:
     data, search, progress = plan.data, plan.search, session.progress
     classes = f", {data.problem.num_outputs} classes" if data.problem.is_classification else ""
@@ -226,6 +241,8 @@ def _announce(plan: FitPlan, session: Session) -> None:
     if search.space:
         settings = search.settings
         progress.say(search_line(settings, search.num_trials, search.space))
+        if idle := idle_keys(search, plan.encoders.features):
+            progress.say(f"searched in vain, for it changes nothing: {', '.join(f'{key} ({why})' for key, why in idle.items())}", level=1)
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
     progress.resumes(session.records, plan.path)

@@ -329,7 +329,7 @@ class MultiModalPredictor:
         return dict(self._fitted.summary)
 
     def save(self, path: str | Path) -> None:
-        """Copies the predictor and the records of its search to another folder.
+        """Copies the predictor and the records of its search to another folder, without the single trials' weights.
 
         Raises:
             SavePathExists: the folder holds files that are not a predictor's.
@@ -381,13 +381,15 @@ class MultiModalPredictor:
         Raises:
             InvalidArgument: there is no such trial, or its weights were not kept; those that were are named.
         """
-        artifact, records = self._fitted, SearchRecords(self._folder / "search")
+        artifact, records = self._fitted, self.search.records
         kept = [record.number for record in records.ranked() if record.best and records.folder_of(record.number).checkpoint(record.best).is_dir()]
         if number not in kept:
             if number not in range(len(records)):
                 raise InvalidArgument(f"number: there is no trial {number!r}; the search has trials 0 to {len(records) - 1}")
-            held = f"those of trials {', '.join(map(str, sorted(kept)))} are" if kept else "none are"
-            raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); {held}")
+            if not kept:
+                raise InvalidArgument(f"number: {self._folder} holds no trial's weights; save() copies a predictor without them, they are where it was fitted")
+            held = ", ".join(map(str, sorted(kept)))
+            raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); those of trials {held} are")
         predictor = type(self)(self.label, verbosity=self.verbosity)
         predictor._target = self._target  # with a scorer object, which no file holds
         predictor._adopt(trial_artifact(artifact, records, number), self._folder)

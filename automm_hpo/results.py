@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .hpo.importance import importances
+from .hpo.objective_space import nest
 from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord
 from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
 from .metrics import Metric
@@ -40,6 +41,15 @@ class SearchResults:
     def best(self) -> TrialRecord | None:
         """The trial with the best best epoch; None where none has a score."""
         return max((record for record in self.trials if record.best), key=lambda record: record.best.rank if record.best else (), default=None)
+
+    @property
+    def best_config(self) -> dict[str, Any] | None:
+        """All values of the best trial at its best epoch; None where none has a score.
+
+        Of a fit by dotted key, as ``hyperparameters`` takes them; of an objective nested, as it is called with them, but what JSON cannot hold
+        is a text.
+        """
+        return nest(self.best.best_config) if self.best else None
 
     # ------------------------------------------------------------------------------------------------------------- tables
 

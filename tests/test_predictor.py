@@ -12,7 +12,7 @@ import pytest
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data.split import train_valid_split
-from automm_hpo.errors import InvalidArgument, NotSupported, SearchMismatch
+from automm_hpo.errors import InvalidArgument, NotAPredictor, NotSupported, SearchMismatch
 from automm_hpo.problem import infer_problem
 
 
@@ -212,7 +212,13 @@ def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast):
     with pytest.raises(InvalidArgument, match="there is no trial 9; the search has trials 0 to"):
         loaded.load_trial(9)
     loaded.save(here / "copy")
-    assert np.allclose(MultiModalPredictor.load(here / "copy").predict_proba(small[1]), expected)
+    copied = MultiModalPredictor.load(here / "copy")
+    assert np.allclose(copied.predict_proba(small[1]), expected)
+    with pytest.raises(InvalidArgument, match=r"copy holds no trial's weights; save\(\) copies a predictor without them"):
+        copied.load_trial(0)
+    (here / "copy").rename(here / "moved")
+    with pytest.raises(NotAPredictor, match="no longer there"):
+        copied.load_trial(0)
 
 
 def test_a_second_fit_makes_a_folder_of_its_own(small, here, fast):

@@ -1,11 +1,12 @@
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, SearchRecords, TrialRecord
+from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, SearchRecords, Segment, TrialRecord
 from automm_hpo.metrics import find_metric
 from automm_hpo.results import SearchResults
 
@@ -116,3 +117,11 @@ def test_every_picture_has_a_method(tmp_path, store, make_trials):
         assert [axes.get_xlabel() for axes in figure.axes] == [axes.get_xlabel() for axes in figures[name].axes]
     assert "PED-ANOVA" in results.plot_importance("ped_anova").axes[0].get_xlabel()
     assert results.importance().index[0] == "optim.lr"
+
+
+def test_the_best_config_is_what_an_objective_is_called_with(curve):
+    segments = (Segment(0, None, 0.0, {"model/lr": 0.1}), Segment(1, 0, 1.0, {"model/lr": 0.2}))
+    results = tuple(replace(result, segment=index) for index, result in enumerate(curve(ACCURACY, [0.9, 0.5])))
+    record = TrialRecord(0, {"model/lr": 0.2}, {"model/lr": 0.2, "model/depth": 3, "seed": 1}, COMPLETED, results=results, segments=segments)
+    assert SearchResults(SimpleNamespace(trials=lambda: [record]), ACCURACY).best_config == {"model": {"lr": 0.1, "depth": 3}, "seed": 1}
+    assert SearchResults(SimpleNamespace(trials=lambda: [TrialRecord(0, {}, {}, FAILED)]), ACCURACY).best_config is None

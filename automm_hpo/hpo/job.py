@@ -70,10 +70,12 @@ def _grid_points(settings: TuneSettings, space: SearchSpace) -> int:
 
 
 def search_line(settings: TuneSettings, num_trials: int, space: SearchSpace) -> str:
-    """What is searched, in one line; a grid that is not tried whole is named."""
-    points = _grid_points(settings, space)
+    """What is searched, in one line; a grid that is not tried whole is named, and a space in which points must come again."""
+    points, size = _grid_points(settings, space), grid_size(space)
     trials, first = ("1 trial", "point") if num_trials == 1 else (f"{num_trials:,} trials", f"{num_trials:,} points")
     part = f" (the first {first} of a grid of {points:,})" if points > num_trials else ""
+    if not points and size is not None and size < num_trials:
+        part = f" (the space has {size:,} points: some are tried again)"
     return f"search: {settings.method}, {trials}{part} over {', '.join(space)}"
 
 

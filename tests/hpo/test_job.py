@@ -36,6 +36,8 @@ def test_a_grid_is_tried_whole_unless_told_otherwise(searcher, space, expected):
         ("random", DRAWN, 1_000, "search: random + ASHA, 1,000 trials over optim.weight_decay"),
         ("random", SIX, 6, "search: random + ASHA, 6 trials over optim.lr, optim.max_epochs"),
         ("random", SIX, 4, "search: random + ASHA, 4 trials (the first 4 points of a grid of 6) over optim.lr, optim.max_epochs"),
+        ("random", CHOICES, 2, "search: random + ASHA, 2 trials over optim.optim_type"),
+        ("random", CHOICES, 3, "search: random + ASHA, 3 trials (the space has 2 points: some are tried again) over optim.optim_type"),
         ("grid", CHOICES, 1, "search: grid + ASHA, 1 trial (the first point of a grid of 2) over optim.optim_type"),
     ],
 )

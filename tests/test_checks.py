@@ -1,0 +1,34 @@
+"""What is said of a search before it starts."""
+
+import pytest
+from ray import tune
+
+from automm_hpo.checks import idle_keys
+from automm_hpo.data.features import Features
+from automm_hpo.search_plan import plan_search
+
+TABLE = Features(numeric=("a", "b"))
+LR = tune.loguniform(1e-4, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"optim.momentum": tune.uniform(0.5, 0.9)}, {"optim.momentum": "only sgd has it"}),
+        ({"optim.momentum": tune.uniform(0.5, 0.9), "optim.optim_type": "sgd"}, {}),
+        ({"optim.momentum": tune.uniform(0.5, 0.9), "optim.optim_type": tune.choice(["adamw", "sgd"])}, {}),
+        ({"optim": tune.choice([{"optim_type": "sgd", "momentum": tune.uniform(0.5, 0.9)}, {"optim_type": "adamw"}])}, {}),
+        ({"optim.momentum": tune.uniform(0.5, 0.9), "optim.optim_type": tune.sample_from(lambda config: "sgd")}, {}),
+        ({"optim.beta2": tune.uniform(0.9, 0.99), "optim.optim_type": "sgd"}, {"optim.beta2": "sgd has none"}),
+        ({"optim.lr_decay": tune.uniform(0.5, 0.9), "optim.lr_choice": "two_stages"}, {"optim.lr_decay": "optim.lr_choice is not 'layerwise_decay'"}),
+        ({"optim.lr_mult": tune.uniform(1, 9), "optim.lr_choice": "two_stages"}, {}),
+        ({"data.mixup.prob": tune.uniform(0, 1)}, {"data.mixup.prob": "data.mixup.turn_on is False"}),
+        ({"model.ft_transformer.num_blocks": tune.choice([1, 2])}, {"model.ft_transformer.num_blocks": "ft_transformer is not used"}),
+        ({"model.ft_transformer.num_blocks": tune.choice([1, 2]), "model.names": tune.choice([["real_mlp"], ["ft_transformer"]])}, {}),
+        ({"model.fusion_mlp.dropout": tune.uniform(0, 0.5)}, {"model.fusion_mlp.dropout": "fusion_mlp is not used"}),
+        ({"model.fusion_mlp.dropout": tune.uniform(0, 0.5), "model.names": ["real_mlp", "ft_transformer", "fusion_mlp"]}, {}),
+        ({"model.real_mlp.dropout": tune.uniform(0, 0.5), "optim.lr": LR, "env.batch_size": tune.choice([8, 16])}, {}),
+    ],
+)
+def test_what_is_searched_in_vain(given, expected):
+    assert idle_keys(plan_search([given], {"searcher": "random"}), TABLE) == expected
