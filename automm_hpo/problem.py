@@ -178,7 +178,7 @@ def _dtype_name(dtype: Any) -> str:
     """The name that pandas reads back; ``object`` where it cannot (Arrow's dictionaries)."""
     try:
         pd.api.types.pandas_dtype(str(dtype))
-    except TypeError:
+    except (TypeError, ValueError):
         return "object"
     return str(dtype)
 

@@ -154,7 +154,8 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
             patch.setattr(torch, "Generator", _Generator)
             patch.setattr(ThreadPoolExecutor, "submit", submitted)
             patch.setattr(nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", grouped_there)
-            patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)  # asks the driver
+            for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # asks the driver; torch before 2.15 calls it otherwise
+                patch.setattr(torch.optim.Optimizer, name, lambda self: None, raising=False)
             yield gpu
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrites)

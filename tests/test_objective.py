@@ -173,6 +173,19 @@ def test_a_process_that_always_dies_is_a_failed_row():
     assert "its process died 3 times" in found.trials[1].reason
 
 
+@pytest.mark.slow
+def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here):
+    def objective(config):
+        time.sleep(60 if config["x"] == 1 else 0.01)
+        return config["x"]
+
+    started = time.time()
+    kwargs = {"searcher": "grid", "scheduler": "FIFO", "num_trials": 2}
+    found = tune_objective(objective, {"x": tune.grid_search([0, 1])}, kwargs, mode="max", time_limit=14, save_path=here / "blocked", tracking=None, verbosity=0)
+    assert time.time() - started < 14 + 5
+    assert [(record.status, record.reason) for record in found.trials] == [("COMPLETED", ""), ("STOPPED", "time limit")]
+
+
 def test_a_goal_ends_the_search():
     def objective(config):
         time.sleep(0.02)

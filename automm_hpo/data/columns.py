@@ -141,16 +141,17 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "image_base64_str", "sampled values decode to images"
     # object: pandas' own strings cannot hold file names that are not UTF-8
     texts = pd.Series([str(value) for value in present], dtype=object)
-    if texts.nunique() == 1:
+    num_distinct = len(set(texts))  # pandas 2 takes names that are not UTF-8 for one
+    if num_distinct == 1:
         return single
-    if texts.nunique() <= min(100, max(2, len(texts) // 10)):
-        return "categorical", f"{texts.nunique()} distinct values in {len(texts)} rows"
+    if num_distinct <= min(100, max(2, len(texts) // 10)):
+        return "categorical", f"{num_distinct} distinct values in {len(texts)} rows"
     if pd.to_numeric(texts, errors="coerce").notna().all():
         return "numerical", "all values parse as numbers"
     if all(_is_date(pd.Series(values, dtype=object)) for values in (sample, texts)):
         return "datetime", "all values parse as ISO 8601 dates"
     hint = _what_they_may_be(texts, sample)
-    words, distinct = texts.map(lambda value: len(value.split())).mean(), texts.nunique() / len(texts)
+    words, distinct = texts.map(lambda value: len(value.split())).mean(), num_distinct / len(texts)
     if words >= 3:
         return "text", "three words or more on average"
     if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown

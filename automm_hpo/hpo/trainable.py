@@ -23,6 +23,7 @@ from .searchers import METRIC
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
 RESULT, FAILED, HOPELESS = "epoch_result", "failed", "hopeless"
+STAY_SECONDS = 3.5  # after the trials' deadline: one that hangs would keep Ray waiting for its process, and the call would end late
 POINTER = ("trial", "segment", "epoch")
 
 
@@ -36,7 +37,7 @@ class TrialRunner(tune.Trainable):
         os.environ["OMP_NUM_THREADS"] = str(num_threads)  # for an objective that imports torch later, or never
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(num_threads)
-        leave_with(*driver)
+        leave_with(*driver, math.inf if task.deadline is None else task.deadline + STAY_SECONDS)
         self.task, self.metric_name = task, metric
         self._begin(config)
 
@@ -115,14 +116,17 @@ class TrialRunner(tune.Trainable):
         return report | self._best()
 
 
-def leave_with(host: str, pid: int) -> None:
-    """Ends this process soon after its driver, which may be killed without a word; Ray itself can take a minute to notice."""
-    if host != socket.gethostname():
-        return  # another machine's processes cannot be seen from here
+def leave_with(host: str, pid: int, latest: float) -> None:
+    """Ends this process soon after its driver, which may be killed without a word; Ray itself can take a minute to notice.
+
+    Args:
+        latest: time.time() at which it ends in any case.
+    """
+    is_near = host == socket.gethostname()  # another machine's processes cannot be seen from here
 
     def watch() -> None:
-        while _is_alive(pid):
-            time.sleep(1.0)
+        while time.time() < latest and (not is_near or _is_alive(pid)):
+            time.sleep(min(1.0, max(0.0, latest - time.time())))
         os._exit(1)
 
     threading.Thread(target=watch, name="driver-watch", daemon=True).start()
