@@ -24,6 +24,12 @@ test-all: .venv/.installed  ## every test, the slow ones too
 	$(VENV)/mypy
 	$(VENV)/python -m pytest -n 2 --dist worksteal
 
+test-lowest:  ## the tests that run in minutes, with the oldest versions that pyproject.toml allows, in ./.venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
 bench: .venv/.installed  ## measure speed on this processor (about 5 minutes): one table
 	cd benchmarks && ../$(VENV)/python bench.py
 
@@ -39,4 +45,4 @@ notebooks: .venv/.installed  ## write the tutorials' notebooks from their script
 clean:  ## remove the environment and everything made
 	rm -rf .venv build runs automm_hpo_models mlflow.db *.egg-info
 
-.PHONY: help demo test test-all bench bench-gpu notebooks clean
+.PHONY: help demo test test-all test-lowest bench bench-gpu notebooks clean
