@@ -154,7 +154,7 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
             patch.setattr(torch, "Generator", _Generator)
             patch.setattr(ThreadPoolExecutor, "submit", submitted)
             patch.setattr(nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", grouped_there)
-            for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # asks the driver; torch before 2.15 calls it otherwise
+            for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # asks the driver; of two versions of torch
                 patch.setattr(torch.optim.Optimizer, name, lambda self: None, raising=False)
             yield gpu
     finally:

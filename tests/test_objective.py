@@ -180,8 +180,8 @@ def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here):
         return config["x"]
 
     started = time.time()
-    kwargs = {"searcher": "grid", "scheduler": "FIFO", "num_trials": 2}
-    found = tune_objective(objective, {"x": tune.grid_search([0, 1])}, kwargs, mode="max", time_limit=14, save_path=here / "blocked", tracking=None, verbosity=0)
+    space, kwargs = {"x": tune.grid_search([0, 1])}, {"searcher": "grid", "scheduler": "FIFO", "num_trials": 2}
+    found = tune_objective(objective, space, kwargs, mode="max", time_limit=14, save_path=here / "blocked", tracking=None, verbosity=0)
     assert time.time() - started < 14 + 5
     assert [(record.status, record.reason) for record in found.trials] == [("COMPLETED", ""), ("STOPPED", "time limit")]
 
