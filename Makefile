@@ -28,7 +28,7 @@ test-lowest:  ## the tests that run in minutes, with the oldest versions that py
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
-	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow' -W default
 
 bench: .venv/.installed  ## measure speed on this processor (about 5 minutes): one table
 	cd benchmarks && ../$(VENV)/python bench.py

@@ -142,11 +142,11 @@ class MlflowTracker:
             self._failure = self._failure or error
 
     def _open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        self._levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow.store.db.utils", "alembic"))}
-        for logger in self._levels:
-            logger.setLevel(logging.WARNING)
         import mlflow
 
+        self._levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow.store.db.utils", "alembic"))}
+        for logger in self._levels:  # which some versions set as they are imported
+            logger.setLevel(logging.WARNING)
         default = f"{SQLITE}{self._here / 'mlflow.db'}"
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
         if uri == default and "?" in uri:  # it would lie in another folder

@@ -83,9 +83,11 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
             yield ray.cluster_resources()
     finally:
         if own:
-            with _nothing_collected():
-                ray.shutdown()
-            _own_ray.release()
+            try:
+                with _nothing_collected():
+                    ray.shutdown()
+            finally:
+                _own_ray.release()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
