@@ -112,3 +112,24 @@ def test_the_last_thread_to_leave_puts_the_process_back(monkeypatch):
     assert os.environ["WORDS"] == "of the first"
     second.__exit__(None, None, None)
     assert "WORDS" not in os.environ
+
+
+MANY = """
+from ray import tune
+from sklearn.datasets import load_wine
+from automm_hpo import MultiModalPredictor
+
+table, space = load_wine(as_frame=True).frame, {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 4}
+for number in range(4):
+    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 3}
+    MultiModalPredictor("target", verbosity=0).fit(table, hyperparameters=space, hyperparameter_tune_kwargs=kwargs, save_path=f"run{number}")
+    print("done", number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_searches_many_times(here):
+    """With MLflow, whose thread is at work while Ray ends."""
+    ended = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, timeout=240, cwd=here)
+    assert ended.stdout.split("\n")[-2] == "done 3", ended.stderr[-2_000:]
+    assert ended.returncode == 0
