@@ -79,6 +79,11 @@ class TimmImage(Section):
     """Batch norm keeps the means and variances it was published with. Small data estimates them badly, and pays for it with the
     features. Where no published weights are loaded there are none to keep, and this does nothing."""
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it begins from published weights, or from those of a file."""
+        return self.pretrained or self.checkpoint_path is not None
+
 
 class HfText(Section):
     checkpoint_name: Text = "sentence-transformers/all-MiniLM-L6-v2"

@@ -14,8 +14,8 @@ from .errors import InvalidData
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
 LARGEST_VALUE = 1e150  # of a regression's labels: their squares must be finite
-MOSTLY_NUMBERS = 0.8  # share of a text label's values from which on they are meant as numbers,
-ROWS_A_CLASS = 10  # where as classes they would have fewer rows each
+MOSTLY_NUMBERS = 0.8  # share of texts that are numbers, from which on all are meant as such
+ROWS_A_CLASS = 10  # of a label of such texts: as classes they would have fewer rows each
 MAX_INTEGER_CLASSES = 20  # integer labels with more distinct values than this are a regression's
 
 

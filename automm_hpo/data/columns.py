@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
+from ..problem import MOSTLY_NUMBERS
 from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
 from .numerical import DURATIONS, is_duration
 
@@ -22,7 +23,6 @@ COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "t
 SAMPLE = 10
 MANY = 20  # columns, that nobody wants to read one by one
 MOSTLY_DISTINCT = 0.9  # share of different values
-MOSTLY_NUMBERS = 0.8  # share of values that parse as such
 ODD_NUMBER = re.compile(r"\s*[^\w\s.,-]?\s*-?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[^\w\s]?\s*")  # with a currency, a percent sign, separators
 ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")  # of which nobody knows whether day or month comes first
 

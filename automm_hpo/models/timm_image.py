@@ -43,7 +43,7 @@ class TimmImage(nn.Module):
         self.pixel_std: torch.Tensor
         self.backbone = backbone
         self.num_features = _feature_size(backbone)
-        self.is_pretrained = own.pretrained or own.checkpoint_path is not None
+        self.is_pretrained = own.is_pretrained
         self.is_frozen, self.has_frozen_stats = own.trainable == "head", own.frozen_norm_stats and self.is_pretrained
         if self.is_frozen:
             backbone.requires_grad_(False)
@@ -136,8 +136,7 @@ def fetch_weights(config: Config) -> None:
 
 
 def is_pretrained(config: Config) -> bool:
-    own = config.model.timm_image
-    return own.pretrained or own.checkpoint_path is not None
+    return config.model.timm_image.is_pretrained
 
 
 def _create(own: TimmImageConfig, source: Source, pretrained: bool) -> nn.Module:
