@@ -48,7 +48,7 @@ def tune_objective(
         objective: called with a config, a dict with the space's names. It returns the metric, or a dict of metrics; or it yields a dict
             once an epoch, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class, whose ``step`` does the same
             and whose ``save_checkpoint`` and ``load_checkpoint`` (with files, not a dict) let it go on where it was. It is sent to the
-            trials' processes by value. A reported ``done=True`` ends the trial.
+            trials' processes by value. A reported ``done=True`` ends the trial. What it prints is shown with the name of its process.
         space: name -> value or search space; nested dicts are welcome.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
@@ -58,6 +58,7 @@ def tune_objective(
         save_path: new or empty folder, or that of an earlier call with these arguments, which then goes on; None makes one.
         seed: of the searcher.
         tracking: ``mlflow``, whose run of the trial is the active one while the objective runs, or None.
+        verbosity: 0 is silent, 1 prints the summary, 2 and more also the course of the search and what the objective prints.
 
     Returns:
         The trials: ``best``, ``leaderboard()``, ``curves()``, pictures.
@@ -111,7 +112,7 @@ def tune_objective(
             return SearchResults(session.records, searched)
         session.progress.say(search_line(settings, num_trials, spaces))
         session.progress.resumes(session.records, folder)
-        available = cluster.enter_context(ray_cluster(report=session.progress.say)) if session.is_anything_left else {}
+        available = cluster.enter_context(ray_cluster(report=session.progress.say, show_output=verbosity > 1)) if session.is_anything_left else {}
         with session.tracked(tracking, {**fixed, **spaces}, spaces), sent_by_value(objective):
             seed, is_tracked = numbers["seed"], tracking is not None
             run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, seed, max_epochs, is_tracked)

@@ -63,17 +63,18 @@ class SearchResults:
         Returns:
             Columns: trial, segment (counted from 0; population-based training begins another where a trial takes over a better one's
             weights), epoch, score (higher is better), metric (in its natural sign), train_loss, valid_loss, lr, seconds, and what else
-            was reported.
+            was reported; where that has the name of one of these, as ``reported/<name>``.
         """
         columns = ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds"]
-        rows = []
+        unknown = ("train_loss", "valid_loss", "lr")  # of an objective, unless it reports them
+        rows, reported = [], dict[str, None]()
         for record in self.trials:
             for result in record.results:
-                own = {key: value for key, value in asdict(result).items() if key in columns}
-                losses = {key: value for key, value in result.extra.items() if key in ("train_loss", "valid_loss", "lr")}  # only an objective knows its own
-                rows.append({**result.extra, **own, **losses, "trial": record.number})
-        extra = dict.fromkeys(key for record in self.trials for result in record.results for key in result.extra if key not in columns)
-        return pd.DataFrame(rows, columns=[*columns, *extra])
+                own = {key: value for key, value in asdict(result).items() if key in columns and not (key in unknown and key in result.extra)}
+                also = {f"reported/{key}" if key in columns and key not in unknown else key: value for key, value in result.extra.items()}
+                rows.append({**also, **own, "trial": record.number})
+                reported |= dict.fromkeys(key for key in also if key not in columns)
+        return pd.DataFrame(rows, columns=[*columns, *reported])
 
     def failures(self) -> pd.DataFrame:
         """The trials that failed or diverged: trial, status, reason, and traceback where one was written."""

@@ -66,6 +66,12 @@ def test_a_generator_reports_once_an_epoch_and_is_stopped_early():
     assert curves.loc[curves["epoch"] == 3, "epoch_squared"].eq(9).all()
 
 
+def test_a_finite_space_is_tried_once_and_the_search_is_over():
+    found = search(lambda config: config["x"] + config["y"], {"x": choice([0, 1]), "y": tune.randint(0, 2)}, "bayes", num_trials=20)
+    assert sorted(record.metric for record in found.trials) == [0, 1, 1, 2]
+    assert len(search(lambda config: config["x"] + config["y"], {"x": choice([0, 1]), "y": tune.randint(0, 2)}, "bayes", num_trials=30)) == 4
+
+
 def test_a_config_may_be_nested_hold_anything_and_be_conditional():
     marker = object()
     seen = []

@@ -30,13 +30,14 @@ def results(tmp_path, store, curve, nasty):
 
 def test_curves_have_a_row_for_every_validation_in_the_metrics_natural_sign(results):
     curves = results.curves()
-    assert list(curves.columns) == ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds", "f1"]
+    assert list(curves.columns) == ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds", "f1", "reported/score"]
     assert list(curves["trial"]) == [0, 1, 1, 1, 1, 3, 3, 4]
     assert not curves.duplicated(["trial", "segment", "epoch"]).any()
     one = curves[curves["trial"] == 1]
     assert list(one["segment"]) == [0, 0, 1, 1]
     assert list(one["metric"]) == [0.9, 0.4, 0.5, 0.7]
-    assert (one["score"] == -one["metric"]).all()  # a value of the user's own called score does not stand in its place
+    assert (one["score"] == -one["metric"]).all()  # a value of the user's own called score stands beside it
+    assert one["reported/score"].dropna().tolist() == [7.0, 7.0]
     assert one["f1"].isna().tolist() == [True, True, False, False]
 
 
@@ -44,7 +45,7 @@ def test_the_losses_an_objective_reports_are_its_curves(tmp_path, store, curve):
     own = {"train_loss": 3.0, "valid_loss": 4.0, "lr": 0.5, "epoch": 70.0}
     results = tuple(replace(result, train_loss=math.nan, valid_loss=math.nan, lr=math.nan, extra=own) for result in curve(ACCURACY, [0.5]))
     curves = SearchResults(store(tmp_path, [TrialRecord(0, {}, {}, COMPLETED, results=results)]), ACCURACY).curves()
-    assert curves.loc[0, ["train_loss", "valid_loss", "lr", "epoch"]].tolist() == [3, 4, 0.5, 1]
+    assert curves.loc[0, ["train_loss", "valid_loss", "lr", "epoch", "reported/epoch"]].tolist() == [3, 4, 0.5, 1, 70]
 
 
 def test_best_trials_and_leaderboard_agree(results):
@@ -54,6 +55,13 @@ def test_best_trials_and_leaderboard_agree(results):
     table = results.leaderboard()
     assert isinstance(table, pd.DataFrame)
     assert table.loc[0, "trial"] == 1
+
+
+def test_none_is_a_value_and_no_value_is_another_thing(tmp_path, store):
+    trials = [TrialRecord(0, {"word": None}, {}, COMPLETED), TrialRecord(1, {"word": "a"}, {}, COMPLETED), TrialRecord(2, {}, {}, COMPLETED)]
+    words = SearchResults(store(tmp_path, trials), ACCURACY).leaderboard().set_index("trial")["word"]
+    assert words[0] is None
+    assert math.isnan(words[2])
 
 
 def test_failures_have_their_causes(results):
@@ -71,13 +79,14 @@ def test_costs_add_up(results):
     (folder.checkpoints / "weights").write_bytes(bytes(3_000_000))
     costs = results.costs()
     assert list(costs.columns) == ["trial", "status", "epochs", "seconds", "share", "disk_mb"]
-    assert list(costs["seconds"]) == [0.5, 1.0, 0.0, 1.0, 0.5]
+    failed_after = results.trials[2].ended - results.trials[2].started  # seconds, before its first validation
+    assert list(costs["seconds"]) == [0.5, 1.0, failed_after, 1.0, 0.5]
     assert costs["share"].sum() == pytest.approx(1)
     assert costs.loc[1, "disk_mb"] == pytest.approx(3, abs=0.1)
     totals = results.costs_by_status()
     assert list(totals.index) == [COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, "total"]
     assert totals.loc[STOPPED, "seconds"] == 0.5
-    assert totals.loc["total", ["trials", "epochs", "seconds", "share"]].tolist() == pytest.approx([5, 6.0, 3.0, 1.0])
+    assert totals.loc["total", ["trials", "epochs", "seconds", "share"]].tolist() == pytest.approx([5, 6.0, 3.0 + failed_after, 1.0])
     assert totals.loc["total", "disk_mb"] == pytest.approx(costs["disk_mb"].sum())
 
 

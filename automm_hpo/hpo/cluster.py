@@ -47,7 +47,7 @@ _own_ray = threading.Lock()  # a process has one Ray at a time
 
 
 @contextmanager
-def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None) -> Iterator[Mapping[str, float]]:
+def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None, show_output: bool = False) -> Iterator[Mapping[str, float]]:
     """The user's running Ray, or one of our own for the time of the search. It sets variables and handlers: see ``process.py``.
 
     Where another thread of this process is searching on a Ray of our own, this one waits until that has ended.
@@ -56,6 +56,7 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
         num_gpus: at most so many of this machine's for one of our own, of those that torch can use, for Ray counts others, too (behind a driver that is
             too old, say); -1: all of them. None: as many as Ray counts.
         report: is told that it waits.
+        show_output: what the trials' processes print is shown here, as far as this is a Ray of our own.
 
     Yields:
         The cluster's resources.
@@ -76,10 +77,12 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
             sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
             if address == "local" and num_gpus is not None:
                 sizes["num_gpus"] = int(local_resources(num_gpus)["gpu"])
-            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level=logging.ERROR, **sizes)
+            dashboard = False if address == "local" else None
+            ray.init(address=address, include_dashboard=dashboard, log_to_driver=show_output, logging_level=logging.ERROR, **sizes)
         for logger in loggers:  # failures of trials are told in our words, once
             logger.setLevel(logging.CRITICAL)
-        with _lean_ray(inherits=address == "local"):
+        # what two trials print is shown twice
+        with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False):
             yield ray.cluster_resources()
     finally:
         if own:

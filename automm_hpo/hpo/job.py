@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotSupported, Problems
-from ..space import RawProposal, SearchSpace, default_point, exhaustive_keys, exhaustive_size, grid_size, to_raw
-from .scheduler_args import LIVE_KEYS, check_scheduler
-from .searcher_args import check_searcher
+from ..space import RawProposal, SearchSpace, default_point, exhaustive_keys, exhaustive_size, grid_size, is_computed, to_raw
+from .scheduler_args import LIVE_KEYS, POPULATIONS, check_scheduler
+from .searcher_args import check_searcher, is_sampler
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
+
+MOST_POINTS = 10_000  # of a space in which one could come twice in a search
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,18 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
     with problems.gather():
         check_scheduler(settings.scheduler, settings.searcher, space, live)
     problems.raise_any()
-    return settings.model_copy(update={"num_trials": settings.num_trials or _default_num_trials(settings, space)})
+    num_trials = settings.num_trials or _default_num_trials(settings, space)
+    return settings.model_copy(update={"num_trials": min(num_trials, grid_size(space) or 1) if is_tried_once(settings, space) else num_trials})
+
+
+def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
+    """Whether the search is over when it has tried every point: a second trial of one would be the first again.
+
+    A population may begin with equal values, ``grid_search`` goes round as often as it is asked to, and an object that proposes may want to repeat.
+    """
+    proposes = isinstance(settings.searcher, str) or is_sampler(settings.searcher)
+    drawn = not exhaustive_keys(space) and not is_computed(space)
+    return proposes and drawn and settings.scheduler not in POPULATIONS and (grid_size(space) or MOST_POINTS + 1) <= MOST_POINTS
 
 
 def _default_num_trials(settings: TuneSettings, space: SearchSpace) -> int:
@@ -70,12 +83,12 @@ def _grid_points(settings: TuneSettings, space: SearchSpace) -> int:
 
 
 def search_line(settings: TuneSettings, num_trials: int, space: SearchSpace) -> str:
-    """What is searched, in one line; a grid that is not tried whole is named, and a space in which points must come again."""
-    points, size = _grid_points(settings, space), grid_size(space)
+    """What is searched, in one line; a grid that is not tried whole is named, and a space that is tried whole without one."""
+    points = _grid_points(settings, space)
     trials, first = ("1 trial", "point") if num_trials == 1 else (f"{num_trials:,} trials", f"{num_trials:,} points")
     part = f" (the first {first} of a grid of {points:,})" if points > num_trials else ""
-    if not points and size is not None and size < num_trials:
-        part = f" (the space has {size:,} points: some are tried again)"
+    if not points and num_trials > 1 and num_trials == grid_size(space) and is_tried_once(settings, space):
+        part = " (all points of the space)"
     return f"search: {settings.method}, {trials}{part} over {', '.join(space)}"
 
 

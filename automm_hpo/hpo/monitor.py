@@ -124,7 +124,8 @@ class SearchMonitor:
             if number not in self._open and not self.records.is_closed(number):
                 self._open[number] = self.records.folder_of(number).read()  # it was proposed and never got a place
         for number in sorted(self._open):
-            self._close(number, STOPPED, reason)
+            found_it = reason != GOAL or reaches(self.records.folder_of(number).read().best, self.goal)
+            self._close(number, STOPPED, reason if found_it else f"{GOAL} by another trial")
 
     def _close(self, number: int, status: str, reason: str) -> None:
         if self._open.pop(number, None) is None:

@@ -123,6 +123,9 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
+        """Of training and validating; of a trial that failed before its first validation, those until it failed."""
+        if not self.results and self.status == FAILED:
+            return max(0.0, self.ended - self.started)
         return self.results[-1].seconds if self.results else 0.0
 
     @property
@@ -284,8 +287,9 @@ class SearchRecords:
 
         Returns:
             Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
-            seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter. Where an objective has a name that
-            is taken by one of these, its metric's column is ``metric``, and its hyperparameter's ``config/<name>``.
+            seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter: nan where the trial does not have it.
+            Where an objective has a name that is taken by one of these, its metric's column is ``metric``, and its hyperparameter's
+            ``config/<name>``.
         """
         ranked = self.ranked()
         keys = dict.fromkeys(key for record in sorted(ranked, key=lambda record: record.number) for key in record.tuned)
@@ -299,5 +303,10 @@ class SearchRecords:
                 row[natural] = record.metric
             row |= {"best_epoch": best.epoch if best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
             row |= {"size_mb": round(record.weights_bytes / 1e6, 2), "reason": record.reason}
-            rows.append(row | {f"config/{key}" if key in taken else key: record.best_tuned.get(key) for key in keys})
-        return pd.DataFrame(rows, columns=None if rows else LEADERBOARD)
+            rows.append(row)
+        table = pd.DataFrame(rows, columns=None if rows else LEADERBOARD)
+        for key in keys:
+            values = [record.best_tuned.get(key, math.nan) for record in ranked]
+            # else pandas would take None, which is a value, for nan
+            table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=object if None in values else None)
+        return table

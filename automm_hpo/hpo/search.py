@@ -15,8 +15,9 @@ from ray import tune
 
 from ..training.result import EpochResult
 from .cluster import check_nodes
-from .job import SearchJob
+from .job import SearchJob, is_tried_once
 from .monitor import SearchMonitor
+from .once import Once
 from .recording import RecordingSearcher
 from .schedulers import build_scheduler
 from .searchers import build_searcher
@@ -48,6 +49,8 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     recorded = [dict(record.raw) for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
     inner = build_searcher(settings, job.space, job.seed, first_points)
+    if is_tried_once(settings, job.space):
+        inner = Once(inner)
     searcher = RecordingSearcher(inner, job, monitor, task.deadline)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid())

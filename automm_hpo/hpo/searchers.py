@@ -16,7 +16,22 @@ from ray.tune.search import Searcher
 
 from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported
 from ..sections import unwrapped
-from ..space import Choice, Float, Int, Normal, RawProposal, SearchSpace, Space, draw_space, exhaustive_point, exhaustive_size, grid_point, grid_size, propose
+from ..space import (
+    Choice,
+    Float,
+    Int,
+    Normal,
+    RawProposal,
+    SearchSpace,
+    Space,
+    draw_space,
+    exhaustive_point,
+    exhaustive_size,
+    grid_point,
+    grid_size,
+    point_of,
+    propose,
+)
 from .apart import Apart
 from .cube import from_cube, to_cube
 from .libraries import LIBRARIES, Bohb, Library, Point
@@ -111,7 +126,7 @@ class GridSearcher(OwnSearcher):
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points) -> None:
         super().__init__(space, args, seed, first_points)
-        self.index, self.covered = 0, set(map(self._identity, first_points))
+        self.index, self.covered = 0, {point_of(space, point) for point in first_points}
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str:
         if given is not None:
@@ -119,13 +134,9 @@ class GridSearcher(OwnSearcher):
         while self.index < (grid_size(self.space) or 0):
             point = grid_point(self.space, self.index)
             self.index += 1
-            if self._identity(point) not in self.covered:
+            if point_of(self.space, point) not in self.covered:
                 return point
         return Searcher.FINISHED
-
-    def _identity(self, raw: RawProposal) -> tuple[tuple[str, Any], ...]:
-        """The same for all raw proposals that finish to the same values."""
-        return tuple(propose(self.space, lambda path, space: int(raw[path]) if isinstance(space, Choice) else space.finish(raw[path])).items())
 
 
 class QmcSearcher(OwnSearcher):
@@ -391,7 +402,7 @@ def _core(searcher: Searcher) -> Searcher:
     return _core(inner) if isinstance(inner, Searcher) else searcher
 
 
-SEARCHERS: dict[str, Callable[[SearchSpace, Args, int, Points], Searcher]] = {
+SEARCHERS: dict[str, Callable[[SearchSpace, Args, int, Points], OwnSearcher]] = {
     "random": RandomSearcher,
     "grid": GridSearcher,
     "qmc": QmcSearcher,
@@ -400,7 +411,7 @@ SEARCHERS: dict[str, Callable[[SearchSpace, Args, int, Points], Searcher]] = {
 }
 
 
-def build_searcher(settings: TuneSettings, space: SearchSpace, seed: int, first_points: Points) -> Searcher:
+def build_searcher(settings: TuneSettings, space: SearchSpace, seed: int, first_points: Points) -> OwnSearcher:
     """The searcher of these settings.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import os
 import socket
@@ -34,6 +35,7 @@ class TrialRunner(tune.Trainable):
         self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int]
     ) -> None:
         gc.freeze()  # what was imported stays; else every collection walks through torch's million objects, a tenth of a second each
+        logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would tell of every pointer that is saved
         os.environ["OMP_NUM_THREADS"] = str(num_threads)  # for an objective that imports torch later, or never
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(num_threads)

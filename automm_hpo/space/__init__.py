@@ -52,6 +52,7 @@ from . import hyperdrive
 from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, choice_of, grid_of, int_below
 from .text import describe_space, space_from_json, space_to_json
 from .walk import (
+    Point,
     RawProposal,
     default_point,
     draw_space,
@@ -61,6 +62,8 @@ from .walk import (
     finish_proposal,
     grid_point,
     grid_size,
+    is_computed,
+    point_of,
     propose,
     range_scales,
     to_raw,
@@ -76,7 +79,7 @@ __all__ = [
     # what they become, and what searchers do with it
     "Float", "Normal", "Choice", "Computed", "Branch", "Branches", "Space", "SearchSpace",
     "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "default_point",
-    "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "range_scales",
+    "Point", "point_of", "is_computed", "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "range_scales",
     "describe_space", "space_to_json", "space_from_json",
 ]
 # fmt: on

@@ -22,6 +22,8 @@ from ..errors import InvalidSpace, Problems
 from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, plain, same_value, text_of
 
 RawProposal = dict[str, Any]
+Point = tuple[tuple[str, Any], ...]
+"""Of a finite space, hashable."""
 
 
 def propose(space: SearchSpace, ask: Callable[[str, Space], Any]) -> RawProposal:
@@ -109,6 +111,16 @@ def grid_point(space: SearchSpace, index: int) -> RawProposal:
     return _grid_point(space, index, exhaustive_only=False)
 
 
+def point_of(space: SearchSpace, raw: Mapping[str, Any]) -> Point:
+    """The same for all raw proposals that finish to the same values."""
+
+    def place(path: str, domain: Space) -> Any:
+        value = domain.finish(raw[path])
+        return next(index for index, option in enumerate(domain.options) if same_value(option, value)) if isinstance(domain, Choice) else value
+
+    return tuple(propose(space, place).items())
+
+
 def exhaustive_size(space: SearchSpace) -> int:
     """How many points the grid over the exhaustive choices (``grid_search``) has; 1 without any."""
     return _grid_size(space, exhaustive_only=True) or 1
@@ -128,6 +140,14 @@ def exhaustive_keys(space: SearchSpace) -> tuple[str, ...]:
         if isinstance(domain, Branches):
             found |= dict.fromkeys(inner for branch in domain.options for inner in exhaustive_keys(branch.space))
     return tuple(found)
+
+
+def is_computed(space: SearchSpace) -> bool:
+    """Whether some values are computed, and so may differ between trials of the same proposal."""
+    return any(
+        isinstance(domain, Computed) or (isinstance(domain, Branches) and any(is_computed(branch.space) for branch in domain.options))
+        for domain in space.values()
+    )
 
 
 def tuned_keys(space: SearchSpace) -> tuple[str, ...]:

@@ -26,3 +26,14 @@ def test_a_trial_that_a_limit_ended_ends_once(tmp_path, store, curve):
     monitor.close_open("interrupted")
     assert listener.heard == [("trial_started", 0), ("trial_ended", 0), ("trial_ended", 1)]
     assert [(record.status, record.reason) for record in SearchRecords(tmp_path).trials()] == [(STOPPED, "time limit"), (STOPPED, "interrupted")]
+
+
+def test_only_who_reached_the_goal_is_said_to_have(tmp_path, store, curve):
+    accuracy = find_metric("accuracy")
+    store(tmp_path, [TrialRecord(0, {}, {}, RUNNING, results=curve(accuracy, [0.5, 0.9])), TrialRecord(1, {}, {}, RUNNING, results=curve(accuracy, [0.5]))])
+    monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1, goal=0.8)
+    monitor.trial_started(0)
+    monitor.trial_started(1)
+    monitor.trial_reported(0, curve(accuracy, [0.5, 0.9])[-1])
+    monitor.close_open(monitor.over)
+    assert [record.reason for record in SearchRecords(tmp_path).trials()] == ["goal reached", "goal reached by another trial"]

@@ -1,0 +1,67 @@
+"""Each point of a finite space is tried once (``job.is_tried_once`` says where): all trials of a search have one seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from ray.tune.search import Searcher
+
+from ..space import Point, RawProposal, grid_point, grid_size, point_of
+from .searchers import OwnSearcher
+
+NUM_ASKED = 5  # times for one trial, while what a searcher proposes has been tried; then it is given a point that has not
+
+
+class Once(OwnSearcher):
+    """Lets another searcher propose no point twice. Where it does, it is told that point's score again and asked again, and at last given another.
+
+    Everything it was asked for is answered; a repetition of what still runs, when that has ended. Told of its repetitions, TPE found
+    better points than where they were forgotten, or trained (``benchmarks/repeated_points.py``).
+    """
+
+    def __init__(self, inner: OwnSearcher) -> None:
+        super().__init__(inner.space, inner.args, inner.seed, inner.first_points)
+        self.inner, self.num_asked = inner, 0
+        self.asked: dict[str, tuple[str, Point]] = {}  # a trial -> the name by which the other searcher knows it, and its point
+        self.scores: dict[Point, float | None] = {}  # of all that was proposed; None: not yet known
+        self.waiting: dict[Point, list[str]] = defaultdict(list)  # repetitions of what still runs
+
+    def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
+        for _ in range(NUM_ASKED):
+            asked, proposal = self._ask(given)
+            if not isinstance(proposal, dict):
+                return proposal
+            point = point_of(self.space, proposal)
+            if given is not None or point not in self.scores:
+                return self._adopt(trial_id, asked, proposal)
+            if (score := self.scores[point]) is not None:
+                self.inner._tell(asked, score)
+            else:
+                self.waiting[point].append(asked)
+        points = (grid_point(self.space, index) for index in range(grid_size(self.space) or 0))
+        left = [point for point in points if point_of(self.space, point) not in self.scores]
+        if not left:
+            return Searcher.FINISHED
+        chosen = left[np.random.default_rng([self.seed, self.num_proposed]).integers(len(left))]
+        return self._adopt(trial_id, self._ask(chosen)[0], chosen)
+
+    def _ask(self, given: RawProposal | None) -> tuple[str, RawProposal | str | None]:
+        self.num_asked += 1
+        asked, self.inner.num_proposed = str(self.num_asked), self.num_proposed
+        return asked, self.inner._propose(asked, given)
+
+    def _adopt(self, trial_id: str, asked: str, proposal: RawProposal) -> RawProposal:
+        point = point_of(self.space, proposal)
+        self.asked[trial_id] = asked, point
+        self.scores.setdefault(point, None)
+        return proposal
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        self.inner.on_trial_result(self.asked[trial_id][0], result)
+
+    def _tell(self, trial_id: str, score: float) -> None:
+        asked, point = self.asked.pop(trial_id)
+        self.scores[point] = score
+        for name in (asked, *self.waiting.pop(point, ())):
+            self.inner._tell(name, score)

@@ -1,0 +1,107 @@
+"""A point of a finite space is proposed once, whoever proposes; and whoever was asked is answered."""
+
+import pytest
+from ray.tune.search import Searcher
+
+from automm_hpo import space as spaces
+from automm_hpo.hpo.once import NUM_ASKED, Once
+from automm_hpo.hpo.searchers import METRIC, SEARCHERS, OwnSearcher
+from automm_hpo.space import Branch, Branches, draw_space, grid_point, grid_size, point_of
+
+PLAIN = {"x": spaces.choice([1, 2, 3]), "y": spaces.randint(0, 3), "z": spaces.quniform(0, 1, 0.5)}
+CONDITIONAL = {"way": Branches((Branch({"a": 1}, {"b": spaces.choice([1, 2])}), Branch({"a": 2}, {"c": spaces.randint(0, 4)})))}
+
+
+class Stubborn(OwnSearcher):
+    """Proposes the same for ever, and writes down what it is told."""
+
+    def __init__(self, space, args=None, seed=0, first_points=()):
+        super().__init__(space, args or {}, seed, list(first_points))
+        self.told = []
+
+    def _propose(self, trial_id, given):
+        return grid_point(self.space, 0) if given is None else given
+
+    def _tell(self, trial_id, score):
+        self.told.append((trial_id, score))
+
+
+def proposals(searcher, num_beside=2):
+    """All it proposes, while so many trials run beside one another; every third fails."""
+    found, running = [], []
+    while (proposal := searcher.suggest(f"trial {len(found)}")) != Searcher.FINISHED:
+        if proposal is not None:
+            running.append(len(found))
+            found.append(proposal)
+        if len(running) == num_beside or proposal is None:
+            ended = running.pop(0)
+            searcher.on_trial_complete(f"trial {ended}", {METRIC: float(ended % 5)}, error=ended % 3 == 2)
+    return found
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_every_searcher_goes_through_all_points_and_ends(name):
+    found = proposals(Once(SEARCHERS[name](PLAIN, {}, 0, [])))
+    assert len(found) == len({point_of(PLAIN, proposal) for proposal in found}) == grid_size(PLAIN) == 27
+
+
+@pytest.mark.parametrize("name", ["random", "grid", "bayes", "evolution"])
+def test_the_points_of_all_branches(name):
+    found = proposals(Once(SEARCHERS[name](CONDITIONAL, {}, 0, [])))
+    assert len(found) == len({point_of(CONDITIONAL, proposal) for proposal in found}) == 6
+
+
+def test_options_that_are_alike_are_one_point():
+    space = {"x": spaces.choice([1, 1, 2])}
+    assert len(proposals(Once(SEARCHERS["random"](space, {}, 0, [])))) == 2
+
+
+def test_who_proposes_what_has_been_tried_is_told_its_score_and_given_another_point():
+    searcher = Once(Stubborn(PLAIN))
+    first = searcher.suggest("one")
+    searcher.on_trial_complete("one", {METRIC: 0.7})
+    second = searcher.suggest("two")
+    assert point_of(PLAIN, second) != point_of(PLAIN, first)
+    assert [score for _, score in searcher.inner.told] == [0.7] * (1 + NUM_ASKED)
+    searcher.on_trial_complete("two", {METRIC: 0.1})
+    assert searcher.inner.told[-1][1] == 0.1
+
+
+def test_what_still_runs_is_answered_when_it_has_ended():
+    searcher = Once(Stubborn(PLAIN))
+    searcher.suggest("one")
+    searcher.suggest("two")
+    assert searcher.inner.told == []
+    searcher.on_trial_complete("one", {METRIC: 0.7})
+    assert [score for _, score in searcher.inner.told] == [0.7] * (1 + NUM_ASKED)
+    assert len({name for name, _ in searcher.inner.told}) == 1 + NUM_ASKED
+
+
+def test_a_trial_that_failed_counts_as_the_worst_and_is_not_tried_again():
+    searcher = Once(Stubborn(PLAIN))
+    searcher.suggest("one")
+    searcher.on_trial_complete("one", error=True)
+    assert searcher.inner.told == []
+    searcher.suggest("two")
+    searcher.on_trial_complete("two", {METRIC: 0.4})
+    assert {score for _, score in searcher.inner.told} == {0.4}
+
+
+@pytest.mark.parametrize("name", ["random", "qmc", "bayes", "nevergrad"])
+def test_what_an_earlier_session_tried_is_not_tried_again(name):
+    earlier = proposals(Once(SEARCHERS[name](PLAIN, {}, 0, [])))[:10]
+    found = proposals(Once(SEARCHERS[name](PLAIN, {}, 0, earlier)))
+    assert found[:10] == earlier
+    assert len({point_of(PLAIN, proposal) for proposal in found}) == len(found) == 27
+
+
+def test_points_that_the_user_gives_are_tried_as_given():
+    given = [draw_space(PLAIN, 0, 1)] * 2  # each is a trial that was asked for
+    assert proposals(Once(SEARCHERS["random"](PLAIN, {}, 0, given)))[:2] == given
+
+
+def test_bohb_hears_of_the_rungs():
+    searcher = Once(SEARCHERS["bohb"](PLAIN, {}, 0, []))
+    searcher.suggest("one")
+    searcher.on_trial_result("one", {METRIC: 0.5, "hyperband_info": {"budget": 2}})
+    searcher.on_trial_complete("one", {METRIC: 0.5})
