@@ -12,6 +12,7 @@ from typing import Any, Self
 import pandas as pd
 
 from .arguments import absolute_path, check_tracking, checked_numbers, plan_path
+from .artifact import Artifact
 from .checks import check_goal, check_models, check_quota, check_same_metric, check_training
 from .config import Config
 from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
@@ -22,7 +23,7 @@ from .data_plan import plan_data
 from .errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
 from .finishing import check_ensemble, check_finishing
 from .hpo.job import check_resumable, limits_of
-from .hpo.session import SearchIdentity, check_same_search, read_identity
+from .hpo.session import SearchIdentity, check_same_search, is_search, read_identity
 from .metrics import OBJECT
 from .models import image_spec
 from .plan import DataPlan, FitPlan, SearchPlan, Target
@@ -170,6 +171,17 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
     given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
     # in layers: a fixed value may stand beneath a conditional space that gives it in some branches only
     return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}
+
+
+def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mapping[str, str] | None]:
+    """What a predictor was told of its label, and of its columns' types, so that another fit is of the same problem.
+
+    A metric that was an object is not known any more.
+    """
+    call = read_identity(search_folder).call if is_search(search_folder) else {}
+    metrics = [None if metric.startswith(OBJECT) else metric for metric in (artifact.eval_metric, artifact.validation_metric)]
+    target = Target(artifact.problem.label, artifact.problem.problem_type, *metrics, call.get("target", {}).get("sample_weight"))
+    return target, call.get("fit", {}).get("column_types")
 
 
 def plan_embedding(layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None) -> tuple[Config, Encoders]:

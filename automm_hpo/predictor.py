@@ -17,7 +17,7 @@ from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_unused
 from .artifact import Artifact, Embedder, load_artifact, save_artifact
-from .call import FitCall, plan_embedding, plan_fit, restored_call
+from .call import FitCall, plan_embedding, plan_fit, restored_call, target_again
 from .config import Config
 from .data.batch import TensorCache, ahead
 from .data.cache import build_cache
@@ -28,6 +28,7 @@ from .data_plan import FEATURE_EXTRACTION, check_problem_type
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .files import is_predictor
 from .fitting import run_fit, trial_artifact
+from .hpo.progress import print_line
 from .hpo.records import SearchRecords
 from .hpo.session import is_search, read_identity
 from .metrics import Metric, check_fits, find_metric, stored_metric
@@ -35,8 +36,9 @@ from .plan import Target
 from .presets import check_preset
 from .preview import Preview, preview
 from .results import SearchResults
-from .training.evaluate import compute_metric, pick_device, probabilities, values
+from .training.evaluate import compute_metric, pick_device, probabilities, usual_torch, values
 
+MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
 
 
@@ -83,14 +85,15 @@ class MultiModalPredictor:
         with problems.gather():
             check_flag(pretrained, "pretrained")
         with problems.gather():
-            check_number(verbosity, "verbosity", Integral, "an integer >= 0", lambda level: level >= 0)
+            self.set_verbosity(verbosity)
         with problems.gather():
             self._fit_path = None if path is None else absolute_path(path, "path")
         problems.raise_any()
-        self.verbosity = verbosity
+        label, sample_weight = (name.item() if isinstance(name, np.generic) else name for name in (label, sample_weight))  # JSON does not take numpy's 2
         self._target = Target(label, problem_type, eval_metric, validation_metric, sample_weight)
         self._layers = ({} if pretrained else {"model.timm_image.pretrained": False, "model.hf_text.pretrained": False}, hyperparameters)
         self._presets = presets
+        self._column_types: Mapping[str, str] | None = None  # of a predictor that was loaded: what it was given
         self._artifact: Artifact | None = None
         self._path: Path | None = None  # where the artifact lies
         self._embedder: Embedder | None = None  # of an untrained predictor
@@ -99,6 +102,7 @@ class MultiModalPredictor:
 
     # ---------------------------------------------------------------------------------------------------------------- fit
 
+    @usual_torch()
     def fit(
         self,
         train_data: Any,
@@ -154,7 +158,7 @@ class MultiModalPredictor:
             time_limit=time_limit,
             save_path=self._fit_path if save_path is None else save_path,
             hyperparameters=hyperparameters,
-            column_types=column_types,
+            column_types=self._column_types if column_types is None else column_types,
             holdout_frac=holdout_frac,
             seed=seed,
             hyperparameter_tune_kwargs=hyperparameter_tune_kwargs,
@@ -241,7 +245,7 @@ class MultiModalPredictor:
         names = [name if isinstance(name, str) else metric.name for name, metric in zip(names, found, strict=True)]
         for metric in found:
             check_fits(metric, artifact.problem.problem_type, "metrics")
-        table, folder = load_table(data, "data")
+        table, folder = load_table(data, "data", (*artifact.encoders.columns, artifact.problem.label))
         if artifact.problem.label not in table.columns:
             raise InvalidData(f"data: has no label column {artifact.problem.label!r}")
         target = artifact.problem.encode(table[artifact.problem.label])
@@ -257,14 +261,16 @@ class MultiModalPredictor:
             return scores
         return scores, self._decode(table, logits, bad)
 
+    @usual_torch()
     def _logits(self, data: Any, folder: Path | None = None) -> tuple[pd.DataFrame, torch.Tensor, list[BadImage]]:
         """The table, its (N, num_outputs) logits, and the images that could not be read (their rows hold zeros)."""
         artifact = self._fitted
-        table, own_folder = load_table(data, "data")
+        table, own_folder = load_table(data, "data", artifact.encoders.columns)
         encoded = artifact.encoders.transform(table, folder or own_folder, report=self._say)
         logits, bad = _in_parts(encoded, artifact.encoders, artifact.config, artifact.logits, list(table.index))
         return table, logits if len(table) else torch.zeros(0, artifact.problem.num_outputs), bad
 
+    @usual_torch()
     def extract_embedding(self, data: Any, as_pandas: bool | None = None) -> np.ndarray | pd.DataFrame:
         """What the model makes of each row before its head answers; of an ensemble, its heaviest member.
 
@@ -282,7 +288,8 @@ class MultiModalPredictor:
             NotFitted: and the problem is another.
             BadImages: as ``predict``.
         """
-        table, folder = load_table(data, "data")
+        known = self._artifact or self._embedder
+        table, folder = load_table(data, "data", known.encoders.columns if known else None)
         if self._artifact is None and self._target.problem_type == FEATURE_EXTRACTION:
             if self._embedder is None:
                 self._embedder = Embedder.build(*plan_embedding(self._layers, table, folder, self.label))
@@ -305,9 +312,9 @@ class MultiModalPredictor:
 
     def _say(self, line: str) -> None:
         """Once: predict, predict_proba and evaluate of the same rows have the same to say."""
-        if self.verbosity and line not in self._said:
-            print(line)
+        if self.verbosity and line not in self._said and len(self._said) < MOST_NOTES:
             self._said.add(line)
+            print_line(line if len(self._said) < MOST_NOTES else f"{line}\nfurther notes on what is predicted are left out")
 
     def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage]) -> pd.Series:
         """Predictions in the label's own dtype, missing where an image could not be read."""
@@ -319,6 +326,11 @@ class MultiModalPredictor:
         return predicted.astype(nullable).mask(_rows(bad, len(table)))  # numpy's integers and booleans have no missing value
 
     # ---------------------------------------------------------------------------------------------------------- afterwards
+
+    def set_verbosity(self, verbosity: int) -> None:
+        """From now on: 0 is silent, 1 prints the summary of a search, 2 and more also its course."""
+        check_number(verbosity, "verbosity", Integral, "an integer >= 0", lambda level: level >= 0)
+        self.verbosity = verbosity
 
     def leaderboard(self) -> pd.DataFrame:
         """One row a trial, best first; columns as ``hpo.records.SearchRecords.leaderboard`` lists them."""
@@ -349,12 +361,13 @@ class MultiModalPredictor:
         shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache"))
 
     @classmethod
+    @usual_torch()
     def load(cls, path: str | Path, resume: bool = False, verbosity: int = 2) -> Self:
         """A predictor from its folder; verified by checksum, nothing in it is executed.
 
         Args:
             resume: its ``fit(train_data)`` goes on with the search that the folder holds, with the arguments that began it. The search
-                need not have come to a predictor yet.
+                need not have come to a predictor yet. False: its ``fit`` begins anew, for the same problem, metrics, weights and types of columns.
 
         Raises:
             NotAPredictor, CorruptFile
@@ -364,6 +377,7 @@ class MultiModalPredictor:
         if not resume:
             artifact = load_artifact(folder)
             predictor = cls(artifact.problem.label, verbosity=verbosity)
+            predictor._target, predictor._column_types = target_again(artifact, folder / "search")
             predictor._adopt(artifact, folder)
             return predictor
         if not is_search(folder / "search"):
@@ -375,6 +389,7 @@ class MultiModalPredictor:
         predictor._begun = FitCall(save_path=folder, resume=True, **call)
         return predictor
 
+    @usual_torch()
     def load_trial(self, number: int) -> MultiModalPredictor:
         """The predictor that a single trial of the search came to, for any trial whose weights were kept.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -14,6 +15,7 @@ from .errors import InvalidData
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
 LARGEST_VALUE = 1e150  # of a regression's labels: their squares must be finite
+ODD_NUMBER = re.compile(r"\s*[^\w\s.,-]?\s*-?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[^\w\s]?\s*")  # with a currency, a percent sign, separators
 MOSTLY_NUMBERS = 0.8  # share of texts that are numbers, from which on all are meant as such
 ROWS_A_CLASS = 10  # of a label of such texts: as classes they would have fewer rows each
 MAX_INTEGER_CLASSES = 20  # integer labels with more distinct values than this are a regression's
@@ -111,12 +113,13 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     inferred = _infer_type(kept, len(distinct))
     few_each = len(distinct) > max(MAX_INTEGER_CLASSES, len(labels) / ROWS_A_CLASS)
     if problem_type is None and few_each and all(isinstance(value, str) for value in distinct):
-        _refuse_numbers_as_text(kept, label)
+        _refuse_numbers_as_text(kept.astype(object), label)
     problem_type = problem_type or inferred
     if problem_type == "regression":
         values = _as_floats(labels, label)
         dtype = _dtype_name(labels.dtype) if pd.api.types.is_float_dtype(labels.dtype) else "float64"  # whole numbers are not predicted
-        return Problem(label, problem_type, label_dtype=dtype, mean=float(values.mean()), sd=float(values.std()) or 1.0)
+        largest = np.abs(values).max() or 1.0  # squares of tiny numbers would be 0
+        return Problem(label, problem_type, label_dtype=dtype, mean=float(values.mean()), sd=float((values / largest).std() * largest) or 1.0)
     if problem_type == "binary" and len(distinct) != 2:
         raise InvalidData(f"label column {label!r}: problem_type 'binary' expects 2 classes, got {len(distinct)}")
     if inferred == "regression" and len(distinct) > len(labels) / 2:
@@ -137,7 +140,12 @@ def _refuse_numbers_as_text(labels: pd.Series, label: str) -> None:
     Raises:
         InvalidData: nearly all labels are numbers, written as texts.
     """
-    numbers = pd.to_numeric(labels.astype(object), errors="coerce").notna()
+    numbers = pd.to_numeric(labels, errors="coerce").notna()
+    if numbers.mean() < MOSTLY_NUMBERS and all(map(ODD_NUMBER.fullmatch, labels)):
+        raise InvalidData(
+            f"label column {label!r}: the labels look like numbers with signs or separators, as {labels.iloc[0]!r}. For a regression give numbers; "
+            "problem_type='multiclass' takes the texts for classes."
+        )
     if numbers.mean() >= MOSTLY_NUMBERS:
         others = "" if numbers.all() else f", but not {labels[~numbers].iloc[0]!r}"
         raise InvalidData(

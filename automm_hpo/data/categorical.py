@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 UNKNOWN = 0
+WRITTEN = {"True": ("1", "true", "TRUE"), "False": ("0", "false", "FALSE")}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class CategoryEncoder:
         """(N,) int64."""
         codes = {category: code for code, category in enumerate(self.categories, 1)}
         if set(codes) <= {"True", "False"}:  # which many files and databases write as numbers
-            codes |= {"1": codes.get("True", UNKNOWN), "0": codes.get("False", UNKNOWN)}
+            codes |= {word: codes.get(value, UNKNOWN) for value, words in WRITTEN.items() for word in words}
         missing = self.cardinality - 1 if self.has_missing else UNKNOWN
         return np.fromiter((missing if key is None else codes.get(key, UNKNOWN) for key in _keys(column)), np.int64, len(column))
 

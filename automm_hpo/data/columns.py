@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
-from ..problem import MOSTLY_NUMBERS
+from ..problem import MOSTLY_NUMBERS, ODD_NUMBER
 from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
 from .numerical import DURATIONS, is_duration
 
@@ -23,8 +23,7 @@ COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "t
 SAMPLE = 10
 MANY = 20  # columns, that nobody wants to read one by one
 MOSTLY_DISTINCT = 0.9  # share of different values
-ODD_NUMBER = re.compile(r"\s*[^\w\s.,-]?\s*-?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[^\w\s]?\s*")  # with a currency, a percent sign, separators
-ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")  # of which nobody knows whether day or month comes first
+ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b(?![./-])")  # of which nobody knows whether day or month comes first
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,8 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
         if column not in table.columns:
             hint = did_you_mean(str(column), map(str, table.columns))
             problems.add(InvalidArgument(f"column_types: the training data has no column {column!r}.{hint}"))
+        elif column in targets:
+            problems.add(InvalidArgument(f"column_types[{column!r}]: no column to learn from; problem_type says what a label is"))
         elif kind not in COLUMN_TYPES:
             hint = did_you_mean(str(kind), COLUMN_TYPES)
             problems.add(InvalidArgument(f"column_types[{column!r}]: expected one of {', '.join(COLUMN_TYPES)}, got {kind!r}.{hint}"))
@@ -126,8 +127,10 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
-    if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3)) for value in sampled):
+    if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.ndim in (2, 3)) for value in sampled):
         return "image_bytearray", "pictures, as PIL images or arrays"
+    if any(map(pd.api.types.is_list_like, sampled)):  # as texts, numbers in brackets would be read
+        return "null", f"{type(sampled[0]).__name__}: no model reads several values in a cell; give each a column of its own"
     if all(isinstance(value, DURATIONS) for value in present):
         return ("numerical", "durations") if present.nunique() > 1 else single
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
@@ -153,9 +156,9 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     hint = _what_they_may_be(texts, sample)
     words, distinct = texts.map(lambda value: len(value.split())).mean(), num_distinct / len(texts)
     if words >= 3:
-        return "text", "three words or more on average"
+        return "text", f"three words or more on average{hint}"
     if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown
-        return "text", "a few words, hardly a value twice"
+        return "text", f"a few words, hardly a value twice{hint}"
     if distinct == 1:
         return "null", f"no value comes twice, as in names and identifiers{hint}"
     return "categorical", f"short strings{hint}"

@@ -14,6 +14,8 @@ import pandas as pd
 from ..config import Scaling
 from .numerical import NumberScaler, fit_scaler, refuse_rows
 
+EPOCH = pd.Timestamp(0, tz="UTC").as_unit("us")  # nanoseconds end in 2262, and 9999-12-31 is a usual "until further notice"
+
 # periodic part -> (its values, counted from 0; how many there are)
 CYCLES = {
     "month": (lambda when: when.month - 1, 12),
@@ -23,7 +25,7 @@ CYCLES = {
 }
 LINES = {  # part that only grows -> its values
     "year": lambda when: when.year,
-    "elapsed": lambda when: (when - pd.Timestamp(0, tz="UTC")).total_seconds() / 86_400,  # days
+    "elapsed": lambda when: (when.as_unit("us") - EPOCH).total_seconds() / 86_400,  # days
 }
 
 ZONED = re.compile(r"[T ]\d{2}(:?\d{2}){0,2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$")  # a time of day, and how far it is from UTC

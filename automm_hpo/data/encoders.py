@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from .categorical import UNKNOWN, CategoryEncoder, fit_categories
 from .columns import IMAGE_TYPES, ColumnTypes
 from .dates import DateEncoder, fit_dates
 from .features import Features
-from .images import Base64, ImageGeometry, ImageSource, resolve_path
+from .images import Base64, ImageGeometry, ImageSource, is_long_base64, resolve_path
 from .ngrams import NgramScorer
 from .numerical import NumberEncoder, fit_numbers
 from .text import TextTokenizer, join_texts
@@ -245,17 +245,23 @@ def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry
     Raises:
         InvalidData, InvalidInput: columns with values of another kind, all problems together.
     """
+
+    def named(column: Hashable) -> pd.Series:
+        values = table[column].copy(deep=False)
+        values.name = column  # pandas may call it by numpy's 2019, which JSON does not take
+        return values
+
     problems = Problems()
     numbers, dates = [], []
     for column in columns.of_type("numerical"):
         with problems.gather():
-            numbers.append(fit_numbers(table[column], data.numerical.scaling))
+            numbers.append(fit_numbers(named(column), data.numerical.scaling))
     for column in columns.of_type("datetime"):
         with problems.gather():
-            dates.append(fit_dates(table[column], data.numerical.scaling))
+            dates.append(fit_dates(named(column), data.numerical.scaling))
     problems.raise_any()
     limits = data.categorical
-    categories = [fit_categories(table[column], limits.minimum_cat_count, limits.maximum_num_cat) for column in columns.of_type("categorical")]
+    categories = [fit_categories(named(column), limits.minimum_cat_count, limits.maximum_num_cat) for column in columns.of_type("categorical")]
     categories = [encoder for encoder in categories if encoder.cardinality > 1]  # where all are too rare there is nothing to tell apart
     images: dict[Hashable, str] = {column: columns[column] for column in columns.of_type(*IMAGE_TYPES)}
     return Encoders(images, geometry if images else None, tuple(numbers), tuple(dates), tuple(categories), columns.of_type("text"))
@@ -264,24 +270,27 @@ def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry
 def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[ImageSource]:
     """What a column's cells say of where their pictures are; an empty string where one is missing.
 
+    A model that was trained on files can be given bytes, and the other way round; only what a text is, a path or base64, the column's type says.
+
     Raises:
-        InvalidData: a value is of another kind.
+        InvalidData: a value is none of these.
     """
     sources: list[ImageSource] = []
-    accepted, words = {
-        "image_path": ((str, os.PathLike), "the path of an image"),
-        "image_bytearray": ((bytes, bytearray, Image.Image, np.ndarray), "the bytes of an image, a PIL image or an array"),
-        "image_base64_str": ((str,), "an image as base64 text"),
-    }[kind]
     for row, value in column.items():
-        if pd.api.types.is_scalar(value) and pd.isna(value):
-            sources.append("")
-        elif not isinstance(value, accepted):
-            raise InvalidData(f"column {column.name!r}, row {row!r}: expected {words}, got {type(value).__name__} {reprlib.repr(value)}")
-        elif kind == "image_path":
-            sources.append(resolve_path(value, folder))
-        elif kind == "image_base64_str":
+        if isinstance(value, (bytes, bytearray)):
+            sources.append(bytes(value))
+        elif isinstance(value, (Image.Image, np.ndarray)):
+            sources.append(value)
+        elif isinstance(value, str) and (kind == "image_base64_str" or is_long_base64(value)):
             sources.append(Base64(value) if value else "")
+        elif isinstance(value, (str, os.PathLike)) and kind != "image_base64_str":
+            sources.append(resolve_path(value, folder))
+        elif pd.api.types.is_scalar(value) and pd.isna(value):
+            sources.append("")
         else:
-            sources.append(bytes(value) if isinstance(value, bytearray) else cast(ImageSource, value))
+            text = "base64 text" if kind == "image_base64_str" else "a path"
+            raise InvalidData(
+                f"column {column.name!r}, row {row!r}: expected an image as {text}, bytes, a PIL image or an array, "
+                f"got {type(value).__name__} {reprlib.repr(value)}"
+            )
     return sources

@@ -20,6 +20,8 @@ Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 DECODER_VERSION = 2  # part of every cache key: raise it when the pixels of any file would change
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # Pillow knows 40 more, rarely used and rarely audited
 MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
+LONGEST_NAME = 255  # of a file, in most systems
+MOST_SHOWN = 1_000  # characters of a path, in a message
 WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
 EXIF_TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -184,7 +186,7 @@ def name_source(source: ImageSource) -> str:
         case Base64():
             return f"base64 text of {len(source)} characters"
         case str():
-            return source
+            return source if len(source) <= MOST_SHOWN else f"{source[:100]}... ({len(source):,} characters)"
         case bytes() | bytearray():
             return f"{len(source)} bytes"
         case Image.Image():
@@ -266,6 +268,11 @@ def opens_as_image(path: str) -> bool:
             return True
     except Exception:  # whatever the reason, it is none
         return False
+
+
+def is_long_base64(value: str) -> bool:
+    """Whether a text is the bytes of an image where a path is expected: no file's name is so long."""
+    return value.startswith("data:image/") or (len(value) > LONGEST_NAME and is_image_base64(value))
 
 
 def is_image_base64(value: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from ..errors import InvalidData, MissingData
 from .images import identify
 
 
-def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
+def load_table(data: Any, name: str, columns: Collection[Hashable] | None = None) -> tuple[pd.DataFrame, Path]:
     """Reads a table; the caller's object is never changed.
 
     Args:
         data: DataFrame, path of a .csv or .parquet file, dict of columns (or of one row's values), or list of dicts.
         name: the argument's name, for messages.
+        columns: those that will be looked at, whatever the others are; None: all.
 
     Returns:
         The table and the folder that relative image paths count from: the file's own, else the current one.
@@ -44,17 +45,30 @@ def load_table(data: Any, name: str) -> tuple[pd.DataFrame, Path]:
         except Exception as error:  # pandas' readers raise a dozen types
             raise InvalidData(f"{name}: {path} does not read as {path.suffix}: {type(error).__name__}: {error}") from None
     elif isinstance(data, Mapping) or (isinstance(data, Sequence) and not isinstance(data, bytes) and all(isinstance(row, Mapping) for row in data)):
-        one_row = isinstance(data, Mapping) and data and not any(pd.api.types.is_list_like(value) for value in data.values())
         try:
-            table = pd.DataFrame([data] if one_row else data)
+            table = _from_dicts(data, columns)
         except (TypeError, ValueError) as error:  # columns of different lengths, sets, matrices, ...
             raise InvalidData(f"{name}: does not read as a table: {error}") from None
     else:
         raise InvalidData(f"{name}: expected a DataFrame, a path, a dict or a list of dicts, got {type(data).__name__}")
-    repeated = table.columns[table.columns.duplicated()]
-    if len(repeated):
+    repeated = [column for column in table.columns[table.columns.duplicated()] if columns is None or column in columns]
+    if repeated:
         raise InvalidData(f"{name}: column names must be unique; repeated: {', '.join(map(repr, dict.fromkeys(repeated)))}")
     return table, folder
+
+
+def _from_dicts(data: Mapping | Sequence[Mapping], columns: Collection[Hashable] | None) -> pd.DataFrame:
+    if not isinstance(data, Mapping):
+        return pd.DataFrame(data) if data or columns is None else pd.DataFrame(columns=list(columns))
+    read = {column: value for column, value in data.items() if columns is None or column in columns} or data
+    if not data or any(map(_is_column, read.values())):
+        return pd.DataFrame(read)
+    return pd.DataFrame([{column: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value for column, value in data.items()}])
+
+
+def _is_column(value: Any) -> bool:
+    """Whether it is the values of several rows; a picture as an array is one value."""
+    return value.ndim == 1 if isinstance(value, np.ndarray) else pd.api.types.is_list_like(value)
 
 
 def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,20 @@ def pick_device(env: Env) -> torch.device:
 def generators_unchanged(device: torch.device) -> AbstractContextManager:
     """Puts back torch's random generators afterwards: the processor's, and the device's own. Other GPUs are not touched: asking them would start them."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Within, torch makes float32 tensors on the processor and follows gradients, whatever the program around has set. Also a decorator."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    # a default device, also the processor, has every call of torch's looked at
+    as_usual = nullcontext() if device.type == "cpu" else torch.device("cpu")
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), as_usual:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:

@@ -63,9 +63,9 @@ def test_true_and_false_may_come_as_numbers():
     encoder = fit_categories(column([True, False, None] * 3, dtype="boolean"), 1, 100)
     expected = encoder.transform(column([True, False, None], dtype="boolean")).tolist()
     assert len(set(expected)) == 3
-    for values in ([1, 0, None], [1.0, 0.0, np.nan], ["1", "0", None], ["True", "False", None]):
+    for values in ([1, 0, None], [1.0, 0.0, np.nan], ["1", "0", None], ["True", "False", None], ["TRUE", "false", None]):
         assert encoder.transform(column(values)).tolist() == expected
-    assert encoder.transform(column([2, "true"], dtype=object)).tolist() == [0, 0]
+    assert encoder.transform(column([2, "yes"], dtype=object)).tolist() == [0, 0]
     assert fit_categories(column(["True", "1"] * 2), 1, 100).transform(column([1, "True", 0], dtype=object)).tolist() == [1, 2, 0]
 
 

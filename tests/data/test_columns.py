@@ -84,7 +84,10 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([b"a.png", b"b.jpg"], "image_bytearray", "bytes"),
         ([Image.new("L", (4, 4)), Image.new("RGB", (9, 4))], "image_bytearray", "PIL images or arrays"),
         ([np.zeros((4, 4), np.uint8), np.zeros((9, 4, 3), np.uint8)], "image_bytearray", "PIL images or arrays"),
-        ([np.zeros((4, 4)), np.ones((4, 4))], "categorical", "distinct values"),
+        ([np.zeros((4, 4)), np.ones((4, 4))], "image_bytearray", "PIL images or arrays"),  # and refused when they are decoded
+        ([np.zeros(9), np.ones(9)], "null", "ndarray: no model reads several values in a cell"),
+        (["10.0.0.1", "10.0.0.2", "10.0.0.1", "192.168.1.1"], "categorical", "short strings"),
+        ([f"{number},34 €" for number in range(40)], "text", "hardly a value twice; numbers? without signs"),
         (pd.to_timedelta([1, 2, None], unit="s"), "numerical", "dtype timedelta64"),
         (["2020-01-01"] * 20 + [f"2020-{month:02}-{day:02}" for month in range(1, 13) for day in (1, 2)] + ["unknown"], "categorical", "short strings"),
         (pd.Series(["2020-01-01", "2020-01-02"], dtype="timestamp[s][pyarrow]"), "datetime", "timestamp"),
@@ -95,7 +98,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([f"this is sentence number {i}" for i in range(40)], "text", "three words"),
         (["~nosuchuser is no home", "~nor is this one", "a third text"], "text", "three words"),
         ([f"{i} a\0b \n" + "long " * 2000 for i in range(40)], "text", "three words"),
-        ([[1, 2], {"a": 1}, np.zeros(2)], "text", "hardly a value twice"),
+        ([[1, 2], {"a": 1}, np.zeros(2)], "null", "list: no model reads several values in a cell"),
     ],
 )
 def test_inference(folder, values, kind, reason):

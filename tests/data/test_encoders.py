@@ -38,10 +38,21 @@ def test_a_missing_value_is_an_empty_path(missing):
     assert Encoders({"image": "image_path"}, ENCODERS.geometry).image_sources(table, Path("/")) == [[""], ["/a.png"], ["/b.png"]]
 
 
-@pytest.mark.parametrize("value", [b"a.png", 3, ["a.png"], np.zeros((2, 2)), {"path": "a.png"}], ids=lambda value: type(value).__name__)
-def test_a_value_that_is_no_path_is_refused_by_column_and_row(value):
+@pytest.mark.parametrize("kind", ["image_path", "image_bytearray", "image_base64_str"])
+def test_a_model_of_files_takes_bytes_and_the_other_way_round(kind):
+    picture, code = np.zeros((2, 2), np.uint8), "data:image/png;base64,iVBORw0KGgo="
+    given = [b"\x89PNG", bytearray(b"\xff\xd8"), picture, code] + ([] if kind == "image_base64_str" else [Path("a.png")])
+    table = pd.DataFrame({"image": pd.Series(given, dtype=object)})
+    [[first], [second], [third], [fourth], *last] = Encoders({"image": kind}, ENCODERS.geometry).image_sources(table, Path("/"))
+    assert (first, second, third is picture, fourth, isinstance(fourth, Base64)) == (b"\x89PNG", b"\xff\xd8", True, code, True)
+    assert last == ([] if kind == "image_base64_str" else [["/a.png"]])
+
+
+@pytest.mark.parametrize("value", [3, ["a.png"], {"path": "a.png"}], ids=lambda value: type(value).__name__)
+def test_a_value_that_is_no_picture_is_refused_by_column_and_row(value):
     table = pd.DataFrame({"image": pd.Series(["a.png", value], dtype=object, index=["r0", "r1"])})
-    with pytest.raises(InvalidData, match=f"column 'image', row 'r1': expected the path of an image, got {type(value).__name__}"):
+    expected = "expected an image as a path, bytes, a PIL image or an array"
+    with pytest.raises(InvalidData, match=f"column 'image', row 'r1': {expected}, got {type(value).__name__}"):
         Encoders({"image": "image_path"}, ENCODERS.geometry).image_sources(table, Path("/"))
 
 
@@ -144,7 +155,7 @@ def test_what_is_unknown_or_missing_is_counted_in_a_line(table, fitted):
 def test_all_columns_with_bad_values_are_told_together(table, fitted):
     with pytest.raises(InvalidInput) as raised:
         fitted.transform(table.assign(age=np.inf, when="soon", photo=5), Path("/"))
-    for text in ("column 'photo', row 0: expected the path", "column 'age': expected finite", "column 'when': expected dates"):
+    for text in ("column 'photo', row 0: expected an image as a path", "column 'age': expected finite", "column 'when': expected dates"):
         assert text in str(raised.value)
     with pytest.raises(InvalidInput, match=r"(?s)'age'.*'when'"):
         fit_encoders(ColumnTypes(KINDS, dict.fromkeys(KINDS, "given")), table.assign(age="x", when="y"), Data(), None)
