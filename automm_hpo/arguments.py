@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Callable
@@ -48,7 +49,13 @@ def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgument(f"{argument}: expected a folder's path, got {path!r}")
-    return Path(os.path.expanduser(text)).absolute()
+    absolute = Path(os.path.expanduser(text)).absolute()
+    try:
+        os.stat(absolute)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidArgument(f"{argument}: a name of {len(absolute.name)} characters is too long for a folder: {text[:100]}...") from None
+    return absolute
 
 
 def check_unused(path: Path, argument: str) -> None:

@@ -180,7 +180,8 @@ def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mappi
     """
     call = read_identity(search_folder).call if is_search(search_folder) else {}
     metrics = [None if metric.startswith(OBJECT) else metric for metric in (artifact.eval_metric, artifact.validation_metric)]
-    target = Target(artifact.problem.label, artifact.problem.problem_type, *metrics, call.get("target", {}).get("sample_weight"))
+    weights = call.get("target", {}).get("sample_weight")
+    target = Target(artifact.problem.label, artifact.problem.problem_type, metrics[0], metrics[1], weights)
     return target, call.get("fit", {}).get("column_types")
 
 

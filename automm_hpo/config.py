@@ -406,6 +406,12 @@ ALIASES = {
 }
 
 
+ELSEWHERE = {  # AutoMM's hyperparameters that are arguments here
+    "optim.val_metric": "validation_metric, an argument of MultiModalPredictor",
+    "optim.top_k": "num_to_keep, of hyperparameter_tune_kwargs",
+}
+
+
 def canonical_key(key: str) -> str:
     """The one name of a hyperparameter: ``optimization.learning_rate`` is ``optim.lr``."""
     if key == "optimization" or key.startswith("optimization."):
@@ -414,6 +420,8 @@ def canonical_key(key: str) -> str:
 
 
 def _unknown(key: str) -> UnknownHyperparameter:
+    if (elsewhere := ELSEWHERE.get(canonical_key(key))) is not None:
+        return UnknownHyperparameter(f"{key}: unknown hyperparameter. Here that is {elsewhere}.")
     # the whole key first, then its last word alone, so that `lr` without its group finds `optim.lr`
     near = list(dict.fromkeys(map(canonical_key, nearest(key, [*FIELDS, *ALIASES])))) if "." in key else []
     if not near:
@@ -458,7 +466,7 @@ def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict
             resolved[key], written_as[key] = value, written
         elif written == written_as[key]:
             problems.add(InvalidHyperparameter(f"{written}: is given twice, as a dotted key and inside the dict of its group; give one of them"))
-        else:
+        elif not (isinstance(value, (int, float, str)) and value == resolved[key]):  # AutoMM has two where one is enough here
             problems.add(InvalidHyperparameter(f"{written_as[key]} and {written} are the same hyperparameter ({key}): give one of them"))
     return resolved
 

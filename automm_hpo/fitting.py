@@ -237,7 +237,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
     models, fixed = used_models(search.config, plan.encoders.features), search.config.flat()
     chosen = {key: fixed[key] for key in search.added if key not in search.space and _concerns(key, models)}
     if chosen:
-        progress.say("chosen for these data: " + ", ".join(f"{key.removeprefix('optim.')}={value_text(value)}" for key, value in chosen.items()))
+        progress.say("chosen for these data: " + ", ".join(f"{key}={value_text(value)}" for key, value in chosen.items()))
     if search.space:
         settings = search.settings
         progress.say(search_line(settings, search.num_trials, search.space))

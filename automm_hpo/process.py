@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # by Ray, too
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def process_unchanged() -> Iterator[None]:
     Of several threads that are within, the last to leave puts back what is the whole process's. Torch's random states are apart
     (``generators_unchanged``). Handlers can be set in the main thread only, and are left alone elsewhere.
     """
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in TAKEN}
     with _lock:
         if not _within:
             _before[:] = dict(os.environ), os.getcwd(), random.getstate(), np.random.get_state()

@@ -77,7 +77,7 @@ def plan_search(
 def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> None:
     if space and tune_kwargs is None:
         raise InvalidTuneSettings(
-            f"{', '.join(space)} have search spaces, and hyperparameter_tune_kwargs is None: give it (e.g. 'auto'), or give fixed values instead"
+            f"there is a search space of {', '.join(space)}, and hyperparameter_tune_kwargs is None: give it (e.g. 'auto'), or give fixed values instead"
         )
     if not space and tune_kwargs is not None:
         raise InvalidTuneSettings(

@@ -151,6 +151,9 @@ class MlflowTracker:
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
         if uri == default and "?" in uri:  # it would lie in another folder
             raise NotSupported(f"no sqlite database can lie in a folder with a question mark in its name, {self._here}; set a tracking URI")
+        database = self._here / "mlflow.db"
+        if uri == default and not os.access(database if database.exists() else self._here, os.W_OK):  # or it would try for a long while
+            raise PermissionError(f"{database} cannot be written; set a tracking URI, or tracking=None")
         if uri.startswith(SQLITE):  # the processes of trials may be in another folder
             uri = f"{SQLITE}{self._here / uri.removeprefix(SQLITE)}"
         self._client, known = mlflow.MlflowClient(tracking_uri=uri), None

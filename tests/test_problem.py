@@ -20,6 +20,19 @@ def stored(problem: Problem) -> Problem:
     return Problem.from_json(json.loads(json.dumps(problem.to_json(), allow_nan=False)))
 
 
+@pytest.mark.parametrize("written", ["{},500.50", "{}500,5", "€{}", "{}.5%"])
+def test_prices_are_no_classes(written):
+    labels = Series([written.format(number) for number in range(1, 60)])
+    with pytest.raises(InvalidData, match="look like numbers with signs or separators"):
+        infer_problem(labels, "price")
+    assert infer_problem(labels, "price", "multiclass").num_outputs == 59
+
+
+def test_tiny_numbers_have_a_scale():
+    problem = infer_problem(Series([1e-200, 2e-200, 3.5e-200]), "y")
+    assert problem.encode(Series([2e-200, 3e-200])).tolist() == pytest.approx([-0.16, 0.81], abs=0.01)
+
+
 @pytest.mark.parametrize(
     "labels, problem_type, classes",
     [

@@ -211,6 +211,14 @@ def test_a_folder_that_no_uri_can_hold(here, monkeypatch):
     assert [path.name for path in here.rglob("*")] == ["what?"]
 
 
+def test_a_folder_that_cannot_be_written_is_named_at_once(here, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    tracker, started = MlflowTracker(here, "run", {}, {}), time.time()
+    with pytest.warns(UserWarning, match=r"PermissionError: .*mlflow.db cannot be written; set a tracking URI"):
+        tracker.close("FINISHED")
+    assert time.time() - started < 10
+
+
 def test_a_trial_waits_for_no_server_twice_and_fails_with_none(here):
     trials = [here / "trials" / name for name in ("0000", "0001", "0002")]
     for trial in trials:

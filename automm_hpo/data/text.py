@@ -100,8 +100,8 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise WeightsUnavailable(
             f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {reason}. Ways out: {KEY}=<folder> uses files you have "
-            "(config.json, tokenizer.json and the weights); run once where the hub can be reached; or leave the columns of text out, with "
-            "column_types={column: 'null'}."
+            "(config.json, tokenizer.json and the weights); run once where the hub can be reached; leave 'hf_text' out of model.names, then "
+            "texts are read by their words alone; or leave the columns out, with column_types={column: 'null'}."
         ) from None
     if not tokenizer.is_fast:
         raise NotSupported(f"{KEY}: {spec.checkpoint_name!r} has a tokenizer without a tokenizer.json; choose a model that has one")

@@ -6,7 +6,9 @@ import gc
 import importlib
 import logging
 import os
+import secrets
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -77,8 +79,9 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
             sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
             if address == "local" and num_gpus is not None:
                 sizes["num_gpus"] = int(local_resources(num_gpus)["gpu"])
-            dashboard = False if address == "local" else None
-            ray.init(address=address, include_dashboard=dashboard, log_to_driver=show_output, logging_level=logging.ERROR, **sizes)
+            if address == "local":
+                _give_token()
+            _start(address=address, include_dashboard=False if address == "local" else None, log_to_driver=show_output, **sizes)
         for logger in loggers:  # failures of trials are told in our words, once
             logger.setLevel(logging.CRITICAL)
         # what two trials print is shown twice
@@ -93,6 +96,35 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
                 _own_ray.release()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _start(**options: Any) -> None:
+    import ray
+
+    try:
+        ray.init(logging_level=logging.ERROR, **options)
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+        raise InvalidArgument(f"TMPDIR: {folder} is too long a path for the sockets that Ray keeps there ({error}); set RAY_TMPDIR to a shorter one") from None
+
+
+_token = secrets.token_hex(16)  # of this process: Ray remembers the first
+
+
+def _give_token() -> None:
+    """Ray's processes know each other by a token, which Ray keeps in the home folder; where that cannot be written, in a container say, it is given one."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)  # as Ray would
+        there = (folder / "auth_token").exists() or os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # no right to, or nobody's home
+        there = False
+    if not there:
+        os.environ["RAY_AUTH_TOKEN"] = _token
 
 
 @contextmanager

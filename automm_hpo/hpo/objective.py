@@ -73,10 +73,27 @@ def sent_by_value(objective: Any) -> Iterator[None]:
     if not installed:
         cloudpickle.register_pickle_by_value(module)
     try:
+        _check_sent(objective)
         yield
     finally:
         if not installed:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _check_sent(objective: Any) -> None:
+    """Refuses what holds a lock, a connection or the like, before Ray does at length.
+
+    Raises:
+        InvalidArgument
+    """
+    from ray import cloudpickle
+
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            cloudpickle.dump(objective, nowhere)
+    except Exception as error:  # whatever an object says that does not let itself be sent
+        why = f"{type(error).__name__}: {error}"
+        raise InvalidArgument(f"objective: it cannot be sent to the trials' processes ({why}); let it make or open within what it uses") from None
 
 
 def _is_installed(file: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sys
@@ -207,6 +208,7 @@ def clock(seconds: float) -> str:
 
 
 def print_line(line: str) -> None:
-    """Prints, with ``?`` for letters that the output cannot hold: a search does not fail for a dash."""
+    """Prints, with ``?`` for letters that the output cannot hold. A search does not fail for a dash, nor for a full disk or a reader that has gone."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(line.encode(encoding, "replace").decode(encoding))
+    with contextlib.suppress(OSError):
+        print(line.encode(encoding, "replace").decode(encoding))

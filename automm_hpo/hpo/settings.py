@@ -200,7 +200,7 @@ def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> N
         InvalidTuneSettings
     """
     problems = Problems()
-    for kind, wanted in settings.resources.items():
+    for kind, wanted in ({"cpu": 1.0} | settings.resources).items():  # a Ray that is running can have none
         if wanted > available[kind]:
             problems.add(InvalidTuneSettings(f"resources_per_trial: a trial wants {wanted:g} {kind}, there are {available[kind]:g}; it would wait for ever"))
         if kind == "gpu" and wanted > 1:

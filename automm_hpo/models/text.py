@@ -144,7 +144,7 @@ def _fetch(name: str, choose: Any) -> None:
         choose,
         f"{KEY}.checkpoint_name: {name!r}",
         f"Ways out: {KEY}.checkpoint_name=<a folder you have>; run once where the hub can be reached; "
-        "or leave the columns of text out, with column_types={column: 'null'}.",
+        "leave 'hf_text' out of model.names, then texts are read by their words alone; or leave the columns out, with column_types={column: 'null'}.",
     )
 
 

@@ -118,6 +118,11 @@ def test_file_names_that_are_not_utf8(folder):
     assert kind_of(pd.Series([f"{name} {i}" for i in range(3)], dtype=object), folder)[0] == "text"
 
 
+def test_the_label_is_no_column_to_learn_from(folder):
+    with pytest.raises(InvalidArgument, match="problem_type says what a label is"):
+        infer_columns(pd.DataFrame({"a": [1, 2], "label": [1, 2]}), ["label"], folder, {"label": "numerical"})
+
+
 @pytest.fixture
 def table() -> pd.DataFrame:
     return pd.DataFrame({"image": ["a.png", "b.jpg"], "price": [1.5, 2.5], "label": ["x", "y"]})

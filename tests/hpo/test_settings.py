@@ -192,6 +192,8 @@ def test_more_resources_than_exist_are_refused():
         with pytest.raises((InvalidTuneSettings, InvalidInput)) as caught:
             check_resources(parse_tune_settings({"resources_per_trial": given}), available)
         assert words in str(caught.value)
+    with pytest.raises(InvalidTuneSettings, match="wants 1 cpu, there are 0"):
+        check_resources(TuneSettings(), {"cpu": 0.0, "gpu": 0.0})
     with pytest.raises(InvalidTuneSettings, match="there are 0"):
         check_resources(parse_tune_settings({"resources_per_trial": {"gpu": 0.1}}), {"cpu": 1.0, "gpu": 0.0})
 
