@@ -140,8 +140,8 @@ CONFIGURATION = [
     hyper(InvalidHyperparameter, "optim", 5, "expected a dict of them", "got 5"),
     row(InvalidHyperparameter, ValueError, "optim", "expected a dict of them", "got 'sgd'", hyperparameters={"optimization": "sgd"}),
     row(InvalidHyperparameter, ValueError, "optim.lr", "twice", "dotted", hyperparameters={"optim": {"lr": 1e-3}}),
-    row(InvalidHyperparameter, ValueError, "optim.momentum and optimization.momentum", hyperparameters={"optim.momentum": 0, "optimization.momentum": 0}),
-    row(InvalidHyperparameter, ValueError, "env.num_workers_evaluation and env", hyperparameters={"env.num_workers_evaluation": 1, "env": {"num_workers": 1}}),
+    row(InvalidHyperparameter, ValueError, "optim.momentum and optimization.momentum", hyperparameters={"optim.momentum": 0, "optimization.momentum": 0.5}),
+    row(InvalidHyperparameter, ValueError, "env.num_workers_evaluation and env", hyperparameters={"env.num_workers_evaluation": 1, "env": {"num_workers": 2}}),
     *(
         row(MissingData, FileNotFoundError, "model.timm_image.checkpoint_path", f": {path}", hyperparameters={"model.timm_image.checkpoint_path": path})
         for path in ("/data/a=b: c", "${oc.env:HOME}", "None")
@@ -352,7 +352,7 @@ DATA = [
     data("'x'", "expected finite numbers", "row 0: inf, row 1: -inf", train_data=with_column(INF, -INF)),
     data("'x'", "expected numbers", "row 1: 'ten'", column_types={"x": "numerical"}, train_data=with_column(1, "ten")),
     data("'x'", "expected dates", "row 0: 'soon'", column_types={"x": "datetime"}, train_data=with_column("soon", "2024-01-01")),
-    data("'x', row 0", "expected the path", "int", column_types={"x": "image_path"}, train_data=with_column(5)),
+    data("'x', row 0", "expected an image as a path", "int", column_types={"x": "image_path"}, train_data=with_column(5)),
     data("tuning_data: lacks the columns 'x'", train_data=with_column(1, 2), tuning_data=lambda train: train),
     data("'x'", "expected finite numbers", "row 1: inf", train_data=with_column(1, 2), tuning_data=with_column(1, INF)),
     data("sample_weight", "'x'", "finite numbers >= 0", "row 1: -1", init={"sample_weight": "x"}, train_data=with_column(1, -1)),

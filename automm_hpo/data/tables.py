@@ -61,9 +61,12 @@ def _from_dicts(data: Mapping | Sequence[Mapping], columns: Collection[Hashable]
     if not isinstance(data, Mapping):
         return pd.DataFrame(data) if data or columns is None else pd.DataFrame(columns=list(columns))
     read = {column: value for column, value in data.items() if columns is None or column in columns} or data
-    if not data or any(map(_is_column, read.values())):
+    if data and not any(map(_is_column, read.values())):
+        return pd.DataFrame([{column: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value for column, value in data.items()}])
+    try:
+        return pd.DataFrame(data)
+    except (TypeError, ValueError):  # the others are of other lengths
         return pd.DataFrame(read)
-    return pd.DataFrame([{column: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value for column, value in data.items()}])
 
 
 def _is_column(value: Any) -> bool:
