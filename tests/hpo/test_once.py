@@ -41,8 +41,9 @@ def proposals(searcher, num_beside=2):
 
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_every_searcher_goes_through_all_points_and_ends(name):
-    found = proposals(Once(SEARCHERS[name](PLAIN, {}, 0, [])))
-    assert len(found) == len({point_of(PLAIN, proposal) for proposal in found}) == grid_size(PLAIN) == 27
+    space = {"x": spaces.choice([1, 2, 3]), "y": spaces.randint(0, 2)}
+    found = proposals(Once(SEARCHERS[name](space, {}, 0, [])))
+    assert len(found) == len({point_of(space, proposal) for proposal in found}) == grid_size(space) == 6
 
 
 @pytest.mark.parametrize("name", ["random", "grid", "bayes", "evolution"])
