@@ -143,13 +143,21 @@ METRICS: dict[str, Metric] = {
         Metric("rmse", _sklearn("root_mean_squared_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
         Metric("mse", _sklearn("mean_squared_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
         Metric("mae", _sklearn("mean_absolute_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
+        Metric("mape", _sklearn("mean_absolute_percentage_error"), "values", higher_is_better=False, problem_types=_REGRESSION),
         Metric("r2", _if_varied(_sklearn("r2_score")), "values", problem_types=_REGRESSION),
         Metric("pearsonr", _if_varied(_pearsonr), "values", problem_types=_REGRESSION),
         Metric("spearmanr", _if_varied(_spearmanr), "values", problem_types=_REGRESSION),
     )
 }
 
-ALIASES = {"acc": "accuracy", "root_mean_squared_error": "rmse", "mean_squared_error": "mse", "mean_absolute_error": "mae", "nll": "log_loss"}
+ALIASES = {
+    "acc": "accuracy",
+    "nll": "log_loss",
+    "root_mean_squared_error": "rmse",
+    "mean_squared_error": "mse",
+    "mean_absolute_error": "mae",
+    "mean_absolute_percentage_error": "mape",
+}
 
 DEFAULT_METRIC = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}
 

@@ -135,7 +135,7 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
 
 
 def _refuse_numbers_as_text(labels: pd.Series, label: str) -> None:
-    """Refuses to take hundreds of numbers for classes because a few of them are none.
+    """Refuses to take hundreds of numbers for classes because they are written oddly, or a few of them are none.
 
     Raises:
         InvalidData: nearly all labels are numbers, written as texts.

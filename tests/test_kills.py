@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 
 
 RUNS = [
-    "--kills 20",
-    "--kills 3 --ray --objective",
+    "--kills 10",
+    "--kills 2 --ray --objective",
     "--kills 2 --ray --objective --searcher bayes --scheduler ASHA",
     "--kills 2 --ray --objective --scheduler PBT --trials 4",
 ]

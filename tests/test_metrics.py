@@ -30,6 +30,7 @@ REFERENCE = {
     "rmse": sk.root_mean_squared_error,
     "mse": sk.mean_squared_error,
     "mae": sk.mean_absolute_error,
+    "mape": sk.mean_absolute_percentage_error,
     "r2": sk.r2_score,
     "pearsonr": lambda y, p: scipy.stats.pearsonr(y, p)[0],
     "spearmanr": lambda y, p: scipy.stats.spearmanr(y, p)[0],

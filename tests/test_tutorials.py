@@ -26,7 +26,6 @@ DOWNLOADS = {
     "06_mixed_tables": (downloads.emoji, downloads.lite0_weights, downloads.minilm),
     "07_pretrained_backbones": (lambda folder: downloads.cifar10(folder, 500, 500), downloads.lite0_weights),
 }
-SHORT = ("03_your_own_objective",)  # in `make test`; README's example, which runs there too, is the first one's
 
 
 def code_cells(notebook) -> list[str]:
@@ -44,8 +43,9 @@ def made_quick(example: str, quick: dict[str, str]) -> str:
     return example
 
 
+@pytest.mark.slow  # `make test` runs README's example, which is the first one's, and those of docs/
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", [pytest.param(path, marks=() if path.stem in SHORT else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
     try:
         for fetch in DOWNLOADS.get(path.stem, ()):

@@ -277,7 +277,8 @@ class SearchRecords:
         trials = self.trials()
         if any(record.best for record in trials):
             return
-        causes = Counter(record.reason or record.status for record in trials).most_common()
+        broken = [record for record in trials if record.status in (FAILED, DIVERGED)]  # the others were not tried, or had no time
+        causes = Counter(record.reason or record.status for record in broken or trials).most_common()
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
         raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}{first}")
