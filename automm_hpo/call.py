@@ -176,12 +176,11 @@ def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, A
 def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mapping[str, str] | None]:
     """What a predictor was told of its label, and of its columns' types, so that another fit is of the same problem.
 
-    A metric that was an object is not known any more.
+    A metric that was an object is only a name now, which such a fit refuses: it would not be by the same metric.
     """
     call = read_identity(search_folder).call if is_search(search_folder) else {}
-    metrics = [None if metric.startswith(OBJECT) else metric for metric in (artifact.eval_metric, artifact.validation_metric)]
     weights = call.get("target", {}).get("sample_weight")
-    target = Target(artifact.problem.label, artifact.problem.problem_type, metrics[0], metrics[1], weights)
+    target = Target(artifact.problem.label, artifact.problem.problem_type, artifact.eval_metric, artifact.validation_metric, weights)
     return target, call.get("fit", {}).get("column_types")
 
 

@@ -307,7 +307,7 @@ class MultiModalPredictor:
     def _own_metric(self) -> Metric:
         """The one of ``evaluate``: as it was given, where that was in this process."""
         stored, given = stored_metric(self._fitted.eval_metric), self._target.eval_metric
-        found = stored if given is None else find_metric(given)
+        found = stored if given in (None, stored.name) else find_metric(given)
         return found if found.name == stored.name else stored
 
     def _say(self, line: str) -> None:

@@ -112,6 +112,16 @@ def test_another_fit_of_a_loaded_predictor_is_of_the_same_problem(here):
     assert "weight" not in again.column_types
 
 
+def test_another_fit_is_not_by_another_metric(here):
+    from sklearn.metrics import make_scorer, median_absolute_error
+
+    scorer = make_scorer(median_absolute_error, greater_is_better=False)
+    fit(table(), predictor=MultiModalPredictor("price", eval_metric=scorer, verbosity=0), save_path="run")
+    with pytest.raises(InvalidArgument, match=r"eval_metric: expected one of .*median_absolute_error"):
+        fit(table(), predictor=MultiModalPredictor.load("run", verbosity=0), save_path="again")
+    assert not os.path.exists("again")
+
+
 def test_notes_on_what_is_predicted_end(here, capsys):
     predictor = fit(table(), save_path="run")
     predictor.set_verbosity(2)
