@@ -29,7 +29,7 @@ from .models import image_spec
 from .plan import DataPlan, FitPlan, SearchPlan, Target
 from .presets import TUNE_PRESETS, check_preset, is_searching
 from .resolution import chosen_resolution, fit_resolution
-from .search_plan import plan_defaults, plan_encoders, plan_search, plan_weights
+from .search_plan import plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
 from .space import describe_space, space_from_json, space_to_json
 
 
@@ -103,6 +103,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
     check_ensemble(call.ensemble_size, search)
     check_goal(search.settings, data.validation_metric)
+    search = plan_warm_start(search, data.validation_metric)
     encoders = plan_encoders(data, search)
     check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)
@@ -151,6 +152,8 @@ def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | Non
     objects = [metric.name.removeprefix(OBJECT) for metric in (data.eval_metric, data.validation_metric) if metric.is_object]
     if objects:
         return {"unstorable": f"its metric {objects[0]} is a scorer object"}
+    if isinstance(tune_kwargs, Mapping) and search.settings.warm_start:  # absolute: it may go on from another folder
+        tune_kwargs = {**tune_kwargs, "warm_start": search.settings.warm_start}
     try:
         return {"hyperparameters": dict(search.given), "space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
     except (InvalidSpace, TypeError, ValueError) as problem:

@@ -111,11 +111,10 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
         InvalidTuneSettings: ``mode`` is not the metric's own.
         NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
     """
-    own = "max" if metric.higher_is_better else "min"
-    check_scheduled_by(settings, metric.name, own)
-    if settings.mode not in (None, own):
-        better = "more" if own == "max" else "less"
-        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {own!r}")
+    check_scheduled_by(settings, metric.name, metric.mode)
+    if settings.mode not in (None, metric.mode):
+        better = "more" if metric.higher_is_better else "less"
+        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {metric.mode!r}")
 
 
 def num_parallel(search: SearchPlan) -> int:

@@ -142,6 +142,7 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
         warmup_epochs,
         lambda tuned: search.config.with_overrides(tuned).flat(),
         search.first_points,
+        search.warm_start.trials,
     )
 
 
@@ -241,6 +242,8 @@ def _announce(plan: FitPlan, session: Session) -> None:
     if search.space:
         settings = search.settings
         progress.say(search_line(settings, search.num_trials, search.space))
+        if search.warm_start.trials:
+            progress.say(search.warm_start.line)
         if idle := idle_keys(search, plan.encoders.features):
             progress.say(f"searched in vain, for it changes nothing: {', '.join(f'{key} ({why})' for key, why in idle.items())}", level=1)
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):

@@ -114,6 +114,11 @@ class Metric:
         """Whether only code can hold it."""
         return self.name.startswith(OBJECT)
 
+    @property
+    def mode(self) -> str:
+        """Its direction as Ray says it: ``max`` or ``min``."""
+        return "max" if self.higher_is_better else "min"
+
     def score(self, value: float) -> float:
         """The value turned so that higher is better."""
         return value if self.higher_is_better else -value

@@ -18,6 +18,7 @@ from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.records import SearchRecords
 from .hpo.session import SearchIdentity, check_same_search, read_identity
 from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, check_resources, parse_tune_settings
+from .hpo.warm_start import read_warm_start
 from .metrics import Metric
 from .results import SearchResults
 from .searching import Session, trials_deadline
@@ -96,27 +97,42 @@ def tune_objective(
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
         searched = _metric(metric, mode, settings)
-        check_scheduled_by(settings, searched.name, "max" if searched.higher_is_better else "min")
+        check_scheduled_by(settings, searched.name, searched.mode)
     problems.raise_any()
+    warm_start = read_warm_start(settings, spaces, fixed, searched)
 
     identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])
     if resuming:
         check_resumable(settings)
         check_same_search(read_identity(folder / "search"), identity, folder / "search")
     deadline = None if time_limit is None else called + float(time_limit)
-    num_trials, num_reports = settings.num_trials or 1, max_epochs or MOST_REPORTS
+    num_trials = settings.num_trials or 1
     session = Session(folder, identity, resuming, settings, num_trials, searched, deadline, verbosity)
     with session.open(), contextlib.ExitStack() as cluster:
         if session.is_finished:
             session.progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
             return SearchResults(session.records, searched)
         session.progress.say(search_line(settings, num_trials, spaces))
+        if warm_start.trials:
+            session.progress.say(warm_start.line)
         session.progress.resumes(session.records, folder)
         available = cluster.enter_context(ray_cluster(report=session.progress.say, show_output=verbosity > 1)) if session.is_anything_left else {}
         with session.tracked(tracking, {**fixed, **spaces}, spaces), sent_by_value(objective):
             seed, is_tracked = numbers["seed"], tracking is not None
             run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, seed, max_epochs, is_tracked)
-            job = SearchJob(spaces, fixed, settings, num_trials, seed, searched.name, num_reports, 0.0, lambda tuned: {**fixed, **tuned}, tuple(points))
+            job = SearchJob(
+                spaces,
+                fixed,
+                settings,
+                num_trials,
+                seed,
+                searched.name,
+                max_epochs=max_epochs or MOST_REPORTS,
+                warmup_epochs=0.0,
+                complete=lambda tuned: {**fixed, **tuned},
+                first_points=warm_start.before(points),
+                known=warm_start.trials,
+            )
             trials_end = trials_deadline(deadline, with_ray=True)
             interruption = session.run(run, job, cluster, available, trials_end, settings.keep_trials or DEFAULT_KEEP_TRIALS)
             session.close(interruption, session.records.best())
@@ -141,7 +157,6 @@ def _identity(
 ) -> SearchIdentity:
     """The objective goes by its name: its code may be mended between two sessions."""
     stated, limits = limits_of(settings)
-    name, mode = function_of(objective).__qualname__, "max" if metric.higher_is_better else "min"
-    named = {"objective": name, "metric": metric.name, "mode": mode}
+    named = {"objective": function_of(objective).__qualname__, "metric": metric.name, "mode": metric.mode}
     fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: text_of(value) for key, value in fixed.items()}, **describe_space(spaces)}
-    return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": mode})
+    return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": metric.mode})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from .data.ngrams import fit_ngrams
 from .errors import InvalidTuneSettings
 from .hpo.session import SearchIdentity
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
+from .hpo.warm_start import WarmStart
 from .metrics import Metric, find_metric
 from .problem import Problem, encode_weights
 from .space import RawProposal, SearchSpace
@@ -105,6 +106,7 @@ class SearchPlan:
     Attributes:
         given: the fixed values, by canonical key: what the user gave, and what a preset or these data add to it.
         first_points: raw proposals to try before the searcher's own.
+        warm_start: what earlier searches found.
         added: of ``given`` and ``space``, the keys that a preset or these data added.
     """
 
@@ -113,6 +115,7 @@ class SearchPlan:
     space: SearchSpace
     settings: TuneSettings
     first_points: tuple[RawProposal, ...] = ()
+    warm_start: WarmStart = field(default_factory=WarmStart)
     added: tuple[str, ...] = ()
 
     @property

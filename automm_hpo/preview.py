@@ -12,6 +12,7 @@ import pandas as pd
 
 from .checks import is_averaged, num_parallel, peak_bytes
 from .config import Config
+from .hpo.searcher_args import BLIND
 from .models import MODEL_KEYS
 from .plan import FitPlan
 from .process import process_unchanged
@@ -22,7 +23,6 @@ from .training.gradients import epoch_size
 from .training.loop import num_validations, train_epochs
 
 TIMED_STEPS = 3  # the first of them warms up
-KNOWN_BEFOREHAND = ("random", "grid", "qmc")  # searchers that do not look at results
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
         return [({}, search.config)]
     from .hpo.searchers import build_searcher
 
-    searcher = build_searcher(search.settings, search.space, plan.seed, list(search.first_points))
-    known = search.num_trials if search.settings.searcher in KNOWN_BEFOREHAND else max(1, len(search.first_points))
+    searcher = build_searcher(search.settings, search.space, plan.seed, search.first_points)
+    known = search.num_trials if search.settings.searcher in BLIND else max(1, len(search.first_points))
     found = []
     for number in range(known):
         raw = searcher.suggest(str(number))

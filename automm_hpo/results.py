@@ -38,6 +38,11 @@ class SearchResults:
         return len(self.trials)
 
     @property
+    def path(self) -> str:
+        """The ``save_path`` of the search."""
+        return str(self.records.folder.parent)
+
+    @property
     def best(self) -> TrialRecord | None:
         """The trial with the best best epoch; None where none has a score."""
         return max((record for record in self.trials if record.best), key=lambda record: record.best.rank if record.best else (), default=None)

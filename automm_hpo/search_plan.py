@@ -21,6 +21,8 @@ from .hpo.cluster import known_resources
 from .hpo.job import first_points, resolve_settings
 from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
 from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from .hpo.warm_start import read_warm_start
+from .metrics import Metric
 from .models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
 from .plan import DataPlan, SearchPlan
 from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
@@ -72,6 +74,16 @@ def plan_search(
                 check_model(candidate)
     problems.raise_any()
     return SearchPlan(config, fixed, space, settings, tuple(points))
+
+
+def plan_warm_start(search: SearchPlan, metric: Metric) -> SearchPlan:
+    """The search, told of earlier ones where it was given some.
+
+    Raises:
+        InvalidTuneSettings, NotSupported
+    """
+    found = read_warm_start(search.settings, search.space, search.config.flat(), metric)
+    return replace(search, warm_start=found, first_points=found.before(search.first_points))
 
 
 def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any] | str | None) -> None:

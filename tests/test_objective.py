@@ -271,6 +271,37 @@ def test_points_come_first_and_count():
     assert len(found) == 3
 
 
+def test_a_warm_start_knows_what_earlier_searches_found(capsys):
+    coarse = search(falling, {"x": tune.uniform(-1, 1), "k": tune.choice(["a", "b"])}, num_trials=12, save_path="coarse")
+    fine = {"searcher": "bayes", "kwargs": {"warm_start": coarse.path}, "save_path": "fine", "verbosity": 2}
+    found = search(falling, {"x": tune.uniform(-0.9, 0.9), "k": "a"}, num_trials=2, **fine)
+    inside = [record for record in coarse.trials if record.tuned["k"] == "a" and abs(record.tuned["x"]) <= 0.9]
+    assert 0 < len(inside) < 12
+    assert found.trials[0].tuned["x"] == min((record.tuned["x"] for record in inside), key=abs)
+    said = capsys.readouterr().out
+    assert f"warm start: {len(inside)} earlier trials are known, {12 - len(inside)} more lie outside this space; the best of them" in said
+    found = search(falling, {"x": tune.uniform(-0.9, 0.9), "k": "a"}, num_trials=4, **fine)
+    assert len({record.tuned["x"] for record in found.trials}) == len(found) == 4
+
+    for change, words in [
+        ({"space": {"x": tune.uniform(5, 6)}}, "coarse: none of its 12 scored trials lies in this search space"),
+        ({"space": {"x": tune.uniform(-1, 1), "k": "c"}}, "none of its 12 scored trials"),
+        ({"metric": "epoch_squared"}, r"went by loss \(min\), this one goes by epoch_squared \(min\): their scores do not compare"),
+        ({"kwargs": {"warm_start": ["coarse", "nowhere"]}}, "nowhere holds no search; expected the save_path of an earlier one"),
+        ({"kwargs": {"warm_start": 5}}, "warm_start: expected a folder's path, or a list of them, got 5"),
+        ({"searcher": "random"}, "warm_start: random learns from no trial, neither its own nor an earlier one"),
+        ({"searcher": Counting()}, "warm_start: Counting cannot be told of earlier trials"),
+    ]:
+        with pytest.raises((errors.AutoMMHPOError, ValueError), match=words):
+            search(falling, **{**fine, "space": {"x": tune.uniform(-1, 1), "k": "a"}, "save_path": "other"} | change)
+    assert not Path("other").exists()
+
+
+class Counting(tune.search.Searcher):
+    def __init__(self):
+        super().__init__(metric="loss", mode="min")
+
+
 def test_mlflow_inside_the_objective_lands_in_the_trials_run(here):
     def objective(config):
         import mlflow

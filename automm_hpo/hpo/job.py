@@ -26,6 +26,7 @@ class SearchJob:
         warmup_epochs: in which no scheduler should judge.
         complete: tuned values -> all hyperparameters of the trial, checked.
         first_points: raw proposals to try before the searcher's own.
+        known: raw proposals that were tried elsewhere, with their scores.
     """
 
     space: SearchSpace
@@ -38,6 +39,7 @@ class SearchJob:
     warmup_epochs: float
     complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     first_points: tuple[RawProposal, ...] = ()
+    known: tuple[tuple[RawProposal, float], ...] = ()
 
 
 def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collection[str] = LIVE_KEYS) -> TuneSettings:
@@ -98,7 +100,7 @@ def first_points(
     defaults: Mapping[str, Any] | None = None,
     to_raw: Callable[[SearchSpace, Mapping[str, Any]], RawProposal] = to_raw,
 ) -> list[RawProposal]:
-    """The defaults, where they lie inside the space, and the user's own points.
+    """The defaults, where they lie inside the space and nothing better is known, and the user's own points.
 
     Args:
         to_raw: a point as the user writes it -> a raw proposal.
@@ -111,7 +113,7 @@ def first_points(
         if settings.points_to_evaluate:
             raise NotSupported(f"points_to_evaluate: {type(settings.searcher).__name__} cannot be told what to try first; give a searcher by its name")
         return []
-    default = default_point(space, defaults or {}) if settings.default_first else None
+    default = default_point(space, defaults or {}) if settings.default_first and not settings.warm_start else None
     problems, points = Problems(), [] if default is None else [default]
     for number, given in enumerate(settings.points_to_evaluate):
         wrong = Problems()
@@ -158,7 +160,7 @@ def check_resumable(settings: TuneSettings) -> None:
 
 LIMITS = (
     "num_trials", "num_to_keep", "keep_trials", "disk_quota_mb", "max_concurrent_trials", "resources_per_trial", "trial_time_limit",
-    "max_failed_trials", "goal",
+    "max_failed_trials", "goal", "warm_start",
 )  # fmt: skip
 
 

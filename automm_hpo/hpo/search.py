@@ -48,7 +48,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
     recorded = [dict(record.raw) for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
-    inner = build_searcher(settings, job.space, job.seed, first_points)
+    inner = build_searcher(settings, job.space, job.seed, first_points, job.known, len(recorded))
     if is_tried_once(settings, job.space):
         inner = Once(inner)
     searcher = RecordingSearcher(inner, job, monitor, task.deadline)

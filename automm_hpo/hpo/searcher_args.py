@@ -163,6 +163,9 @@ ARGS_OF: dict[str, type[Section]] = {
 SEARCHER_ARGS: dict[str, dict[str, HyperField]] = {name: fields_of(section, "searcher_init_args.") for name, section in ARGS_OF.items()}
 """Name -> its arguments. A searcher joins by its class of arguments above, and an entry in ``SEARCHERS``."""
 
+BLIND = ("random", "grid", "qmc")
+"""Searchers that do not look at results."""
+
 SEARCHER_ALIASES = {
     "tpe": "bayes",
     "optuna": "bayes",

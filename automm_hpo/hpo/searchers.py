@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ray.tune.search import Searcher
 
 from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported
@@ -36,7 +37,7 @@ from .apart import Apart
 from .cube import from_cube, to_cube
 from .libraries import LIBRARIES, Bohb, Library, Point
 from .ray_space import plain_spaces, to_ray
-from .searcher_args import is_sampler
+from .searcher_args import BLIND, is_sampler
 from .settings import TuneSettings
 
 METRIC = "best_score"  # what searchers are told of a trial: its best epoch, which is what it would contribute
@@ -85,6 +86,12 @@ class OwnSearcher(Searcher):
 
     def _tell(self, trial_id: str, score: float) -> None:
         """A trial ended with this score."""
+
+    def learn(self, scores: Sequence[float]) -> None:
+        """Takes as many of its first points for tried already, with these scores."""
+        for number, score in enumerate(scores):
+            self._propose(f"known {number}", self.first_points.pop(0))
+            self.on_trial_complete(f"known {number}", {METRIC: score})
 
     def on_pause(self, trial_id: str) -> None:
         """HyperBandForBOHB calls it on any searcher."""
@@ -411,11 +418,16 @@ SEARCHERS: dict[str, Callable[[SearchSpace, Args, int, Points], OwnSearcher]] = 
 }
 
 
-def build_searcher(settings: TuneSettings, space: SearchSpace, seed: int, first_points: Points) -> OwnSearcher:
+def build_searcher(
+    settings: TuneSettings, space: SearchSpace, seed: int, first_points: Points, known: Sequence[tuple[RawProposal, float]] = (), num_recorded: int = 0
+) -> OwnSearcher:
     """The searcher of these settings.
 
     Args:
         first_points: raw proposals that come first, in this order; what they score is learned from.
+        known: raw proposals that were tried elsewhere, with their scores.
+        num_recorded: of the first points, those that an earlier session of this search proposed. With that one's seed its random trials
+            would be drawn once more, as would those of a search that is known.
 
     Returns:
         A Searcher whose ``suggest`` gives raw proposals, None (not now) or FINISHED, and which learns from ``{METRIC: score}``.
@@ -423,9 +435,25 @@ def build_searcher(settings: TuneSettings, space: SearchSpace, seed: int, first_
     Raises:
         InvalidTuneSettings, NotSupported: an object that cannot search this.
     """
-    searcher, args = settings.searcher, settings.searcher_init_args
+    num_earlier = len(known) + num_recorded
+    if num_earlier and settings.searcher not in BLIND:  # those go by the number of the trial
+        seed = int(np.random.SeedSequence([seed, num_earlier]).generate_state(1)[0])
+    built = _build(settings.searcher, num_earlier > 0)(space, settings.searcher_init_args, seed, [*(raw for raw, _ in known), *first_points])
+    built.learn([score for _, score in known])
+    return built
+
+
+def _build(searcher: Any, goes_on: bool) -> Callable[[SearchSpace, Args, int, Points], OwnSearcher]:
     if isinstance(searcher, str):
-        return SEARCHERS[searcher](space, args, seed, first_points)
+        return SEARCHERS[searcher]
     if is_sampler(searcher):
-        return OptunaSearcher(space, args, seed, first_points, lambda args, seed: copy.deepcopy(searcher))
-    return RaySearcher(space, args, seed, first_points, searcher)
+        return functools.partial(OptunaSearcher, build=lambda args, seed: _copied(searcher, goes_on))
+    return functools.partial(RaySearcher, searcher=searcher)
+
+
+def _copied(sampler: Any, goes_on: bool) -> Any:
+    """A sampler of the user's, which is not changed; one that goes on draws other numbers than at first, whatever its seed."""
+    sampler = copy.deepcopy(sampler)
+    if goes_on:
+        sampler.reseed_rng()
+    return sampler

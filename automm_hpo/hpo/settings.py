@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
@@ -53,6 +54,16 @@ Finite = Annotated[float, Number, Field(allow_inf_nan=False), Expected("a finite
 Points = Annotated[tuple[dict[str, Any], ...], Expected("a list of dicts of dotted keys")]
 
 
+def _absolute(folders: Any) -> tuple[str, ...]:
+    folders = [folders] if isinstance(folders, (str, os.PathLike)) else folders
+    if not isinstance(folders, (list, tuple)) or not all(isinstance(folder, (str, os.PathLike)) for folder in folders):
+        raise ValueError("neither a path nor several")
+    return tuple(str(Path(folder).expanduser().absolute()) for folder in folders)
+
+
+Folders = Annotated[tuple[str, ...], BeforeValidator(_absolute), Expected("a folder's path, or a list of them")]
+
+
 class TuneSettings(Section):
     """How to search; the seed and the time limit are ``fit``'s."""
 
@@ -89,6 +100,9 @@ class TuneSettings(Section):
     """The first trial takes the defaults of the tuned hyperparameters, where they all lie inside the search space."""
     points_to_evaluate: Points = ()
     """Configurations of the tuned hyperparameters, dicts of dotted keys, to try before the searcher's own."""
+    warm_start: Folders = ()
+    """The ``save_path`` of an earlier search, or of several: the searcher knows from the start how well their trials did, and the best of them is tried
+    first, in place of the defaults. Their spaces may be others; by the same metric they must have been, on the same kind of data for it to be of use."""
     deterministic: Flag = False
     """One trial at a time, so that a model-based searcher proposes the same configurations again."""
     searcher_init_args: ArgsDict = Field(default_factory=dict)

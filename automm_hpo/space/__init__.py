@@ -66,6 +66,7 @@ from .walk import (
     point_of,
     propose,
     range_scales,
+    raw_at,
     to_raw,
     tuned_keys,
 )
@@ -78,7 +79,7 @@ __all__ = [
     "hyperdrive",
     # what they become, and what searchers do with it
     "Float", "Normal", "Choice", "Computed", "Branch", "Branches", "Space", "SearchSpace",
-    "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "default_point",
+    "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "raw_at", "default_point",
     "Point", "point_of", "is_computed", "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "range_scales",
     "describe_space", "space_to_json", "space_from_json",
 ]

@@ -191,6 +191,12 @@ def to_raw(space: SearchSpace, values: Mapping[str, Any]) -> RawProposal:
     return found.raw
 
 
+def raw_at(space: SearchSpace, config: Mapping[str, Any]) -> RawProposal | None:
+    """The raw proposal of a trial that has these hyperparameters, and perhaps more; None where it lies outside the space."""
+    found = _invert(space, config, defaults_first=False)
+    return None if found.wrong else found.raw
+
+
 def default_point(space: SearchSpace, defaults: Mapping[str, Any]) -> RawProposal | None:
     """The configuration to try first: each space's own default where it has one, else the hyperparameter's.
 

@@ -221,6 +221,40 @@ def test_first_points_are_learned_from(name):
     assert after[0] != after[1]
 
 
+@pytest.mark.parametrize("name", GUIDED)
+def test_what_is_known_from_elsewhere_is_learned_from_and_not_proposed(name):
+    points, scores = run(make("random", MIXED), MIXED, 24)
+    first = [points[3] | {"optim.lr": 1e-1}]
+    after = []
+    for sign in (1, -1):
+        known = [(point, sign * score) for point, score in zip(points, scores, strict=True)]
+        searcher = build_searcher(SimpleNamespace(searcher=name, searcher_init_args={}), MIXED, 0, first, known)
+        proposals, _ = run(searcher, MIXED, length(name, 8))
+        assert proposals[:1] == first
+        assert all(point not in points for point in proposals)
+        after.append(proposals)
+    assert after[0] != after[1]
+
+
+SAMPLER = optuna.samplers.TPESampler(seed=3)
+
+
+@pytest.mark.parametrize("given", [*GUIDED, SAMPLER])
+def test_a_session_that_goes_on_draws_no_trial_again(given):
+    settings = SimpleNamespace(searcher=given, searcher_init_args={})
+    before, _ = run(build_searcher(settings, MIXED, 0, []), MIXED, 4)
+    after, _ = run(build_searcher(settings, MIXED, 0, before, num_recorded=4), MIXED, 8)
+    assert after[:4] == before
+    assert sum(point in before for point in after[4:]) <= (given == "cfo")  # which returns to a place now and then, in one session too
+
+
+@pytest.mark.parametrize("name", ["random", "qmc"])
+def test_what_goes_by_the_number_of_a_trial_goes_on_as_if_nothing_had_been(name):
+    settings = SimpleNamespace(searcher=name, searcher_init_args={})
+    whole, _ = run(build_searcher(settings, MIXED, 0, []), MIXED, 8)
+    assert run(build_searcher(settings, MIXED, 0, whole[:4], num_recorded=4), MIXED, 8)[0] == whole
+
+
 @pytest.mark.parametrize("name", but_slow(GUIDED, "bayesopt"))
 def test_learns_more_than_chance_would(name):
     seeds = range(NUM_SEEDS.get(name, 6))

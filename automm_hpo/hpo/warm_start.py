@@ -1,0 +1,92 @@
+"""A warm start: what earlier searches tried, and how well it did, told to the searcher of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorruptFile, InvalidTuneSettings, NotSupported
+from ..metrics import Metric, stored_metric
+from ..space import RawProposal, SearchSpace, raw_at, tuned_keys
+from ..space.kinds import same_value
+from .job import takes_first_points
+from .records import SearchRecords, TrialRecord
+from .searcher_args import BLIND
+from .session import read_identity
+from .settings import TuneSettings
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What is known before the first trial.
+
+    Attributes:
+        trials: (raw proposal, score) of earlier trials that lie in this search's space, the best first.
+        num_others: those that do not.
+    """
+
+    trials: tuple[tuple[RawProposal, float], ...] = ()
+    num_others: int = 0
+
+    def before(self, points: Sequence[RawProposal]) -> tuple[RawProposal, ...]:
+        """The points to try first, the best that is known at their head."""
+        best = tuple(raw for raw, _ in self.trials[:1])
+        return best + tuple(point for point in points if point not in best)
+
+    @property
+    def line(self) -> str:
+        others = f", {self.num_others:,} more lie outside this space" if self.num_others else ""
+        return f"warm start: {len(self.trials):,} earlier trials are known{others}; the best of them is the first to be tried"
+
+
+def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[str, Any], metric: Metric) -> WarmStart:
+    """The trials of ``settings.warm_start``'s searches that say something of this one.
+
+    A trial lies in the space if its hyperparameters do, and if those that were searched then and are fixed now had these values.
+
+    Args:
+        fixed: the hyperparameters that do not vary, by dotted key.
+
+    Raises:
+        InvalidTuneSettings: a folder holds no search, or one by another metric; no trial lies in the space; the searcher learns from none.
+        NotSupported: the searcher is an object that cannot be told of trials.
+    """
+    if not settings.warm_start:
+        return WarmStart()
+    if settings.searcher in BLIND:
+        raise InvalidTuneSettings(
+            f"warm_start: {settings.searcher} learns from no trial, neither its own nor an earlier one; give another searcher, or points_to_evaluate"
+        )
+    if not takes_first_points(settings):
+        raise NotSupported(f"warm_start: {type(settings.searcher).__name__} cannot be told of earlier trials; give a searcher by its name")
+    scored = [record for folder in settings.warm_start for record in _trials(Path(folder), metric) if record.best]
+    known = [(raw, record.best.score) for record in scored if record.best and (raw := _raw(record, space, fixed)) is not None]
+    if not known:
+        folders = ", ".join(settings.warm_start)
+        raise InvalidTuneSettings(f"warm_start: {folders}: none of its {len(scored):,} scored trials lies in this search space")
+    return WarmStart(tuple(sorted(known, key=lambda trial: -trial[1])), len(scored) - len(known))
+
+
+def _trials(folder: Path, metric: Metric) -> list[TrialRecord]:
+    try:
+        identity = read_identity(folder / "search")
+    except (CorruptFile, OSError):
+        raise InvalidTuneSettings(f"warm_start: {folder} holds no search; expected the save_path of an earlier one") from None
+    if identity.call.get("kind") == "objective":
+        name, mode = identity.call["metric"], identity.call["mode"]
+    else:
+        name = identity.fingerprint["validation_metric"]
+        mode = stored_metric(name).mode
+    if (name, mode) != (metric.name, metric.mode):
+        went, goes = f"{name} ({mode})", f"{metric.name} ({metric.mode})"
+        raise InvalidTuneSettings(f"warm_start: the search in {folder} went by {went}, this one goes by {goes}: their scores do not compare")
+    return SearchRecords(folder / "search").trials()
+
+
+def _raw(record: TrialRecord, space: SearchSpace, fixed: Mapping[str, Any]) -> RawProposal | None:
+    searched = {key: value for key, value in record.best_tuned.items() if key not in tuned_keys(space)}
+    if not all(key in fixed and same_value(fixed[key], value) for key, value in searched.items()):
+        return None
+    return raw_at(space, record.best_config)
