@@ -103,7 +103,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
     check_ensemble(call.ensemble_size, search)
     check_goal(search.settings, data.validation_metric)
-    search = plan_warm_start(search, data.validation_metric)
+    search = plan_warm_start(search, data.validation_metric, resuming)
     encoders = plan_encoders(data, search)
     check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)

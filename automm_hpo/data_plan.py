@@ -62,6 +62,8 @@ def plan_data(
         _check_tuning_data(valid.table, columns, label)
         if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
             valid = Split(valid.table.sample(max_num_tuning_data, random_state=seed), valid.folder)
+    weights = None if target.sample_weight is None else encode_weights(train[target.sample_weight])
+    problem = problem.scaled_to(train[label], weights)
     valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
     if why := undefined_on(validation_metric, problem, valid_target):
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")

@@ -229,7 +229,7 @@ class _Finish:
         # the loop wants to validate: these rows are learned from as well, and show no more than that it has not diverged
         few = self.valid.head(config.env.batch_size)
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
-        data = TrialData(rows, few, self.problem, harmless, few.target.numpy())
+        data = TrialData.of(rows, few, self.problem, harmless)
         device = pick_device(config.env)
         state = build_state(config, self.features, self.problem.num_outputs, self.plan.seed, device)
 
@@ -238,7 +238,7 @@ class _Finish:
 
         with gpu_kernels(config.env, device):
             if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
-                probed = TrialData(train, self.valid, self.problem, self.metric, self.valid.target.numpy())
+                probed = TrialData.of(train, self.valid, self.problem, self.metric)
                 start_from_probe(state, probed, config, self.cache, should_stop)
             state.is_probed = False  # its score is known
             *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)

@@ -98,8 +98,8 @@ def tune_objective(
     with problems.gather():
         searched = _metric(metric, mode, settings)
         check_scheduled_by(settings, searched.name, searched.mode)
+        warm_start = read_warm_start(settings, spaces, fixed, searched, resuming)
     problems.raise_any()
-    warm_start = read_warm_start(settings, spaces, fixed, searched)
 
     identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])
     if resuming:

@@ -95,7 +95,7 @@ class DataPlan:
         if not encoders.score_names:
             return encoders
         table, columns = self.train.table, encoders.text_columns
-        target = self.problem.encode(table[self.problem.label])
+        target = self.problem.standardise(self.problem.encode(table[self.problem.label]))
         return encoders.with_scorer(fit_ngrams(table, columns, target, self.weights(self.train), self.problem, seed, time_limit))
 
 

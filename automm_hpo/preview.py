@@ -91,9 +91,9 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
     search = plan.search
     if not search.space:
         return [({}, search.config)]
-    from .hpo.searchers import build_searcher
+    from .hpo.once import build_proposer
 
-    searcher = build_searcher(search.settings, search.space, plan.seed, search.first_points)
+    searcher = build_proposer(search.settings, search.space, plan.seed, search.first_points)
     known = search.num_trials if search.settings.searcher in BLIND else max(1, len(search.first_points))
     found = []
     for number in range(known):

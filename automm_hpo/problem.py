@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +29,7 @@ class Problem:
         class_labels: the classes in the order of the logits; empty for regression. JSON values of the label's own kind.
         label_dtype: the pandas dtype that predictions are given in; ``category`` keeps all classes as categories.
         ordered: whether a categorical label was ordered.
-        mean, sd: of a regression's training labels; the model sees ``(label - mean) / sd``.
+        mean, sd: of a regression's training labels (``scaled_to``); the model sees ``(label - mean) / sd``.
     """
 
     label: str
@@ -54,14 +54,14 @@ class Problem:
         return self.class_labels[1] if self.problem_type == "binary" else None
 
     def encode(self, labels: pd.Series) -> np.ndarray:
-        """Labels -> (N,) int64 class indices, or float32 standardised values.
+        """Labels -> (N,) int64 class indices, or the values as float64, by which metrics judge.
 
         Raises:
             InvalidData: a missing or infinite label, or a class that training did not have.
         """
         _check_labels(labels, self.label)
         if not self.is_classification:
-            return ((_as_floats(labels, self.label) - self.mean) / self.sd).astype(np.float32)
+            return _as_floats(labels, self.label)
         index = {_plain(value): i for i, value in enumerate(self.class_labels)}
         codes = labels.map(lambda value: index.get(_plain(value), -1)).to_numpy(dtype=np.int64)
         if (codes < 0).any():
@@ -73,6 +73,25 @@ class Problem:
                 f"Expected {known}. Drop these rows, or train with some of each class."
             )
         return codes
+
+    def scaled_to(self, labels: pd.Series, weights: np.ndarray | None) -> Self:
+        """A regression with the mean and deviation of its training rows.
+
+        Args:
+            weights: (N,) how much each counts; None: all alike.
+        """
+        if self.is_classification:
+            return self
+        values = _as_floats(labels, self.label)
+        largest = np.abs(values).max() or 1.0  # squares of tiny numbers would be 0
+        shares = values / largest
+        mean = np.average(shares, weights=weights)
+        sd = float(np.sqrt(np.average((shares - mean) ** 2, weights=weights)) * largest)
+        return replace(self, mean=float(mean * largest), sd=sd or 1.0)
+
+    def standardise(self, target: np.ndarray) -> np.ndarray:
+        """What a model learns to answer: (N,) class indices as they are, values as float32 of mean 0 and deviation 1 over the training rows."""
+        return target if self.is_classification else ((target - self.mean) / self.sd).astype(np.float32)
 
     def decode(self, predictions: np.ndarray, index: pd.Index) -> pd.Series:
         """(N,) class indices or values in the label's unit -> a Series in the label's own dtype."""
@@ -116,10 +135,8 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
         _refuse_numbers_as_text(kept.astype(object), label)
     problem_type = problem_type or inferred
     if problem_type == "regression":
-        values = _as_floats(labels, label)
         dtype = _dtype_name(labels.dtype) if pd.api.types.is_float_dtype(labels.dtype) else "float64"  # whole numbers are not predicted
-        largest = np.abs(values).max() or 1.0  # squares of tiny numbers would be 0
-        return Problem(label, problem_type, label_dtype=dtype, mean=float(values.mean()), sd=float((values / largest).std() * largest) or 1.0)
+        return Problem(label, problem_type, label_dtype=dtype).scaled_to(labels, None)
     if problem_type == "binary" and len(distinct) != 2:
         raise InvalidData(f"label column {label!r}: problem_type 'binary' expects 2 classes, got {len(distinct)}")
     if inferred == "regression" and len(distinct) > len(labels) / 2:

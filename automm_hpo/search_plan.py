@@ -76,13 +76,13 @@ def plan_search(
     return SearchPlan(config, fixed, space, settings, tuple(points))
 
 
-def plan_warm_start(search: SearchPlan, metric: Metric) -> SearchPlan:
+def plan_warm_start(search: SearchPlan, metric: Metric, resuming: bool) -> SearchPlan:
     """The search, told of earlier ones where it was given some.
 
     Raises:
         InvalidTuneSettings, NotSupported
     """
-    found = read_warm_start(search.settings, search.space, search.config.flat(), metric)
+    found = read_warm_start(search.settings, search.space, search.config.flat(), metric, resuming)
     return replace(search, warm_start=found, first_points=found.before(search.first_points))
 
 

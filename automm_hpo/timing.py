@@ -49,4 +49,4 @@ def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[C
         cache = rows.to(device)
         short = config.with_overrides({"optim.max_epochs": num_steps, "optim.max_steps": -1, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
         state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
-        yield short, state, TrialData(cache, cache, data.problem, data.validation_metric, cache.target.cpu().numpy())
+        yield short, state, TrialData.of(cache, cache, data.problem, data.validation_metric)

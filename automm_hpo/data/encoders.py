@@ -31,7 +31,7 @@ class EncodedTable:
 
     Attributes:
         images: (N, I); an empty string where there is none.
-        target: (N,) int64 classes or float32 values.
+        target: (N,) int64 classes or float64 values.
         numeric: (N, Dn) float32.
         categorical: (N, Dc) int64.
         tokens: tokenizer -> (N, longest + 1) int32.

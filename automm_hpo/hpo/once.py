@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 from ray.tune.search import Searcher
 
-from ..space import Point, RawProposal, grid_point, grid_size, point_of
-from .searchers import OwnSearcher
+from ..space import Point, RawProposal, SearchSpace, grid_point, grid_size, point_of
+from .job import is_tried_once
+from .searchers import OwnSearcher, Points, build_searcher
+from .settings import TuneSettings
 
 NUM_ASKED = 5  # times for one trial, while what a searcher proposes has been tried; then it is given a point that has not
 
@@ -30,6 +33,8 @@ class Once(OwnSearcher):
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
         for _ in range(NUM_ASKED):
             asked, proposal = self._ask(given)
+            if proposal is None and len(self.asked) == len(self.failed):
+                break  # it waits for a score, and nothing runs that could bring one
             if not isinstance(proposal, dict):
                 return proposal
             point = point_of(self.space, proposal)
@@ -65,3 +70,13 @@ class Once(OwnSearcher):
         self.scores[point] = score
         for name in (asked, *self.waiting.pop(point, ())):
             self.inner._tell(name, score)
+
+
+def build_proposer(settings: TuneSettings, space: SearchSpace, seed: int, first_points: Points, *earlier: Any) -> OwnSearcher:
+    """What proposes the trials of a search.
+
+    Args:
+        earlier: see ``build_searcher``.
+    """
+    searcher = build_searcher(settings, space, seed, first_points, *earlier)
+    return Once(searcher) if is_tried_once(settings, space) else searcher

@@ -36,7 +36,6 @@ class RecordingSearcher(Searcher):
         self.num_recorded, self.num_proposed = len(self.records), 0
         self.failed: set[str] = set()
         self.last: dict[str, dict[str, Any]] = {}  # results of trials that have not ended
-        self.exhausted = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles what it may restore from; we resume from our own records
@@ -49,10 +48,7 @@ class RecordingSearcher(Searcher):
         if self.monitor.over or self.monitor.ending or (self.deadline is not None and time.time() > self.deadline and not repeats):
             return Searcher.FINISHED
         raw = self.inner.suggest(trial_id)
-        if raw is None:
-            return None
-        if raw == Searcher.FINISHED:
-            self.exhausted = True
+        if raw is None or raw == Searcher.FINISHED:
             return raw
         if repeats:
             record = self.records.folder_of(self.num_proposed).read()

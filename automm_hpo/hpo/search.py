@@ -15,12 +15,11 @@ from ray import tune
 
 from ..training.result import EpochResult
 from .cluster import check_nodes
-from .job import SearchJob, is_tried_once
+from .job import SearchJob
 from .monitor import SearchMonitor
-from .once import Once
+from .once import build_proposer
 from .recording import RecordingSearcher
 from .schedulers import build_scheduler
-from .searchers import build_searcher
 from .settings import check_resources
 from .trainable import FAILED, HOPELESS, RESULT, TrialRunner
 from .trial import TrialTask
@@ -30,15 +29,12 @@ RAY_FILES = "automm_hpo_ray_"  # in the temporary folder, with the driver's pid
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
 
-def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> bool:
+def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
     """Runs the trials that are not on record, on the running Ray; those on record are reported to searcher and scheduler again.
 
     Args:
         monitor: has taken note of what earlier sessions left.
         available: the cluster's resources.
-
-    Returns:
-        Whether all there was to try has been proposed.
     """
     settings = job.settings
     check_resources(settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)})
@@ -48,10 +44,8 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
     recorded = [dict(record.raw) for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
-    inner = build_searcher(settings, job.space, job.seed, first_points, job.known, len(recorded))
-    if is_tried_once(settings, job.space):
-        inner = Once(inner)
-    searcher = RecordingSearcher(inner, job, monitor, task.deadline)
+    proposer = build_proposer(settings, job.space, job.seed, first_points, job.known, len(recorded))
+    searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid())
     runner = tune.with_parameters(TrialRunner, task=task, num_threads=settings.num_threads, metric=job.metric, driver=driver)
@@ -80,7 +74,6 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
         ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
-    return searcher.exhausted or searcher.num_proposed >= job.num_trials
 
 
 class NoReporter(tune.ProgressReporter):

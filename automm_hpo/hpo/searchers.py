@@ -155,10 +155,13 @@ class QmcSearcher(OwnSearcher):
         super().__init__(space, args, seed, first_points)
         sequence = {"sobol": qmc.Sobol, "halton": qmc.Halton}[args.get("qmc_type", "sobol")]
         self.sequence = sequence(len(plain_spaces(space, "qmc")), scramble=args.get("scramble", True), rng=seed)
+        self.places: list[list[float]] = []  # so much of the sequence as has been drawn
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal:
-        places = iter(self.sequence.random()[0].tolist())
-        return propose(self.space, lambda path, space: from_cube(space, next(places))) if given is None else given
+        while len(self.places) <= self.num_proposed:  # asked twice for a trial, it says the same twice
+            self.places += self.sequence.random().tolist()
+        place = iter(self.places[self.num_proposed])
+        return propose(self.space, lambda path, space: from_cube(space, next(place))) if given is None else given
 
 
 class OptunaSearcher(OwnSearcher):
@@ -438,22 +441,27 @@ def build_searcher(
     num_earlier = len(known) + num_recorded
     if num_earlier and settings.searcher not in BLIND:  # those go by the number of the trial
         seed = int(np.random.SeedSequence([seed, num_earlier]).generate_state(1)[0])
-    built = _build(settings.searcher, num_earlier > 0)(space, settings.searcher_init_args, seed, [*(raw for raw, _ in known), *first_points])
+    built = _build(settings.searcher, space, num_earlier)(space, settings.searcher_init_args, seed, [*(raw for raw, _ in known), *first_points])
     built.learn([score for _, score in known])
     return built
 
 
-def _build(searcher: Any, goes_on: bool) -> Callable[[SearchSpace, Args, int, Points], OwnSearcher]:
+def _build(searcher: Any, space: SearchSpace, num_earlier: int) -> Callable[[SearchSpace, Args, int, Points], OwnSearcher]:
     if isinstance(searcher, str):
         return SEARCHERS[searcher]
     if is_sampler(searcher):
-        return functools.partial(OptunaSearcher, build=lambda args, seed: _copied(searcher, goes_on))
+        return functools.partial(OptunaSearcher, build=lambda args, seed: _own_sampler(searcher, space, num_earlier))
     return functools.partial(RaySearcher, searcher=searcher)
 
 
-def _copied(sampler: Any, goes_on: bool) -> Any:
-    """A sampler of the user's, which is not changed; one that goes on draws other numbers than at first, whatever its seed."""
+def _own_sampler(sampler: Any, space: SearchSpace, num_earlier: int) -> Any:
+    """A copy of the user's sampler, which is not changed. It has a seed of its own, and so draws first what it drew for earlier trials."""
+    import optuna
+
     sampler = copy.deepcopy(sampler)
-    if goes_on:
-        sampler.reseed_rng()
+    earlier = optuna.create_study(sampler=sampler)
+    earlier.stop = lambda: None  # type: ignore[method-assign]
+    for _ in range(num_earlier):
+        trial = earlier.ask()
+        propose(space, functools.partial(_ask_optuna, trial))
     return sampler

@@ -134,8 +134,7 @@ def restore_state(path: Path, state: TrainState, config: Config) -> None:
 def load_trial_data(search_folder: Path, config: Config, problem: Problem, metric: Metric) -> TrialData:
     device = find_device(config.env)
     train, valid = _open_split(search_folder, "train", device), _open_split(search_folder, "valid", device)
-    target = valid.target.cpu().numpy()
-    return TrialData(train, valid, problem, metric, target)
+    return TrialData.of(train, valid, problem, metric)
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptFile, InvalidTuneSettings, NotSupported
+from ..errors import InvalidTuneSettings, NotSupported
 from ..metrics import Metric, stored_metric
 from ..space import RawProposal, SearchSpace, raw_at, tuned_keys
 from ..space.kinds import same_value
 from .job import takes_first_points
 from .records import SearchRecords, TrialRecord
 from .searcher_args import BLIND
-from .session import read_identity
+from .session import is_search, read_identity
 from .settings import TuneSettings
 
 
@@ -41,13 +41,14 @@ class WarmStart:
         return f"warm start: {len(self.trials):,} earlier trials are known{others}; the best of them is the first to be tried"
 
 
-def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[str, Any], metric: Metric) -> WarmStart:
+def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[str, Any], metric: Metric, resuming: bool) -> WarmStart:
     """The trials of ``settings.warm_start``'s searches that say something of this one.
 
     A trial lies in the space if its hyperparameters do, and if those that were searched then and are fixed now had these values.
 
     Args:
         fixed: the hyperparameters that do not vary, by dotted key.
+        resuming: this search has begun; what it began with may be there no more.
 
     Raises:
         InvalidTuneSettings: a folder holds no search, or one by another metric; no trial lies in the space; the searcher learns from none.
@@ -61,19 +62,18 @@ def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[s
         )
     if not takes_first_points(settings):
         raise NotSupported(f"warm_start: {type(settings.searcher).__name__} cannot be told of earlier trials; give a searcher by its name")
-    scored = [record for folder in settings.warm_start for record in _trials(Path(folder), metric) if record.best]
+    folders = [Path(folder) for folder in settings.warm_start if not resuming or is_search(Path(folder) / "search")]
+    scored = [record for folder in folders for record in _trials(folder, metric) if record.best]
     known = [(raw, record.best.score) for record in scored if record.best and (raw := _raw(record, space, fixed)) is not None]
-    if not known:
-        folders = ", ".join(settings.warm_start)
-        raise InvalidTuneSettings(f"warm_start: {folders}: none of its {len(scored):,} scored trials lies in this search space")
+    if not known and not resuming:
+        raise InvalidTuneSettings(f"warm_start: {', '.join(settings.warm_start)}: none of its {len(scored):,} scored trials lies in this search space")
     return WarmStart(tuple(sorted(known, key=lambda trial: -trial[1])), len(scored) - len(known))
 
 
 def _trials(folder: Path, metric: Metric) -> list[TrialRecord]:
-    try:
-        identity = read_identity(folder / "search")
-    except (CorruptFile, OSError):
-        raise InvalidTuneSettings(f"warm_start: {folder} holds no search; expected the save_path of an earlier one") from None
+    if not is_search(folder / "search"):
+        raise InvalidTuneSettings(f"warm_start: {folder} holds no search; expected the save_path of an earlier one")
+    identity = read_identity(folder / "search")
     if identity.call.get("kind") == "objective":
         name, mode = identity.call["metric"], identity.call["mode"]
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ..config import Env
 from ..data.batch import Batch, TensorCache, batches
-from ..errors import InvalidHyperparameter
+from ..errors import InvalidArgument, InvalidHyperparameter
 from ..metrics import Metric, compute_scorer
 from ..models import TableModel
 from ..problem import Problem
@@ -143,27 +143,31 @@ def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, targe
     Args:
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
+
+    Raises:
+        InvalidArgument: it is a scorer of scikit-learn's, and refuses these predictions.
     """
-    if metric.needs == "scorer" and problem.is_classification:
-        return compute_scorer(metric, target, logits.argmax(1).numpy(), probabilities(logits), problem.class_labels)
+    if not problem.is_classification:
+        return compute_scorer(metric, target, values(problem, logits))
     if metric.needs == "scorer":
-        return compute_scorer(metric, target.astype(np.float64) * problem.sd + problem.mean, values(problem, logits))
-    if metric.needs == "values":
-        return metric.compute(target.astype(np.float64) * problem.sd + problem.mean, values(problem, logits))
+        return compute_scorer(metric, target, logits.argmax(1).numpy(), probabilities(logits), problem.class_labels)
     if metric.needs == "classes":
         return metric.compute(target, logits.argmax(1).numpy())
     return metric.compute(target, probabilities(logits))
 
 
 def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> Validation:
-    """Judges the predictions of validation rows; those that are not finite are the worst there can be.
+    """Judges the predictions of validation rows; those that are not finite, or that the metric refuses, are the worst there can be.
 
     Args:
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
     """
-    value = compute_metric(metric, problem, logits, target) if bool(logits.isfinite().all()) else math.nan
-    return Validation(logits, value, metric.score(value), float(loss_function(problem, logits, torch.from_numpy(target))))
+    value = math.nan
+    if bool(logits.isfinite().all()):
+        with suppress(InvalidArgument):  # a negative one, say, of which there is no logarithm; what it makes of others was tried before the start
+            value = compute_metric(metric, problem, logits, target)
+    return Validation(logits, value, metric.score(value), float(loss_function(problem, logits, torch.from_numpy(problem.standardise(target)))))
 
 
 def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:
@@ -171,9 +175,15 @@ def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:
 
     Args:
         target: (N,) as ``Problem.encode`` gives it.
+
+    Raises:
+        InvalidArgument: it is a scorer of scikit-learn's, and refuses them.
     """
-    logits = torch.randn(len(target), problem.num_outputs, generator=torch.Generator().manual_seed(0))
-    if math.isfinite(compute_metric(metric, problem, logits, target)):
+    if problem.is_classification:
+        found = compute_metric(metric, problem, torch.randn(len(target), problem.num_outputs, generator=torch.Generator().manual_seed(0)), target)
+    else:
+        found = compute_scorer(metric, target, np.roll(target, 1))  # values that occur: some metrics take positive ones only
+    if math.isfinite(found):
         return ""
     distinct = np.unique(target)
     return f"all have the same label, {problem.class_labels[distinct[0]]!r}" if problem.is_classification and len(distinct) == 1 else "too few or too alike"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -52,4 +53,17 @@ class TrialData:
     valid: TensorCache
     problem: Problem
     metric: Metric
-    valid_target: np.ndarray = field(repr=False)  # (N,) on the CPU, for the metric
+    valid_target: np.ndarray = field(repr=False)  # (N,) on the CPU, as ``Problem.encode`` gives it, for the metric
+
+    @classmethod
+    def of(cls, train: TensorCache, valid: TensorCache, problem: Problem, metric: Metric) -> Self:
+        """Of splits whose targets are as ``Problem.encode`` gives them."""
+        target = valid.target.cpu().numpy()
+        return cls(_standardised(train, problem), _standardised(valid, problem), problem, metric, target)
+
+
+def _standardised(split: TensorCache, problem: Problem) -> TensorCache:
+    if problem.is_classification:
+        return split
+    target = torch.from_numpy(problem.standardise(split.target.cpu().numpy()))
+    return replace(split, target=target.to(split.target.device))
