@@ -23,7 +23,7 @@ from .data.batch import Batch, TensorCache
 from .data.columns import ColumnTypes
 from .data.encoders import Encoders
 from .data.features import Features
-from .errors import NotAPredictor
+from .errors import CorruptFile, NotAPredictor
 from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
 from .metrics import stored_metric
 from .models import TableModel, build_model
@@ -203,6 +203,14 @@ def load_artifact(folder: Path) -> Artifact:
     for number, member in enumerate(artifact.members):
         load_weights(member.model, places[weights_name(number)])
     return artifact
+
+
+def load_summary(folder: Path) -> Mapping[str, Any]:
+    """What ``fit_summary`` of the predictor in a folder says; empty where there is none, or it is damaged."""
+    try:
+        return dict(read_json(_places(folder)[PREDICTOR])["summary"])
+    except (CorruptFile, NotAPredictor, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem) -> Member:

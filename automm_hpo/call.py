@@ -107,9 +107,11 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     encoders = plan_encoders(data, search)
     check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)
-    check_quota(search, data.problem, encoders.features)
+    check_quota(search, data.problem, encoders.features, call.ensemble_size)
     after, seed = {"ensemble_size": call.ensemble_size, "refit": call.refit}, int(call.seed)
-    again = {**numbers, **after, "presets": call.presets, "column_types": call.column_types} | stored_search(search, tune_kwargs, data)
+    again = {**numbers, **after, "presets": call.presets, "tracking": call.tracking, "column_types": call.column_types} | stored_search(
+        search, tune_kwargs, data
+    )
     identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen_resolution(search)}, after)
     if stored is not None:
         check_resumable(search.settings)

@@ -11,10 +11,10 @@ from .hpo.cluster import known_resources
 from .hpo.job import check_scheduled_by
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.scheduler_args import WAITING
-from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, local_resources
+from .hpo.settings import TuneSettings, local_resources
 from .hpo.trial import NUM_STATES
 from .metrics import Metric
-from .models import MODEL_KEYS, build_model, check_model, used_models
+from .models import MODEL_KEYS, build_model, check_model, used_groups
 from .plan import SearchPlan
 from .problem import Problem
 from .space import tuned_keys
@@ -88,15 +88,13 @@ IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
 
 def idle_keys(search: SearchPlan, features: Features) -> dict[str, str]:
     """Hyperparameters that are searched and change nothing in any trial -> why; those that a preset added are not the user's affair."""
-    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
-    used = {name for config in configs for name in used_models(config, features)}
-    fused = any(len(used_models(config, features)) > 1 for config in configs)
+    used = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
     found: dict[str, str] = {}
     for key in tuned_keys(search.space):
         group = key.split(".")[1]
         if key in search.added:
             continue
-        if key.startswith("model.") and group not in ("names", *used) and not (group == "fusion_mlp" and fused):
+        if key.startswith("model.") and group not in ("names", *used):
             found[key] = f"{group} is not used"
         for begins, (decides, serves, why) in IDLE.items():
             if key.startswith(begins) and key != decides and not any(map(serves, values_of(decides, search.config, search.space))):
@@ -127,7 +125,7 @@ def num_parallel(search: SearchPlan) -> int:
     return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
 
 
-def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool = False) -> int:
+def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool, ensemble_size: int) -> int:
     """The most that checkpoints can take at a time.
 
     Args:
@@ -138,7 +136,7 @@ def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool 
     state = (3 if averaged else 2) * weights
     kept_live = slots if settings.scheduler not in WAITING else settings.num_trials or slots  # paused trials keep their state too
     running = kept_live * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * state)
-    ended = (settings.keep_trials or DEFAULT_KEEP_TRIALS) + settings.num_to_keep  # the best one keeps several epochs, for their average
+    ended = settings.num_kept(ensemble_size) + settings.num_to_keep  # the best one keeps several epochs, for their average
     return running + ended * weights
 
 
@@ -147,7 +145,7 @@ def is_averaged(search: SearchPlan) -> bool:
     return any(values_of("optim.ema_decay", search.config, search.space))
 
 
-def check_quota(search: SearchPlan, problem: Problem, features: Features) -> None:
+def check_quota(search: SearchPlan, problem: Problem, features: Features, ensemble_size: int) -> None:
     """Refuses a search that could need more room for checkpoints than it is allowed.
 
     Raises:
@@ -158,7 +156,7 @@ def check_quota(search: SearchPlan, problem: Problem, features: Features) -> Non
         return
     models = [build_model(config, features, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
     weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
-    peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search)) / 1e6
+    peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search), ensemble_size) / 1e6
     if peak > quota:
         raise InvalidTuneSettings(
             f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak:.0f} MB ({num_parallel(search)} trials at a time, "

@@ -317,7 +317,7 @@ class Optim(Section):
     head starts from it (Kumar et al. 2022, arXiv:2202.10054). Its score is epoch 0 of the trial: an answer within seconds, and what training
     must beat. Of several models the features stand side by side, with the table's columns. ``auto``: on where one is pretrained, up to 20,000 rows."""
     label_smoothing: Annotated[Fraction, Live()] = 0.0
-    """Probability mass spread evenly over the classes (cross entropy only)."""
+    """Probability mass spread evenly over the classes (cross entropy and focal loss)."""
     class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None
     """How much a row of each class counts in the loss, in the order of ``class_labels``. ``balanced``: the rarer the class, the more.
     Scaled so that the training rows count 1 on average; multiplies ``sample_weight``."""

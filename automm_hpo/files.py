@@ -14,6 +14,15 @@ from .errors import CorruptFile
 MANIFEST = "MANIFEST.json"
 
 
+def is_json(value: Any) -> bool:
+    """Whether JSON can hold it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def write_json(path: Path, value: Any, sync: bool = True) -> None:
     """``write_text`` of a value as JSON."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False), sync)

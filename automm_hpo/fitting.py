@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import __version__
-from .artifact import Artifact, Member, load_artifact, save_artifact
+from .artifact import Artifact, Member, load_artifact, load_summary, save_artifact
 from .checks import idle_keys
 from .config import Config
 from .data.cache import store_caches
@@ -25,10 +25,9 @@ from .hpo.job import SearchJob, search_line
 from .hpo.progress import Progress
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.records import SearchRecords, TrialRecord
-from .hpo.settings import DEFAULT_KEEP_TRIALS
 from .hpo.table import value_text
 from .hpo.training import Training, splits_closed
-from .models import MODEL_KEYS, build_model, used_models
+from .models import MODEL_KEYS, build_model, used_groups
 from .packing import plan_gpu_share
 from .plan import FitPlan
 from .problem import Problem
@@ -72,7 +71,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 cluster,
                 available,
                 trials_end=None if last_commit is None else last_commit - reserved,
-                keep_trials=settings.keep_trials or max(DEFAULT_KEEP_TRIALS, plan.ensemble_size),
+                keep_trials=settings.num_kept(plan.ensemble_size),
                 keep_epochs=kept_epochs(plan.search),
             )
             best, artifact = _commit_best(plan, session.records, session.progress, started)
@@ -149,7 +148,8 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
 def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
     """Makes the best so far the predictor of the plan's folder; of a whole search and of an interrupted one alike."""
     best, artifact = _best_artifact(plan, records, progress)
-    artifact = artifact.with_summary(training_time=round(time.time() - started, 2))
+    earlier = load_summary(plan.path).get("training_time", 0.0) if plan.resuming else 0.0
+    artifact = artifact.with_summary(training_time=round(earlier + time.time() - started, 2))
     save_artifact(artifact, plan.path)
     return best, artifact
 
@@ -235,7 +235,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
     )
     for line in data.columns.lines():
         progress.say(f"  {line}")
-    models, fixed = used_models(search.config, plan.encoders.features), search.config.flat()
+    models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()
     chosen = {key: fixed[key] for key in search.added if key not in search.space and _concerns(key, models)}
     if chosen:
         progress.say("chosen for these data: " + ", ".join(f"{key}={value_text(value)}" for key, value in chosen.items()))
@@ -254,7 +254,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
 def _told(plan: FitPlan) -> dict[str, Any]:
     """What MLflow is told of a search: the hyperparameters of all that it may use, those that it tunes by their space."""
     search = plan.search
-    models = {name for config in candidate_configs(search.config, search.space, MODEL_KEYS) for name in used_models(config, plan.encoders.features)}
+    models = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), plan.encoders.features)
     tuned = tuned_keys(search.space)
     return {key: value for key, value in search.config.flat().items() if key not in tuned and _concerns(key, models)} | dict(search.space)
 

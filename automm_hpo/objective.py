@@ -17,7 +17,7 @@ from .hpo.objective import Objective, check_objective, function_of, sent_by_valu
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.records import SearchRecords
 from .hpo.session import SearchIdentity, check_same_search, read_identity
-from .hpo.settings import DEFAULT_KEEP_TRIALS, TuneSettings, check_resources, parse_tune_settings
+from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
 from .hpo.warm_start import read_warm_start
 from .metrics import Metric
 from .results import SearchResults
@@ -134,7 +134,7 @@ def tune_objective(
                 known=warm_start.trials,
             )
             trials_end = trials_deadline(deadline, with_ray=True)
-            interruption = session.run(run, job, cluster, available, trials_end, settings.keep_trials or DEFAULT_KEEP_TRIALS)
+            interruption = session.run(run, job, cluster, available, trials_end, settings.num_kept())
             session.close(interruption, session.records.best())
     session.say_goodbye(f"saved in {folder}")
     interruption.reraise()
@@ -158,5 +158,6 @@ def _identity(
     """The objective goes by its name: its code may be mended between two sessions."""
     stated, limits = limits_of(settings)
     named = {"objective": function_of(objective).__qualname__, "metric": metric.name, "mode": metric.mode}
-    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **{key: text_of(value) for key, value in fixed.items()}, **describe_space(spaces)}
+    own = {f"space/{key}": text for key, text in ({key: text_of(value) for key, value in fixed.items()} | describe_space(spaces)).items()}
+    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **own}
     return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": metric.mode})

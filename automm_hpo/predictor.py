@@ -344,7 +344,7 @@ class MultiModalPredictor:
         """Copies the predictor and the records of its search to another folder, without the single trials' weights.
 
         Raises:
-            SavePathExists: the folder holds files that are not a predictor's.
+            SavePathExists: the folder holds files that are not a predictor's, or another search with its trials' weights, which would be lost.
         """
         artifact, target = self._fitted, absolute_path(path, "path")
         source = self._folder / "search"
@@ -354,7 +354,7 @@ class MultiModalPredictor:
             return
         if target.resolve().is_relative_to(source.resolve()):
             raise InvalidArgument(f"path: {target} lies inside the predictor that is to be copied")
-        if not is_predictor(target):
+        if not is_predictor(target) or any((target / "search").glob("trials/*/checkpoints/*")):
             check_unused(target, "path")
         save_artifact(artifact, target)
         shutil.rmtree(target / "search", ignore_errors=True)

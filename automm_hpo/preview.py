@@ -27,7 +27,7 @@ TIMED_STEPS = 3  # the first of them warms up
 
 @dataclass(frozen=True)
 class Preview:
-    """What would run, and what it would take at most: no scheduler stops anything, no trial loses patience.
+    """What would run, and about what it would take if no scheduler stopped anything and no trial lost patience.
 
     Attributes:
         trials: a row for each trial that is known beforehand, with its tuned values, ``epochs`` and estimated ``seconds``.
@@ -49,8 +49,8 @@ class Preview:
     def summary(self) -> str:
         known = f"{len(self.trials)} of them known beforehand" if len(self.trials) < self.num_trials else "all known beforehand"
         return (
-            f"{self.num_trials} trials ({known}), {self.num_parallel} at a time: at most {_duration(self.seconds)} of training, starting up not counted, "
-            f"checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
+            f"{self.num_trials} trials ({known}), {self.num_parallel} at a time: about {_duration(self.seconds)} of training if none is stopped, "
+            f"starting up not counted, checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
         )
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ def _preview(plan: FitPlan) -> Preview:
     mean_seconds = float(trials["seconds"].mean())
     rounds = math.ceil(search.num_trials / slots)
     weights = max(size for _, size in costs.values())
-    peak = peak_bytes(search.settings, slots, weights, is_averaged(search))
+    peak = peak_bytes(search.settings, slots, weights, is_averaged(search), plan.ensemble_size)
     return Preview(trials, search.num_trials, slots, mean_seconds * rounds, peak, plan.path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +70,12 @@ class SearchResults:
             was reported; where that has the name of one of these, as ``reported/<name>``.
         """
         columns = ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds"]
-        unknown = ("train_loss", "valid_loss", "lr")  # of an objective, unless it reports them
         rows, reported = [], dict[str, None]()
         for record in self.trials:
             for result in record.results:
-                own = {key: value for key, value in asdict(result).items() if key in columns and not (key in unknown and key in result.extra)}
-                also = {f"reported/{key}" if key in columns and key not in unknown else key: value for key, value in result.extra.items()}
-                rows.append({**also, **own, "trial": record.number})
-                reported |= dict.fromkeys(key for key in also if key not in columns)
+                row = result.named(columns[1:], taken=columns[:1])
+                rows.append({**row, "trial": record.number})
+                reported |= dict.fromkeys(key for key in row if key not in columns)
         return pd.DataFrame(rows, columns=[*columns, *reported])
 
     def failures(self) -> pd.DataFrame:

@@ -106,8 +106,8 @@ class MlflowTracker:
             best: the winning trial's record.
             deadline: time.time() after which it waits two seconds at most.
         """
-        self._jobs.put(None)
         self._ending = (status, best)
+        self._jobs.put(None)
         timeout = CLOSE_TIMEOUT if deadline is None else min(CLOSE_TIMEOUT, max(2.0, deadline - time.time()))
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -118,11 +118,11 @@ class MlflowTracker:
 
     def _values(self, result: Any) -> dict[str, float]:
         names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
-        return {name: getattr(result, name) for name in names} | {self._metric: result.metric} | dict(result.extra)
+        return {self._metric: result.metric} | result.named(names)
 
     def _best_values(self, best: Any) -> dict[str, float]:
         """A metric that is logged epoch by epoch shows its last value in MLflow's tables; trials are ranked by these."""
-        return {"best_score": best.score, "best_metric": best.metric, f"best_{self._metric}": best.metric, "best_epoch": best.epoch}
+        return {f"best_{self._metric}": best.metric, "best_score": best.score, "best_metric": best.metric, "best_epoch": best.epoch}
 
     # everything below runs on the thread
 
@@ -172,7 +172,6 @@ class MlflowTracker:
     def _open_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
         """The run that an earlier session noted, running again where it is still there; else a new one."""
         import mlflow
-        from mlflow.entities import Param
 
         if note.exists():
             run_id = read_json(note)["run_id"]
@@ -183,7 +182,7 @@ class MlflowTracker:
             except mlflow.MlflowException:  # another server, or a database that is gone
                 pass
         run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
-        self._client.log_batch(run_id, params=[Param(_name(key), str(value)[:6000]) for key, value in params.items()])
+        self._log_params(run_id, params)
         write_json(note, {"run_id": run_id, "uri": self._client.tracking_uri})
         return run_id
 
@@ -203,6 +202,11 @@ class MlflowTracker:
         if record.has_ended:
             self._end_trial(record)
 
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(run_id, params=[Param(_name(key), str(value)[:6000]) for key, value in params.items()])
+
     def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int, timestamp: int) -> None:
         from mlflow.entities import Metric
 
@@ -215,6 +219,8 @@ class MlflowTracker:
         run_id = self._runs.pop(record.number)
         if record.best:
             self._log_metrics(run_id, self._best_values(record.best), 0, _now())
+            changed = {key: value for key, value in record.best_tuned.items() if value != record.segments[0].tuned.get(key)}
+            self._log_params(run_id, {f"best/{key}": value for key, value in changed.items()})  # a parameter keeps what it was at first
         for tag, value in (("automm_hpo.status", record.status), ("automm_hpo.reason", record.reason)):
             self._client.set_tag(run_id, tag, value)
         self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])

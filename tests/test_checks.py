@@ -3,8 +3,10 @@
 import pytest
 from ray import tune
 
-from automm_hpo.checks import idle_keys
+from automm_hpo.checks import idle_keys, peak_bytes
 from automm_hpo.data.features import Features
+from automm_hpo.hpo.settings import TuneSettings
+from automm_hpo.models import used_groups
 from automm_hpo.search_plan import plan_search
 
 TABLE = Features(numeric=("a", "b"))
@@ -32,3 +34,15 @@ LR = tune.loguniform(1e-4, 1e-2)
 )
 def test_what_is_searched_in_vain(given, expected):
     assert idle_keys(plan_search([given], {"searcher": "random"}), TABLE) == expected
+
+
+def test_an_ensembles_trials_keep_their_weights_and_count():
+    settings = TuneSettings(num_to_keep=1)
+    assert peak_bytes(settings, 1, 100, False, 10) - peak_bytes(settings, 1, 100, False, 1) == (10 - 3) * 100
+    assert TuneSettings(keep_trials=2).num_kept(10) == 2
+
+
+def test_what_brings_models_together_has_a_say_where_there_are_several():
+    config = plan_search([{"model.names": ["real_mlp", "ft_transformer", "fusion_mlp"]}], None).config
+    assert used_groups([config], TABLE) == {"real_mlp", "ft_transformer", "fusion_mlp"}
+    assert "fusion_mlp" not in used_groups([plan_search([{}], None).config], TABLE)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,8 @@ def test_population_based_training_takes_over_the_better_states():
             assert result.extra["steps"] == result.epoch
     with pytest.raises(errors.InvalidTuneSettings, match="PBT changes the tuned hyperparameters while a model trains"):
         search(falling, {"x": tune.uniform(0, 1)}, scheduler="PBT", save_path="other")
+    with pytest.raises(errors.InvalidTuneSettings, match="PBT writes down what it changes, and options of f are no numbers"):
+        search(Falling, {"f": tune.choice([abs, len])}, scheduler="PBT", max_epochs=4, save_path="other")
 
 
 def test_a_killed_process_is_replaced_and_the_trial_goes_on_from_its_state(tmp_path):
@@ -202,6 +205,42 @@ def test_a_goal_ends_the_search():
     assert found.best.tuned["x"] == 2
     assert len(found) <= 5
     assert len(search(objective, space, "grid", num_trials=8, kwargs=limits)) == len(found)  # a second call has nothing to do
+
+
+def test_a_goal_that_is_tightened_lets_trials_go_on():
+    def objective(config):
+        for epoch in range(1, 51):
+            time.sleep(0.02)
+            yield {"loss": 1 / epoch}
+
+    limits = {"max_concurrent_trials": 1}
+    first = search(objective, num_trials=1, kwargs={"goal": 0.5} | limits)
+    assert [(record.status, record.reason) for record in first.trials] == [("STOPPED", "goal reached")]
+    assert first.trials[0].epochs < 30
+    assert search(objective, num_trials=1, kwargs={"goal": 0.5} | limits).trials[0].epochs == first.trials[0].epochs
+    again = search(objective, num_trials=1, kwargs={"goal": 1 / 40} | limits)
+    assert again.trials[0].reason == "goal reached" and again.trials[0].metric <= 1 / 40
+
+
+def test_a_trial_that_goes_on_and_fails_has_its_last_reason():
+    def first(config):
+        raise MemoryError("at first")
+
+    def second(config):
+        raise KeyError("and then")
+
+    second.__qualname__ = first.__qualname__  # mended meanwhile
+    for function, expected in [(first, "MemoryError"), (second, "KeyError")]:
+        with pytest.raises(errors.AllTrialsFailed, match=expected):
+            search(function, {"x": tune.choice([1, 2])}, num_trials=1)
+        TrialFolder(Path("run/search"), 0).write(replace(TrialFolder(Path("run/search"), 0).read(), status="RUNNING"))  # as after a kill
+
+
+def test_the_users_names_are_not_the_searchs():
+    space = {"x": tune.uniform(0, 1), "searcher": "random", "seed": 99}
+    search(lambda config: config["x"], space, "bayes", num_trials=1, metric="loss")
+    with pytest.raises(errors.SearchMismatch, match="searcher: was 'bayes', is 'random'"):
+        search(lambda config: config["x"], {**space, "searcher": "bayes"}, "random", num_trials=1, metric="loss")
 
 
 def test_too_many_failures_end_the_search_and_a_trial_has_its_own_time_limit():

@@ -12,7 +12,7 @@ import pytest
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data.split import train_valid_split
-from automm_hpo.errors import InvalidArgument, NotAPredictor, NotSupported, SearchMismatch
+from automm_hpo.errors import InvalidArgument, NotAPredictor, NotSupported, SavePathExists, SearchMismatch
 from automm_hpo.problem import infer_problem
 
 
@@ -245,6 +245,8 @@ def test_what_goes_on_by_its_folder_alone_goes_on_again(small, here, fast):
     for other in ({"save_path": here / "other"}, {"resume": False}):
         with pytest.raises(ValueError, match="make a new one for another fit"):
             predictor.fit(small[0].head(60), tracking=None, **other)
+    MultiModalPredictor.load(here / "run", resume=True, verbosity=0).fit(small[0].head(60))
+    assert not list(here.glob("mlflow*"))  # it began without
 
 
 def test_a_reused_folder_holds_the_new_data(small, here, fast):
@@ -271,6 +273,30 @@ def test_saving_a_predictor_onto_itself_loses_nothing(small, here, fast, spellin
     else:
         predictor.save(here / spelling)
     assert len(MultiModalPredictor.load(here / "run").leaderboard()) == 1
+
+
+def test_saving_over_another_search_loses_none(small, here, fast):
+    one = {"optim.max_epochs": 1}
+    predictor = quick_fit(small[0].head(60), here, fast | one)
+    MultiModalPredictor("label", verbosity=0).fit(small[0].head(50), hyperparameters=fast | one, save_path=here / "other", tracking=None)
+    with pytest.raises(SavePathExists, match="other already holds a predictor or a search"):
+        predictor.save(here / "other")
+    MultiModalPredictor.load(here / "other").load_trial(0)
+    for _ in range(2):  # a copy has no trials' weights, and may be replaced
+        predictor.save(here / "copy")
+
+
+def test_the_scale_of_a_regression_is_the_training_rows(here, fast):
+    table = pd.DataFrame({"x": np.arange(100.0), "y": np.arange(100.0) * 3})
+    train, held_out = table.head(80), table.tail(20).assign(y=1e6)
+    predictor = MultiModalPredictor("y", "regression", verbosity=0)
+    predictor.fit(train, tuning_data=held_out, hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "run", tracking=None)
+    assert predictor._fitted.problem.mean == pytest.approx(train["y"].mean())
+    predictor = MultiModalPredictor("y", "regression", verbosity=0)
+    whole = pd.concat([train, held_out], ignore_index=True)
+    predictor.fit(whole, hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "held", tracking=None, seed=3)
+    trained, _ = train_valid_split(whole, predictor._fitted.problem, None, 3)
+    assert predictor._fitted.problem.mean == pytest.approx(trained["y"].mean())
 
 
 def test_an_interrupt_keeps_the_best_so_far(small, here, fast, monkeypatch):

@@ -30,7 +30,7 @@ def test_prices_are_no_classes(written):
 
 def test_tiny_numbers_have_a_scale():
     problem = infer_problem(Series([1e-200, 2e-200, 3.5e-200]), "y")
-    assert problem.encode(Series([2e-200, 3e-200])).tolist() == pytest.approx([-0.16, 0.81], abs=0.01)
+    assert problem.standardise(problem.encode(Series([2e-200, 3e-200]))).tolist() == pytest.approx([-0.16, 0.81], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,13 @@ def test_a_dtype_that_has_no_name_comes_back_as_objects():
 def test_regression_is_standardised_and_comes_back(labels):
     problem = stored(infer_problem(labels, "label"))
     assert (problem.problem_type, problem.class_labels, problem.num_outputs) == ("regression", (), 1)
-    encoded = problem.encode(labels)
-    assert encoded.dtype == np.float32
-    assert encoded.mean() == pytest.approx(0, abs=1e-6)
-    assert encoded.std() == pytest.approx(1, abs=1e-6)
-    decoded = problem.decode(encoded.astype(np.float64) * problem.sd + problem.mean, labels.index)
+    target = problem.encode(labels)
+    assert target.dtype == np.float64 and target.tolist() == labels.astype(float).tolist()
+    learned = problem.standardise(target)
+    assert learned.dtype == np.float32
+    assert learned.mean() == pytest.approx(0, abs=1e-6)
+    assert learned.std() == pytest.approx(1, abs=1e-6)
+    decoded = problem.decode(learned.astype(np.float64) * problem.sd + problem.mean, labels.index)
     assert (decoded.dtype, decoded.name) == (labels.dtype if str(labels.dtype) == "Float64" else np.float64, "label")
     assert np.allclose(decoded, labels.astype(float), rtol=0, atol=1e-5)
 
@@ -114,7 +116,15 @@ def test_regression_is_standardised_and_comes_back(labels):
 def test_regression_on_request(labels):
     problem = infer_problem(labels, "label", "regression")
     assert problem.problem_type == "regression"
-    assert problem.encode(labels).tolist() == [-1, 1] or problem.encode(labels).tolist() == [1, -1]
+    assert problem.standardise(problem.encode(labels)).tolist() in ([-1, 1], [1, -1])
+
+
+def test_rows_of_no_weight_have_no_say_in_the_scale():
+    labels = Series([1.0, 3.0, 1e6])
+    problem = infer_problem(labels, "label").scaled_to(labels, np.array([1.0, 1.0, 0.0]))
+    assert (problem.mean, problem.sd) == pytest.approx((2, 1))
+    classes = infer_problem(Series(list("ab")), "label")
+    assert classes.scaled_to(Series(list("ab")), None) is classes
 
 
 def test_classes_on_request():

@@ -113,6 +113,30 @@ def test_a_takeover_is_told(opened):
     assert trial.data.tags["automm_hpo.segment_1"] == "from trial 3 at epoch 2: optim.lr=0.2"
 
 
+def test_what_won_is_told_beside_what_it_began_with(opened, curve):
+    tracker, client = opened(tuned=["optim.lr"])
+    results = curve(find_metric("mae"), [0.9, 0.4])
+    segments = (Segment(0, None, 0.0, {"optim.lr": 0.1}), Segment(1, 3, 1.0, {"optim.lr": 0.2}))
+    record = TrialRecord(0, {"optim.lr": 0.1}, {"a": 1, "optim.lr": 0.1}, segments=segments[:1])
+    tracker.trial_started(record)
+    tracker.trial_ended(replace(record, status=COMPLETED, results=(results[0], replace(results[1], segment=1)), segments=segments))
+    tracker.close("FINISHED")
+    _, [trial] = runs_of(client)
+    assert trial.data.params == {"a": "1", "optim.lr": "0.1", "best/optim.lr": "0.2"}
+
+
+def test_what_an_objective_reports_takes_no_name_of_ours(opened, curve):
+    tracker, client = opened()
+    [result] = curve(find_metric("mae"), [0.5])
+    record = TrialRecord(0, {}, {"a": 1})
+    tracker.trial_started(record)
+    tracker.trial_reported(record, replace(result, extra={"epoch": 103.0, "score": 7.0, "lr": 0.3}))
+    tracker.close("FINISHED")
+    _, [trial] = runs_of(client)
+    told = {"epoch": 1.0, "reported/epoch": 103.0, "score": -0.5, "reported/score": 7.0, "lr": 0.3}
+    assert {name: trial.data.metrics[name] for name in told} == told
+
+
 def test_the_users_experiment_and_run_are_honoured(opened, here, monkeypatch):
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     mlflow.set_tracking_uri(f"sqlite:///{here / 'mlflow.db'}")

@@ -50,7 +50,7 @@ def tuned_axes(trials: Sequence[TrialRecord]) -> list[Axis]:
     """One for each hyperparameter that a trial was given by the search, in the order of the leaderboard's columns."""
     keys = list(dict.fromkeys(key for record in trials for key in record.tuned))
     scales = {key: scale for record in trials for key, scale in record.scales.items()}
-    return [_axis(key, short_name(key, keys), [record.tuned.get(key, _ABSENT) for record in trials], scales.get(key)) for key in keys]
+    return [_axis(key, short_name(key, keys), [record.best_tuned.get(key, _ABSENT) for record in trials], scales.get(key)) for key in keys]
 
 
 _ABSENT = object()
@@ -66,7 +66,7 @@ def _axis(key: str, name: str, values: list[Any], scale: str | None) -> Axis:
     are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in present)
     different = sorted(set(present)) if are_numbers else sorted(present, key=value_text)
     options = tuple(dict.fromkeys(map(value_text, different)))
-    if not are_numbers or 2 <= len(options) <= min(FEW, len(present) / 2):
+    if not are_numbers or 2 <= len(options) == len(different) <= min(FEW, len(present) / 2):
         index = {text: float(position) for position, text in enumerate(options)}
         return Axis(key, name, "options", np.array([math.nan if value is _ABSENT else index[value_text(value)] for value in values]), options)
     numbers = np.array([math.nan if value is _ABSENT else float(value) for value in values])

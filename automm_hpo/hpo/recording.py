@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from ..errors import AutoMMHPOError
+from ..files import is_json
 from ..sections import unwrapped
 from ..space import RawProposal, finish_proposal, range_scales
 from . import records
@@ -77,7 +77,7 @@ class RecordingSearcher(Searcher):
             config = self.job.complete(values)
         except AutoMMHPOError:  # a computed value can be forbidden in a rare trial, which then fails with the reason
             config = {**self.job.fixed, **values}
-        config = {key: _plain(value) for key, value in config.items()}
+        config = {key: value if is_json(value) else repr(value) for key, value in config.items()}  # an objective's own may be anything
         return self.records.open_trial(raw, {key: config[key] for key in values}, config, range_scales(self.job.space))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -108,12 +108,3 @@ class RecordingSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("searches resume from their records, never from Ray's files")
-
-
-def _plain(value: Any) -> Any:
-    """A value as the record can hold it; an objective's own may be anything."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return repr(value)
-    return value

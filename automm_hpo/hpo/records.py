@@ -28,7 +28,7 @@ from ..training.result import EpochResult, result_from_json, result_to_json
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
 
 TIME_LIMIT, INTERRUPTED = "time limit", "interrupted"
-GOES_ON = {TIME_LIMIT, INTERRUPTED}  # reasons for which a trial stopped that a resumed search takes up again
+BY_SCHEDULER, TRIAL_TIME_LIMIT = "scheduler", "trial time limit"
 
 # the `end` of a trial's last EpochResult -> status and reason of its row
 ENDS = {
@@ -37,15 +37,20 @@ ENDS = {
     "patience": (COMPLETED, "no better score within optim.patience validations"),
     "time_limit": (STOPPED, TIME_LIMIT),
     "interrupted": (STOPPED, INTERRUPTED),
-    "trial_time_limit": (STOPPED, "trial time limit"),
+    "trial_time_limit": (STOPPED, TRIAL_TIME_LIMIT),
     "diverged": (DIVERGED, "loss or predictions became nan or infinite"),
-    None: (STOPPED, "scheduler"),
+    None: (STOPPED, BY_SCHEDULER),
 }
+
+
+def is_for_good(status: str, reason: str) -> bool:
+    """Whether a trial that ended so never goes on; a resumed search takes up again what stopped only because the search did."""
+    return status != RUNNING and (status != STOPPED or reason in (BY_SCHEDULER, TRIAL_TIME_LIMIT))
 
 
 def ends_for_good(end: str | None) -> bool:
     """Whether a trial with this as the ``end`` of its last result never goes on, in a resumed search neither."""
-    return end is not None and ENDS[end][1] not in GOES_ON
+    return end is not None and is_for_good(*ENDS[end])
 
 
 LEADERBOARD = ("trial", "status", "score", "best_epoch", "epochs", "seconds", "size_mb", "reason")
@@ -131,7 +136,7 @@ class TrialRecord:
     @property
     def has_ended(self) -> bool:
         """Ended for good: a resumed search reports it and does not touch it."""
-        return self.status != RUNNING and self.reason not in GOES_ON
+        return is_for_good(self.status, self.reason)
 
 
 def reaches(result: EpochResult | None, goal: float | None) -> bool:
@@ -182,6 +187,10 @@ class TrialFolder:
         path = self.path / "error.txt"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
+    def forget_error(self) -> None:
+        """It is tried again, and another one may follow."""
+        (self.path / "error.txt").unlink(missing_ok=True)
+
     def write_error(self, traceback: str) -> None:
         self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8")
 
@@ -213,6 +222,7 @@ class SearchRecords:
         """A trial that has a place is running, or running again."""
         self._closed.pop(number, None)
         self._keepers = [record for record in self._keepers if record.number != number]
+        self.folder_of(number).forget_error()
         record = self.folder_of(number).read()
         record = replace(record, status=RUNNING, reason="", ended=0.0, started=record.started if record.results else time.time())
         self.folder_of(number).write(record)

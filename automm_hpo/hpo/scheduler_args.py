@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ..config import FIELDS
 from ..errors import InvalidTuneSettings, Problems
+from ..files import is_json
 from ..sections import Expected, Flag, HyperField, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, fields_of
 from ..space import Choice, SearchSpace
 
@@ -209,6 +210,8 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
         for key, domain in changed.items():
             if not hasattr(domain, "finish"):
                 problems.add(InvalidTuneSettings(f"scheduler: {name} takes ranges and choices, and {key} is neither"))
+            elif isinstance(domain, Choice) and not all(map(is_json, domain.options)):
+                problems.add(InvalidTuneSettings(f"scheduler: {name} writes down what it changes, and options of {key} are no numbers, strings or lists"))
             elif name == "PB2" and isinstance(domain, Choice):
                 problems.add(InvalidTuneSettings(f"scheduler: PB2 takes ranges, and {key} is a choice; give a range, or take scheduler='PBT'"))
     problems.raise_any()

@@ -321,10 +321,7 @@ class RaySearcher(OwnSearcher):
         if first_points and not takes_first_points(searcher):
             raise NotSupported(f"searcher: {self.name} has no add_evaluated_point, and cannot learn from configurations that it did not propose")
         self.plain = plain_spaces(space, self.name)
-        try:
-            self.inner = copy.deepcopy(searcher)
-        except Exception:  # it holds what cannot be copied, a connection perhaps
-            self.inner = searcher
+        self.inner = own_copy(searcher)
         core = _core(self.inner)
         self.told_as, self.sign = core.metric or METRIC, -1 if core.mode == "min" else 1
         self.takes_domains = type(core).set_search_properties is not Searcher.set_search_properties
@@ -397,6 +394,14 @@ class RaySearcher(OwnSearcher):
             self.inner.on_unpause(trial_id)
 
 
+def own_copy(given: Any) -> Any:
+    """An object of the user's to search with, which is not changed; the object itself where it holds what cannot be copied, a connection perhaps."""
+    try:
+        return copy.deepcopy(given)
+    except Exception:
+        return given
+
+
 def takes_first_points(searcher: Any) -> bool:
     """Whether a searcher can be told of configurations that it did not propose: recorded ones, the defaults, points_to_evaluate.
 
@@ -458,7 +463,7 @@ def _own_sampler(sampler: Any, space: SearchSpace, num_earlier: int) -> Any:
     """A copy of the user's sampler, which is not changed. It has a seed of its own, and so draws first what it drew for earlier trials."""
     import optuna
 
-    sampler = copy.deepcopy(sampler)
+    sampler = own_copy(sampler)
     earlier = optuna.create_study(sampler=sampler)
     earlier.stop = lambda: None  # type: ignore[method-assign]
     for _ in range(num_earlier):

@@ -89,10 +89,10 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
         SearchMismatch: lists every difference.
     """
     names = dict.fromkeys([*stored.fingerprint, *wanted.fingerprint])
-    absent, data = "absent", {} if stored.call.get("kind") == "objective" else DATA
+    absent = "absent"
     differences = [
-        f"{data[name]}: other values, labels or files than before"  # of which a digest is stored, which would tell nobody anything
-        if name in data
+        f"{DATA[name]}: other values, labels or files than before"  # of which a digest is stored, which would tell nobody anything
+        if name in DATA
         else f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
         for name in names
         if stored.fingerprint.get(name, absent) != wanted.fingerprint.get(name, absent)

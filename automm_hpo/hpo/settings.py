@@ -129,6 +129,10 @@ class TuneSettings(Section):
         """Of a trial."""
         return max(1, int(self.resources.get("cpu", 1)))
 
+    def num_kept(self, ensemble_size: int = 1) -> int:
+        """Ended trials that keep weights."""
+        return self.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
+
     def with_gpu_share(self, share: float) -> Self:
         """The same, with so much of a GPU for each trial where the user has not said how much; a whole one is what Ray is asked for anyway."""
         return self if share == 1 or "gpu" in self.resources else self.model_copy(update={"resources_per_trial": {**self.resources, "gpu": share}})

@@ -35,7 +35,8 @@ class TrialRow:
 
     @classmethod
     def of(cls, record: TrialRecord) -> Self:
-        return cls(record.number, record.status, record.tuned, record.results[-1] if record.results else None, record.best)
+        tuned = record.tuned if record.status == RUNNING else record.best_tuned  # beside a best score stands what brought it
+        return cls(record.number, record.status, tuned, record.results[-1] if record.results else None, record.best)
 
     def report(self, result: EpochResult) -> None:
         self.last = result

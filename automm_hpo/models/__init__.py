@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,12 @@ def can_read(config: Config, features: Features) -> bool:
         return bool(used_models(config, features))
     except InvalidHyperparameter:
         return False
+
+
+def used_groups(configs: Iterable[Config], features: Features) -> set[str]:
+    """The groups of ``model.*`` that have a say in one of these configs: the models used, and what brings several together."""
+    used = [used_models(config, features) for config in configs]
+    return {name for names in used for name in (*names, *(["fusion_mlp"] if len(names) > 1 else []))}
 
 
 def build_model(

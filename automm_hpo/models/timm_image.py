@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Mapping
@@ -112,6 +113,15 @@ def check(config: Config) -> None:
         MissingData: ``checkpoint_path`` is not there.
     """
     own = config.model.timm_image
+    if own.checkpoint_name.startswith("local-dir:"):
+        _try_shapes(own)
+    else:
+        _try_shapes_once(own)
+    if own.checkpoint_path is not None and not Path(own.checkpoint_path).is_file():
+        raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
+
+
+def _try_shapes(own: TimmImageConfig) -> None:
     source = _source(own.checkpoint_name)
     size = source.image_spec(own).size
     with torch.device("meta"):  # shapes without memory or arithmetic
@@ -120,8 +130,9 @@ def check(config: Config) -> None:
             backbone(torch.empty(1, 3, size, size))
         except Exception as error:  # models refuse sizes by assertions and shape errors of many kinds
             raise InvalidHyperparameter(f"{KEY}.image_size: {own.checkpoint_name} does not take {size} pixels: {error}") from None
-    if own.checkpoint_path is not None and not Path(own.checkpoint_path).is_file():
-        raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
+
+
+_try_shapes_once = functools.lru_cache(maxsize=1_000)(_try_shapes)  # a tenth of a second or two each, and planning asks several times
 
 
 def fetch_weights(config: Config) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 StopCheck = Callable[[float], str | None]
 """Given the seconds that ending would take, why to end now; None: go on."""
+
+
+UNKNOWN = ("train_loss", "valid_loss", "lr")  # of an objective
 
 
 def rank(score: float, loss: float) -> tuple[float, float]:
@@ -49,6 +52,15 @@ class EpochResult:
     def rank(self) -> tuple[float, float]:
         """Orders epochs, the best highest."""
         return rank(self.score, self.valid_loss)
+
+    def named(self, names: Sequence[str], taken: Collection[str] = ()) -> dict[str, float]:
+        """These of its values, and what else was reported, which may be what an objective leaves unknown.
+
+        Args:
+            taken: other names; what was reported under one of these or of ``names`` is given as ``reported/<name>``.
+        """
+        own = {name: getattr(self, name) for name in names if not (name in UNKNOWN and name in self.extra)}
+        return own | {f"reported/{name}" if name in own or name in taken else name: value for name, value in self.extra.items()}
 
 
 def result_to_json(result: EpochResult) -> dict[str, Any]:

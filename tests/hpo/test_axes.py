@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from automm_hpo.hpo.axes import metric_axis, tuned_axes
-from automm_hpo.hpo.records import TrialRecord
+from automm_hpo.hpo.records import COMPLETED, Segment, TrialRecord
+from automm_hpo.hpo.table import TrialRow
 from automm_hpo.metrics import find_metric
 
 
@@ -82,3 +84,17 @@ def test_what_runs_away_is_cut_off_on_the_bad_side_only():
     assert metric_axis([0.9034, 0.9032, 0.9030, 0.86, 0.70], r2).num_beyond == 0  # two of five are no exceptions
     same = metric_axis([0.5, 0.5], r2)
     np.testing.assert_allclose(same.unit_positions(np.array([0.5])), [0.5])
+
+
+def test_a_narrow_range_is_no_choice_of_its_rounded_values():
+    assert axis_of(list(np.linspace(100.5, 104.5, 40))).kind == "linear"
+
+
+def test_a_trial_stands_where_it_was_at_its_best(curve):
+    """Population-based training has moved it since."""
+    segments = (Segment(0, None, 0.0, {"lr": 0.1}), Segment(1, 1, 2.0, {"lr": 0.5}))
+    results = curve(find_metric("accuracy"), [0.5, 0.9, 0.4])
+    record = TrialRecord(0, {"lr": 0.5}, {}, results=(*results[:2], replace(results[2], segment=1)), segments=segments)
+    assert tuned_axes([record])[0].positions == [0.1]
+    assert TrialRow.of(replace(record, status=COMPLETED)).tuned == {"lr": 0.1}
+    assert TrialRow.of(record).tuned == {"lr": 0.5}  # while it runs

@@ -4,8 +4,9 @@ import pytest
 from ray.tune.search import Searcher
 
 from automm_hpo import space as spaces
-from automm_hpo.hpo.once import NUM_ASKED, Once
+from automm_hpo.hpo.once import NUM_ASKED, Once, build_proposer
 from automm_hpo.hpo.searchers import METRIC, SEARCHERS, OwnSearcher
+from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.space import Branch, Branches, draw_space, grid_point, grid_size, point_of
 
 PLAIN = {"x": spaces.choice([1, 2, 3]), "y": spaces.randint(0, 3), "z": spaces.quniform(0, 1, 0.5)}
@@ -106,3 +107,22 @@ def test_bohb_hears_of_the_rungs():
     searcher.suggest("one")
     searcher.on_trial_result("one", {METRIC: 0.5, "hyperband_info": {"budget": 2}})
     searcher.on_trial_complete("one", {METRIC: 0.5})
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_where_all_fail_it_goes_on_to_the_end(name):
+    """Some searchers wait for a score before they propose more, and none comes."""
+    searcher, found = Once(SEARCHERS[name](PLAIN, {}, 0, [])), []
+    for number in range(grid_size(PLAIN)):
+        proposal = searcher.suggest(str(number))
+        assert isinstance(proposal, dict)
+        found.append(point_of(PLAIN, proposal))
+        searcher.on_trial_complete(str(number), error=True)
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", ["random", "qmc"])
+def test_what_goes_by_the_number_of_a_trial_goes_on_in_a_finite_space(name):
+    settings = TuneSettings(searcher=name, scheduler="FIFO")
+    whole = proposals(build_proposer(settings, PLAIN, 0, []), num_beside=1)
+    assert proposals(build_proposer(settings, PLAIN, 0, whole[:7], (), 7), num_beside=1) == whole

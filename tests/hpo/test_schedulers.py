@@ -589,6 +589,16 @@ def test_those_that_cannot_serve_are_named_with_what_does(scheduler, words):
         check_given_scheduler(scheduler(), "accuracy", "max")
 
 
+def test_a_scheduler_object_is_as_new_for_the_next_search():
+    given = ASHAScheduler(time_attr="epoch", max_t=12, grace_period=2)
+    settings, epochs = SimpleNamespace(scheduler=given, scheduler_init_args={}), []
+    for curves in (ladder(9, 12)[::-1], ladder(9, 12)):  # the last to come in the first search is the best of both
+        found = SimulatedSearch(build_scheduler(settings, SPACE, 12, 0.0, 0), curves, places=1).run()
+        epochs.append(found.epochs)
+    assert epochs[1][0] == 12  # the first of all, whoever follows
+    assert given.metric is None
+
+
 def test_a_scheduler_that_looks_for_what_nobody_reports_is_refused():
     with pytest.raises(InvalidTuneSettings, match="metric='val_acc', and trials report best_score, score, accuracy"):
         check_given_scheduler(ASHAScheduler(metric="val_acc", mode="max"), "accuracy", "max")

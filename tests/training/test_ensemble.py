@@ -18,8 +18,8 @@ def noisy_models(problem: Problem, noises: list[float], num_rows: int = 300) -> 
         target = rng.integers(0, problem.num_outputs, num_rows)
         truth = np.eye(problem.num_outputs)[target]
     else:
-        target = rng.normal(size=num_rows).astype(np.float32)
-        truth = target[:, None]
+        target = 100 + 10 * rng.normal(size=num_rows)
+        truth = problem.standardise(target)[:, None]
     return [torch.tensor(truth + noise * rng.normal(size=truth.shape), dtype=torch.float32) for noise in noises], target
 
 

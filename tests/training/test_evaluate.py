@@ -4,20 +4,38 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mean_absolute_percentage_error, mean_squared_log_error
 
 from automm_hpo.config import Env
-from automm_hpo.errors import InvalidHyperparameter
+from automm_hpo.errors import InvalidArgument, InvalidHyperparameter
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
-from automm_hpo.training.evaluate import Validation, autocast, compute_metric, find_device, predict_logits, probabilities, validate
+from automm_hpo.training.evaluate import Validation, autocast, compute_metric, find_device, predict_logits, probabilities, undefined_on, validate, values
 
 REGRESSION = Problem("y", "regression", mean=100.0, sd=10.0)
 
 
 def test_regression_metrics_are_in_the_labels_own_unit():
-    target = np.array([0.0, 1.0], np.float32)  # 100 and 110
-    logits = torch.tensor([[0.5], [1.0]])
+    target, logits = np.array([100.0, 110.0]), torch.tensor([[0.5], [1.0]])
     assert compute_metric(find_metric("mae"), REGRESSION, logits, target) == pytest.approx(2.5)
+
+
+def test_labels_are_judged_as_they_are():
+    """Not as float32 holds them: then mape of a label that is nearly 0 is another, and 0 may be less than 0."""
+    problem = Problem("y", "regression", mean=1e5, sd=3e5)
+    target, logits = np.array([0.0, 1e-3, 1.7e6]), torch.tensor([[0.0], [0.1], [5.0]])
+    predicted = values(problem, logits)
+    for name, expected in [("mape", mean_absolute_percentage_error), ("neg_mean_squared_log_error", lambda *both: -mean_squared_log_error(*both))]:
+        assert compute_metric(find_metric(name), problem, logits, target) == pytest.approx(expected(target, predicted), rel=1e-12)
+
+
+def test_a_metric_that_refuses_some_predictions_is_tried_with_values_that_occur():
+    metric, target = find_metric("neg_mean_poisson_deviance"), np.array([90.0, 100.0, 110.0])
+    assert undefined_on(metric, REGRESSION, target) == ""
+    refused = validate(metric, REGRESSION, torch.tensor([[0.0], [0.0], [-50.0]]), target)
+    assert refused.is_finite and math.isnan(refused.metric)
+    with pytest.raises(InvalidArgument, match="neg_mean_poisson_deviance: cannot be computed here"):
+        undefined_on(metric, REGRESSION, target - 100)
 
 
 def test_what_beats_what():
@@ -40,10 +58,11 @@ def test_what_beats_what():
 
 
 def test_predictions_that_are_not_finite_have_no_score():
-    target = np.array([0.0, 1.0], np.float32)
+    target = np.array([100.0, 110.0])
     assert validate(find_metric("rmse"), REGRESSION, torch.tensor([[0.0], [math.nan]]), target).rank == (-math.inf, -math.inf)
     found = validate(find_metric("rmse"), REGRESSION, torch.tensor([[0.0], [0.9]]), target)
     assert found.metric == pytest.approx(math.sqrt(0.5))
+    assert found.loss == pytest.approx(0.005)
     assert found.rank == (-found.metric, -found.loss)
 
 

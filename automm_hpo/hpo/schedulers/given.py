@@ -8,7 +8,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay, TrialScheduler
 
 from ...errors import InvalidTuneSettings, NotSupported
-from ..searchers import METRIC
+from ..searchers import METRIC, own_copy
 from .plan import SCORE, TIME_ATTR, went_on
 
 REFUSED = {
@@ -45,6 +45,7 @@ def check_given_scheduler(scheduler: TrialScheduler, metric: str, mode: str) -> 
 
 def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:
     """Where the scheduler was made without a metric, it goes by the best score so far."""
+    scheduler = own_copy(scheduler)
     if scheduler.metric is None:
         scheduler.set_search_properties(METRIC, "max")
     return GivenScheduler(scheduler)
