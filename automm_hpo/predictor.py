@@ -36,6 +36,7 @@ from .plan import Target
 from .presets import check_preset
 from .preview import Preview, preview
 from .results import SearchResults
+from .sections import unwrapped
 from .training.evaluate import compute_metric, pick_device, probabilities, usual_torch, values
 
 MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
@@ -89,7 +90,7 @@ class MultiModalPredictor:
         with problems.gather():
             self._fit_path = None if path is None else absolute_path(path, "path")
         problems.raise_any()
-        label, sample_weight = (name.item() if isinstance(name, np.generic) else name for name in (label, sample_weight))  # JSON does not take numpy's 2
+        label, sample_weight = unwrapped(label), unwrapped(sample_weight)  # JSON does not take numpy's 2
         self._target = Target(label, problem_type, eval_metric, validation_metric, sample_weight)
         self._layers = ({} if pretrained else {"model.timm_image.pretrained": False, "model.hf_text.pretrained": False}, hyperparameters)
         self._presets = presets

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InvalidData
+from .sections import unwrapped
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
 LARGEST_VALUE = 1e150  # of a regression's labels: their squares must be finite
@@ -62,14 +63,14 @@ class Problem:
         _check_labels(labels, self.label)
         if not self.is_classification:
             return _as_floats(labels, self.label)
-        index = {_plain(value): i for i, value in enumerate(self.class_labels)}
-        codes = labels.map(lambda value: index.get(_plain(value), -1)).to_numpy(dtype=np.int64)
+        index = {unwrapped(value): i for i, value in enumerate(self.class_labels)}
+        codes = labels.map(lambda value: index.get(unwrapped(value), -1)).to_numpy(dtype=np.int64)
         if (codes < 0).any():
             unseen = labels[codes < 0].astype(object)
             counts = ", ".join(f"{value!r} ({count} rows)" for value, count in unseen.value_counts().head(5).items())
             known = ", ".join(map(repr, self.class_labels[:10])) + (", ..." if len(self.class_labels) > 10 else "")
             raise InvalidData(
-                f"label column {self.label!r}: classes that the training rows do not have: {counts}; first in row {_plain(unseen.index[0])!r}. "
+                f"label column {self.label!r}: classes that the training rows do not have: {counts}; first in row {unwrapped(unseen.index[0])!r}. "
                 f"Expected {known}. Drop these rows, or train with some of each class."
             )
         return codes
@@ -127,7 +128,7 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels.infer_objects()
     distinct = list(kept.cat.categories) if isinstance(kept.dtype, pd.CategoricalDtype) else sorted(kept.unique().tolist(), key=_order)
     if len(distinct) < 2:
-        only = f"only {_plain(distinct[0])!r}" if distinct else "none"
+        only = f"only {unwrapped(distinct[0])!r}" if distinct else "none"
         raise InvalidData(f"label column {label!r}: expected at least 2 different values, got {only} in {len(labels)} rows")
     inferred = _infer_type(kept, len(distinct))
     few_each = len(distinct) > max(MAX_INTEGER_CLASSES, len(labels) / ROWS_A_CLASS)
@@ -145,7 +146,7 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     return Problem(
         label,
         "binary" if len(distinct) == 2 and problem_type != "multiclass" else "multiclass",
-        tuple(_plain(value) for value in distinct),
+        tuple(unwrapped(value) for value in distinct),
         "category" if categorical else _dtype_name(labels.dtype),
         ordered=bool(categorical and kept.cat.ordered),
     )
@@ -183,7 +184,7 @@ def encode_weights(weights: pd.Series, may_be_zero: bool = False) -> np.ndarray:
     values = pd.to_numeric(weights.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = ~np.isfinite(values) | (values < 0)
     if bad.any():
-        rows = ", ".join(f"row {_plain(row)!r}: {_plain(value)!r}" for row, value in weights[bad].head(5).astype(object).items())
+        rows = ", ".join(f"row {unwrapped(row)!r}: {unwrapped(value)!r}" for row, value in weights[bad].head(5).astype(object).items())
         raise InvalidData(f"sample_weight column {weights.name!r}: expected finite numbers >= 0; {int(bad.sum())} of {len(values)} are not: {rows}")
     if len(values) and not values.any() and not may_be_zero:
         raise InvalidData(f"sample_weight column {weights.name!r}: all {len(values)} weights are 0")
@@ -214,15 +215,15 @@ def _check_labels(labels: pd.Series, label: str) -> None:
     Raises:
         InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
     """
-    values = [_plain(value) for value in labels.astype(object)]
+    values = [unwrapped(value) for value in labels.astype(object)]
     bad = labels.isna().to_numpy(dtype=bool) | np.array([isinstance(value, float) and math.isinf(value) for value in values], dtype=bool)
     if bad.any():
-        rows = ", ".join(repr(_plain(row)) for row in labels.index[bad][:5])
+        rows = ", ".join(repr(unwrapped(row)) for row in labels.index[bad][:5])
         raise InvalidData(f"label column {label!r}: {int(bad.sum())} of {len(labels)} labels are missing or infinite; first in rows {rows}. Drop or fill them.")
     for row, value in zip(labels.index, values, strict=True):
         if not isinstance(value, (str, int, float)):
             raise InvalidData(
-                f"label column {label!r}: expected strings, numbers or booleans, got {type(value).__name__} {value!r} in row {_plain(row)!r}. "
+                f"label column {label!r}: expected strings, numbers or booleans, got {type(value).__name__} {value!r} in row {unwrapped(row)!r}. "
                 "Convert the column: astype(str) gives classes, astype(float) numbers."
             )
 
@@ -232,14 +233,9 @@ def _as_floats(labels: pd.Series, label: str) -> np.ndarray:
     bad = ~(np.abs(values) <= LARGEST_VALUE)
     if bad.any():
         largest = f", and {LARGEST_VALUE:g} is the largest it takes" if np.isfinite(values[bad][0]) else ""
-        row, value = _plain(labels.index[bad][0]), _plain(labels[bad].iloc[0])
+        row, value = unwrapped(labels.index[bad][0]), unwrapped(labels[bad].iloc[0])
         raise InvalidData(f"label column {label!r}: a regression needs numbers; row {row!r} has {value!r}{largest}")
     return values
-
-
-def _plain(value: Any) -> Any:
-    """A JSON value: numpy scalars unwrapped."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _order(value: Any) -> tuple[str, Any]:

@@ -236,6 +236,21 @@ def test_a_trial_that_goes_on_and_fails_has_its_last_reason():
         TrialFolder(Path("run/search"), 0).write(replace(TrialFolder(Path("run/search"), 0).read(), status="RUNNING"))  # as after a kill
 
 
+def test_a_function_that_was_killed_after_its_last_report_is_not_run_again(here):
+    def objective(config):
+        with open(here / "runs", "a") as file:
+            file.write("x")
+        yield from ({"loss": epoch} for epoch in range(9))
+
+    for _ in range(2):
+        found = search(objective, num_trials=1, max_epochs=3)
+        assert [(record.status, record.epochs) for record in found.trials] == [("COMPLETED", 3)]
+        folder = TrialFolder(Path("run/search"), 0)
+        folder.write(replace(folder.read(), status="RUNNING"))
+        Path("run/search/outcome.json").unlink()
+    assert (here / "runs").read_text() == "x"
+
+
 def test_the_users_names_are_not_the_searchs():
     space = {"x": tune.uniform(0, 1), "searcher": "random", "seed": 99}
     search(lambda config: config["x"], space, "bayes", num_trials=1, metric="loss")

@@ -1,10 +1,8 @@
-"""What a model must know of a fitted table: plain data, with a JSON round trip."""
+"""What a model must know of a fitted table: plain data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,3 @@ class Features:
     cardinalities: tuple[int, ...] = ()
     num_texts: int = 0
     num_scores: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(values["num_images"], tuple(values["numeric"]), tuple(values["cardinalities"]), values["num_texts"], values["num_scores"])

@@ -25,7 +25,7 @@ from ..tracking import active_run
 from ..training.checkpoint_folder import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints
 from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
 from .objective_space import nest
-from .records import Segment, TrialFolder, TrialRecord
+from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded
 
 DONE = "done"  # in what an objective reports: this was the last
@@ -132,8 +132,8 @@ class Objective:
 
     def recover(self, folder: TrialFolder) -> TrialRecord:
         record = folder.read()
-        if record.results and record.results[-1].end == "returned":
-            return record
+        if record.results and ends_for_good(record.results[-1].end):
+            return record  # killed before that was noted; a function would begin again
         drop_unrecorded(folder, record)
         newest = _newest_state(folder)
         if newest is None:  # a function has no state, and begins again

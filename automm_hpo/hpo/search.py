@@ -21,7 +21,7 @@ from .once import build_proposer
 from .recording import RecordingSearcher
 from .schedulers import build_scheduler
 from .settings import check_resources
-from .trainable import FAILED, HOPELESS, RESULT, TrialRunner
+from .trainable import FAILED, HOPELESS, RESULT, TrialRunner, is_alive
 from .trial import TrialTask
 
 LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
@@ -147,13 +147,3 @@ def remove_orphans() -> None:
         pid = folder.name.removeprefix(RAY_FILES).partition("_")[0]
         if pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)  # other users' stay
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

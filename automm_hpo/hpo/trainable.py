@@ -127,14 +127,14 @@ def leave_with(host: str, pid: int, latest: float) -> None:
     is_near = host == socket.gethostname()  # another machine's processes cannot be seen from here
 
     def watch() -> None:
-        while time.time() < latest and (not is_near or _is_alive(pid)):
+        while time.time() < latest and (not is_near or is_alive(pid)):
             time.sleep(min(1.0, max(0.0, latest - time.time())))
         os._exit(1)
 
     threading.Thread(target=watch, name="driver-watch", daemon=True).start()
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:

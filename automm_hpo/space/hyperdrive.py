@@ -1,7 +1,8 @@
 """HyperDrive's parameter expressions, with HyperDrive's own meaning; ``from automm_hpo.space.hyperdrive import choice, loguniform``.
 
 Where Ray Tune uses the same word for something else: ``loguniform`` and ``qloguniform`` take exponents, ``randint`` one bound.
-Two differences from HyperDrive: rounded values stay within the bounds, and normal ones within four standard deviations.
+Three differences from HyperDrive: rounded values stay within the bounds, normal ones within four standard deviations, and integers at the
+ends of a range are drawn as often as those between.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidSpace
+from ..sections import unwrapped
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ SearchSpace = Mapping[str, "Space | Branches | Computed"]
 
 def int_below(lower: int, upper: int, log: bool = False, step: int = 1) -> Int:
     """As Ray documents it: the upper bound is outside the range, except where a step larger than 1 is given."""
-    upper = plain(upper)
+    upper = unwrapped(upper)
     return Int(lower, upper - 1 if step == 1 and isinstance(upper, int) else upper, log=log, step=step)
 
 
@@ -322,11 +323,6 @@ def grid_of(values: Any) -> Choice:
 def _in_order(values: Iterable[Any]) -> tuple[Any, ...]:
     """Those of a set sorted: it has another order in every process, and a search that is resumed would be another one."""
     return tuple(sorted(values, key=text_of) if isinstance(values, (set, frozenset)) else values)
-
-
-def plain(value: Any) -> Any:
-    """The Python value of a numpy scalar."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def same_value(one: Any, other: Any) -> bool:
@@ -367,7 +363,7 @@ def _default_words(space: Space) -> str:
 
 def _make_plain(space: Float | Int | Normal) -> None:
     for one in fields(space):
-        object.__setattr__(space, one.name, plain(getattr(space, one.name)))
+        object.__setattr__(space, one.name, unwrapped(getattr(space, one.name)))
 
 
 def _inside(space: Float | Int | Normal, value: Any, raw: float) -> float:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidSpace, Problems
-from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, plain, same_value, text_of
+from ..sections import unwrapped
+from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, same_value, text_of
 
 RawProposal = dict[str, Any]
 Point = tuple[tuple[str, Any], ...]
@@ -72,7 +73,7 @@ def _compute(key: str, computed: Computed, values: Mapping[str, Any]) -> Any:
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise InvalidSpace(f"{key}: the function of {computed} raised {why}. It is given {', '.join(values)}, and computed values in their order") from error
-    return plain(value)
+    return unwrapped(value)
 
 
 @contextmanager
