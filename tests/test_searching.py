@@ -1,5 +1,10 @@
 """A search that is called again: what has ended stays as it is, whatever is left to do."""
 
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor
@@ -8,12 +13,12 @@ from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords, TrialRecord
-from automm_hpo.hpo.session import GOAL, SearchIdentity, check_same_search
+from automm_hpo.hpo.session import GOAL, SearchIdentity, check_same_search, read_identity
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric
 from automm_hpo.searching import Session, is_anything_left, run_trials
-from automm_hpo.space import loguniform
+from automm_hpo.space import choice, loguniform
 
 ACCURACY = find_metric("accuracy")
 
@@ -96,3 +101,26 @@ def test_an_ensemble_is_made_of_a_finished_search(small, here, fast):
     assert trained > first  # of all sessions together
     assert fit(ensemble_size=2).equals(before)
     assert predictor.fit_summary()["training_time"] == trained  # finished: nothing was done
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_fit_knows_an_earlier_search_and_goes_on_without_it(here, fast, capsys):
+    """The earlier one may be of other rows and another space, and need not be there for ever."""
+    table = pd.DataFrame({"x": np.linspace(0, 1, 80), "y": np.linspace(0, 1, 80) ** 2})
+    one = fast | {"optim.max_epochs": 1}
+    kwargs = {"searcher": "bayes", "scheduler": "FIFO", "num_trials": 2}
+    spaces = [{"optim.lr": loguniform(1e-4, 1e-2), "optim.optim_type": choice(["adamw", "sgd"])}, {"optim.lr": loguniform(1e-4, 1e-1)}]
+    first = MultiModalPredictor("y", "regression", verbosity=0)
+    first.fit(table.head(60), hyperparameters=one | spaces[0], hyperparameter_tune_kwargs=kwargs, save_path="a", tracking=None)
+    known = next(record for record in first.search.records.ranked() if record.best_tuned["optim.optim_type"] == "adamw")
+    second = MultiModalPredictor("y", "regression", verbosity=2)
+    second.fit(table, hyperparameters=one | spaces[1], hyperparameter_tune_kwargs=kwargs | {"warm_start": Path("a")}, save_path="b", tracking=None)
+    assert second.search.trials[0].tuned == {"optim.lr": known.best_tuned["optim.lr"]}
+    assert "earlier trials are known" in capsys.readouterr().out
+
+    assert read_identity(here / "b" / "search").call["fit"]["hyperparameter_tune_kwargs"]["warm_start"] == [str(here / "a")]
+    shutil.rmtree(here / "a")
+    again = MultiModalPredictor.load("b", resume=True, verbosity=0).fit(table, hyperparameter_tune_kwargs={"num_trials": 3})
+    rates = [record.tuned["optim.lr"] for record in again.search.trials]
+    assert len(set(rates)) == len(rates) == 3

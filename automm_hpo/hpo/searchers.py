@@ -445,7 +445,7 @@ def build_searcher(
     """
     num_earlier = len(known) + num_recorded
     if num_earlier and settings.searcher not in BLIND:  # those go by the number of the trial
-        seed = int(np.random.SeedSequence([seed, num_earlier]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([seed, len(known), num_recorded]).generate_state(1)[0])
     built = _build(settings.searcher, space, num_earlier)(space, settings.searcher_init_args, seed, [*(raw for raw, _ in known), *first_points])
     built.learn([score for _, score in known])
     return built

@@ -40,7 +40,10 @@ def proposals(searcher, num_beside=2):
     return found
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+BUT_SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in ("ax", "bayesopt") else name for name in SEARCHERS]  # seconds a proposal
+
+
+@pytest.mark.parametrize("name", BUT_SLOW)
 def test_every_searcher_goes_through_all_points_and_ends(name):
     space = {"x": spaces.choice([1, 2, 3]), "y": spaces.randint(0, 2)}
     found = proposals(Once(SEARCHERS[name](space, {}, 0, [])))
@@ -109,7 +112,7 @@ def test_bohb_hears_of_the_rungs():
     searcher.on_trial_complete("one", {METRIC: 0.5})
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", BUT_SLOW)
 def test_where_all_fail_it_goes_on_to_the_end(name):
     """Some searchers wait for a score before they propose more, and none comes."""
     searcher, found = Once(SEARCHERS[name](PLAIN, {}, 0, [])), []
