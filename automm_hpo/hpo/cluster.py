@@ -10,6 +10,7 @@ import secrets
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -84,8 +85,9 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
             _start(address=address, include_dashboard=False if address == "local" else None, log_to_driver=show_output, **sizes)
         for logger in loggers:  # failures of trials are told in our words, once
             logger.setLevel(logging.CRITICAL)
+        shown = _all_output_shown() if show_output and address == "local" else nullcontext()
         # what two trials print is shown twice
-        with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False):
+        with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), shown:
             yield ray.cluster_resources()
     finally:
         if own:
@@ -141,6 +143,40 @@ def _nothing_collected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _all_output_shown(patience: float = 3.0) -> Iterator[None]:
+    """Leaves when all that Ray's processes printed has been shown here.
+
+    Ray reads their output from files, some ten times a second, and at its end what it has not read is lost: the last words of the last trial.
+
+    Args:
+        patience: seconds to wait at most.
+    """
+    from ray._private import ray_logging, worker
+
+    node = worker._global_node
+    shown = 0
+
+    def count(data: Mapping[str, Any]) -> None:
+        nonlocal shown
+        if str(data["pid"]).isdigit():  # not Ray's own
+            shown += sum(map(len, data["lines"]))
+
+    def printed() -> int:
+        files = [path for kind in ("out", "err") for path in Path(node.get_logs_dir_path()).glob(f"worker*.{kind}")]
+        lines = [line.rstrip("\r") for path in files for line in path.read_bytes().decode("utf-8", "replace").split("\n")]
+        return sum(len(line) for line in lines if not line.startswith((":job_id:", ":actor_name:", ":task_name:")))
+
+    ray_logging.global_worker_stdstream_dispatcher.add_handler("automm_hpo", count)
+    try:
+        yield
+        until = time.monotonic() + patience
+        while shown < printed() and time.monotonic() < until:
+            time.sleep(0.05)
+    finally:
+        ray_logging.global_worker_stdstream_dispatcher.remove_handler("automm_hpo")
 
 
 @contextmanager
