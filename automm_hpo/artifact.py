@@ -124,8 +124,7 @@ class Embedder:
 
     @property
     def num_features(self) -> int:
-        backbones: Any = self.model.backbones.values()
-        return self.model.head.in_features if self.trained else sum(backbone.num_features for backbone in backbones)
+        return self.model.head.in_features if self.trained else sum(backbone.num_features for backbone in self.model.backbones.values())
 
     def embed(self, data: TensorCache) -> torch.Tensor:
         """(N, num_features) float32 on the CPU."""

@@ -156,7 +156,12 @@ def _all_output_shown(patience: float = 3.0) -> Iterator[None]:
     """
     from ray._private import ray_logging, worker
 
-    node = worker._global_node
+    # Ray's own affair, as in _replaced
+    node, dispatcher = getattr(worker, "_global_node", None), getattr(ray_logging, "global_worker_stdstream_dispatcher", None)
+    if node is None or dispatcher is None:
+        yield
+        return
+    logs = Path(node.get_logs_dir_path())
     shown = 0
 
     def count(data: Mapping[str, Any]) -> None:
@@ -165,18 +170,18 @@ def _all_output_shown(patience: float = 3.0) -> Iterator[None]:
             shown += sum(map(len, data["lines"]))
 
     def printed() -> int:
-        files = [path for kind in ("out", "err") for path in Path(node.get_logs_dir_path()).glob(f"worker*.{kind}")]
+        files = [path for kind in ("out", "err") for path in logs.glob(f"worker*.{kind}")]
         lines = [line.rstrip("\r") for path in files for line in path.read_bytes().decode("utf-8", "replace").split("\n")]
         return sum(len(line) for line in lines if not line.startswith((":job_id:", ":actor_name:", ":task_name:")))
 
-    ray_logging.global_worker_stdstream_dispatcher.add_handler("automm_hpo", count)
+    dispatcher.add_handler("automm_hpo", count)
     try:
         yield
         until = time.monotonic() + patience
         while shown < printed() and time.monotonic() < until:
             time.sleep(0.05)
     finally:
-        ray_logging.global_worker_stdstream_dispatcher.remove_handler("automm_hpo")
+        dispatcher.remove_handler("automm_hpo")
 
 
 @contextmanager

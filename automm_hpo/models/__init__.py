@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from ..config import Config
 from ..data.features import Features
 from ..data.images import ImageSpec
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter
 from . import lora, tabular, text, timm_image
+from .backbone import Backbone
 from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
-    "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
+    "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
     "fetch_weights", "image_spec", "is_pretrained", "text_spec", "used_models",
 ]  # fmt: skip
 
@@ -57,15 +56,15 @@ class ModelEntry:
     """A kind of backbone.
 
     Attributes:
-        build: (config, features, load_weights) -> module ``(Batch) -> (B, num_features)`` with an attribute ``num_features``. A module with a method
-            ``describe_source`` is built without its folder or repository from what that gave, as a fourth argument.
+        build: (config, features, load_weights) -> backbone. One that has a ``describe_source`` is built without its folder or repository from what
+            that gave, as a fourth argument.
         reads: the fields of ``Features`` that it can be fed with.
         check: refuses what could not be built.
         fetch_weights: has the pretrained weights at hand.
         is_pretrained: whether it begins from published weights.
     """
 
-    build: Callable[..., nn.Module]
+    build: Callable[..., Backbone]
     reads: tuple[str, ...]
     check: Callable[[Config], None] = _nothing
     fetch_weights: Callable[[Config], None] = _nothing
@@ -146,14 +145,14 @@ def build_model(
         sources: of a model that was saved, its ``sources``; None asks the folders and repositories that the config names.
     """
     known = {name: (source,) for name, source in (sources or {}).items()}
-    backbones: dict[str, Any] = {name: MODELS[name].build(config, features, load_weights, *known.get(name, ())) for name in used_models(config, features)}
+    backbones = {name: MODELS[name].build(config, features, load_weights, *known.get(name, ())) for name in used_models(config, features)}
     if config.optim.peft == "lora":
         for backbone in backbones.values():
             lora.attach(backbone, config.optim.lora)
     fusion_config, sizes = config.model.fusion_mlp, [backbone.num_features for backbone in backbones.values()]
     if len(backbones) == 1:
         return TableModel(backbones, Only(*sizes), num_outputs)
-    columns = [None if getattr(backbone, "is_pretrained", False) else tabular.Columns(features, MODELS[name].reads) for name, backbone in backbones.items()]
+    columns = [None if backbone.is_pretrained else tabular.Columns(features, MODELS[name].reads) for name, backbone in backbones.items()]
     return TableModel(backbones, FusionMlp(fusion_config, sizes, columns), num_outputs, fusion_config.aux_loss_weight)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from ..config import FusionMlp as FusionMlpConfig
 from ..data.batch import Batch
 from ..data.images import ImageSpec
+from .backbone import Backbone
 from .folding import shared_copy
 from .tabular import Columns, mlp
 
@@ -80,19 +81,21 @@ class TableModel(nn.Module):
     """The model of a trial.
 
     Args:
-        backbones: by name, each ``(Batch) -> (B, num_features)``.
+        backbones: by name.
         fusion: takes their features as a list, and the batch.
         aux_loss_weight: of a head on each backbone alone, in training; 0: there are none.
     """
 
-    def __init__(self, backbones: dict[str, nn.Module], fusion: nn.Module, num_outputs: int, aux_loss_weight: float = 0.0) -> None:
+    backbones: Mapping[str, Backbone]
+
+    def __init__(self, backbones: Mapping[str, Backbone], fusion: Only | FusionMlp, num_outputs: int, aux_loss_weight: float = 0.0) -> None:
         super().__init__()
-        self.backbones = nn.ModuleDict(backbones)
+        self.backbones = nn.ModuleDict(backbones)  # type: ignore[assignment]
         self.fusion = fusion
-        self.head = nn.Linear(int(fusion.num_features), num_outputs)  # type: ignore[arg-type]
+        self.head = nn.Linear(fusion.num_features, num_outputs)
         self.aux_loss_weight = aux_loss_weight
         wanted = backbones.items() if aux_loss_weight else ()
-        self.aux_heads = nn.ModuleDict({name: nn.Linear(int(backbone.num_features), num_outputs) for name, backbone in wanted})  # type: ignore[arg-type]
+        self.aux_heads = nn.ModuleDict({name: nn.Linear(backbone.num_features, num_outputs) for name, backbone in wanted})
 
     def features(self, batch: Batch) -> torch.Tensor:
         """(B, F): the embedding of each row."""
@@ -107,31 +110,27 @@ class TableModel(nn.Module):
             return self.head(features.float())
 
     def networks(self) -> list[nn.Module]:
-        """The parts that take plain tensors and nearly all of the time: timm's and transformers' own modules."""
-        found = (getattr(each, "backbone", None) or getattr(each, "encoder", None) for each in self.backbones.values())
-        return [each for each in found if isinstance(each, nn.Module)]
+        """Of the backbones, the parts that take plain tensors and nearly all of the time."""
+        return [each.network for each in self.backbones.values() if each.network is not None]
 
     @property
     def image_spec(self) -> ImageSpec:
         """Of the pictures that it takes; of none where it takes none."""
-        specs: list[Any] = [each.spec for each in self.backbones.values() if hasattr(each, "spec")]
-        return specs[0] if specs else ImageSpec(0)
+        return next((each.spec for each in self.backbones.values() if each.spec), ImageSpec(0))
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """Backbone -> what it is built from, as JSON; those that need nothing are not among them."""
-        return {name: each.describe_source() for name, each in self.backbones.items() if hasattr(each, "describe_source")}  # type: ignore[operator]
+        return {name: source for name, each in self.backbones.items() if (source := each.describe_source()) is not None}
 
     def folded(self) -> TableModel:
         """What predicts the same, faster where that can be; its weights are this one's, but for those that were folded into one another."""
-        backbones: dict[str, Any] = dict(self.backbones.items())
-        quicker = {name: each.folded() if hasattr(each, "folded") else each for name, each in backbones.items()}
-        return shared_copy(self, backbones=nn.ModuleDict(quicker)).eval()
+        return shared_copy(self, backbones=nn.ModuleDict({name: each.folded() for name, each in self.backbones.items()})).eval()
 
     def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:
         """All that is to answer for the target, each with its weight in the loss: the model itself, or its members, and each modality's own head."""
         parts = {name: backbone(batch) for name, backbone in self.backbones.items()}
-        if isinstance(self.fusion, Only) and (num_members := getattr(self.backbones[next(iter(parts))], "num_members", 1)) > 1:
+        if isinstance(self.fusion, Only) and (num_members := next(iter(self.backbones.values())).num_members) > 1:
             [features] = parts.values()
             return [(logits, 1 / num_members) for logits in self._member_logits(features, num_members)]
         own = [(head(parts[name]), self.aux_loss_weight) for name, head in self.aux_heads.items()]

@@ -13,6 +13,7 @@ from torch import nn
 from ..config import Config
 from ..config import Lora as LoraConfig
 from ..errors import InvalidHyperparameter, NotSupported
+from .backbone import Backbone
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
@@ -27,13 +28,13 @@ def check(config: Config) -> None:
         raise NotSupported("optim.peft: needs the peft library: pip install 'automm-hpo[peft]'; or leave optim.peft at None")
 
 
-def attach(backbone: nn.Module, own: LoraConfig) -> None:
+def attach(backbone: Backbone, own: LoraConfig) -> None:
     """Freezes a pretrained backbone but for its norms, and adds what learns instead to every linear layer, fused ``qkv`` among them.
 
     Networks that begin from random weights, and those that learn nothing, are left as they are. In a network of convolutions the 1 x 1
     ones, linear layers on channels, stand for the linear ones.
     """
-    if not getattr(backbone, "is_pretrained", False) or getattr(backbone, "is_frozen", False):
+    if not backbone.is_pretrained or backbone.is_frozen:
         return
     import peft
 

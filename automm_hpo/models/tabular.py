@@ -15,6 +15,7 @@ from ..config import FtTransformer as FtTransformerConfig
 from ..data.batch import Batch
 from ..data.features import Features
 from ..errors import InvalidHyperparameter
+from .backbone import Backbone
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "selu": nn.SELU, "silu": nn.SiLU, "mish": nn.Mish,
@@ -67,7 +68,7 @@ class Columns:
         return [(column, num_codes) for column, num_codes in enumerate(self.features.cardinalities) if num_codes - 1 <= MOST_INDICATORS]
 
 
-class NumericalMlp(nn.Module):
+class NumericalMlp(Backbone):
     """(B, Dn) numbers through a multilayer perceptron."""
 
     def __init__(self, config: Config, features: Features) -> None:
@@ -80,7 +81,7 @@ class NumericalMlp(nn.Module):
         return self.layers(batch.numeric)
 
 
-class CategoricalMlp(nn.Module):
+class CategoricalMlp(Backbone):
     """An embedding for each of (B, Dc) categories, then a multilayer perceptron."""
 
     def __init__(self, config: Config, features: Features) -> None:
@@ -106,7 +107,7 @@ class Categories(nn.Embedding):
 # -------------------------------------------------------------------------------------------------------------- ft_transformer
 
 
-class FtTransformer(nn.Module):
+class FtTransformer(Backbone):
     """A token for each column, transformer blocks among them, and the state of one token more that reads them.
 
     Gorishniy et al. 2021, "Revisiting deep learning models for tabular data" (arXiv:2106.11959).
@@ -184,7 +185,7 @@ def check_ft_transformer(config: Config) -> None:
 # -------------------------------------------------------------------------------------------------------------------- real_mlp
 
 
-class RealMlp(nn.Module):
+class RealMlp(Backbone):
     """A multilayer perceptron made for tables.
 
     Holzmüller, Grinsztajn, Steinwart 2024, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data" (arXiv:2407.04491).
@@ -224,8 +225,8 @@ class RealMlp(nn.Module):
         """The scales of inputs and activations."""
         return {name for name, _ in self.named_parameters() if name == "input_scale" or name.endswith(".share")}
 
-    def lr_scales(self) -> dict[str, float]:
-        """Learning rate of each parameter against ``optim.lr``."""
+    def lr_scales(self, decay: float) -> dict[str, float]:
+        """``lr_mult`` times the paper's factors."""
 
         def scale(name: str) -> float:
             if name == "input_scale":

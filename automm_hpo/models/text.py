@@ -19,6 +19,7 @@ from ..data.batch import Batch
 from ..data.features import Features
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
+from .backbone import Backbone
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -28,7 +29,7 @@ CONFIG = "config.json"
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-class HfText(nn.Module):
+class HfText(Backbone):
     """The encoder's states of a text's tokens, pooled."""
 
     def __init__(self, encoder: nn.Module, own: HfTextConfig, source: Mapping[str, Any]) -> None:
@@ -57,12 +58,16 @@ class HfText(nn.Module):
             self.encoder.eval()
         return self
 
+    @property
+    def network(self) -> nn.Module:
+        return self.encoder
+
     def describe_source(self) -> dict[str, Any]:
-        """The encoder's own configuration, from which ``build`` makes it again."""
+        """The encoder's own configuration."""
         return dict(self.source)
 
-    def layer_scales(self, decay: float) -> dict[str, float]:
-        """Learning rate of each parameter that learns: 1 at the top, times ``decay`` for each block below; embeddings are below all blocks."""
+    def lr_scales(self, decay: float) -> dict[str, float]:
+        """1 at the top, times ``decay`` for each block below; embeddings are below all blocks."""
         depth = {name: _depth(name) for name, _ in self.named_parameters()}
         top = 1 + max((number for number in depth.values() if number is not None), default=0)
         return {

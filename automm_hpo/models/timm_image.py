@@ -25,17 +25,16 @@ from ..data.batch import Batch
 from ..data.features import Features
 from ..data.images import ImageSpec, Interpolation
 from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
+from .backbone import Backbone
 from .folding import fold_norms, shared_copy
 
 KEY = "model.timm_image"
 
 
-class TimmImage(nn.Module):
-    """Normalises, takes the backbone's pooled features of each image, and averages those present.
+class TimmImage(Backbone):
+    """Normalises, takes the pooled features of timm's own network of each image, and averages those present."""
 
-    Attributes:
-        spec: of the pictures that it takes.
-    """
+    spec: ImageSpec
 
     def __init__(self, backbone: nn.Module, own: TimmImageConfig, source: Source) -> None:
         super().__init__()
@@ -69,19 +68,21 @@ class TimmImage(nn.Module):
                     module.eval()
         return self
 
+    @property
+    def network(self) -> nn.Module:
+        return self.backbone
+
     def describe_source(self) -> dict[str, Any]:
-        """What ``build`` needs to make it again, as JSON: its folder or repository may be out of reach then, or hold something else."""
         return self.source.to_json()
 
     def folded(self) -> Self:
-        """What predicts the same in less time, where there is such a thing."""
         size = self.spec.size
         sample = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.pixel_mean.device, memory_format=torch.channels_last)
         network = fold_norms(self.backbone, sample)
         return self if network is None else shared_copy(self, backbone=network)
 
-    def layer_scales(self, decay: float) -> dict[str, float]:
-        """Learning rate of each parameter that learns, by timm's own groups of layers: 1 at the top, times ``decay`` for each layer below."""
+    def lr_scales(self, decay: float) -> dict[str, float]:
+        """By timm's own groups of layers: 1 at the top, times ``decay`` for each layer below."""
         scale_of = {id(parameter): group["lr_scale"] for group in param_groups_layer_decay(self.backbone, layer_decay=decay) for parameter in group["params"]}
         return {name: scale_of[id(parameter)] for name, parameter in self.named_parameters() if parameter.requires_grad}
 

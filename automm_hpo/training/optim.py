@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
 from ..config import Optim
+from ..models import Backbone, TableModel
 
 Groups = list[dict]
 
@@ -53,7 +53,7 @@ def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
     """What learns, grouped. Norms, biases and what a model names besides are never decayed."""
     scales = lr_scales(model, optim)
     groups: dict[tuple[float, bool], dict] = {}
-    undecayed = {f"{prefix}{name}" for prefix, backbone in _backbones(model) for name in getattr(backbone, "no_weight_decay", set)()}
+    undecayed = {f"{prefix}{name}" for prefix, backbone in _backbones(model) for name in backbone.no_weight_decay()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_decayed = parameter.ndim > 1 and not name.endswith(".bias") and name not in undecayed
@@ -68,17 +68,18 @@ def lr_scales(model: nn.Module, optim: Optim) -> dict[str, float]:
     decay = optim.lr_decay if optim.lr_choice == "layerwise_decay" else 1.0
     scales = {name: new for name, _ in model.named_parameters()}
     for prefix, backbone in _backbones(model):
-        if getattr(backbone, "is_pretrained", False):
-            own = {name: new if "lora_" in name else scale for name, scale in backbone.layer_scales(decay).items()}  # adapters are new
-        else:
-            own = {name: new * scale for name, scale in getattr(backbone, "lr_scales", dict)().items()}
-        scales |= {f"{prefix}{name}": scale for name, scale in own.items()}
+        for name, scale in backbone.lr_scales(decay if backbone.is_pretrained else 1.0).items():
+            if not backbone.is_pretrained:
+                scale *= new
+            elif "lora_" in name:
+                scale = new
+            scales[f"{prefix}{name}"] = scale
     return scales
 
 
-def _backbones(model: nn.Module) -> list[tuple[str, Any]]:
+def _backbones(model: nn.Module) -> list[tuple[str, Backbone]]:
     """(prefix of its parameters' names, module) of each."""
-    return [(f"backbones.{name}.", backbone) for name, backbone in getattr(model, "backbones", nn.ModuleDict()).items()]
+    return [(f"backbones.{name}.", backbone) for name, backbone in model.backbones.items()] if isinstance(model, TableModel) else []
 
 
 def lr_factor(optim: Optim, step: int, total_steps: int) -> float:

@@ -35,7 +35,7 @@ SCORE_SCALE = 10.0  # what words say was penalised when it was learned: it is le
 
 def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
     """Whether a trial begins with a probe: one of the backbones at least must be pretrained."""
-    possible = any(getattr(backbone, "is_pretrained", False) for backbone in model.backbones.values())
+    possible = any(backbone.is_pretrained for backbone in model.backbones.values())
     return possible and may_be_probed(optim.linear_probe, num_rows)
 
 
@@ -89,7 +89,7 @@ def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.
 
     What a fusion makes of the backbones' features is left out, its weights are zero: it has learned nothing yet.
     """
-    num_new = int(model.fusion.num_new)  # type: ignore[arg-type]
+    num_new = model.fusion.num_new
     train, valid = (predict_logits(model, split, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
     mean, sd = train.mean(0), train.std(0) + 1e-6
     sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE

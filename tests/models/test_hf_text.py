@@ -120,7 +120,7 @@ def test_a_frozen_encoder_does_not_learn_and_its_head_does(make_config, make_bat
 
 def test_depths_of_an_encoder(make_config):
     model = build_model(make_config("hf_text"), TEXTS, 3)
-    scales = model.backbones["hf_text"].layer_scales(0.5)
+    scales = model.backbones["hf_text"].lr_scales(0.5)
     for start, expected in (("embeddings", 0.125), ("encoder.layer.0", 0.25), ("encoder.layer.1", 0.5)):
         assert {scale for name, scale in scales.items() if name.startswith(f"encoder.{start}")} == {expected}
 

@@ -212,7 +212,7 @@ def test_norm_statistics_stay_frozen_where_there_are_published_ones(published):
 
 def test_layers_decay_by_timms_groups():
     model = build_model(config(checkpoint_name="test_vit"), IMAGES, 3)
-    scales = model.backbones["timm_image"].layer_scales(0.5)
+    scales = model.backbones["timm_image"].lr_scales(0.5)
     assert scales["backbone.patch_embed.proj.weight"] < scales["backbone.blocks.0.attn.qkv.weight"] < scales["backbone.blocks.5.attn.qkv.weight"]
     assert scales["backbone.norm.weight"] == 1
     assert scales["backbone.blocks.1.mlp.fc1.weight"] == 2 * scales["backbone.blocks.0.mlp.fc1.weight"]
