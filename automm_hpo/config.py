@@ -1,6 +1,6 @@
 """The hyperparameters of one trial: a typed, frozen tree whose attribute path is the public dotted key.
 
-To add a hyperparameter: a field here with its default, range and docstring; its use; its test.
+To add a hyperparameter: a field here with its default, range, marks (``sections.py``) and docstring; its use; its test.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, near
 from .sections import (
     EpochFraction,
     Expected,
+    Fixed,
     Flag,
     Fraction,
     ImageSize,
     LimitInt,
-    Live,
+    Mark,
     NonNegativeFloat,
     NonNegativeInt,
     Number,
@@ -47,35 +48,40 @@ def _one_or_more(words: Any) -> Any:
     return (words,) if isinstance(words, str) else words
 
 
+Dropout = Annotated[Fraction, Mark.LIVE, Mark.TRAINING]
+DECODED_ONCE = Fixed("the images are decoded once for all trials")
+ENCODED_ONCE = Fixed("the table is encoded once for all trials")
 Scaling = Literal["quantile", "standard", "robust"]
+Trainable = Annotated[Literal["all", "head"], Mark.TRAINING]
 ModelName = Literal["timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "real_mlp", "fusion_mlp"]
 Activation = Literal["relu", "leaky_relu", "gelu", "selu", "silu", "mish"]
 
 
 class TimmImage(Section):
-    checkpoint_name: Text = "mobilenetv3_large_100"
+    checkpoint_name: Annotated[Text, Mark.BUILDING, Mark.DECODING] = "mobilenetv3_large_100"
     """Any model name of timm, with or without a pretrained tag; also ``hf-hub:owner/name`` and ``local-dir:path``."""
-    checkpoint_path: Text | None = None
+    checkpoint_path: Annotated[Text | None, Mark.BUILDING] = None
     """A local weights file (safetensors, or a state dict that ``weights_only`` reads) loaded instead of the hub's."""
-    pretrained: Flag = True
+    pretrained: Annotated[Flag, Mark.BUILDING] = True
     """Start from published weights. False starts from random ones and needs no network."""
-    image_size: ImageSize | None = None
+    image_size: Annotated[ImageSize | None, Mark.BUILDING, Mark.DECODING] = None
     """Height and width that the model sees, pixels. None: the size its weights were published for."""
     train_transforms: Annotated[
         tuple[Literal["random_crop", "random_resized_crop", "random_horizontal_flip", "trivial_augment", "rand_augment", "color_jitter"], ...],
         BeforeValidator(_one_or_more),
         AfterValidator(_distinct),
         Expected("a list among random_crop, random_resized_crop, random_horizontal_flip, trivial_augment, rand_augment, color_jitter"),
+        Mark.TRAINING,
     ] = ("random_crop", "random_horizontal_flip")
     """Augmentations on the device: ``random_crop`` shifts the window, ``random_resized_crop`` cuts a third of the picture to all of it,
     ``random_horizontal_flip`` mirrors half; the others are torchvision's policies of colours, turns and shears."""
-    drop_rate: Annotated[Fraction, Live()] = 0.0
+    drop_rate: Dropout = 0.0
     """Dropout before the head."""
-    drop_path_rate: Fraction = 0.0
+    drop_path_rate: Annotated[Fraction, Mark.BUILDING, Mark.TRAINING] = 0.0
     """Stochastic depth, for the models that have it."""
-    trainable: Literal["all", "head"] = "all"
+    trainable: Trainable = "all"
     """``head``: the backbone stays as it was published, and only what is built on it learns."""
-    frozen_norm_stats: Flag = False
+    frozen_norm_stats: Annotated[Flag, Mark.TRAINING] = False
     """Batch norm keeps the means and variances it was published with. Small data estimates them badly, and pays for it with the
     features. Where no published weights are loaded there are none to keep, and this does nothing."""
 
@@ -86,19 +92,19 @@ class TimmImage(Section):
 
 
 class HfText(Section):
-    checkpoint_name: Text = "sentence-transformers/all-MiniLM-L6-v2"
+    checkpoint_name: Annotated[Text, Mark.BUILDING, Mark.TOKENS] = "sentence-transformers/all-MiniLM-L6-v2"
     """A hub repository or a local folder with a text encoder of the transformers library; its code is never run, only its weights are read."""
-    pretrained: Flag = True
+    pretrained: Annotated[Flag, Mark.BUILDING] = True
     """Start from published weights. False starts from random ones; the repository's or folder's config.json is read nevertheless."""
-    max_text_len: PositiveInt = 256
+    max_text_len: Annotated[PositiveInt, Mark.BUILDING, Mark.TOKENS] = 256
     """Tokens of a row; of longer texts both ends are kept, half of each. Never more than the model takes."""
     pooling_mode: Literal["cls", "mean"] = "mean"
     """What stands for a text: its first token's state, or the mean of all."""
-    dropout: Annotated[Fraction, Live()] = 0.1
+    dropout: Dropout = 0.1
     """Dropout inside the encoder."""
-    gradient_checkpointing: Flag = False
+    gradient_checkpointing: Annotated[Flag, Mark.TRAINING] = False
     """Less memory for a third more time."""
-    trainable: Literal["all", "head"] = "all"
+    trainable: Trainable = "all"
     """``head``: the encoder stays as it was published."""
 
 
@@ -111,7 +117,7 @@ class NumericalMlp(Section):
     """Between the layers."""
     normalization: Literal["layer_norm", "batch_norm", "none"] = "layer_norm"
     """Before each activation."""
-    dropout: Annotated[Fraction, Live()] = 0.1
+    dropout: Dropout = 0.1
     """After each activation."""
 
 
@@ -123,19 +129,19 @@ class CategoricalMlp(NumericalMlp):
 
 
 class FtTransformer(Section):
-    token_dim: PositiveInt = 192
+    token_dim: Annotated[PositiveInt, Mark.BUILDING] = 192
     """Width of a column's token; a multiple of ``attention_num_heads``."""
     num_blocks: PositiveInt = 3
     """Transformer blocks."""
-    attention_num_heads: PositiveInt = 8
+    attention_num_heads: Annotated[PositiveInt, Mark.BUILDING] = 8
     """Heads of each block's attention among the columns."""
     ffn_hidden_size: PositiveInt = 192
     """Width of the feed-forward layers, after their gate."""
-    attention_dropout: Annotated[Fraction, Live()] = 0.2
+    attention_dropout: Dropout = 0.2
     """Of the attention's weights."""
-    ffn_dropout: Annotated[Fraction, Live()] = 0.1
+    ffn_dropout: Dropout = 0.1
     """Inside the feed-forward layers."""
-    residual_dropout: Annotated[Fraction, Live()] = 0.0
+    residual_dropout: Dropout = 0.0
     """Of what each block adds."""
 
 
@@ -148,7 +154,7 @@ class RealMlp(Section):
     """Hidden layers."""
     activation: Activation = "selu"
     """Blended with the identity by a learned share for each unit. The paper takes selu for classes and mish for regression."""
-    dropout: Annotated[Fraction, Live()] = 0.15
+    dropout: Dropout = 0.15
     """After each activation."""
     frequency_scale: PositiveFloat = 0.1
     """Spread of the frequencies with which the embedding of a number begins; larger ones follow finer steps."""
@@ -160,7 +166,7 @@ class RealMlp(Section):
     """A column of more categories than that is embedded, others are one-hot."""
     category_dim: PositiveInt = 8
     """Width of a category's embedding."""
-    lr_mult: PositiveFloat = 15.0
+    lr_mult: Annotated[PositiveFloat, Mark.TRAINING] = 15.0
     """Learning rate of this network against ``optim.lr``: its parametrisation wants a larger one, 0.01 to 0.04 where others take 1e-3."""
 
 
@@ -169,9 +175,9 @@ class FusionMlp(Section):
     """Widths of the layers that see all modalities together."""
     activation: Activation = "leaky_relu"
     """Between the layers."""
-    dropout: Annotated[Fraction, Live()] = 0.1
+    dropout: Dropout = 0.1
     """After each activation."""
-    modality_dropout: Annotated[Fraction, Live()] = 0.0
+    modality_dropout: Dropout = 0.0
     """Probability that a row trains without one of its modalities; one of them always stays."""
     aux_loss_weight: NonNegativeFloat = 0.0
     """Weight of the loss of a head on each modality alone, in training only; 0: there are none."""
@@ -184,6 +190,7 @@ class Model(Section):
         Field(min_length=1),
         AfterValidator(_distinct),
         Expected("a list among timm_image, hf_text, numerical_mlp, categorical_mlp, ft_transformer, real_mlp, fusion_mlp"),
+        Mark.BUILDING,
     ] = ("timm_image", "hf_text", "real_mlp", "fusion_mlp")
     """Which models may be used; those without a column to feed them drop out. Two or more need ``fusion_mlp`` to bring them together."""
     timm_image: TimmImage = TimmImage()
@@ -196,24 +203,24 @@ class Model(Section):
 
 
 class ImageData(Section):
-    missing_value_strategy: Literal["raise", "skip", "zero"] = "raise"
+    missing_value_strategy: Annotated[Literal["raise", "skip", "zero"], DECODED_ONCE] = "raise"
     """What a missing or unreadable image does. ``raise``: an error that lists the files. ``skip``: ``fit`` drops the row and lists
     it, ``predict`` answers that row with a missing value. ``zero``: an empty cell (None, NaN, "") is allowed and the row does without that
     image; an unreadable one is an error."""
-    max_pixels: Annotated[int, Number, Field(ge=1, le=89_478_485), Expected("an integer in [1, 89478485]")] = 89_478_485
+    max_pixels: Annotated[int, Number, Field(ge=1, le=89_478_485), Expected("an integer in [1, 89478485]"), DECODED_ONCE] = 89_478_485
     """Largest picture that is decoded, width times height; larger ones are unreadable. One file of 400 megapixels takes gigabytes of memory."""
 
 
 class NumericalData(Section):
-    scaling: Scaling = "quantile"
+    scaling: Annotated[Scaling, ENCODED_ONCE] = "quantile"
     """How columns of numbers, and the parts of dates that only grow, are scaled. ``quantile``: by rank, to a normal distribution.
     ``standard``: mean 0, standard deviation 1. ``robust``: by median and quartiles, with soft ends at -3 and 3."""
 
 
 class CategoricalData(Section):
-    minimum_cat_count: PositiveInt = 2
+    minimum_cat_count: Annotated[PositiveInt, ENCODED_ONCE] = 2
     """Training rows that a category needs for a code of its own. Rarer ones share the code of the unknown."""
-    maximum_num_cat: PositiveInt = 1000
+    maximum_num_cat: Annotated[PositiveInt, ENCODED_ONCE] = 1000
     """Most categories of a column with a code of their own, the most frequent ones; the rest share the code of the unknown."""
 
 
@@ -235,7 +242,7 @@ class Mixup(Section):
 
 
 class TextData(Section):
-    words: Literal["auto", "on", "off"] = "auto"
+    words: Annotated[Literal["auto", "on", "off"], ENCODED_ONCE] = "auto"
     """``on``: linear models of the words of the text columns, of pairs of words and of characters in a row are fitted to the training rows, and
     what they say of the target stands in the table as numbers, one for each class; of each training row by a model that has not seen it. All of
     a text is read, up to 20,000 characters.
@@ -267,7 +274,7 @@ class FocalLoss(Section):
 class Optim(Section):
     optim_type: Literal["adamw", "adam", "nadamw", "sgd", "lamb", "lion"] = "adamw"
     """Optimizer; SGD uses Nesterov momentum."""
-    lr: Annotated[PositiveFloat, Live()] = 1e-4
+    lr: Annotated[PositiveFloat, Mark.LIVE] = 1e-4
     """Peak learning rate, reached when the warm-up ends. ``fit`` has defaults of its own by the models used: 1e-4 where a pretrained
     backbone is among them, 1e-3 where all begin from random weights."""
     lr_choice: Literal["", "two_stages", "layerwise_decay"] = ""
@@ -278,7 +285,7 @@ class Optim(Section):
     """See ``lr_choice``."""
     lr_decay: Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")] = 0.9
     """See ``lr_choice``."""
-    weight_decay: Annotated[NonNegativeFloat, Live()] = 1e-3
+    weight_decay: Annotated[NonNegativeFloat, Mark.LIVE] = 1e-3
     """Decoupled, but L2 for adam and sgd. Norm layers and biases are never decayed."""
     momentum: Fraction = 0.9
     """Momentum of sgd; the others have their own and ignore it."""
@@ -289,7 +296,7 @@ class Optim(Section):
     ``coslog4`` falls and rises four times, ever more slowly (RealMLP's); it begins at zero and wants no warm-up."""
     warmup_steps: Fraction = 0.1
     """Linear warm-up, as a fraction of all steps."""
-    peft: Literal["lora"] | None = None
+    peft: Annotated[Literal["lora"] | None, Mark.BUILDING] = None
     """``lora``: of pretrained backbones only low-rank additions to their linear layers learn, and norms; see ``optim.lora``."""
     lora: Lora = Lora()
     max_epochs: PositiveInt = 20
@@ -302,7 +309,7 @@ class Optim(Section):
     """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it, and at most 500."""
     gradient_clip_val: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
-    top_k_average_method: Literal["greedy_soup", "uniform_soup", "best"] = "greedy_soup"
+    top_k_average_method: Annotated[Literal["greedy_soup", "uniform_soup", "best"], Fixed("it is applied once, after the last trial")] = "greedy_soup"
     """What becomes of the best trial's kept epochs (``num_to_keep`` of them) when the search has ended. ``best``: the best one is the
     predictor. ``greedy_soup``: their weights are averaged one by one, and with those of other kept trials of the same architecture, as long as
     that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
@@ -316,7 +323,7 @@ class Optim(Section):
     """``on``: a pretrained backbone's features of the training rows are computed once, a regularised linear model is fitted to them, and the
     head starts from it (Kumar et al. 2022, arXiv:2202.10054). Its score is epoch 0 of the trial: an answer within seconds, and what training
     must beat. Of several models the features stand side by side, with the table's columns. ``auto``: on where one is pretrained, up to 20,000 rows."""
-    label_smoothing: Annotated[Fraction, Live()] = 0.0
+    label_smoothing: Annotated[Fraction, Mark.LIVE] = 0.0
     """Probability mass spread evenly over the classes (cross entropy and focal loss)."""
     class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None
     """How much a row of each class counts in the loss, in the order of ``class_labels``. ``balanced``: the rarer the class, the more.
@@ -343,14 +350,14 @@ class Env(Section):
     """Validation and prediction use batches this many times larger."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(_precision)] = "auto"
     """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], Fixed("all trials run on one kind of device")] = "auto"
     """``auto``: a GPU where there is one."""
-    num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1")] = -1
+    num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1"), Fixed("it counts the GPUs of the whole search")] = -1
     """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
     compile: Compile = Compile()
     deterministic: Flag = False
     """On a GPU, kernels that give the same bits in every run, and take longer; a processor does so anyway."""
-    num_workers: NonNegativeInt = 0
+    num_workers: Annotated[NonNegativeInt, DECODED_ONCE] = 0
     """Threads that decode image files, once for the whole search; 0: one per core."""
 
     @property
@@ -395,6 +402,12 @@ def _get(config: Section, key: str) -> Any:
 
 
 FIELDS = fields_of(Config)
+
+
+def keys_marked(mark: Mark) -> tuple[str, ...]:
+    """The hyperparameters of which something holds."""
+    return tuple(key for key, field in FIELDS.items() if mark in field.marks)
+
 
 GROUPS = {key.rsplit(".", depth)[0] for key in FIELDS for depth in range(1, key.count(".") + 1)}
 

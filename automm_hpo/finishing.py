@@ -24,7 +24,7 @@ from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.training import build_state
 from .metrics import find_metric
-from .models import TRAINING_ONLY, TableModel, build_model
+from .models import ARCHITECTURE_KEYS, TableModel, build_model
 from .models.folding import shared_copy
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
@@ -320,5 +320,5 @@ class _Finish:
 
 def _architecture(config: Config) -> dict[str, Any]:
     """What two trials must have in common for an average of their weights to mean anything; one search has one seed, and so equal starts."""
-    decisive = ("model.", "optim.peft", "optim.lora")  # LoRA adds tensors
-    return {key: value for key, value in config.flat().items() if key.startswith(decisive) and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
+    lora = ("optim.peft", "optim.lora.")  # it adds tensors
+    return {key: value for key, value in config.flat().items() if key in ARCHITECTURE_KEYS or key.startswith(lora)}

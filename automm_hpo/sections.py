@@ -6,6 +6,7 @@ The hyperparameters (``config.py``), the tune settings and the arguments of sear
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, TypeAdapter, ValidationError
@@ -20,9 +21,21 @@ class Expected:
     words: str
 
 
+class Mark(Enum):
+    """What others must know of a field beside its value."""
+
+    LIVE = "may change on a trained state, as population-based training does"
+    BUILDING = "decides which weights are fetched, whether a model can be built, or how large it is"
+    DECODING = "decides what pictures are decoded for"
+    TOKENS = "decides what texts are cut into, and at which length"
+    TRAINING = "changes how a model learns, and nothing of what it computes of a row that it is only shown"
+
+
 @dataclass(frozen=True)
-class Live:
-    """Marks a field that may change on a trained state, as population-based training does."""
+class Fixed:
+    """Marks a field that cannot vary between the trials of one search."""
+
+    why: str
 
 
 def unwrapped(value: Any) -> Any:
@@ -76,7 +89,9 @@ class HyperField:
     expected: str
     options: tuple[Any, ...]
     default: Any
-    live: bool
+    marks: frozenset[Mark]
+    fixed: str
+    """Why it cannot vary between the trials of one search; empty: it can."""
     description: str
 
     def check(self, key: str, value: Any, error: type[Exception] = InvalidHyperparameter) -> Any:
@@ -125,6 +140,7 @@ def fields_of(section: type[Section], prefix: str = "") -> dict[str, HyperField]
             found |= fields_of(hint, f"{prefix}{name}.")
         else:
             marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-            live = any(isinstance(mark, Live) for mark in marks)
-            found[prefix + name] = HyperField(TypeAdapter(hint), _expected(hint), _options(hint), info.default, live, info.description or "")
+            fixed = next((mark.why for mark in marks if isinstance(mark, Fixed)), "")
+            own = frozenset(mark for mark in marks if isinstance(mark, Mark))
+            found[prefix + name] = HyperField(TypeAdapter(hint), _expected(hint), _options(hint), info.default, own, fixed, info.description or "")
     return found

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from automm_hpo.config import ALIASES, FIELDS, GROUPS, Config, canonical_key, check_value, resolve_keys
 from automm_hpo.errors import AutoMMHPOError, InvalidHyperparameter, InvalidInput, Problems, UnknownHyperparameter
+from automm_hpo.sections import Mark
 
 NUMBERS = [key for key, field in FIELDS.items() if any(word in field.expected for word in ("integer", "float")) and "list" not in field.expected]
 INTEGERS = [key for key in NUMBERS if "integer" in FIELDS[key].expected]
@@ -283,7 +284,10 @@ def test_a_config_is_frozen_and_takes_nothing_extra():
 def test_groups_and_live_keys():
     assert {"model", "model.timm_image", "data", "data.image", "optim", "env"} <= GROUPS
     assert not GROUPS & FIELDS.keys()
-    assert {key for key in ("optim.lr", "optim.optim_type", "optim.max_epochs", "optim.weight_decay") if FIELDS[key].live} == {"optim.lr", "optim.weight_decay"}
+    assert {key for key in ("optim.lr", "optim.optim_type", "optim.max_epochs", "optim.weight_decay") if Mark.LIVE in FIELDS[key].marks} == {
+        "optim.lr",
+        "optim.weight_decay",
+    }
 
 
 @pytest.mark.parametrize("error", [UnknownHyperparameter, InvalidHyperparameter])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import GROUPS, Config, check_value, check_values, resolve_keys
+from ..config import FIELDS, GROUPS, Config, check_value, check_values, resolve_keys
 from ..errors import AutoMMHPOError, InvalidHyperparameter, InvalidSpace, NotSupported, Problems
 from ..space import (
     Branch,
@@ -206,23 +206,10 @@ def checked_space(key: str, space: Space | Computed) -> Space | Computed:
     return replace(space, options=tuple(checked)) if isinstance(space, Choice) else space
 
 
-FIXED_IN_SEARCH = {
-    "data.image.missing_value_strategy": "the images are decoded once for all trials",
-    "data.image.max_pixels": "the images are decoded once for all trials",
-    "data.numerical.scaling": "the table is encoded once for all trials",
-    "data.categorical.minimum_cat_count": "the table is encoded once for all trials",
-    "data.categorical.maximum_num_cat": "the table is encoded once for all trials",
-    "data.text.words": "the table is encoded once for all trials",
-    "optim.top_k_average_method": "it is applied once, after the last trial",
-    "env.num_gpus": "it counts the GPUs of the whole search",
-    "env.num_workers": "the images are decoded once for all trials",
-    "env.accelerator": "all trials run on one kind of device",
-}
-
-
 def _check_may_vary(key: str) -> None:
-    if key in FIXED_IN_SEARCH:
-        raise InvalidSpace(f"{key} cannot vary between the trials of one search: {FIXED_IN_SEARCH[key]}")
+    field = FIELDS.get(key)  # a group whose value is no dict is refused with its own words
+    if field is not None and field.fixed:
+        raise InvalidSpace(f"{key} cannot vary between the trials of one search: {field.fixed}")
 
 
 def check_computed(space: SearchSpace, fixed: Mapping[str, Any], check: Callable[[str, Any], Any]) -> None:

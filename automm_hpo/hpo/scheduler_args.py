@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from ..config import FIELDS
+from ..config import keys_marked
 from ..errors import InvalidTuneSettings, Problems
 from ..files import is_json
-from ..sections import Expected, Flag, HyperField, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, fields_of
+from ..sections import Expected, Flag, HyperField, Mark, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, fields_of
 from ..space import Choice, SearchSpace
 
 SchedulerName = Literal["FIFO", "ASHA", "HyperBand", "BOHB", "median", "PBT", "PB2", "bandit", "truncation"]
@@ -40,7 +40,7 @@ SCHEDULER_ALIASES = {
     "truncationselectionpolicy": "truncation",
 } | {name.lower(): name for name in get_args(SchedulerName)}
 
-LIVE_KEYS = tuple(key for key, field in FIELDS.items() if field.live)
+LIVE_KEYS = keys_marked(Mark.LIVE)
 POPULATIONS = ("PBT", "PB2")
 WAITING = ("HyperBand", "BOHB", *POPULATIONS)  # these pause trials until others have come as far
 

@@ -6,40 +6,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Config
+from ..config import FIELDS, Config, keys_marked
 from ..data.features import Features
 from ..data.images import ImageSpec
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter
+from ..sections import Mark
 from . import lora, tabular, text, timm_image
 from .backbone import Backbone
 from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
-    "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TRAINING_ONLY", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
+    "ARCHITECTURE_KEYS", "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
     "fetch_weights", "image_spec", "is_pretrained", "text_spec", "used_models",
 ]  # fmt: skip
 
-# hyperparameters that a search may vary and that others must know all values of: those that decide what data is encoded for,
-# and those that decide which weights are fetched, whether a model can be built, and how large it is
-GEOMETRY_KEYS = ("model.timm_image.checkpoint_name", "model.timm_image.image_size")
-TEXT_KEYS = ("model.hf_text.checkpoint_name", "model.hf_text.max_text_len")
-MODEL_KEYS = (
-    "model.names",
-    *GEOMETRY_KEYS,
-    *TEXT_KEYS,
-    *(f"model.timm_image.{name}" for name in ("pretrained", "checkpoint_path", "drop_path_rate")),
-    "model.hf_text.pretrained",
-    *(f"model.ft_transformer.{name}" for name in ("token_dim", "attention_num_heads")),
-    "optim.peft",
-)
-
-
-# hyperparameters of a model that change how it learns, and nothing of what it computes of a row that it is only shown
-TRAINING_ONLY = (
-    "train_transforms", "drop_rate", "drop_path_rate", "dropout", "attention_dropout", "ffn_dropout", "residual_dropout", "modality_dropout",
-    "gradient_checkpointing", "trainable", "frozen_norm_stats", "lr_mult",
-)  # fmt: skip
+# all values that these take are known before a search
+MODEL_KEYS, GEOMETRY_KEYS, TEXT_KEYS = keys_marked(Mark.BUILDING), keys_marked(Mark.DECODING), keys_marked(Mark.TOKENS)
+# two models that agree in these compute the same, if their weights are the same
+ARCHITECTURE_KEYS = tuple(key for key in FIELDS if key.startswith("model.") and key not in keys_marked(Mark.TRAINING))
 
 
 def _nothing(config: Config) -> None:

@@ -22,7 +22,7 @@ from ..config import Config, Optim
 from ..data.batch import TensorCache
 from ..data.ngrams import cross_entropy, of_classes
 from ..files import digest
-from ..models import TRAINING_ONLY, TableModel
+from ..models import ARCHITECTURE_KEYS, TableModel
 from ..presets import may_be_probed
 from .evaluate import predict_logits
 from .result import StopCheck
@@ -61,8 +61,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
 def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> dict[str, torch.Tensor] | None:
     """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them. None: there is no time."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = {key: value for key, value in config.flat().items() if key.startswith("model.") and key.rsplit(".", 1)[-1] not in TRAINING_ONLY}
-    file = folder / f"probe-{digest(known)}.safetensors"
+    file = folder / f"probe-{digest({key: config.flat()[key] for key in ARCHITECTURE_KEYS})}.safetensors"
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
