@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.records import SearchRecords
 from .hpo.session import SearchIdentity, check_same_search, read_identity
 from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
-from .hpo.warm_start import read_warm_start
+from .hpo.warm_start import WarmStart, read_warm_start
 from .metrics import Metric
 from .results import SearchResults
 from .searching import Session, trials_deadline
-from .space import RawProposal, describe_space
+from .space import RawProposal, SearchSpace, describe_space
 from .space.kinds import text_of
 
 MOST_REPORTS = 100  # that schedulers plan with where nobody has said how many there are
@@ -101,44 +102,105 @@ def tune_objective(
         warm_start = read_warm_start(settings, spaces, fixed, searched, resuming)
     problems.raise_any()
 
-    identity = _identity(objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"])
-    if resuming:
-        check_resumable(settings)
-        check_same_search(read_identity(folder / "search"), identity, folder / "search")
     deadline = None if time_limit is None else called + float(time_limit)
-    num_trials = settings.num_trials or 1
-    session = Session(folder, identity, resuming, settings, num_trials, searched, deadline, verbosity)
+    plan = ObjectivePlan(
+        objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"], folder, resuming, warm_start.before(points), warm_start, deadline
+    )
+    return run_objective(plan, tracking, verbosity)
+
+
+@dataclass(frozen=True)
+class ObjectivePlan:
+    """A call of ``tune_objective`` as it will be carried out; nothing is written or started yet.
+
+    Attributes:
+        fixed, space: the names that the objective is called with, those that have a value and those that are searched.
+        path, resuming: the folder, and whether it holds this search already.
+        first_points: raw proposals to try before the searcher's own.
+        deadline: time.time() at which the call must return; None: no limit.
+    """
+
+    objective: Callable[[dict[str, Any]], Any]
+    fixed: Mapping[str, Any]
+    space: SearchSpace
+    settings: TuneSettings
+    metric: Metric
+    max_epochs: int | None
+    seed: int
+    path: Path
+    resuming: bool
+    first_points: tuple[RawProposal, ...]
+    warm_start: WarmStart
+    deadline: float | None
+
+    @property
+    def num_trials(self) -> int:
+        return self.settings.num_trials or 1
+
+    @property
+    def identity(self) -> SearchIdentity:
+        """What makes the search the same in another call. The objective goes by its name: its code may be mended between two sessions."""
+        stated, limits = limits_of(self.settings)
+        named = {"objective": function_of(self.objective).__qualname__, "metric": self.metric.name, "mode": self.metric.mode}
+        values = {key: text_of(value) for key, value in self.fixed.items()} | describe_space(self.space)
+        fingerprint = {**stated, **named, "max_epochs": self.max_epochs, "seed": self.seed, **{f"space/{key}": text for key, text in values.items()}}
+        return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": self.metric.name, "mode": self.metric.mode})
+
+    @property
+    def job(self) -> SearchJob:
+        return SearchJob(
+            self.space,
+            self.fixed,
+            self.settings,
+            self.num_trials,
+            self.seed,
+            self.metric.name,
+            max_epochs=self.max_epochs or MOST_REPORTS,
+            warmup_epochs=0.0,
+            complete=lambda tuned: {**self.fixed, **tuned},
+            first_points=self.first_points,
+            known=self.warm_start.trials,
+        )
+
+
+def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> SearchResults:
+    """Runs the trials that are left.
+
+    Raises:
+        SearchMismatch: the folder holds another search.
+        AllTrialsFailed: no trial ended with a finite metric.
+    """
+    settings, metric, identity = plan.settings, plan.metric, plan.identity
+    if plan.resuming:
+        check_resumable(settings)
+        check_same_search(read_identity(plan.path / "search"), identity, plan.path / "search")
+    session = Session(plan.path, identity, plan.resuming, settings, plan.num_trials, metric, plan.deadline, verbosity)
     with session.open(), contextlib.ExitStack() as cluster:
         if session.is_finished:
-            session.progress.say(f"{folder} holds this very search, finished: nothing is left to do", level=1)
-            return SearchResults(session.records, searched)
-        session.progress.say(search_line(settings, num_trials, spaces))
-        if warm_start.trials:
-            session.progress.say(warm_start.line)
-        session.progress.resumes(session.records, folder)
+            session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
+            return SearchResults(session.records, metric)
+        session.progress.say(search_line(settings, plan.num_trials, plan.space))
+        if plan.warm_start.trials:
+            session.progress.say(plan.warm_start.line)
+        session.progress.resumes(session.records, plan.path)
         available = cluster.enter_context(ray_cluster(report=session.progress.say, show_output=verbosity > 1)) if session.is_anything_left else {}
-        with session.tracked(tracking, {**fixed, **spaces}, spaces), sent_by_value(objective):
-            seed, is_tracked = numbers["seed"], tracking is not None
-            run = Objective(objective, spaces, fixed, searched.name, searched.higher_is_better, settings.num_to_keep, seed, max_epochs, is_tracked)
-            job = SearchJob(
-                spaces,
-                fixed,
-                settings,
-                num_trials,
-                seed,
-                searched.name,
-                max_epochs=max_epochs or MOST_REPORTS,
-                warmup_epochs=0.0,
-                complete=lambda tuned: {**fixed, **tuned},
-                first_points=warm_start.before(points),
-                known=warm_start.trials,
+        with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space), sent_by_value(plan.objective):
+            trial = Objective(
+                plan.objective,
+                plan.space,
+                plan.fixed,
+                metric.name,
+                metric.higher_is_better,
+                settings.num_to_keep,
+                plan.seed,
+                plan.max_epochs,
+                tracked=tracking is not None,
             )
-            trials_end = trials_deadline(deadline, with_ray=True)
-            interruption = session.run(run, job, cluster, available, trials_end, settings.num_kept())
+            interruption = session.run(trial, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
-    session.say_goodbye(f"saved in {folder}")
+    session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
-    return SearchResults(SearchRecords(folder / "search"), searched)
+    return SearchResults(SearchRecords(plan.path / "search"), metric)
 
 
 def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Metric:
@@ -150,14 +212,3 @@ def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Met
     if direction not in ("max", "min"):
         raise InvalidArgument(f"mode: expected 'max' or 'min', whether more or less of {name!r} is better, got {direction!r}")
     return Metric(name, lambda target, prediction: float("nan"), "values", direction == "max")
-
-
-def _identity(
-    objective: Any, fixed: Mapping[str, Any], spaces: Any, settings: TuneSettings, metric: Metric, max_epochs: int | None, seed: int
-) -> SearchIdentity:
-    """The objective goes by its name: its code may be mended between two sessions."""
-    stated, limits = limits_of(settings)
-    named = {"objective": function_of(objective).__qualname__, "metric": metric.name, "mode": metric.mode}
-    own = {f"space/{key}": text for key, text in ({key: text_of(value) for key, value in fixed.items()} | describe_space(spaces)).items()}
-    fingerprint = {**stated, **named, "max_epochs": max_epochs, "seed": seed, **own}
-    return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": metric.name, "mode": metric.mode})

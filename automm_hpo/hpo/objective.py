@@ -26,7 +26,7 @@ from ..training.checkpoint_folder import STATE, checkpoint_name, is_inherited, l
 from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
-from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded
+from .trial import NUM_STATES, cut_log, drop_unrecorded, inherit
 
 DONE = "done"  # in what an objective reports: this was the last
 
@@ -135,22 +135,18 @@ class Objective:
         if record.results and ends_for_good(record.results[-1].end):
             return record  # killed before that was noted; a function would begin again
         drop_unrecorded(folder, record)
-        newest = _newest_state(folder)
+        newest = _newest_state(folder.checkpoints)
         if newest is None:  # a function has no state, and begins again
             return cut_log(folder, record, None, inherited=False)
         return cut_log(folder, record, newest[1], is_inherited(newest[0]))
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
-        for _ in range(20):  # the parent goes on, and may drop a state while it is being copied
-            newest = _newest_state(parent)
-            if newest is None:
-                time.sleep(0.05)
-                continue
-            path, start = newest[0], replace(newest[1], segment=segment.number, end=None)
-            with contextlib.suppress(OSError, shutil.Error):
-                _store(folder, start, lambda place: shutil.copytree(path, place, dirs_exist_ok=True), inherited=True)  # noqa: B023  # called at once
-                return add_segment(folder, replace(segment, epoch=start.epoch))
-        raise CorruptFile(f"trial {parent.number} has no saved state to take over")
+        def copy(path: Path, result: EpochResult) -> EpochResult:
+            start = replace(result, segment=segment.number, end=None)
+            _store(folder, start, lambda place: shutil.copytree(path, place, dirs_exist_ok=True), inherited=True)
+            return start
+
+        inherit(folder, parent, segment, _newest_state, copy)
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
         def ended(result: EpochResult) -> EpochResult:
@@ -193,7 +189,7 @@ class Objective:
         trainable: Any = self.function(config=self.config_of(record))  # type: ignore[call-arg]
         try:
             epoch, before = 0, record.seconds
-            if newest := _newest_state(folder):
+            if newest := _newest_state(folder.checkpoints):
                 trainable.load_checkpoint(str(newest[0]))
                 epoch = newest[1].step
             started, can_save = time.time(), True
@@ -245,8 +241,8 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
     return True
 
 
-def _newest_state(folder: TrialFolder) -> tuple[Path, EpochResult] | None:
-    for path in reversed(list_checkpoints(folder.checkpoints)):
+def _newest_state(checkpoints: Path) -> tuple[Path, EpochResult] | None:
+    for path in reversed(list_checkpoints(checkpoints)):
         with contextlib.suppress(CorruptFile, OSError):
             return path, result_from_json(read_json(path / STATE)["result"])
     return None

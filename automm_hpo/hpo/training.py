@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +15,6 @@ from ..config import Config
 from ..data.batch import TensorCache
 from ..data.cache import open_cache
 from ..data.features import Features
-from ..errors import CorruptFile
 from ..metrics import Metric
 from ..models import build_model
 from ..problem import Problem
@@ -33,7 +31,7 @@ from ..training.probe import start_from_probe, wants_probe
 from ..training.result import EpochResult, StopCheck
 from ..training.state import TrainState, TrialData
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
-from .trial import NUM_STATES, add_segment, cut_log, drop_unrecorded
+from .trial import NUM_STATES, cut_log, drop_unrecorded, inherit
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,7 @@ class Training:
         return cut_log(folder, record, newest[1], is_inherited(newest[0]))
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
-        for _ in range(20):  # the parent trains on, and may drop a checkpoint while it is being read
-            newest = newest_checkpoint(parent.checkpoints)
-            if newest is None:
-                time.sleep(0.05)
-                continue
-            with contextlib.suppress(CorruptFile, OSError):
-                start = inherit_checkpoint(newest[0], folder.checkpoints, segment.number)
-                return add_segment(folder, replace(segment, epoch=start.epoch))
-        raise CorruptFile(f"trial {parent.number} has no intact checkpoint to take over")
+        inherit(folder, parent, segment, newest_checkpoint, lambda path, _: inherit_checkpoint(path, folder.checkpoints, segment.number))
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
         config, cache = Config.from_flat(folder.read().config), folder.path.parent.parent / "cache"

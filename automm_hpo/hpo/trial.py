@@ -6,20 +6,23 @@ and a trial that was paused are one case.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from ..errors import CorruptFile
 from ..training.checkpoint_folder import checkpoint_name, checkpoint_order, list_checkpoints
 from ..training.result import EpochResult, StopCheck
 from .monitor import SearchMonitor
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 
 NUM_STATES = 2  # resumable checkpoints a running trial keeps: the newest, and one before it should that be damaged
+Newest = tuple[Path, EpochResult]
 STOP_FILE = "stop"  # in the search's folder; while it is there, trials end after the step they are at
 
 
@@ -128,6 +131,27 @@ def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None
     if repr(kept) != repr(list(record.results)):  # nan differs from itself, its text does not
         folder.rewrite_results(kept)
     return replace(record, results=tuple(kept))
+
+
+def inherit(
+    folder: TrialFolder, parent: TrialFolder, segment: Segment, newest: Callable[[Path], Newest | None], copy: Callable[[Path, EpochResult], EpochResult]
+) -> None:
+    """Begins a new segment with another trial's newest state.
+
+    Args:
+        newest: of a folder of checkpoints, the path and the result of the newest one that is intact; None: there is none.
+        copy: brings it into the trial's own folder, and returns its result as it stands there.
+
+    Raises:
+        CorruptFile: the other trial has none.
+    """
+    for _ in range(20):  # the parent goes on, and may drop a state while it is being copied
+        if (found := newest(parent.checkpoints)) is None:
+            time.sleep(0.05)
+            continue
+        with contextlib.suppress(CorruptFile, OSError, shutil.Error):
+            return add_segment(folder, replace(segment, epoch=copy(*found).epoch))
+    raise CorruptFile(f"trial {parent.number} has no intact state to take over")
 
 
 def add_segment(folder: TrialFolder, segment: Segment) -> None:
