@@ -22,9 +22,8 @@ from .data.cache import open_cache
 from .errors import CorruptFile, InvalidArgument, Problems
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
-from .hpo.training import build_state
 from .metrics import find_metric
-from .models import ARCHITECTURE_KEYS, TableModel, build_model
+from .models import ARCHITECTURE_KEYS, TableModel
 from .models.folding import shared_copy
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
@@ -130,7 +129,7 @@ class _Finish:
     def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None) -> None:
         assert best.best is not None, "the best trial has a score"
         self.plan, self.records, self.progress, self.best, self.deadline = plan, records, progress, best, deadline
-        self.metric, self.problem, self.features = plan.data.validation_metric, plan.data.problem, plan.encoders.features
+        self.metric, self.problem, self.models = plan.data.validation_metric, plan.data.problem, plan.models
         self.first = _Kept(best.number, Config.from_flat(best.best_config), best.best, records.folder_of(best.number).checkpoint(best.best))
         self.cache = plan.path / "search" / "cache"
         self.valid = open_cache(self.cache, "valid")
@@ -202,7 +201,12 @@ class _Finish:
             self.progress.say(f"ensemble: no combination of {len(alone)} models beats the best of them on the validation rows")
             return artifact
         [soup] = artifact.members
-        members = [Member(kept[name].config, self._load(kept[name]), share) if name in kept else replace(soup, weight=share) for name, share in shares.items()]
+        members = [
+            Member(kept[name].config, self.models.loaded(kept[name].config, kept[name].folder / WEIGHTS), share)
+            if name in kept
+            else replace(soup, weight=share)
+            for name, share in shares.items()
+        ]
         said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())
         return self._improved(artifact, f"ensemble of {said}", validation, members)
 
@@ -216,7 +220,7 @@ class _Finish:
         config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
         seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
         if epochs == 0:
-            self.progress.say("refit: the best epoch is the linear probe, before any training; there is nothing to train again", level=1)
+            self.progress.say("refit: the best epoch is the one before any training; there is nothing to train again", level=1)
             return artifact
         if self._late(seconds):
             return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")
@@ -231,7 +235,7 @@ class _Finish:
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
         data = TrialData.of(rows, few, self.problem, harmless)
         device = pick_device(config.env)
-        state = build_state(config, self.features, self.problem.num_outputs, self.plan.seed, device)
+        state = self.models.state(config, self.plan.seed, device)
 
         def should_stop(ahead: float) -> str | None:
             return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
@@ -240,7 +244,7 @@ class _Finish:
             if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
                 probed = TrialData.of(train, self.valid, self.problem, self.metric)
                 start_from_probe(state, probed, config, self.cache, should_stop)
-            state.is_probed = False  # its score is known
+            state.is_unscored = False  # its score is known
             *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
         if last.end in ("diverged", "time limit"):
             self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)
@@ -273,13 +277,7 @@ class _Finish:
         return intact
 
     def _build(self, config: Config) -> TableModel:
-        model = build_model(config, self.features, self.problem.num_outputs, load_weights=False)
-        return model.to(pick_device(config.env)).to(memory_format=torch.channels_last)
-
-    def _load(self, epoch: _Kept) -> TableModel:
-        model = build_model(epoch.config, self.features, self.problem.num_outputs, load_weights=False)
-        load_weights(model, epoch.folder / WEIGHTS)
-        return model
+        return self.models.empty(config).to(pick_device(config.env)).to(memory_format=torch.channels_last)
 
     def _judge(self, logits: torch.Tensor) -> Validation:
         return validate(self.metric, self.problem, logits, self.valid.target.numpy())

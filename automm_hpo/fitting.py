@@ -16,7 +16,6 @@ from .checks import idle_keys
 from .config import Config
 from .data.cache import store_caches
 from .data.decoding import Course
-from .data.features import Features
 from .errors import CorruptFile
 from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
@@ -27,14 +26,13 @@ from .hpo.ray_space import candidate_configs, values_of
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.table import value_text
 from .hpo.training import Training, splits_closed
-from .models import MODEL_KEYS, build_model, used_groups
+from .models import MODEL_KEYS, used_groups
 from .packing import plan_gpu_share
 from .plan import FitPlan
-from .problem import Problem
 from .process import Interruption
 from .searching import Session, trials_deadline
 from .space import tuned_keys
-from .training.checkpoint import load_weights
+from .training.building import ModelBuilder
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
 from .training.evaluate import find_device, generators_unchanged
 
@@ -64,7 +62,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
             if not plan.search.space and not len(session.records):
                 session.records.open_trial({}, {}, plan.search.config.flat())
-            training = Training(data.problem, plan.encoders.features, metric, plan.seed, settings.num_to_keep)
+            training = Training(data.problem, plan.models, metric, plan.seed, settings.num_to_keep)
             interruption = session.run(
                 training,
                 _search_job(plan, gpu_share),
@@ -161,7 +159,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
         if record.best is None:  # this one and all behind it
             break
         try:
-            member = _best_member(record, records, plan.encoders.features, data.problem)
+            member = _best_member(record, records, plan.models)
         except CorruptFile as problem:
             if list_checkpoints(records.folder_of(record.number).checkpoints):  # pruned ones are simply not there
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
@@ -180,13 +178,11 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     """
     record = next(record for record in records.trials() if record.number == number)
     sources = artifact.sources_for(Config.from_flat(record.best_config))
-    member = _best_member(record, records, artifact.encoders.features, artifact.problem, sources)
+    member = _best_member(record, records, ModelBuilder(artifact.encoders.features, artifact.problem.num_outputs, sources=sources))
     return replace(artifact, members=(member,), summary=_summary(record, records, artifact.validation_metric))
 
 
-def _best_member(
-    record: TrialRecord, records: SearchRecords, features: Features, problem: Problem, sources: Mapping[str, Mapping[str, Any]] | None = None
-) -> Member:
+def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuilder) -> Member:
     """The best epoch of a trial that has one; with the hyperparameters of that time, which population-based training may have changed since.
 
     Raises:
@@ -195,9 +191,7 @@ def _best_member(
     assert record.best, "the caller has looked"
     path, config = records.folder_of(record.number).checkpoint(record.best), Config.from_flat(record.best_config)
     check_checkpoint(path)
-    model = build_model(config, features, problem.num_outputs, load_weights=False, sources=sources)
-    load_weights(model, path / WEIGHTS)
-    return Member(config, model)
+    return Member(config, models.loaded(config, path / WEIGHTS))
 
 
 def _summary(record: TrialRecord, records: SearchRecords, metric: str) -> dict[str, Any]:

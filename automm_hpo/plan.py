@@ -21,6 +21,7 @@ from .hpo.warm_start import WarmStart
 from .metrics import Metric, find_metric
 from .problem import Problem, encode_weights
 from .space import RawProposal, SearchSpace
+from .training.building import ModelBuilder
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,10 @@ class FitPlan:
     deadline: float | None
     ensemble_size: int = 1
     refit: bool = False
+
+    @property
+    def models(self) -> ModelBuilder:
+        return ModelBuilder(self.encoders.features, self.data.problem.num_outputs)
 
     def with_scorer(self) -> Self:
         """The plan with what words say learned, where that is wanted: it takes a while, and a search that has finished needs it no more."""

@@ -11,7 +11,6 @@ from .config import Config
 from .data.cache import MEND, build_cache
 from .data.decoding import describe
 from .errors import BadImages
-from .hpo.training import build_state
 from .plan import FitPlan, SearchPlan, Split
 from .training.compiling import gpu_kernels
 from .training.evaluate import find_device, generators_unchanged
@@ -48,5 +47,5 @@ def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[C
     with as_in_a_trial(plan.search) as device:
         cache = rows.to(device)
         short = config.with_overrides({"optim.max_epochs": num_steps, "optim.max_steps": -1, "optim.val_check_interval": 1.0, "optim.patience": num_steps})
-        state = build_state(short, plan.encoders.features, data.problem.num_outputs, plan.seed, device)
+        state = plan.models.state(short, plan.seed, device)
         yield short, state, TrialData.of(cache, cache, data.problem, data.validation_metric)

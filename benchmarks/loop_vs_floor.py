@@ -35,6 +35,7 @@ from automm_hpo.hpo.trial import TrialTask, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec
 from automm_hpo.problem import infer_problem
+from automm_hpo.training.building import ModelBuilder
 
 # of 2,000 images, the first so many; a run of each takes some seconds
 TASKS = ((Recipe("test_resnet", 32, epochs=3), 2_000), (Recipe("mobilenetv3_small_100", 64), 1_000), (Recipe("resnet18", 64), 500))
@@ -53,7 +54,9 @@ def prepare(folder: Path, recipe: Recipe, num_images: int) -> tuple[Run, Run]:
     tables = {name: EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])) for name, rows in splits.items()}
     store_caches(folder / "search/cache", tables, geometry)
     records = SearchRecords(folder / "search")
-    task = TrialTask(records.folder, Training(problem, Features(num_images=1), find_metric("accuracy"), seed=0, num_to_keep=2))
+    task = TrialTask(
+        records.folder, Training(problem, ModelBuilder(Features(num_images=1), problem.num_outputs), find_metric("accuracy"), seed=0, num_to_keep=2)
+    )
     caches = {name: open_cache(folder / "search/cache", name) for name in splits}
     tensors = {name: (cache.batch(slice(None)).images[:, 0].permute(0, 2, 3, 1).contiguous(), cache.target.clone()) for name, cache in caches.items()}
 

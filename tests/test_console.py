@@ -31,7 +31,7 @@ assert not changed, changed
 """
 
 
-@pytest.mark.parametrize("verbosity", [0, 2])
+@pytest.mark.parametrize("verbosity", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_search_says_little_and_leaves_the_process_as_it_was(small, here, fast, verbosity):
     small[0].head(100).to_csv("train.csv", index=False)
     done = subprocess.run([sys.executable, "-c", SEARCH.format(fast=fast), "train.csv", str(verbosity)], capture_output=True, text=True, check=False, cwd=here)

@@ -26,7 +26,6 @@ from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
 from automm_hpo.hpo.session import SearchIdentity
 from automm_hpo.hpo.settings import TuneSettings
-from automm_hpo.hpo.training import build_state
 from automm_hpo.models import image_spec
 from automm_hpo.plan import FitPlan, SearchPlan, Target
 from automm_hpo.space import Float
@@ -62,7 +61,7 @@ class Searched:
         data = self.plan.data
         train, valid = (open_cache(self.folder / "search" / "cache", name) for name in ("train", "valid"))
         trial_data = TrialData(train, valid, data.problem, data.validation_metric, valid.target.numpy())
-        state = build_state(config, self.plan.encoders.features, data.problem.num_outputs, 0, torch.device("cpu"))
+        state = self.plan.models.state(config, 0, torch.device("cpu"))
         number = self.records.open_trial({}, {"optim.lr": config.optim.lr}, config.flat()).number
         folder = self.records.folder_of(number)
         for result in train_epochs(state, trial_data, config, 0, lambda ahead: None):
@@ -473,6 +472,7 @@ def test_a_search_with_an_ensemble(small, here, fast, ray_session):
     assert MultiModalPredictor.load(here / "run").predict_proba(small[1]).equals(predictor.predict_proba(small[1]))
 
 
+@pytest.mark.slow
 def test_a_search_keeps_the_epochs_of_its_best_trial_for_the_soup(small, here, fast, ray_session):
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 3, "keep_trials": 2}
     predictor = fit(small[0], here, fast | WANDERING | {"optim.lr": tune.loguniform(1e-3, 1e-2)}, hyperparameter_tune_kwargs=kwargs)

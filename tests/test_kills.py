@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 
 
 RUNS = [
-    "--kills 10",
+    "--kills 6",
     "--kills 2 --ray --objective",
     "--kills 2 --ray --objective --searcher bayes --scheduler ASHA",
     "--kills 2 --ray --objective --scheduler PBT --trials 4",

@@ -15,6 +15,7 @@ def weights(tmp_path):
     return str(tmp_path / "published.pth")
 
 
+@pytest.mark.slow
 def test_trials_with_and_without_lora_are_searched_saved_and_loaded(weights, small, here, ray_session):
     train, test = small
     predictor = MultiModalPredictor("label", verbosity=0).fit(

@@ -106,6 +106,7 @@ def test_what_is_no_metric_fails_the_trial_by_name(returned, reason):
         search(lambda config: returned, num_trials=2)
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_reported_costs_one_trial_not_all(here):
     def objective(config):
         return {"los": 1.0}

@@ -76,7 +76,7 @@ def test_pictures_as_files_bytes_base64_and_arrays_are_the_same_ones(pictures, s
         assert pictures.predict_proba(frame).equals(expected)
 
 
-@pytest.mark.parametrize("searched", [False, True])
+@pytest.mark.parametrize("searched", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_columns_named_by_numpys_numbers(here, ray_session, searched):
     data = table().drop(columns="town").set_axis([2019, 2020, 2021], axis=1)
     lr = {"optim.lr": tune.loguniform(1e-3, 1e-2)} if searched else {}
@@ -163,6 +163,7 @@ assert signal.getsignal(signal.SIGUSR1) is handler
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1") or not os.path.exists("/dev/full"), reason="of Linux")
 def test_a_service_without_a_home_whose_output_nobody_can_take(here):
     environment = os.environ | {"HOME": "/proc/nowhere", "PYTHONUNBUFFERED": "1"}

@@ -131,9 +131,9 @@ AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
             },
             id="AutoMM",
         ),
-        pytest.param(HYPERDRIVE, {'"num_trials": 100': '"num_trials": 6'}, id="HyperDrive"),
-        pytest.param(RAY_TUNE, {'"num_trials": 10': '"num_trials": 4'}, id="Ray Tune"),
-        pytest.param(GUILD, {}, id="Guild"),
+        pytest.param(HYPERDRIVE, {'"num_trials": 100': '"num_trials": 6'}, id="HyperDrive", marks=pytest.mark.slow),
+        pytest.param(RAY_TUNE, {'"num_trials": 10': '"num_trials": 4'}, id="Ray Tune", marks=pytest.mark.slow),
+        pytest.param(GUILD, {}, id="Guild", marks=pytest.mark.slow),
     ],
 )
 def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session):

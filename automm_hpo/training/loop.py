@@ -59,7 +59,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
             is_compiled = True
         model.train()
         pace.start(afresh=compiles)
-        while not state.is_probed:  # a probe is validated before the first step
+        while not state.is_unscored:  # a probe is validated before the first step
             losses += gradients.add()
             if optim.gradient_clip_val:
                 nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
@@ -84,9 +84,9 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         validation_started = time.perf_counter()
         state.valid_logits = predict_logits(state.predictor, data.valid, config.env)
         found = validate(data.metric, data.problem, state.valid_logits, data.valid_target)
-        has_diverged = not (found.is_finite and (state.is_probed or math.isfinite(train_loss)))
+        has_diverged = not (found.is_finite and (state.is_unscored or math.isfinite(train_loss)))
         score, metric = (math.nan, math.nan) if has_diverged else (found.score, found.metric)
-        state.is_probed = False
+        state.is_unscored = False
         pace.validated(time.perf_counter() - validation_started)
         state.seconds += time.perf_counter() - started
 

@@ -54,7 +54,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
         head.bias.copy_(fitted["bias"])
     if state.average is not None:
         state.average.set(state.model)
-    state.is_probed = True
+    state.is_unscored = True
     state.seconds += time.perf_counter() - started
 
 

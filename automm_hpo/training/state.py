@@ -22,7 +22,7 @@ class TrainState:
 
     Attributes:
         average: of the weights over the steps; None: there is none.
-        is_probed: the head comes from a linear probe that has not been validated yet.
+        is_unscored: what a linear probe or another predictor made of the weights is to be validated before the next step.
         micro_batch_size: rows that go through the device at once; 0: not known yet. It is halved where they do not fit.
         valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
     """
@@ -30,7 +30,7 @@ class TrainState:
     model: TableModel
     optimizer: torch.optim.Optimizer
     average: ModelEmaV3 | None = None
-    is_probed: bool = False
+    is_unscored: bool = False
     micro_batch_size: int = 0
     step: int = 0
     best_score: float = -math.inf

@@ -91,6 +91,7 @@ def test_a_time_limit_keeps_the_best_so_far(small, here, fast):
     assert predictor.predict(small[1]).notna().all()
 
 
+@pytest.mark.slow
 def test_the_winner_is_chosen_by_a_metric_to_minimise(small, here, fast):
     predictor = MultiModalPredictor(label="label", validation_metric="log_loss", verbosity=0)
     predictor.fit(
@@ -117,6 +118,7 @@ def test_what_is_kept_on_disk_is_bounded(small, here, fast):
     assert not list((here / "run" / "search").rglob("train_state.safetensors"))
 
 
+@pytest.mark.slow
 def test_sizes_tuned_together_share_one_cache(small, here, fast):
     space = {"model.timm_image.image_size": tune.choice([24, 32]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "mobilenetv3_small_050"])}
     predictor = search(small[0], fast | space | {"optim.max_epochs": 1}, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 3}, seed=1)

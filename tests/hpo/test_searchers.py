@@ -62,8 +62,8 @@ GUIDED = [name for name in NAMES if name not in ("random", "grid", "qmc")]
 NUM_SEEDS = {"ax": 1, "bayesopt": 3, "gp": 1}  # a proposal takes these a good part of a second
 
 
-def but_slow(names, slow):
-    return [pytest.param(name, marks=pytest.mark.slow) if name == slow else name for name in names]
+def but_slow(names, *slow):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
 
 
 def space_for(name):
@@ -199,7 +199,7 @@ def test_first_points_come_first_and_exactly(name):
     assert all(point not in first for point in proposals[len(first) :])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", but_slow(NAMES, "ax"))
 def test_the_seed_decides(name):
     space, number = space_for(name), length(name, 16)
     once, again, other = (run(make(name, space, seed), space, number)[0] for seed in (3, 3, 4))
@@ -255,7 +255,7 @@ def test_what_goes_by_the_number_of_a_trial_goes_on_as_if_nothing_had_been(name)
     assert run(build_searcher(settings, MIXED, 0, whole[:4], num_recorded=4), MIXED, 8)[0] == whole
 
 
-@pytest.mark.parametrize("name", but_slow(GUIDED, "bayesopt"))
+@pytest.mark.parametrize("name", but_slow(GUIDED, "bayesopt", "ax"))
 def test_learns_more_than_chance_would(name):
     seeds = range(NUM_SEEDS.get(name, 6))
 

@@ -16,6 +16,7 @@ from automm_hpo.hpo.training import Training, _open_split
 from automm_hpo.hpo.trial import STOP_FILE, TrialTask, cut_log, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
+from automm_hpo.training.building import ModelBuilder
 from automm_hpo.training.checkpoint_folder import STATE_TENSORS, WEIGHTS, list_checkpoints
 from automm_hpo.training.result import EpochResult
 
@@ -46,7 +47,10 @@ def search(small, tmp_path, request, monkeypatch):
     """(task, records) of a search with its cache; nothing has run yet. Checkpoints are written in turn with the steps, or beside them as on a GPU."""
     monkeypatch.setattr("automm_hpo.hpo.training.writes_beside", lambda device: request.param)
     problem = store(tmp_path, small[0])
-    yield TrialTask(tmp_path, Training(problem, Features(num_images=1), find_metric("accuracy"), 0, num_to_keep=2)), SearchRecords(tmp_path)
+    yield (
+        TrialTask(tmp_path, Training(problem, ModelBuilder(Features(num_images=1), problem.num_outputs), find_metric("accuracy"), 0, num_to_keep=2)),
+        SearchRecords(tmp_path),
+    )
     _open_split.cache_clear()
 
 

@@ -5,10 +5,10 @@ import torch
 from automm_hpo.config import Config
 from automm_hpo.data.batch import TensorCache
 from automm_hpo.data.features import Features
-from automm_hpo.hpo.training import build_state
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec
 from automm_hpo.problem import Problem
+from automm_hpo.training.building import ModelBuilder
 from automm_hpo.training.loop import train_epochs
 from automm_hpo.training.state import TrialData
 
@@ -42,7 +42,7 @@ class Trial:
         self.data = TrialData(random_split(40, spec.side, 0), valid, PROBLEM, find_metric("accuracy"), valid.target.numpy())
 
     def state(self):
-        return build_state(self.config, Features(num_images=1), PROBLEM.num_outputs, self.seed, torch.device("cpu"))
+        return ModelBuilder(Features(num_images=1), PROBLEM.num_outputs).state(self.config, self.seed, torch.device("cpu"))
 
     def epochs(self, state, should_stop=lambda ahead: None):
         return train_epochs(state, self.data, self.config, self.seed, should_stop)

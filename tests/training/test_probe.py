@@ -93,7 +93,7 @@ def test_without_time_for_it_training_begins_without(trial, weights, tmp_path):
     one = trial(model__timm_image__checkpoint_path=weights)
     state = one.state()
     start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: "time_limit" if ahead > 0 else None)
-    assert not state.is_probed
+    assert not state.is_unscored
     assert next(one.epochs(state)).epoch == 1
 
 

@@ -8,7 +8,7 @@ import torch
 from pretend_gpu import GPU, OnGpu, pretend_gpu
 
 from automm_hpo.data.features import Features
-from automm_hpo.hpo.training import build_state
+from automm_hpo.training.building import ModelBuilder
 from automm_hpo.training.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from automm_hpo.training.loop import train_epochs
 
@@ -25,7 +25,7 @@ def gpu():
 def on_gpu(one):
     """A trial's state and data."""
     data = replace(one.data, train=one.data.train.to(GPU), valid=one.data.valid.to(GPU))
-    return build_state(one.config, Features(num_images=1), data.problem.num_outputs, one.seed, GPU), data
+    return ModelBuilder(Features(num_images=1), data.problem.num_outputs).state(one.config, one.seed, GPU), data
 
 
 @pytest.mark.parametrize(
