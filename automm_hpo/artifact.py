@@ -204,6 +204,15 @@ def load_artifact(folder: Path) -> Artifact:
     return artifact
 
 
+def weights_file(folder: Path, number: int) -> Path:
+    """Where a member's weights lie, verified.
+
+    Raises:
+        NotAPredictor, CorruptFile
+    """
+    return _places(folder)[weights_name(number)]
+
+
 def load_summary(folder: Path) -> Mapping[str, Any]:
     """What ``fit_summary`` of the predictor in a folder says; empty where there is none, or it is damaged."""
     try:

@@ -21,6 +21,7 @@ from .data.images import cover
 from .data.tables import fingerprint as fingerprint_table
 from .data_plan import plan_data
 from .errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
+from .files import is_predictor
 from .finishing import check_ensemble, check_finishing
 from .hpo.job import check_resumable, limits_of
 from .hpo.session import SearchIdentity, check_same_search, is_search, read_identity
@@ -31,6 +32,7 @@ from .presets import TUNE_PRESETS, check_preset, is_searching
 from .resolution import chosen_resolution, fit_resolution
 from .search_plan import plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
 from .space import describe_space, space_from_json, space_to_json
+from .start import START_FOLDER, Start, read_start
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class FitCall:
     tracking: str | None = "mlflow"
     ensemble_size: int = 1
     refit: bool = False
+    start_from: str | Path | None = None
 
     def changed_by(self, other: Self) -> Self:
         """This call, which began a search, as another one goes on with it: what that gives wins, and a default gives nothing.
@@ -88,40 +91,53 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         folder, resuming = plan_path(call.save_path, call.resume)
     with problems.gather():
         check_finishing(call.ensemble_size, call.refit)
-    layers, tune_kwargs = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs
+    layers, tune_kwargs, start = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None
+    if call.start_from is not None:
+        problems.raise_any()  # its folder must be known
+        start = read_start(call.start_from, folder / "search")
+        target, layers = target.begun_with(start), (start.hyperparameters(call.presets), *layers)
     with problems.gather():
-        search = plan_search(layers, tune_kwargs, call.presets)
+        search = plan_search(layers, tune_kwargs, call.presets, start=start)
         target = target.searched_by(search.settings)
         if not is_searching(call.presets):
             check_ensemble(call.ensemble_size, search)
     with problems.gather():
-        data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"])
+        data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"], start)
     problems.raise_any()
     deadline = None if call.time_limit is None else called + float(call.time_limit)
     stored = read_identity(folder / "search") if resuming else None
-    search = plan_defaults(search, data, layers, tune_kwargs, call.presets)
+    search = plan_defaults(search, data, layers, tune_kwargs, call.presets, start)
     search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
     check_ensemble(call.ensemble_size, search)
     check_goal(search.settings, data.validation_metric)
     search = plan_warm_start(search, data.validation_metric, resuming)
-    encoders = plan_encoders(data, search)
-    check_models(search, encoders.features)
+    encoders = plan_encoders(data, search, start)
+    if start is None:
+        check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)
-    check_quota(search, data.problem, encoders.features, call.ensemble_size)
     after, seed = {"ensemble_size": call.ensemble_size, "refit": call.refit}, int(call.seed)
-    again = {**numbers, **after, "presets": call.presets, "tracking": call.tracking, "column_types": call.column_types} | stored_search(
-        search, tune_kwargs, data
-    )
-    identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen_resolution(search)}, after)
+    again = {
+        **numbers,
+        **after,
+        "presets": call.presets,
+        "tracking": call.tracking,
+        "column_types": call.column_types,
+        "start_from": start and str(start.folder),
+    } | stored_search(search, tune_kwargs, data)
+    identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen_resolution(search)}, after, start)
+    time_limit = numbers["time_limit"]
+    plan = FitPlan(folder, data, search, encoders, seed, identity, resuming, time_limit, deadline, call.ensemble_size, call.refit, start)
+    check_quota(plan)
     if stored is not None:
         check_resumable(search.settings)
         check_same_metric(data.validation_metric)
         check_same_search(stored, identity, folder / "search")
-    encoders = plan_weights(search, encoders)  # the network only for a call that is otherwise right
-    return FitPlan(folder, data, search, encoders, seed, identity, resuming, numbers["time_limit"], deadline, call.ensemble_size, call.refit)
+    return plan if start else replace(plan, encoders=plan_weights(search, encoders))  # the network only for a call that is otherwise right
 
 
-def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any]) -> SearchIdentity:
+def plan_identity(
+    data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any], start: Start | None = None
+) -> SearchIdentity:
     """What tells this search from another one.
 
     Args:
@@ -137,6 +153,7 @@ def plan_identity(data: DataPlan, search: SearchPlan, encoders: Encoders, seed: 
         # an order that the user gave is that of the heads in the checkpoints, and the tables' values do not show it
         **({"classes": list(data.problem.class_labels)} if data.problem.label_dtype == "category" else {}),
         "columns": dict(data.columns),
+        **({"start_from": start.digest} if start else {}),
         **{name: fingerprint_table(split.table, encoders.image_files(split.table, split.folder)) for name, split in data.splits.items()},
         "seed": seed,
         **{key: value for key, value in search.config.flat().items() if key not in search.space},
@@ -162,17 +179,20 @@ def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | Non
         return {"unstorable": str(problem)}
 
 
-def restored_call(identity: SearchIdentity) -> tuple[dict[str, Any], dict[str, Any]]:
+def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arguments of the predictor, arguments of ``fit``) of the call that began a search.
 
     Raises:
         NotSupported: it was given something that only code can hold.
     """
+    identity = read_identity(search_folder)
     if identity.call.get("kind") == "objective":
         raise NotSupported("resume=True: this is a search of tune_objective, and no file holds its function; make the same tune_objective call again")
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
         raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
+    if is_predictor(search_folder / START_FOLDER):  # there may be another one by now where it was begun from
+        call["start_from"] = search_folder / START_FOLDER
     given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
     # in layers: a fixed value may stand beneath a conditional space that gives it in some branches only
     return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}

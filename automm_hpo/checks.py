@@ -14,8 +14,8 @@ from .hpo.scheduler_args import WAITING
 from .hpo.settings import TuneSettings, local_resources
 from .hpo.trial import NUM_STATES
 from .metrics import Metric
-from .models import MODEL_KEYS, build_model, check_model, used_groups
-from .plan import SearchPlan
+from .models import MODEL_KEYS, check_model, used_groups
+from .plan import FitPlan, SearchPlan
 from .problem import Problem
 from .space import tuned_keys
 from .training.losses import losses_for
@@ -145,18 +145,18 @@ def is_averaged(search: SearchPlan) -> bool:
     return any(values_of("optim.ema_decay", search.config, search.space))
 
 
-def check_quota(search: SearchPlan, problem: Problem, features: Features, ensemble_size: int) -> None:
+def check_quota(plan: FitPlan) -> None:
     """Refuses a search that could need more room for checkpoints than it is allowed.
 
     Raises:
         InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
     """
-    quota = search.settings.disk_quota_mb
+    search, quota = plan.search, plan.search.settings.disk_quota_mb
     if quota is None:
         return
-    models = [build_model(config, features, problem.num_outputs, load_weights=False) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
+    models = [plan.models.empty(config) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
     weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
-    peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search), ensemble_size) / 1e6
+    peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search), plan.ensemble_size) / 1e6
     if peak > quota:
         raise InvalidTuneSettings(
             f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak:.0f} MB ({num_parallel(search)} trials at a time, "

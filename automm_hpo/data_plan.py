@@ -14,6 +14,7 @@ from .errors import InvalidArgument, InvalidData, NotSupported, Problems, did_yo
 from .metrics import DEFAULT_METRIC, check_fits, find_metric
 from .plan import DataPlan, Split, Target
 from .problem import PROBLEM_TYPES, encode_weights, infer_problem
+from .start import Start
 from .training.evaluate import undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
@@ -31,8 +32,12 @@ def plan_data(
     holdout_frac: float | None,
     column_types: Mapping[str, str] | None,
     seed: int,
+    start: Start | None = None,
 ) -> DataPlan:
     """Reads the tables, works out the problem and the columns, and splits.
+
+    Args:
+        start: the predictor whose problem and columns these are; None: they are worked out.
 
     Raises:
         InvalidData, InvalidArgument, MissingData, NotSupported
@@ -41,7 +46,7 @@ def plan_data(
         raise NotSupported("problem_type: there is nothing to fit for feature_extraction; call extract_embedding(data)")
     table, folder = load_table(train_data, "train_data")
     label = _find_label(table, target.label)
-    problem = infer_problem(table[label], label, target.problem_type)
+    problem = infer_problem(table[label], label, target.problem_type) if start is None else start.problem_of(table[label])
     eval_metric = find_metric(target.eval_metric or DEFAULT_METRIC[problem.problem_type], "eval_metric")
     validation_metric = find_metric(target.validation_metric, "validation_metric") if target.validation_metric else eval_metric
     problems = Problems()
@@ -53,7 +58,7 @@ def plan_data(
     problems.raise_any()
     check_names(table.columns)
     targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
-    columns = infer_columns(table, targets, folder, column_types)
+    columns = infer_columns(table, targets, folder, column_types) if start is None else start.columns(table.columns, column_types)
     if tuning_data is None:
         train, held_out = train_valid_split(table, problem, holdout_frac, seed)
         valid = Split(held_out, folder)
@@ -62,8 +67,9 @@ def plan_data(
         _check_tuning_data(valid.table, columns, label)
         if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
             valid = Split(valid.table.sample(max_num_tuning_data, random_state=seed), valid.folder)
-    weights = None if target.sample_weight is None else encode_weights(train[target.sample_weight])
-    problem = problem.scaled_to(train[label], weights)
+    if start is None:  # which has its own scale
+        weights = None if target.sample_weight is None else encode_weights(train[target.sample_weight])
+        problem = problem.scaled_to(train[label], weights)
     valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
     if why := undefined_on(validation_metric, problem, valid_target):
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")

@@ -54,10 +54,10 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         if session.is_finished and is_predictor(plan.path):
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # which may be another one than then
-        plan = plan.with_scorer()
+        plan = plan.with_scorer().with_start_kept()
         _announce(plan, session)
         available, gpu_share = _prepare(plan, session, cluster)
-        with session.tracked(tracking, _told(plan), plan.search.space, label=data.problem.label):
+        with session.tracked(tracking, _told(plan), plan.search.space, **_tags(plan)):
             last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
             reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
             if not plan.search.space and not len(session.records):
@@ -165,7 +165,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
             continue
         eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
-        summary = _summary(record, records, validation_metric)
+        summary = _summary(record, records, validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
         return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
@@ -227,6 +227,8 @@ def _announce(plan: FitPlan, session: Session) -> None:
         f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
         f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate | {find_device(search.config.env).type}"
     )
+    if plan.start is not None:
+        progress.say(f"  begins with the weights of {plan.start.folder}; epoch 0 is what they score on these rows")
     for line in data.columns.lines():
         progress.say(f"  {line}")
     models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()
@@ -251,6 +253,10 @@ def _told(plan: FitPlan) -> dict[str, Any]:
     models = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), plan.encoders.features)
     tuned = tuned_keys(search.space)
     return {key: value for key, value in search.config.flat().items() if key not in tuned and _concerns(key, models)} | dict(search.space)
+
+
+def _tags(plan: FitPlan) -> dict[str, str]:
+    return {"label": plan.data.problem.label} | ({"start_from": str(plan.start.folder)} if plan.start else {})
 
 
 def _concerns(key: str, models: Collection[str]) -> bool:

@@ -14,13 +14,14 @@ from .config import Config
 from .data.columns import ColumnTypes
 from .data.encoders import EncodedTable, Encoders
 from .data.ngrams import fit_ngrams
-from .errors import InvalidTuneSettings
+from .errors import InvalidArgument, InvalidTuneSettings
 from .hpo.session import SearchIdentity
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
 from .hpo.warm_start import WarmStart
 from .metrics import Metric, find_metric
 from .problem import Problem, encode_weights
 from .space import RawProposal, SearchSpace
+from .start import Start
 from .training.building import ModelBuilder
 
 
@@ -38,6 +39,19 @@ class Target:
         """The arguments of the predictor; of a scorer object only the name."""
         metrics = {name: getattr(self, name) for name in ("eval_metric", "validation_metric")}
         return asdict(self) | {name: find_metric(metric, name).name if metric is not None else None for name, metric in metrics.items()}
+
+    def begun_with(self, start: Start) -> Self:
+        """The same, with what the predictor that a fit begins with knows of it.
+
+        Raises:
+            InvalidArgument: the user said something else.
+        """
+        problem, artifact = start.artifact.problem, start.artifact
+        for name, given, own in (("label", self.label, problem.label), ("problem_type", self.problem_type, problem.problem_type)):
+            if given is not None and given != own:
+                raise InvalidArgument(f"{name}: is {given!r}, and {own!r} of the predictor in start_from; leave it out")
+        metrics = {name: getattr(self, name) or getattr(artifact, name) for name in ("eval_metric", "validation_metric")}
+        return replace(self, label=problem.label, problem_type=problem.problem_type, **metrics)
 
     def searched_by(self, settings: TuneSettings) -> Self:
         """The same, with the metric that the search was told to go by.
@@ -134,6 +148,7 @@ class FitPlan:
         time_limit: seconds that ``fit`` was given; None: no limit.
         deadline: time.time() at which ``fit`` must return; None: no limit.
         ensemble_size: most models of an ensemble; 1: none.
+        start: what all trials begin with, where that is another predictor.
         refit: instead train the best configuration again, on all rows; none are left to validate that.
     """
 
@@ -148,11 +163,19 @@ class FitPlan:
     deadline: float | None
     ensemble_size: int = 1
     refit: bool = False
+    start: Start | None = None
 
     @property
     def models(self) -> ModelBuilder:
-        return ModelBuilder(self.encoders.features, self.data.problem.num_outputs)
+        features, num_outputs, start = self.encoders.features, self.data.problem.num_outputs, self.start
+        return ModelBuilder(features, num_outputs) if start is None else ModelBuilder(features, num_outputs, start.weights, start.sources)
+
+    def with_start_kept(self) -> Self:
+        """The plan with what trials begin with in the search's own folder: it goes on though that predictor may be gone, or another one."""
+        return self if self.start is None else replace(self, start=self.start.kept_in(self.path / "search"))
 
     def with_scorer(self) -> Self:
         """The plan with what words say learned, where that is wanted: it takes a while, and a search that has finished needs it no more."""
+        if self.start is not None:  # which has its own
+            return self
         return replace(self, encoders=self.data.fit_scorer(self.encoders, self.seed, self.time_limit))

@@ -30,13 +30,14 @@ from .files import is_predictor
 from .fitting import run_fit, trial_artifact
 from .hpo.progress import print_line
 from .hpo.records import SearchRecords
-from .hpo.session import is_search, read_identity
+from .hpo.session import is_search
 from .metrics import Metric, check_fits, find_metric, stored_metric
 from .plan import Target
 from .presets import check_preset
 from .preview import Preview, preview
 from .results import SearchResults
 from .sections import unwrapped
+from .start import START_FOLDER
 from .training.evaluate import compute_metric, pick_device, probabilities, usual_torch, values
 
 MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
@@ -121,6 +122,7 @@ class MultiModalPredictor:
         tracking: str | None = "mlflow",
         ensemble_size: int = 1,
         refit: bool = False,
+        start_from: str | Path | None = None,
         dry_run: bool = False,
     ) -> Any:
         """Trains, or searches: with a ``tune.*`` space among the hyperparameters, each trial is one configuration.
@@ -142,6 +144,9 @@ class MultiModalPredictor:
             ensemble_size: combine up to that many of the best trials' models where they predict the validation rows better together; 1: one model.
             refit: at last train the best configuration again on training and validation rows together. That model has no validation score of
                 its own; the one reported is the search's.
+            start_from: folder of a fitted predictor whose weights learn on. Its columns, encoding, classes and model stay as they are; its
+                hyperparameters are the defaults, or a preset's where one is named. What it scores on these validation rows is epoch 0 of
+                every trial, so that nothing worse comes of it. Of an ensemble the heaviest member. The folder is only read.
             dry_run: only tell what would run and what it would take, as ``plan`` does.
 
         Returns:
@@ -167,12 +172,15 @@ class MultiModalPredictor:
             tracking=tracking,
             ensemble_size=ensemble_size,
             refit=refit,
+            start_from=start_from,
         )
         if self._begun is not None:
             call = self._begun.changed_by(call)
         plan = plan_fit(call, self._target, self._layers, train_data, tuning_data)
         if dry_run:
             return preview(plan.with_scorer())
+        if self._artifact is not None and start_from is None and not plan.resuming and self.verbosity > 1:  # AutoMM's would go on
+            print_line(f"this fit begins anew; start_from={self.path!r} would go on from this predictor's weights")
         artifact, interruption = run_fit(plan, self.verbosity, call.tracking)
         self._adopt(artifact, plan.path)
         interruption.reraise()
@@ -359,7 +367,7 @@ class MultiModalPredictor:
             check_unused(target, "path")
         save_artifact(artifact, target)
         shutil.rmtree(target / "search", ignore_errors=True)
-        shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache"))
+        shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache", START_FOLDER))
 
     @classmethod
     @usual_torch()
@@ -383,7 +391,7 @@ class MultiModalPredictor:
             return predictor
         if not is_search(folder / "search"):
             raise NotAPredictor(f"{folder} holds no search that could go on")
-        target, call = restored_call(read_identity(folder / "search"))
+        target, call = restored_call(folder / "search")
         predictor = cls(**target, path=folder, verbosity=verbosity)
         if is_predictor(folder):
             predictor._adopt(load_artifact(folder), folder)
@@ -444,7 +452,7 @@ class MultiModalPredictor:
 
     @property
     def label(self) -> str | None:
-        return self._target.label
+        return self._artifact.problem.label if self._artifact else self._target.label
 
     @property
     def problem_type(self) -> str | None:

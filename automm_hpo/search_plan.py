@@ -28,6 +28,7 @@ from .plan import DataPlan, SearchPlan
 from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from .problem import Problem
 from .space import SearchSpace, tuned_keys
+from .start import Start
 from .training.evaluate import find_device
 
 
@@ -36,6 +37,7 @@ def plan_search(
     tune_kwargs: Mapping[str, Any] | str | None,
     presets: str | None = None,
     defaults: Mapping[str, Any] | None = None,
+    start: Start | None = None,
 ) -> SearchPlan:
     """Takes the hyperparameters apart and checks that every trial they allow could start.
 
@@ -43,6 +45,7 @@ def plan_search(
         layers: hyperparameters of the predictor and of the call; a later one wins.
         presets: the name of what is added when the data are known (``plan_defaults``).
         defaults: of what is searched, where they are not the fields' own.
+        start: a predictor to begin with, whose hyperparameters are among the layers; its model needs no check.
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -69,9 +72,12 @@ def plan_search(
             points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in searched}, point_to_raw)
         with problems.gather():
             find_device(config.env)
-        for candidate in candidate_configs(config, space, MODEL_KEYS):
-            with problems.gather():
-                check_model(candidate)
+        if start is not None:
+            start.check(config, space)
+        else:
+            for candidate in candidate_configs(config, space, MODEL_KEYS):
+                with problems.gather():
+                    check_model(candidate)
     problems.raise_any()
     return SearchPlan(config, fixed, space, settings, tuple(points))
 
@@ -104,6 +110,7 @@ def plan_defaults(
     layers: Sequence[Mapping[str, Any] | None],
     tune_kwargs: Mapping[str, Any] | str | None,
     presets: str | None,
+    start: Start | None = None,
 ) -> SearchPlan:
     """The search again, with a preset, or the defaults that these data call for, beneath what the user gave.
 
@@ -135,7 +142,8 @@ def plan_defaults(
     )
     preset = resolve_preset(presets, occasion)
     preset = replace(preset, hyperparameters={**names, **preset.hyperparameters})
-    whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, searched_from(presets, occasion))
+    begins = {**searched_from(presets, occasion), **(start.hyperparameters(presets) if start else {})}
+    whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
     return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
 
 
@@ -155,13 +163,28 @@ def _with_scores(features: Features, problem: Problem, configs: Sequence[Config]
     return scored if features.num_texts and (wanted == "on" or (wanted == "auto" and auto)) else features
 
 
-def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
-    """The encoding that serves every trial, but for the tokenizers, which ``plan_weights`` adds.
+def plan_encoders(data: DataPlan, search: SearchPlan, start: Start | None = None) -> Encoders:
+    """The encoding that serves every trial, but for the tokenizers, which ``plan_weights`` adds; that of ``start`` whole.
 
     Raises:
         InvalidData, InvalidInput: values that are not of their column's type, in either split; all problems together.
         BadImages: files that are not there; those that do not decode are found when they are decoded.
     """
+    encoders = _fit_encoders(data, search) if start is None else start.artifact.encoders
+    problems, images = Problems(), {}
+    for name, split in data.splits.items():
+        with problems.gather():
+            images[name] = data.encode(split, encoders).images
+    problems.raise_any()
+    geometry, strategy = encoders.geometry, search.config.data.image.missing_value_strategy
+    if geometry is not None and strategy != "skip" and any(find_absent(sources, strategy) for sources in images.values()):
+        # it is refused in any case: then let all bad files be named at once
+        bad = {name: (decode_all(sources, geometry, strategy=strategy), list(data.splits[name].table.index)) for name, sources in images.items()}
+        raise BadImages("\n".join(f"{name}: {describe(found, labels)}" for name, (found, labels) in bad.items() if found) + f" {MEND}")
+    return encoders
+
+
+def _fit_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     own, geometry = search.config.data, None
     if data.columns.of_type(*IMAGE_TYPES):
         geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
@@ -173,16 +196,6 @@ def plan_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
             f"no column to learn from: in the {len(data.train.table)} rows to train on, nothing of {', '.join(map(repr, data.columns.used))} comes twice. "
             "Give column_types={column: 'text'} for columns that are worth reading, or other columns"
         )
-    problems, images = Problems(), {}
-    for name, split in data.splits.items():
-        with problems.gather():
-            images[name] = data.encode(split, encoders).images
-    problems.raise_any()
-    strategy = own.image.missing_value_strategy
-    if geometry is not None and strategy != "skip" and any(find_absent(sources, strategy) for sources in images.values()):
-        # it is refused in any case: then let all bad files be named at once
-        bad = {name: (decode_all(sources, geometry, strategy=strategy), list(data.splits[name].table.index)) for name, sources in images.items()}
-        raise BadImages("\n".join(f"{name}: {describe(found, labels)}" for name, (found, labels) in bad.items() if found) + f" {MEND}")
     return encoders
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -47,6 +48,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors has its own error type, load_state_dict raises RuntimeError
         raise CorruptFile(f"{path} does not hold this model's weights: {type(error).__name__}: {error}") from None
+
+
+def digest_weights(model: nn.Module) -> str:
+    """16 hex digits that tell weights apart, by name and value."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
