@@ -119,10 +119,8 @@ def num_parallel(search: SearchPlan) -> int:
     """Trials at a time: on the Ray that runs, else on this machine."""
     if not search.space:
         return 1
-    there = known_resources(search.config.env.num_gpus) or local_resources()
-    wanted = {"cpu": 1.0, "gpu": 1.0 if there["gpu"] and search.config.env.allows_gpu else 0.0} | search.settings.resources
-    slots = min(int(there[kind] / amount + 1e-9) for kind, amount in wanted.items() if amount)
-    return max(1, min(slots, search.settings.concurrency or slots, search.num_trials))
+    env = search.config.env
+    return search.settings.num_parallel(known_resources(env.num_gpus) or local_resources(), search.num_trials, env.allows_gpu)
 
 
 def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool, ensemble_size: int) -> int:

@@ -36,12 +36,9 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
         monitor: has taken note of what earlier sessions left.
         available: the cluster's resources.
     """
-    settings = job.settings
-    check_resources(settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)})
+    settings, there = job.settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)}
+    check_resources(settings, there)
     check_nodes(task.search_folder)
-    resources = {"cpu": 1.0, "gpu": 1.0 if available.get("GPU") else 0.0} | settings.resources
-    # Ray would start one actor after another where the number is not given
-    slots = min(int(available.get(kind.upper(), 0) / wanted + 1e-9) for kind, wanted in resources.items() if wanted)
     recorded = [dict(record.raw) for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
     proposer = build_proposer(settings, job.space, job.seed, first_points, job.known, len(recorded))
@@ -53,13 +50,13 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
     try:
         tune.Tuner(
-            tune.with_resources(runner, resources),
+            tune.with_resources(runner, settings.resources_among(there)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=job.num_trials,
                 time_budget_s=None if task.deadline is None else max(1.0, task.deadline - time.time() + LATE_SECONDS),
-                max_concurrent_trials=max(1, min(slots, settings.concurrency or slots, job.num_trials)),
+                max_concurrent_trials=settings.num_parallel(there, job.num_trials),  # Ray would start one actor after another without it
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

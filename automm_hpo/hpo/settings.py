@@ -137,6 +137,20 @@ class TuneSettings(Section):
         """The same, with so much of a GPU for each trial where the user has not said how much; a whole one is what Ray is asked for anyway."""
         return self if share == 1 or "gpu" in self.resources else self.model_copy(update={"resources_per_trial": {**self.resources, "gpu": share}})
 
+    def resources_among(self, there: Mapping[str, float], may_use_gpu: bool = True) -> dict[str, float]:
+        """What each trial takes of a cluster's resources: a core, and a GPU where there is one, but for what the user said."""
+        return {"cpu": 1.0, "gpu": 1.0 if there["gpu"] and may_use_gpu else 0.0, **self.resources}
+
+    def num_parallel(self, there: Mapping[str, float], num_trials: int, may_use_gpu: bool = True) -> int:
+        """Trials at a time, one at least.
+
+        Args:
+            there: a cluster's resources, ``cpu`` and ``gpu`` among them.
+            num_trials: of the whole search.
+        """
+        slots = min(int(there.get(kind, 0.0) / each + 1e-9) for kind, each in self.resources_among(there, may_use_gpu).items() if each)
+        return max(1, min(slots, self.concurrency or slots, num_trials))
+
 
 FIELDS = fields_of(TuneSettings)
 
