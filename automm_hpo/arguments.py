@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import InvalidArgument, Problems, SavePathExists
 from .files import is_predictor
-from .hpo.session import is_abandoned, is_search
+from .hpo.identity import is_abandoned, is_search
 
 
 def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:

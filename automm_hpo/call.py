@@ -23,8 +23,8 @@ from .data_plan import plan_data
 from .errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
 from .files import is_predictor
 from .finishing import check_ensemble, check_finishing
+from .hpo.identity import SearchIdentity, check_same_search, is_search, read_identity
 from .hpo.job import check_resumable, limits_of
-from .hpo.session import SearchIdentity, check_same_search, is_search, read_identity
 from .metrics import OBJECT
 from .models import image_spec
 from .plan import DataPlan, FitPlan, SearchPlan, Target

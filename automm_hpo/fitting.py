@@ -25,7 +25,7 @@ from .hpo.progress import Progress
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.records import SearchRecords, TrialRecord
 from .hpo.table import value_text
-from .hpo.training import Training, splits_closed
+from .hpo.training_trial import Training, splits_closed
 from .models import MODEL_KEYS, used_groups
 from .packing import plan_gpu_share
 from .plan import FitPlan

@@ -13,11 +13,11 @@ from typing import Any
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster
+from .hpo.identity import SearchIdentity, check_same_search, read_identity
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
-from .hpo.objective import Objective, check_objective, function_of, sent_by_value
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
+from .hpo.objective_trial import Objective, check_objective, function_of, sent_by_value
 from .hpo.records import SearchRecords
-from .hpo.session import SearchIdentity, check_same_search, read_identity
 from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
 from .hpo.warm_start import WarmStart, read_warm_start
 from .metrics import Metric

@@ -15,7 +15,7 @@ from .data.columns import ColumnTypes
 from .data.encoders import EncodedTable, Encoders
 from .data.ngrams import fit_ngrams
 from .errors import InvalidArgument, InvalidTuneSettings
-from .hpo.session import SearchIdentity
+from .hpo.identity import SearchIdentity
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
 from .hpo.warm_start import WarmStart
 from .metrics import Metric, find_metric

@@ -28,9 +28,9 @@ from .data_plan import FEATURE_EXTRACTION, check_problem_type
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .files import is_predictor
 from .fitting import run_fit, trial_artifact
+from .hpo.identity import is_search
 from .hpo.progress import print_line
 from .hpo.records import SearchRecords
-from .hpo.session import is_search
 from .metrics import Metric, check_fits, find_metric, stored_metric
 from .plan import Target
 from .presets import check_preset

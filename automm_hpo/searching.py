@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any, Self
 
 from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
+from .hpo.identity import (
+    COMPLETE,
+    Outcome,
+    SearchIdentity,
+    check_same_search,
+    is_finished,
+    is_search,
+    read_identity,
+    search_lock,
+    write_identity,
+    write_outcome,
+)
 from .hpo.job import SearchJob
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
 from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
-from .hpo.session import COMPLETE, Outcome, SearchIdentity, check_same_search, is_finished, is_search, read_identity, search_lock, write_identity, write_outcome
 from .hpo.settings import TuneSettings
 from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
 from .metrics import Metric

@@ -30,7 +30,7 @@ from automm_hpo.data.images import cover
 from automm_hpo.data.split import train_valid_split
 from automm_hpo.datasets import fashion_mnist
 from automm_hpo.hpo.records import SearchRecords
-from automm_hpo.hpo.training import Training
+from automm_hpo.hpo.training_trial import Training
 from automm_hpo.hpo.trial import TrialTask, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import image_spec

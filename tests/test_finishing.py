@@ -22,9 +22,9 @@ from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput
 from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
 from automm_hpo.finishing import run_after_search
 from automm_hpo.fitting import _commit_best
+from automm_hpo.hpo.identity import SearchIdentity
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
-from automm_hpo.hpo.session import SearchIdentity
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.models import image_spec
 from automm_hpo.plan import FitPlan, SearchPlan, Target

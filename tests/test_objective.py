@@ -13,8 +13,8 @@ import pytest
 from ray import tune
 
 from automm_hpo import MultiModalPredictor, errors, tune_objective
-from automm_hpo.hpo.objective import Objective, sent_by_value
 from automm_hpo.hpo.objective_space import split_objective_space
+from automm_hpo.hpo.objective_trial import Objective, sent_by_value
 from automm_hpo.hpo.records import SearchRecords, TrialFolder
 from automm_hpo.hpo.trial import TrialTask, run_trial
 from automm_hpo.space import choice, sample_from

@@ -9,11 +9,11 @@ import pytest
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.errors import InvalidArgument, SearchMismatch
+from automm_hpo.hpo.identity import GOAL, SearchIdentity, check_same_search, read_identity
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords, TrialRecord
-from automm_hpo.hpo.session import GOAL, SearchIdentity, check_same_search, read_identity
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from ..errors import raised_in
 from ..training.result import EpochResult
+from .identity import GOAL
 from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
-from .session import GOAL
 
 
 class Listener(Protocol):

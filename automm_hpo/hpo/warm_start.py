@@ -11,10 +11,10 @@ from ..errors import InvalidTuneSettings, NotSupported
 from ..metrics import Metric, stored_metric
 from ..space import RawProposal, SearchSpace, raw_at, tuned_keys
 from ..space.kinds import same_value
+from .identity import is_search, read_identity
 from .job import takes_first_points
 from .records import SearchRecords, TrialRecord
 from .searcher_args import BLIND
-from .session import is_search, read_identity
 from .settings import TuneSettings
 
 

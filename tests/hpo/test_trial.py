@@ -12,7 +12,7 @@ from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, Segment
-from automm_hpo.hpo.training import Training, _open_split
+from automm_hpo.hpo.training_trial import Training, _open_split
 from automm_hpo.hpo.trial import STOP_FILE, TrialTask, cut_log, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
@@ -45,7 +45,7 @@ def store(folder, table) -> Problem:
 @pytest.fixture(params=[False, True], ids=["in turn", "beside"])
 def search(small, tmp_path, request, monkeypatch):
     """(task, records) of a search with its cache; nothing has run yet. Checkpoints are written in turn with the steps, or beside them as on a GPU."""
-    monkeypatch.setattr("automm_hpo.hpo.training.writes_beside", lambda device: request.param)
+    monkeypatch.setattr("automm_hpo.hpo.training_trial.writes_beside", lambda device: request.param)
     problem = store(tmp_path, small[0])
     yield (
         TrialTask(tmp_path, Training(problem, ModelBuilder(Features(num_images=1), problem.num_outputs), find_metric("accuracy"), 0, num_to_keep=2)),
@@ -252,6 +252,6 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_trial(search, monkeypatch
     def full(folder, snapshot, result):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("automm_hpo.hpo.training.write_checkpoint", full)
+    monkeypatch.setattr("automm_hpo.hpo.training_trial.write_checkpoint", full)
     with pytest.raises(OSError, match="No space left"):
         list(run_trial(task, begin(records)))
