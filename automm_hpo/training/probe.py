@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from ..config import Config, Optim
 from ..data.batch import TensorCache
-from ..data.ngrams import cross_entropy, of_classes
+from ..data.linear import cross_entropy, of_classes
 from ..files import digest
 from ..models import ARCHITECTURE_KEYS, TableModel
 from ..presets import may_be_probed
