@@ -15,9 +15,8 @@ from . import records
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .records import TrialRecord
+from .report import FAILED, METRIC
 from .scheduler_args import POPULATIONS
-from .searchers import METRIC
-from .trainable import FAILED
 
 
 class RecordingSearcher(Searcher):

@@ -19,9 +19,10 @@ from .job import SearchJob
 from .monitor import SearchMonitor
 from .once import build_proposer
 from .recording import RecordingSearcher
+from .report import FAILED, HOPELESS, REPLAYED, RESULT
 from .schedulers import build_scheduler
 from .settings import check_resources
-from .trainable import FAILED, HOPELESS, RESULT, TrialRunner, is_alive
+from .trainable import TrialRunner, is_alive
 from .trial import TrialTask
 
 LATE_SECONDS = 2.0  # trials end themselves at the deadline; one that hangs, or never got a place, is ended by Ray so much later
@@ -112,7 +113,7 @@ class RayEvents(tune.Callback):
         self.monitor.trial_started(trial.config["trial"])
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        if RESULT in result and not result["replayed"]:
+        if RESULT in result and not result[REPLAYED]:
             self.monitor.trial_reported(trial.config["trial"], EpochResult(**result[RESULT]))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

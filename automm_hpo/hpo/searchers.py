@@ -37,10 +37,9 @@ from .apart import Apart
 from .cube import from_cube, to_cube
 from .libraries import LIBRARIES, Bohb, Library, Point
 from .ray_space import plain_spaces, to_ray
+from .report import METRIC
 from .searcher_args import BLIND, is_sampler
 from .settings import TuneSettings
-
-METRIC = "best_score"  # what searchers are told of a trial: its best epoch, which is what it would contribute
 
 Args = Mapping[str, Any]
 Points = Sequence[RawProposal]

@@ -20,10 +20,9 @@ from ray import tune
 from ..errors import InvalidReport
 from ..training.result import EpochResult
 from .records import Segment, TrialFolder
-from .searchers import METRIC
+from .report import FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
-RESULT, FAILED, HOPELESS = "epoch_result", "failed", "hopeless"
 STAY_SECONDS = 3.5  # after the trials' deadline: one that hangs would keep Ray waiting for its process, and the call would end late
 POINTER = ("trial", "segment", "epoch")
 
@@ -82,7 +81,7 @@ class TrialRunner(tune.Trainable):
             while True:
                 step = next(self.steps)
                 if step.result is None:
-                    return {"done": True, "replayed": step.replayed} | self._best()
+                    return {"done": True, REPLAYED: step.replayed} | self._best()
                 self._note(step.result)
                 if not self._known(step):
                     return self._report(step, step.result)
@@ -111,10 +110,10 @@ class TrialRunner(tune.Trainable):
         return {METRIC: self.best_score} if math.isfinite(self.best_score) else {}
 
     def _report(self, step: TrialStep, result: EpochResult) -> dict[str, Any]:
-        report: dict[str, Any] = {"epoch": result.epoch, "segment": result.segment, RESULT: asdict(result)}
-        report |= {"replayed": step.replayed, "went_on": step.went_on, "done": step.done}
+        report: dict[str, Any] = {TIME_ATTR: result.epoch, "segment": result.segment, RESULT: asdict(result)}
+        report |= {REPLAYED: step.replayed, WENT_ON: step.went_on, "done": step.done}
         if math.isfinite(result.score):  # an objective's metric may have one of these names, which schedulers go by
-            report = {self.metric_name: result.metric} | report | {"score": result.score}
+            report = {self.metric_name: result.metric} | report | {SCORE: result.score}
         return report | self._best()
 
 

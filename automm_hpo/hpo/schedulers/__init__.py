@@ -17,10 +17,11 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ...space import SearchSpace
+from ..report import SCORE, TIME_ATTR
 from ..settings import TuneSettings
 from .given import check_given_scheduler, wrap_given_scheduler
 from .halving import ASHA, BOHB, HyperBand
-from .plan import SCORE, TIME_ATTR, SchedulerPlan
+from .plan import SchedulerPlan
 from .policies import Bandit, Median, Policy, Truncation
 from .population import PBT
 

@@ -8,8 +8,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay, TrialScheduler
 
 from ...errors import InvalidTuneSettings, NotSupported
-from ..searchers import METRIC, own_copy
-from .plan import SCORE, TIME_ATTR, went_on
+from ..report import METRIC, SCORE, TIME_ATTR, went_on
+from ..searchers import own_copy
 
 REFUSED = {
     PopulationBasedTraining: "it copies checkpoints of Ray's, and refuses searchers; scheduler='PBT' or 'PB2' does the same on a search that can be resumed",

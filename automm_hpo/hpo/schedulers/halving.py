@@ -10,8 +10,8 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ..searchers import METRIC
-from .plan import NEARLY, SCORE, TIME_ATTR, went_on
+from ..report import METRIC, SCORE, TIME_ATTR, went_on
+from .plan import NEARLY
 from .synchronous import Synchronous
 
 

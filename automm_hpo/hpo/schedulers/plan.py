@@ -1,4 +1,4 @@
-"""What every scheduler is built from, and what it reads in results."""
+"""What every scheduler is built from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-TIME_ATTR = "epoch"
-SCORE = "score"  # of this validation; absent where it is not finite. METRIC is the best so far
 NEARLY = 1e-6  # epochs; positions are sums of floats
 
 
@@ -38,12 +36,3 @@ class SchedulerPlan:
         default = math.ceil(math.sqrt(self.max_t) - NEARLY)
         given = next((self.args[name] for name in names if name in self.args), default)
         return max(given, self.warmup_epochs)
-
-
-def went_on(result: Mapping[str, Any]) -> bool:
-    """Whether a row tells of an earlier session, after which the trial went on: nothing is decided by it again.
-
-    The last recorded row of a trial that has not ended is ``replayed`` too; where the trial says ``went_on=False`` of it, it is decided
-    upon like a new one.
-    """
-    return bool(result.get("replayed") and result.get("went_on", True))

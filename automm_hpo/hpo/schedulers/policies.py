@@ -26,8 +26,8 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from ..searchers import METRIC
-from .plan import NEARLY, SCORE, TIME_ATTR, went_on
+from ..report import METRIC, SCORE, TIME_ATTR, went_on
+from .plan import NEARLY
 
 
 class Curve:

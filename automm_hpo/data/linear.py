@@ -1,0 +1,27 @@
+"""What scikit-learn's linear models of classes say, in one shape whatever the number of classes and of those that had rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
+    """What scikit-learn fitted, as (F, S) and (S,); a class that had no row is as unlikely as the least likely other."""
+    if num_scores == 1:
+        return coefficients.T, intercepts
+    if len(coefficients) == 1:  # of two classes scikit-learn gives the difference
+        coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+    weight, bias = np.zeros((coefficients.shape[1], num_scores)), np.full(num_scores, intercepts.min())
+    weight[:, classes], bias[classes] = coefficients.T, intercepts
+    return weight, bias
+
+
+def cross_entropy(scores: np.ndarray, target: np.ndarray) -> float:
+    """The mean loss of some scores, as logits.
+
+    Args:
+        scores: (N, K), or (N, 1) of the second of two classes.
+    """
+    if scores.shape[1] == 1:
+        scores = np.concatenate([np.zeros_like(scores), scores], 1)
+    return float(np.mean(np.logaddexp.reduce(scores, 1) - scores[np.arange(len(scores)), target]))
