@@ -51,6 +51,7 @@ def _one_or_more(words: Any) -> Any:
 Dropout = Annotated[Fraction, Mark.LIVE, Mark.TRAINING]
 DECODED_ONCE = Fixed("the images are decoded once for all trials")
 ENCODED_ONCE = Fixed("the table is encoded once for all trials")
+MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
 Scaling = Literal["quantile", "standard", "robust"]
 Trainable = Annotated[Literal["all", "head"], Mark.TRAINING]
 ModelName = Literal["timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "real_mlp", "fusion_mlp"]
@@ -207,7 +208,7 @@ class ImageData(Section):
     """What a missing or unreadable image does. ``raise``: an error that lists the files. ``skip``: ``fit`` drops the row and lists
     it, ``predict`` answers that row with a missing value. ``zero``: an empty cell (None, NaN, "") is allowed and the row does without that
     image; an unreadable one is an error."""
-    max_pixels: Annotated[int, Number, Field(ge=1, le=89_478_485), Expected("an integer in [1, 89478485]"), DECODED_ONCE] = 89_478_485
+    max_pixels: Annotated[int, Number, Field(ge=1, le=MAX_PIXELS), Expected(f"an integer in [1, {MAX_PIXELS}]"), DECODED_ONCE] = MAX_PIXELS
     """Largest picture that is decoded, width times height; larger ones are unreadable. One file of 400 megapixels takes gigabytes of memory."""
 
 

@@ -16,10 +16,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
+from ..config import MAX_PIXELS
+
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 DECODER_VERSION = 2  # part of every cache key: raise it when the pixels of any file would change
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # Pillow knows 40 more, rarely used and rarely audited
-MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
 LONGEST_NAME = 255  # of a file, in most systems
 MOST_SHOWN = 1_000  # characters of a path, in a message
 WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..metrics import Metric
-from ..training.result import EpochResult
+from ..training.result import NO_RANK, EpochResult
 from .display import Display, Notebook, find_display
 from .records import FAILED, RUNNING, SearchRecords, TrialRecord
 from .table import TrialRow, count_text, fit_width, notes_on, number_text, short_name, table_lines, trial_columns, value_text
@@ -198,7 +198,7 @@ def _values_text(tuned: Mapping[str, Any]) -> str:
 
 def _order(row: TrialRow) -> tuple[bool, float, float, int]:
     """Running trials as they came, then the others, the best first."""
-    score, loss = (row.best.rank if row.best else (-math.inf, -math.inf)) if row.status != RUNNING else (0.0, 0.0)
+    score, loss = (row.best.rank if row.best else NO_RANK) if row.status != RUNNING else (0.0, 0.0)
     return row.status != RUNNING, -score, -loss, row.number
 
 

@@ -23,7 +23,7 @@ from ..errors import AllTrialsFailed
 from ..files import read_json, write_json, write_text
 from ..metrics import Metric
 from ..training.checkpoint_folder import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints
-from ..training.result import EpochResult, result_from_json, result_to_json
+from ..training.result import NO_RANK, EpochResult, result_from_json, result_to_json
 
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
 
@@ -196,7 +196,7 @@ class TrialFolder:
 
 
 def _rank(record: TrialRecord) -> tuple[float, float]:
-    return record.best.rank if record.best else (-math.inf, -math.inf)
+    return record.best.rank if record.best else NO_RANK
 
 
 class SearchRecords:

@@ -12,7 +12,6 @@ checkpoints/000-0003.000/   model.safetensors        weights
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from ..errors import CorruptFile
 from ..files import MANIFEST, check_files, manifest_of, read_json, temporary_name, write_json
-from .result import EpochResult, result_from_json, result_to_json
+from .result import NO_RANK, EpochResult, result_from_json, result_to_json
 
 WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.safetensors", "train_state.json", "train_state.safetensors"
 
@@ -123,9 +122,9 @@ def _rank(path: Path) -> tuple[float, float]:
     try:
         stored = read_json(path / STATE)
         # an inherited one is its parent's achievement, and has no row here
-        return (-math.inf, -math.inf) if stored.get("inherited") else result_from_json(stored["result"]).rank
+        return NO_RANK if stored.get("inherited") else result_from_json(stored["result"]).rank
     except (CorruptFile, OSError, KeyError, TypeError):
-        return -math.inf, -math.inf
+        return NO_RANK
 
 
 def _strip(path: Path) -> None:

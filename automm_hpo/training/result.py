@@ -11,12 +11,13 @@ StopCheck = Callable[[float], str | None]
 """Given the seconds that ending would take, why to end now; None: go on."""
 
 
+NO_RANK = (-math.inf, -math.inf)  # of what has no score: below all that have one
 UNKNOWN = ("train_loss", "valid_loss", "lr")  # of an objective
 
 
 def rank(score: float, loss: float) -> tuple[float, float]:
     """Orders what was validated, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
-    return (score, -loss) if math.isfinite(score) else (-math.inf, -math.inf)
+    return (score, -loss) if math.isfinite(score) else NO_RANK
 
 
 @dataclass(frozen=True)
