@@ -13,7 +13,8 @@ import pandas as pd
 
 from .arguments import absolute_path, check_tracking, checked_numbers, plan_path
 from .artifact import Artifact
-from .checks import check_goal, check_models, check_quota, check_same_metric, check_training
+from .capacity import check_quota
+from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
 from .config import Config
 from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
 from .data.encoders import Encoders, fit_encoders
@@ -22,7 +23,6 @@ from .data.tables import fingerprint as fingerprint_table
 from .data_plan import plan_data
 from .errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
 from .files import is_predictor
-from .finishing import check_ensemble, check_finishing
 from .hpo.identity import SearchIdentity, check_same_search, is_search, read_identity
 from .hpo.job import check_resumable, limits_of
 from .metrics import OBJECT

@@ -1,21 +1,20 @@
-"""What a search must not be: checked once the data are known, before anything is started. All problems of a check are raised together."""
+"""What a search must not be: checked before anything is started, most of it once the data are known. All problems of a check are raised together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
+from .arguments import check_flag, check_number
 from .data.features import Features
-from .errors import InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
-from .hpo.cluster import known_resources
+from .errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
 from .hpo.job import check_scheduled_by
 from .hpo.ray_space import candidate_configs, values_of
-from .hpo.scheduler_args import WAITING
-from .hpo.settings import TuneSettings, local_resources
-from .hpo.trial import NUM_STATES
+from .hpo.settings import TuneSettings
 from .metrics import Metric
 from .models import MODEL_KEYS, check_model, used_groups
-from .plan import FitPlan, SearchPlan
+from .plan import SearchPlan
 from .problem import Problem
 from .space import tuned_keys
 from .training.losses import losses_for
@@ -115,48 +114,32 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {metric.mode!r}")
 
 
-def num_parallel(search: SearchPlan) -> int:
-    """Trials at a time: on the Ray that runs, else on this machine."""
-    if not search.space:
-        return 1
-    env = search.config.env
-    return search.settings.num_parallel(known_resources(env.num_gpus) or local_resources(), search.num_trials, env.allows_gpu)
-
-
-def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool, ensemble_size: int) -> int:
-    """The most that checkpoints can take at a time.
-
-    Args:
-        slots: trials at a time.
-        weights: bytes of one set of weights; the state of an optimizer (AdamW's two moments) takes twice as many at most.
-        averaged: a running average is what is kept, and the weights that learn are part of the state.
-    """
-    state = (3 if averaged else 2) * weights
-    kept_live = slots if settings.scheduler not in WAITING else settings.num_trials or slots  # paused trials keep their state too
-    running = kept_live * ((settings.num_to_keep + NUM_STATES) * weights + NUM_STATES * state)
-    ended = settings.num_kept(ensemble_size) + settings.num_to_keep  # the best one keeps several epochs, for their average
-    return running + ended * weights
-
-
-def is_averaged(search: SearchPlan) -> bool:
-    """Whether a trial may keep a running average of its weights."""
-    return any(values_of("optim.ema_decay", search.config, search.space))
-
-
-def check_quota(plan: FitPlan) -> None:
-    """Refuses a search that could need more room for checkpoints than it is allowed.
+def check_finishing(ensemble_size: int, refit: bool) -> None:
+    """Refuses what these two arguments of ``fit`` cannot be.
 
     Raises:
-        InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
+        InvalidArgument, InvalidInput
     """
-    search, quota = plan.search, plan.search.settings.disk_quota_mb
-    if quota is None:
+    problems = Problems()
+    with problems.gather():
+        check_flag(refit, "refit")
+    with problems.gather():
+        check_number(ensemble_size, "ensemble_size", Integral, "an integer >= 1", lambda size: size >= 1)
+        if ensemble_size > 1 and refit is True:
+            raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: a refit is one model and leaves no rows to weigh others by; give one of them")
+    problems.raise_any()
+
+
+def check_ensemble(ensemble_size: int, search: SearchPlan) -> None:
+    """Refuses an ensemble that this search cannot give; what is no number ``check_finishing`` refuses.
+
+    Raises:
+        InvalidArgument
+    """
+    if not isinstance(ensemble_size, Integral) or ensemble_size <= 1:
         return
-    models = [plan.models.empty(config) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
-    weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
-    peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search), plan.ensemble_size) / 1e6
-    if peak > quota:
-        raise InvalidTuneSettings(
-            f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak:.0f} MB ({num_parallel(search)} trials at a time, "
-            f"{weights / 1e6:.1f} MB a set of weights); lower max_concurrent_trials, num_to_keep or keep_trials"
-        )
+    if not search.space:
+        raise InvalidArgument(f"ensemble_size: {ensemble_size} models are asked for, and without a search space there is one trial; give a tune.* space, or 1")
+    keep = search.settings.keep_trials
+    if keep is not None and keep < ensemble_size:
+        raise InvalidArgument(f"ensemble_size: {ensemble_size} models are asked for, and only {keep} trials keep their weights; raise keep_trials")

@@ -8,18 +8,16 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .arguments import check_flag, check_number
 from .artifact import Artifact, Member, save_artifact
 from .config import Config
 from .data.batch import join_rows
 from .data.cache import open_cache
-from .errors import CorruptFile, InvalidArgument, Problems
+from .errors import CorruptFile
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
 from .metrics import find_metric
@@ -41,37 +39,6 @@ from .training.state import TrialData
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk
 NEVER = 10**9  # validations
-
-
-def check_finishing(ensemble_size: int, refit: bool) -> None:
-    """Refuses what these two arguments of ``fit`` cannot be.
-
-    Raises:
-        InvalidArgument, InvalidInput
-    """
-    problems = Problems()
-    with problems.gather():
-        check_flag(refit, "refit")
-    with problems.gather():
-        check_number(ensemble_size, "ensemble_size", Integral, "an integer >= 1", lambda size: size >= 1)
-        if ensemble_size > 1 and refit is True:
-            raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: a refit is one model and leaves no rows to weigh others by; give one of them")
-    problems.raise_any()
-
-
-def check_ensemble(ensemble_size: int, search: SearchPlan) -> None:
-    """Refuses an ensemble that this search cannot give; what is no number ``check_finishing`` refuses.
-
-    Raises:
-        InvalidArgument
-    """
-    if not isinstance(ensemble_size, Integral) or ensemble_size <= 1:
-        return
-    if not search.space:
-        raise InvalidArgument(f"ensemble_size: {ensemble_size} models are asked for, and without a search space there is one trial; give a tune.* space, or 1")
-    keep = search.settings.keep_trials
-    if keep is not None and keep < ensemble_size:
-        raise InvalidArgument(f"ensemble_size: {ensemble_size} models are asked for, and only {keep} trials keep their weights; raise keep_trials")
 
 
 def kept_epochs(search: SearchPlan) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .checks import is_averaged, num_parallel, peak_bytes
+from .capacity import is_averaged, num_parallel, peak_bytes
 from .config import Config
 from .hpo.searcher_args import BLIND
 from .models import MODEL_KEYS

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .checks import num_parallel
+from .capacity import num_parallel
 from .config import Env
 from .data.batch import Batch
 from .data.columns import IMAGE_TYPES

@@ -3,7 +3,8 @@
 import pytest
 from ray import tune
 
-from automm_hpo.checks import idle_keys, peak_bytes
+from automm_hpo.capacity import peak_bytes
+from automm_hpo.checks import idle_keys
 from automm_hpo.data.features import Features
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.models import used_groups

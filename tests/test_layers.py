@@ -21,7 +21,7 @@ LAYERS = [
     ["artifact", "plots", "arguments"],
     ["results", "start"],
     ["plan", "searching"],
-    ["data_plan", "checks"],
+    ["data_plan", "checks", "capacity"],
     ["search_plan"],
     ["finishing", "timing"],
     ["preview", "resolution", "packing"],

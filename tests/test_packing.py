@@ -10,7 +10,7 @@ from ray import tune
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.call import FitCall, plan_fit
-from automm_hpo.checks import num_parallel
+from automm_hpo.capacity import num_parallel
 from automm_hpo.hpo.settings import TuneSettings, local_resources
 from automm_hpo.packing import Occupancy, plan_gpu_share, trials_per_gpu
 from automm_hpo.plan import Target
@@ -43,7 +43,7 @@ def test_what_the_user_says_stands():
 
 def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, monkeypatch):
     """One at a time, on a machine with one GPU and many processors."""
-    monkeypatch.setattr("automm_hpo.checks.known_resources", lambda num_gpus: {"cpu": 16.0, "gpu": 1.0})
+    monkeypatch.setattr("automm_hpo.capacity.known_resources", lambda num_gpus: {"cpu": 16.0, "gpu": 1.0})
     plans = {}
 
     def planned(plan):
