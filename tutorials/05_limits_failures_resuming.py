@@ -224,6 +224,20 @@ resumed = MultiModalPredictor.load(folder / "predictor", resume=True, verbosity=
 resumed.leaderboard()[["trial", "status", "reason", "score", "epochs"]]
 
 # %% [markdown]
+# ## More rows, next month
+#
+# `start_from` trains on from a predictor's weights, on rows that it has not seen; they may be searched over as well. Epoch 0 is what it scores on the
+# new validation rows as it is, so that nothing worse comes of it. Its columns, classes and model stay.
+
+# %%
+monthly = MultiModalPredictor(path=folder / "monthly", verbosity=1)
+monthly.fit(train.iloc[500:1_000], start_from=folder / "predictor", hyperparameters={"optim.max_epochs": 4, "optim.lr": 3e-3}, tracking=None)
+monthly.search.curves()[["epoch", "metric", "train_loss", "valid_loss"]]
+
+# %%
+print(f"test accuracy: {resumed.evaluate(test)['accuracy']:.3f} before, {monthly.evaluate(test)['accuracy']:.3f} with the new rows")
+
+# %% [markdown]
 # ## Disk
 #
 # Weights are what a search fills disks with. A running trial keeps its best `num_to_keep` epochs, and of ended trials only the best `keep_trials`
@@ -233,5 +247,4 @@ resumed.leaderboard()[["trial", "status", "reason", "score", "epochs"]]
 resumed.search.costs()
 
 # %%
-print(f"test accuracy: {resumed.evaluate(test)['accuracy']:.3f}")
 ray.shutdown()
