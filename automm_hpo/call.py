@@ -91,14 +91,15 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         folder, resuming = plan_path(call.save_path, call.resume)
     with problems.gather():
         check_finishing(call.ensemble_size, call.refit)
-    layers, tune_kwargs, start = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None
+    layers, tune_kwargs, start, given = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None, target
     if call.start_from is not None:
         problems.raise_any()  # its folder must be known
         start = read_start(call.start_from, folder / "search")
-        target, layers = target.begun_with(start), (start.hyperparameters(call.presets), *layers)
+        target, layers = given.begun_with(start), (start.hyperparameters(call.presets), *layers, start.origin)
     with problems.gather():
         search = plan_search(layers, tune_kwargs, call.presets, start=start)
-        target = target.searched_by(search.settings)
+        target = given.searched_by(search.settings)
+        target = target if start is None else target.begun_with(start)
         if not is_searching(call.presets):
             check_ensemble(call.ensemble_size, search)
     with problems.gather():

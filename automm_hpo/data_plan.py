@@ -58,7 +58,7 @@ def plan_data(
     problems.raise_any()
     check_names(table.columns)
     targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
-    columns = infer_columns(table, targets, folder, column_types) if start is None else start.columns(table.columns, column_types)
+    columns = infer_columns(table, targets, folder, column_types) if start is None else start.columns(table.columns, column_types, target.sample_weight)
     if tuning_data is None:
         train, held_out = train_valid_split(table, problem, holdout_frac, seed)
         valid = Split(held_out, folder)

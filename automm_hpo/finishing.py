@@ -9,7 +9,6 @@ import functools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from .errors import CorruptFile
 from .hpo.progress import Progress
 from .hpo.records import SearchRecords, TrialRecord
 from .metrics import find_metric
-from .models import ARCHITECTURE_KEYS, TableModel
+from .models import TableModel, architecture
 from .models.folding import shared_copy
 from .plan import FitPlan, SearchPlan
 from .training.averaging import SOUPS, Weights
@@ -138,12 +137,12 @@ class _Finish:
         return self._improved(artifact, f"soup of {names}", validation, [Member(self.first.config, model.cpu())])
 
     def _ingredients(self, greedy: bool) -> list[_Kept]:
-        """What can be averaged, the best first."""
+        """What can be averaged, the best first; one search has one seed, and so equal starts."""
         results = {checkpoint_name(result): result for result in self.best.results}
         folders = [folder for folder in list_checkpoints(self.first.folder.parent) if folder.name in results and folder != self.first.folder]
         others = self._intact([_Kept(self.first.trial, self.first.config, results[folder.name], folder) for folder in folders])
         if greedy:
-            others += [epoch for epoch in self._other_trials if _architecture(epoch.config) == _architecture(self.first.config)]
+            others += [epoch for epoch in self._other_trials if architecture(epoch.config) == architecture(self.first.config)]
         return [self.first, *sorted(others, key=lambda epoch: epoch.result.rank, reverse=True)]
 
     # -------------------------------------------------------------------------------------------------------- an ensemble
@@ -208,7 +207,7 @@ class _Finish:
             return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
 
         with gpu_kernels(config.env, device):
-            if wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
+            if self.plan.start is None and wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
                 probed = TrialData.of(train, self.valid, self.problem, self.metric)
                 start_from_probe(state, probed, config, self.cache, should_stop)
             state.is_unscored = False  # its score is known
@@ -281,9 +280,3 @@ class _Finish:
         name, best = self.metric.name, self.first.result
         self.progress.say(f"{what}: {name} {validation.metric:.4f} on the validation rows, where the best trial alone has {best.metric:.4f}", level=1)
         return replace(artifact, members=tuple(members)).with_summary(**{f"val_{name}": validation.metric})
-
-
-def _architecture(config: Config) -> dict[str, Any]:
-    """What two trials must have in common for an average of their weights to mean anything; one search has one seed, and so equal starts."""
-    lora = ("optim.peft", "optim.lora.")  # it adds tensors
-    return {key: value for key, value in config.flat().items() if key in ARCHITECTURE_KEYS or key.startswith(lora)}

@@ -73,7 +73,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 keep_epochs=kept_epochs(plan.search),
             )
             best, artifact = _commit_best(plan, session.records, session.progress, started)
-            if interruption.signal is None:
+            if interruption.signal is None and list_checkpoints(session.records.folder_of(best.number).checkpoints):
                 artifact = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
             session.close(interruption, best)
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
@@ -163,6 +163,8 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
         except CorruptFile as problem:
             if list_checkpoints(records.folder_of(record.number).checkpoints):  # pruned ones are simply not there
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
+            elif load_summary(plan.path).get("best_trial") == record.number:  # in a copy, which has no trial's weights, it is what lies there
+                return record, replace(load_artifact(plan.path), eval_metric=data.eval_metric.name).with_summary(num_trials=len(records))
             continue
         eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
         summary = _summary(record, records, validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
@@ -228,7 +230,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate | {find_device(search.config.env).type}"
     )
     if plan.start is not None:
-        progress.say(f"  begins with the weights of {plan.start.folder}; epoch 0 is what they score on these rows")
+        progress.say(f"  {plan.start.line}")
     for line in data.columns.lines():
         progress.say(f"  {line}")
     models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()

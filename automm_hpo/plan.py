@@ -18,7 +18,7 @@ from .errors import InvalidArgument, InvalidTuneSettings
 from .hpo.identity import SearchIdentity
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
 from .hpo.warm_start import WarmStart
-from .metrics import Metric, find_metric
+from .metrics import OBJECT, Metric, find_metric
 from .problem import Problem, encode_weights
 from .space import RawProposal, SearchSpace
 from .start import Start
@@ -50,8 +50,15 @@ class Target:
         for name, given, own in (("label", self.label, problem.label), ("problem_type", self.problem_type, problem.problem_type)):
             if given is not None and given != own:
                 raise InvalidArgument(f"{name}: is {given!r}, and {own!r} of the predictor in start_from; leave it out")
-        metrics = {name: getattr(self, name) or getattr(artifact, name) for name in ("eval_metric", "validation_metric")}
-        return replace(self, label=problem.label, problem_type=problem.problem_type, **metrics)
+        told = {} if self.eval_metric is not None else {"eval_metric": artifact.eval_metric}
+        if self.eval_metric is None and self.validation_metric is None:  # which else is the eval_metric
+            told["validation_metric"] = artifact.validation_metric
+        for name, metric in told.items():
+            if metric.startswith(OBJECT):
+                raise InvalidArgument(
+                    f"{name}: that of the predictor in start_from is a scorer object ({metric}), which no file holds; give it again, or another"
+                )
+        return replace(self, label=problem.label, problem_type=problem.problem_type, **told)
 
     def searched_by(self, settings: TuneSettings) -> Self:
         """The same, with the metric that the search was told to go by.

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_unused
-from .artifact import Artifact, Embedder, load_artifact, save_artifact
+from .artifact import Artifact, Embedder, load_artifact, load_summary, save_artifact
 from .call import FitCall, plan_embedding, plan_fit, restored_call, target_again
 from .config import Config
 from .data.batch import TensorCache, ahead
@@ -37,7 +37,6 @@ from .presets import check_preset
 from .preview import Preview, preview
 from .results import SearchResults
 from .sections import unwrapped
-from .start import START_FOLDER
 from .training.evaluate import compute_metric, pick_device, probabilities, usual_torch, values
 
 MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
@@ -146,8 +145,7 @@ class MultiModalPredictor:
                 its own; the one reported is the search's.
             start_from: folder of a fitted predictor whose weights learn on. Its columns, encoding, classes and model stay as they are; its
                 hyperparameters are the defaults, or a preset's where one is named. What it scores on these validation rows is epoch 0 of
-                every trial, so that nothing worse comes of it; rows that it has learned from flatter it, give new ones. Of an ensemble the
-                heaviest member. The folder is only read.
+                every trial; rows that it has learned from flatter it, give new ones. Of an ensemble the heaviest model. The folder is only read.
             dry_run: only tell what would run and what it would take, as ``plan`` does.
 
         Returns:
@@ -180,12 +178,19 @@ class MultiModalPredictor:
         plan = plan_fit(call, self._target, self._layers, train_data, tuning_data)
         if dry_run:
             return preview(plan.with_scorer())
-        if self._artifact is not None and start_from is None and not plan.resuming and self.verbosity > 1:  # AutoMM's would go on
-            print_line(f"this fit begins anew; start_from={self.path!r} would go on from this predictor's weights")
+        if plan.start is None and not plan.resuming:
+            self._say_it_begins_anew()
         artifact, interruption = run_fit(plan, self.verbosity, call.tracking)
+        if plan.start is not None:
+            self._target = self._target.begun_with(plan.start)
         self._adopt(artifact, plan.path)
         interruption.reraise()
         return self
+
+    def _say_it_begins_anew(self) -> None:
+        """AutoMM's would go on. Of a single trial's predictor, which has no folder of its own, there is nothing to say."""
+        if self.verbosity > 1 and self._artifact is not None and self._path is not None and load_summary(self._path) == self.fit_summary():
+            print_line(f"this fit begins anew; start_from={self.path!r} would go on from this predictor's weights")
 
     def plan(self, *args: Any, **kwargs: Any) -> Preview:
         """What ``fit`` with the same arguments would do: its trials as far as they are known, time and disk from a few timed steps.
@@ -368,7 +373,7 @@ class MultiModalPredictor:
             check_unused(target, "path")
         save_artifact(artifact, target)
         shutil.rmtree(target / "search", ignore_errors=True)
-        shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache", START_FOLDER))
+        shutil.copytree(source, target / "search", ignore=shutil.ignore_patterns("checkpoints", "cache"))
 
     @classmethod
     @usual_torch()

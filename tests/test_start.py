@@ -8,11 +8,17 @@ import pandas as pd
 import pytest
 import torch
 from ray import tune
+from sklearn.metrics import make_scorer, mean_absolute_error
 
 from automm_hpo import MultiModalPredictor, errors
 from automm_hpo.artifact import Member, load_artifact, save_artifact
+from automm_hpo.call import FitCall, plan_fit
+from automm_hpo.config import Config
+from automm_hpo.data.features import Features
 from automm_hpo.files import sha256
 from automm_hpo.hpo.records import SearchRecords
+from automm_hpo.models import architecture
+from automm_hpo.plan import Target
 from automm_hpo.start import START_FOLDER, read_start
 from automm_hpo.training.building import ModelBuilder
 from automm_hpo.training.checkpoint import digest_weights
@@ -125,20 +131,31 @@ def test_a_search_goes_on_though_the_predictor_is_gone(old, here, ray_session):
         call(here / "another")
     with pytest.raises(errors.SearchMismatch, match="start_from"):
         fit(data, "kind", here / "new", QUICK | space, hyperparameter_tune_kwargs=kwargs)
-    predictor.save(here / "copy")
-    assert not (here / "copy" / "search" / START_FOLDER).exists()
+    predictor.save(here / "copy")  # what it holds may go on as well
+    again = MultiModalPredictor.load(here / "copy", resume=True, verbosity=0).fit(data, hyperparameter_tune_kwargs={"num_trials": 5})
+    assert {trial.results[0].metric for trial in trials(here / "copy")} == scores
+    assert again.fit_summary()["start_from"] == str(here / "old")
+    with pytest.raises(errors.NotAPredictor, match="start_from: no such folder"):
+        call(here / "odl")
+    copy = here / "new" / "search" / START_FOLDER / "model.safetensors"
+    copy.write_bytes(copy.read_bytes()[:-1] + b"x")
+    shutil.copytree(here / "copy" / "search" / START_FOLDER, here / "old")
+    call(num_trials=5)
+    assert {trial.results[0].metric for trial in trials(here / "new")} == scores
 
 
 def test_the_copy_is_the_predictor_and_of_an_ensemble_the_heaviest(old, here):
     start = read_start(old["kind"], here / "search")
     kept = start.kept_in(here / "search")
     assert kept.weights.parent == here / "search" / START_FOLDER
-    assert read_start(here / "gone", here / "search").digest == start.digest == kept.digest
+    assert read_start(here / "search" / START_FOLDER, here / "search").digest == start.digest == kept.digest
     builder = ModelBuilder(start.artifact.encoders.features, 3)
     models = [builder.state(start.artifact.config, seed, torch.device("cpu")).model for seed in range(3)]
     members = tuple(Member(start.artifact.config, model, weight) for model, weight in zip(models, (0.2, 0.5, 0.3), strict=True))
     save_artifact(replace(start.artifact, members=members), here / "ensemble")
-    assert read_start(here / "ensemble", here / "none").digest == digest_weights(models[1])
+    heaviest = read_start(here / "ensemble", here / "none")
+    assert heaviest.digest == digest_weights(models[1])
+    assert heaviest.line.startswith("begins with the heaviest of the 3 models of")
 
 
 @pytest.mark.parametrize("options", [{"refit": True}, {"hyperparameters": {"optim.ema_decay": 0.9}}, {"hyperparameters": {"optim.lr_choice": "two_stages"}}])
@@ -164,7 +181,7 @@ def test_a_fitted_predictor_says_that_its_fit_begins_anew(old, here, capsys):
     MultiModalPredictor.load(old["kind"]).fit(table(), start_from=old["kind"], save_path=here / "b", tracking=None)
     out = capsys.readouterr().out
     assert "begins anew" not in out
-    assert f"begins with the weights of {old['kind']}; epoch 0 is what they score on these rows" in out
+    assert f"begins with the weights of {old['kind']}; epoch 0 is what they score on the validation rows" in out
 
 
 @pytest.mark.parametrize(
@@ -175,12 +192,20 @@ def test_a_fitted_predictor_says_that_its_fit_begins_anew(old, here, capsys):
         ({"label": "price"}, errors.InvalidArgument, "label: is 'price', and 'kind' of the predictor in start_from"),
         ({"problem_type": "regression"}, errors.InvalidArgument, "problem_type: is 'regression', and 'multiclass' of"),
         ({"data": table().drop(columns="town")}, errors.InvalidData, "lacks the columns 'town', which the predictor in start_from reads"),
-        ({"data": table().replace("dear", "free")}, errors.InvalidData, "start_from cannot learn from it. label column 'kind': classes that"),
+        ({"data": table().replace("dear", "free")}, errors.InvalidData, "label column 'kind': classes that the predictor in start_from does not know: 'free'"),
+        ({"data": table().assign(kind="dear")}, errors.InvalidData, "expected at least 2 different values, got only 'dear' in 120 rows"),
+        ({"save_path": "old", "start_from": "old"}, errors.InvalidArgument, "is save_path, too"),
+        ({"column_types": {"nosuch": "text"}}, errors.InvalidArgument, "'nosuch' is unknown to the predictor in start_from, got text"),
+        (
+            {"sample_weight": "second", "data": table().assign(second=1.0)},
+            errors.InvalidArgument,
+            "start_from learned from the column 'second'",
+        ),
         ({"data": table().assign(first="far")}, errors.InvalidInput, "column 'first': expected numbers"),
         ({"column_types": {"town": "text"}}, errors.InvalidArgument, "column_types: 'town' is categorical to the predictor in start_from, got text"),
         ({"hyperparameters": {"model.real_mlp.hidden_size": 32}}, errors.InvalidHyperparameter, "hidden_size: expected 16, as the predictor in start_from"),
         ({"hyperparameters": {"data.numerical.scaling": "robust"}}, errors.InvalidHyperparameter, "scaling: expected 'quantile'"),
-        ({"hyperparameters": {"optim.linear_probe": "on"}}, errors.InvalidHyperparameter, "linear_probe: expected 'off'"),
+        ({"hyperparameters": {"optim.linear_probe": "on"}}, errors.InvalidHyperparameter, "'on' would replace the head that start_from brings"),
         ({"hyperparameters": {"model.names": ["ft_transformer"]}}, errors.InvalidHyperparameter, "model.names: expected"),
         (
             {"hyperparameters": {"model.real_mlp.num_layers": tune.choice([3, 4])}, "hyperparameter_tune_kwargs": "auto"},
@@ -190,14 +215,86 @@ def test_a_fitted_predictor_says_that_its_fit_begins_anew(old, here, capsys):
     ],
 )
 def test_what_cannot_begin_is_refused_before_anything_is_written(old, here, change, error, words):
-    change = {"start_from": old["kind"], "data": table(), "label": None, "problem_type": None} | change
-    predictor = MultiModalPredictor(change.pop("label"), change.pop("problem_type"), verbosity=0)
+    change = {"start_from": old["kind"], "data": table(), "save_path": here / "new"} | change
+    own = {name: change.pop(name, None) for name in ("label", "problem_type", "sample_weight")}
     with pytest.raises(error, match=words):
-        predictor.fit(change.pop("data"), save_path=here / "new", tracking=None, **change)
+        MultiModalPredictor(**own, verbosity=0).fit(change.pop("data"), tracking=None, **change)
     assert not any(here.iterdir())
+
+
+def test_where_weights_once_came_from_is_no_matter(old, here):
+    new = table(seed=1)
+    predictor = MultiModalPredictor(pretrained=False, verbosity=0).fit(new, start_from=old["kind"], save_path=here / "a", tracking=None)
+    assert predictor._artifact.config.model == load_artifact(old["kind"]).config.model
+    gone = {"model.timm_image.checkpoint_path": "/gone.safetensors", "model.hf_text.max_text_len": 9, "optim.linear_probe": "auto"}
+    fit(new, "kind", here / "b", gone, start_from=old["kind"])  # of models that are not used
+
+
+def test_lora_leaves_alone_what_is_frozen(old, here):
+    """So whether it is decides which tensors there are."""
+    start = read_start(old["kind"], here)
+    for peft, refused in ((None, False), ("lora", True)):
+        config = Config.from_flat({"optim.peft": peft, "model.names": ["timm_image"], "data.text.words": "off"})
+        image = replace(start.artifact, members=(replace(start.artifact.members[0], config=config),), encoders=PictureEncoders())
+        begun = replace(start, artifact=image)
+        frozen = config.with_overrides({"model.timm_image.trainable": "head"})
+        if refused:
+            with pytest.raises(errors.InvalidHyperparameter, match="trainable: expected 'all'"):
+                begun.check(frozen, {})
+        else:
+            begun.check(frozen, {})
+        assert (architecture(config) == architecture(frozen)) is not refused
+
+
+class PictureEncoders:
+    features = Features(num_images=1)
+
+
+@pytest.mark.parametrize(
+    ("told", "kwargs", "searched_by"),
+    [
+        ({}, {}, "accuracy"),
+        ({"eval_metric": "log_loss"}, {}, "log_loss"),
+        ({"validation_metric": "log_loss"}, {}, "log_loss"),
+        ({}, {"metric": "log_loss"}, "log_loss"),
+        ({"eval_metric": "f1_macro"}, {"metric": "log_loss"}, "log_loss"),
+    ],
+)
+def test_what_it_is_searched_by(old, here, told, kwargs, searched_by):
+    space = {"optim.lr": tune.loguniform(1e-4, 1e-2)}
+    call = FitCall(save_path=here / "new", hyperparameters=space, hyperparameter_tune_kwargs={"num_trials": 2} | kwargs, start_from=old["kind"])
+    target = Target(None, None, told.get("eval_metric"), told.get("validation_metric"))
+    data = plan_fit(call, target, [], table(), None).data
+    assert (data.eval_metric.name, data.validation_metric.name) == (told.get("eval_metric", "accuracy"), searched_by)
+
+
+def test_a_metric_that_no_file_holds_is_asked_for(old, here):
+    scorer = make_scorer(mean_absolute_error, greater_is_better=False)
+    predictor = MultiModalPredictor("price", eval_metric=scorer, verbosity=0)
+    predictor.fit(table(), hyperparameters=QUICK, save_path=here / "a", tracking=None)
+    with pytest.raises(errors.InvalidArgument, match="eval_metric: that of the predictor in start_from is a scorer object"):
+        fit(table(), None, here / "b", start_from=here / "a")
+    MultiModalPredictor(eval_metric="mae", verbosity=0).fit(table(), start_from=here / "a", save_path=here / "b", tracking=None)
+
+
+def test_it_can_be_fitted_again_for_the_same_problem(old, here):
+    predictor = fit(table(), None, here / "a", start_from=old["kind"])
+    assert predictor.fit(table(), hyperparameters=QUICK, save_path=here / "b", tracking=None).label == "kind"
 
 
 def test_several_things_are_refused_together(old, here):
     with pytest.raises(errors.InvalidInput) as refused:
         fit(table(), "kind", here / "new", {"model.real_mlp.hidden_size": 32, "optim.peft": "lora"}, start_from=old["kind"], column_types={"town": "text"})
     assert all(word in str(refused.value) for word in ("hidden_size", "optim.peft", "column_types"))
+
+
+def test_a_copy_that_goes_on_keeps_its_predictor_until_a_trial_is_better(here, ray_session):
+    """It has no trial's weights but those that became the predictor."""
+    data, kwargs = table(), {"searcher": "grid", "scheduler": "FIFO", "num_trials": 1}
+    space = QUICK | {"optim.lr": tune.grid_search([1e-2, 1e-9])}
+    predictor = fit(data, "kind", here / "run", space, hyperparameter_tune_kwargs=kwargs)
+    predictor.save(here / "copy")
+    copy = MultiModalPredictor.load(here / "copy", resume=True, verbosity=0).fit(data, hyperparameter_tune_kwargs={"num_trials": 2})
+    assert len(trials(here / "copy")) == 2
+    assert (copy.fit_summary()["best_trial"], copy.fit_summary()["num_trials"]) == (0, 2)
+    pd.testing.assert_series_equal(copy.predict(data), predictor.predict(data))

@@ -21,7 +21,11 @@ from ..errors import CorruptFile, SearchInUse, SearchMismatch
 from ..files import read_json, temporary_name, write_json
 
 FORMAT = 1
-DATA = {"train": "rows to train on", "valid": "rows to validate on"}
+DIGESTS = {  # of which a digest is stored, which would tell nobody anything
+    "train": "rows to train on: other values, labels or files than before",
+    "valid": "rows to validate on: other values, labels or files than before",
+    "start_from": "start_from: other weights than before",
+}
 COMPLETE, GOAL = "complete", "goal reached"
 
 
@@ -91,9 +95,7 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
     names = dict.fromkeys([*stored.fingerprint, *wanted.fingerprint])
     absent = "absent"
     differences = [
-        f"{DATA[name]}: other values, labels or files than before"  # of which a digest is stored, which would tell nobody anything
-        if name in DATA
-        else f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
+        DIGESTS[name] if name in DIGESTS else f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
         for name in names
         if stored.fingerprint.get(name, absent) != wanted.fingerprint.get(name, absent)
     ]

@@ -69,7 +69,7 @@ class Training:
         with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
             if newest := newest_checkpoint(folder.checkpoints):
                 restore_state(newest[0], state, config)
-            elif wants_probe(state.model, config.optim, len(data.train)):
+            elif self.models.start is None and wants_probe(state.model, config.optim, len(data.train)):
                 start_from_probe(state, data, config, cache, should_stop)
             writing: Future[EpochResult] | None = None
             for result in train_steps(state, data, config, self.seed, should_stop):

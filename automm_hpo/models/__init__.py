@@ -18,13 +18,14 @@ from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
     "ARCHITECTURE_KEYS", "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
-    "fetch_weights", "image_spec", "is_pretrained", "text_spec", "used_models",
+    "fetch_weights", "image_spec", "is_pretrained", "architecture", "text_spec", "used_groups", "used_models",
 ]  # fmt: skip
 
 # all values that these take are known before a search
 MODEL_KEYS, GEOMETRY_KEYS, TEXT_KEYS = keys_marked(Mark.BUILDING), keys_marked(Mark.DECODING), keys_marked(Mark.TOKENS)
-# two models that agree in these compute the same, if their weights are the same
+# two models that agree in these compute the same, if their weights are the same, and LoRA adds nothing
 ARCHITECTURE_KEYS = tuple(key for key in FIELDS if key.startswith("model.") and key not in keys_marked(Mark.TRAINING))
+LORA_KEYS = ("optim.lora.r", "optim.lora.alpha", "model.timm_image.trainable", "model.hf_text.trainable")  # it leaves alone what is frozen
 
 
 def _nothing(config: Config) -> None:
@@ -139,6 +140,13 @@ def build_model(
         return TableModel(backbones, Only(*sizes), num_outputs)
     columns = [None if backbone.is_pretrained else tabular.Columns(features, MODELS[name].reads) for name, backbone in backbones.items()]
     return TableModel(backbones, FusionMlp(fusion_config, sizes, columns), num_outputs, fusion_config.aux_loss_weight)
+
+
+def architecture(config: Config) -> dict[str, Any]:
+    """What two models must have in common for the weights of one to mean anything to the other."""
+    keys = (*ARCHITECTURE_KEYS, "optim.peft", *(LORA_KEYS if config.optim.peft else ()))
+    flat = config.flat()
+    return {key: flat[key] for key in keys}
 
 
 def is_pretrained(config: Config, features: Features) -> bool:
