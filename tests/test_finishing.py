@@ -26,7 +26,7 @@ from automm_hpo.hpo.identity import SearchIdentity
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
 from automm_hpo.hpo.settings import TuneSettings
-from automm_hpo.models import image_spec
+from automm_hpo.models import architecture, image_spec
 from automm_hpo.plan import FitPlan, SearchPlan, Target
 from automm_hpo.space import Float
 from automm_hpo.training.checkpoint import save_checkpoint
@@ -514,17 +514,19 @@ def test_an_ensemble_cannot_be_refitted(small, here, fast):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "alike"),
+    ("key", "value", "alike", "alike_with_lora"),
     [
-        ("optim.lr", 0.5, True),
-        ("model.real_mlp.dropout", 0.5, True),
-        ("model.timm_image.frozen_norm_stats", True, True),
-        ("optim.peft", "lora", False),
-        ("optim.lora.r", 3, False),
-        ("model.real_mlp.num_members", 2, False),
-        ("model.timm_image.pretrained", False, False),  # another start
+        ("optim.lr", 0.5, True, True),
+        ("model.real_mlp.dropout", 0.5, True, True),
+        ("model.timm_image.frozen_norm_stats", True, True, True),
+        ("optim.peft", None, True, False),
+        ("optim.peft", "lora", False, True),
+        ("optim.lora.r", 3, True, False),  # without it there is none
+        ("model.timm_image.trainable", "head", True, False),  # it leaves alone what is frozen
+        ("model.real_mlp.num_members", 2, False, False),
+        ("model.timm_image.pretrained", False, False, False),  # another start
     ],
 )
-def test_only_weights_of_one_architecture_are_averaged(key, value, alike):
-    config = Config()
-    assert (finishing._architecture(config.with_overrides({key: value})) == finishing._architecture(config)) == alike
+def test_only_weights_of_one_architecture_are_averaged(key, value, alike, alike_with_lora):
+    for config, expected in ((Config(), alike), (Config.from_flat({"optim.peft": "lora"}), alike_with_lora)):
+        assert (architecture(config.with_overrides({key: value})) == architecture(config)) == expected
