@@ -12,10 +12,11 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from .config import Config
@@ -23,6 +24,7 @@ from .data.batch import Batch, TensorCache
 from .data.columns import ColumnTypes
 from .data.encoders import Encoders
 from .data.features import Features
+from .data.seen import digests_from_text, digests_to_text
 from .errors import CorruptFile, NotAPredictor
 from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, write_json
 from .metrics import stored_metric
@@ -70,6 +72,7 @@ class Artifact:
     Attributes:
         members: the models whose predictions are averaged, one at least; their weights sum to 1.
         summary: what ``fit_summary`` says, JSON values.
+        seen: (N,) uint32, ``row_digests`` of the rows that it has learned from; empty where nobody knows.
     """
 
     problem: Problem
@@ -79,6 +82,7 @@ class Artifact:
     eval_metric: str
     validation_metric: str
     summary: Mapping[str, Any]
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False, compare=False)
 
     @property
     def config(self) -> Config:
@@ -151,6 +155,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "eval_metric": artifact.eval_metric,
         "validation_metric": artifact.validation_metric,
         "summary": dict(artifact.summary),
+        "seen": digests_to_text(artifact.seen),
         "versions": library_versions(),
     }
     write_json(folder / f"{PREDICTOR}.new", description)
@@ -196,6 +201,7 @@ def load_artifact(folder: Path) -> Artifact:
             stored_metric(description["eval_metric"]).name,
             stored_metric(description["validation_metric"]).name,
             dict(description["summary"]),
+            digests_from_text(description.get("seen", "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums are right, and yet it is not as we write it
         raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} is not as this version writes it: {type(error).__name__}: {error}") from None

@@ -60,7 +60,8 @@ def plan_data(
     targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
     columns = infer_columns(table, targets, folder, column_types) if start is None else start.columns(table.columns, column_types, target.sample_weight)
     if tuning_data is None:
-        train, held_out = train_valid_split(table, problem, holdout_frac, seed)
+        known = None if start is None else start.knows(table, folder)
+        train, held_out = train_valid_split(table, problem, holdout_frac, seed, known)
         valid = Split(held_out, folder)
     else:
         train, valid = table, Split(*load_table(tuning_data, "tuning_data"))
@@ -75,7 +76,17 @@ def plan_data(
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")
     if eval_metric.scorer is not None:
         undefined_on(eval_metric, problem, valid_target)  # whether it can be computed at all
-    return DataPlan(Split(train, folder), valid, problem, columns, eval_metric, validation_metric, target.sample_weight)
+    note = "" if start is None else _what_it_knows(start, Split(train, folder), valid)
+    return DataPlan(Split(train, folder), valid, problem, columns, eval_metric, validation_metric, target.sample_weight, note)
+
+
+def _what_it_knows(start: Start, train: Split, valid: Split) -> str:
+    """Of the rows, those that the predictor to begin with has learned from."""
+    trained, validated = (int(start.knows(split.table, split.folder).sum()) for split in (train, valid))
+    found = [f"{trained:,} of the {len(train.table):,} rows to train on"] if trained else []
+    if validated:
+        found.append(f"{validated:,} of the {len(valid.table):,} to validate on, which flatters it: give tuning_data that it has not seen")
+    return f"it has learned from {' and '.join(found)}" if found else ""
 
 
 def _find_label(train: pd.DataFrame, label: str | None) -> str:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .artifact import Artifact, Member, save_artifact
@@ -218,7 +219,9 @@ class _Finish:
         score = f"{self.metric.name} {self.first.result.metric:.4f}"
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
-        return replace(artifact, members=(Member(config, shared_copy(state.predictor.cpu())),)).with_summary(refit=refit)  # a copy is not compiled
+        seen = np.concatenate([artifact.seen, self.plan.data.digests(self.plan.data.valid)])
+        members = (Member(config, shared_copy(state.predictor.cpu())),)  # a copy is not compiled
+        return replace(artifact, members=members, seen=seen).with_summary(refit=refit)
 
     # ----------------------------------------------------------------------------------------------------------- in common
 

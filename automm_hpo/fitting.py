@@ -105,6 +105,7 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
 
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event) -> None:
     splits, config, folder = plan.data.splits, plan.search.config, plan.path / "search" / "cache"
+    plan.seen  # noqa: B018  # when the trials have ended there may be no time for it
     for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed; what words say may depend on a limit that has changed since
         stale.unlink()
     store_caches(
@@ -168,7 +169,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             continue
         eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
         summary = _summary(record, records, validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
-        return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary)
+        return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary, plan.seen)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 
@@ -231,6 +232,8 @@ def _announce(plan: FitPlan, session: Session) -> None:
     )
     if plan.start is not None:
         progress.say(f"  {plan.start.line}")
+        if data.note:
+            progress.say(f"  {data.note}", level=1)
     for line in data.columns.lines():
         progress.say(f"  {line}")
     models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from .config import Config
 from .data.columns import ColumnTypes
 from .data.encoders import EncodedTable, Encoders
 from .data.ngrams import fit_ngrams
+from .data.seen import row_digests
 from .errors import InvalidArgument, InvalidTuneSettings
 from .hpo.identity import SearchIdentity
 from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
@@ -95,6 +97,12 @@ class DataPlan:
     eval_metric: Metric
     validation_metric: Metric
     sample_weight: str | None = None
+    note: str = ""
+    """What the user should know of the rows."""
+
+    def digests(self, *splits: Split) -> np.ndarray:
+        """``row_digests`` of the rows of some splits."""
+        return np.concatenate([row_digests(split.table, self.columns, self.problem.label, split.folder) for split in splits])
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -176,6 +184,12 @@ class FitPlan:
     def models(self) -> ModelBuilder:
         features, num_outputs, start = self.encoders.features, self.data.problem.num_outputs, self.start
         return ModelBuilder(features, num_outputs) if start is None else ModelBuilder(features, num_outputs, start.weights, start.sources)
+
+    @functools.cached_property
+    def seen(self) -> np.ndarray:
+        """``row_digests`` of what the search's models learn from, and of what that they begin with did."""
+        earlier = [] if self.start is None else [self.start.artifact.seen]
+        return np.concatenate([self.data.digests(self.data.train), *earlier])
 
     def with_start_kept(self) -> Self:
         """The plan with what trials begin with in the search's own folder: it goes on though that predictor may be gone, or another one."""

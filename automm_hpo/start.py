@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from .arguments import absolute_path
 from .artifact import Artifact, load_artifact, save_artifact, weights_file
 from .config import FIELDS, Config
 from .data.columns import ColumnTypes
+from .data.seen import row_digests
 from .errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems
 from .files import is_predictor
 from .hpo.identity import is_search, read_identity
@@ -47,7 +49,7 @@ class Start:
     @property
     def line(self) -> str:
         which = f"the heaviest of the {self.num_members} models" if self.num_members > 1 else "the weights"
-        return f"begins with {which} of {self.folder}; epoch 0 is what they score on the validation rows, and flattered by rows that they have learned from"
+        return f"begins with {which} of {self.folder}; epoch 0 is what they score on the validation rows"
 
     @property
     def digest(self) -> str:
@@ -116,6 +118,11 @@ class Start:
         if sample_weight in own.used:
             raise InvalidArgument(f"sample_weight: the predictor in start_from learned from the column {sample_weight!r}, and nothing is learned from weights")
         return own
+
+    def knows(self, table: pd.DataFrame, folder: Path) -> np.ndarray:
+        """(N,) bool: rows that the predictor has learned from."""
+        artifact = self.artifact
+        return np.isin(row_digests(table, artifact.columns, artifact.problem.label, folder), artifact.seen)
 
     def problem_of(self, labels: pd.Series) -> Problem:
         """The predictor's, if these are labels of it.

@@ -298,3 +298,27 @@ def test_a_copy_that_goes_on_keeps_its_predictor_until_a_trial_is_better(here, r
     assert len(trials(here / "copy")) == 2
     assert (copy.fit_summary()["best_trial"], copy.fit_summary()["num_trials"]) == (0, 2)
     pd.testing.assert_series_equal(copy.predict(data), predictor.predict(data))
+
+
+def test_rows_that_it_has_learned_from_do_not_validate(old, here, capsys):
+    """The usual table has this month's rows beneath those of all others."""
+    own, new = table(), table(rows=40, seed=1)
+    fit(pd.concat([own, new], ignore_index=True), "kind", here / "new", start_from=old["kind"], verbosity=2)
+    assert "it has learned from 96 of the 129 rows to train on\n" in capsys.readouterr().out  # 24 of 120 had been held out
+    artifact = load_artifact(here / "new")
+    assert len(np.unique(artifact.seen)) == 129
+    again = read_start(here / "new", here / "none")
+    assert again.knows(own, here).sum() > 96
+    assert again.knows(new, here).sum() >= 20
+    fit(new, "kind", here / "other", start_from=here / "new", tuning_data=own.head(50), verbosity=1)
+    said = capsys.readouterr().out
+    assert f"{again.knows(own.head(50), here).sum()} of the 50 to validate on, which flatters it: give tuning_data that it has not seen" in said
+    fit(new.assign(first=9.0), "kind", here / "none", start_from=old["kind"], verbosity=2)
+    assert "it has learned from" not in capsys.readouterr().out
+
+
+def test_a_refit_has_learned_from_all_rows(here):
+    own = table()
+    fit(own, "kind", here / "whole", QUICK, refit=True)
+    assert read_start(here / "whole", here / "none").knows(own, here).all()
+    fit(own, None, here / "again", MORE, start_from=here / "whole")  # then there is no other way

@@ -58,3 +58,18 @@ def test_regression_is_not_stratified():
 def test_too_few_rows():
     with pytest.raises(InvalidData, match="2 rows are too few to hold any out for validation; give tuning_data"):
         split(["a", "b"])
+
+
+@pytest.mark.parametrize("frac", [None, 0.1, 0.5])
+def test_what_is_known_is_not_held_out_and_half_of_the_rest_stays(frac):
+    table = pd.DataFrame({"label": ["a", "b"] * 100, "row": range(200)})
+    problem = infer_problem(table["label"], "label")
+    known = (table["row"] < 160).to_numpy()
+    train, valid = train_valid_split(table, problem, frac, 0, known)
+    assert len(train) + len(valid) == 200
+    assert (valid["row"] >= 160).all()
+    assert len(valid) == 20  # of 40: as many as of all rows would be more, or as many
+    for all_alike in (np.zeros(200, bool), np.ones(200, bool), None):
+        assert train_valid_split(table, problem, frac, 0, all_alike)[1].equals(train_valid_split(table, problem, frac, 0)[1])
+    few = (table["row"] < 199).to_numpy()
+    assert train_valid_split(table, problem, frac, 0, few)[1]["row"].tolist() == [199]

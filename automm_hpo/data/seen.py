@@ -1,0 +1,54 @@
+"""Rows that a model has learned from, told again by a few bytes each: what it says of them says nothing of how good it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ..sections import unwrapped
+from .columns import ColumnTypes
+from .images import resolve_path
+
+ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads neighbouring numbers
+
+
+def row_digests(table: pd.DataFrame, columns: ColumnTypes, label: Any, folder: Path) -> np.ndarray:
+    """(N,) uint32 of what rows say in the columns that are read, and in the label; equal for equal rows, and for others once in four billion.
+
+    Args:
+        folder: that relative image paths count from.
+    """
+    found = np.zeros(len(table), np.uint64)
+    for column in (*columns.used, label):
+        values, is_path = table[column], column != label and columns[column] == "image_path"
+        if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
+            numbers = values.to_numpy(dtype=np.float64, na_value=np.nan) + 0.0  # -0.0 is 0.0, and a column of integers may come back as floats
+            bits = np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)
+        else:
+            texts = (resolve_path(value, folder) if is_path else _text(value) for value in values.astype(object))
+            bits = np.array([zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
+        found = (found ^ bits) * ODD  # wraps
+        found ^= found >> np.uint64(29)
+    return (found >> np.uint64(32)).astype(np.uint32)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (bytes, bytearray, Image.Image, np.ndarray)):
+        content = bytes(value) if isinstance(value, (bytes, bytearray)) else np.ascontiguousarray(value).tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(unwrapped(value))
+
+
+def digests_to_text(digests: np.ndarray) -> str:
+    return base64.b64encode(np.unique(digests).astype("<u4").tobytes()).decode()
+
+
+def digests_from_text(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<u4")

@@ -1,0 +1,83 @@
+"""Rows that were learned from are known again."""
+
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from automm_hpo.data.columns import ColumnTypes
+from automm_hpo.data.seen import digests_from_text, digests_to_text, row_digests
+
+HERE = Path("/data")
+
+
+def types(table, **kinds):
+    kinds = {column: kinds.get(column, "categorical") for column in table.columns if column != "label"}
+    return ColumnTypes(kinds, dict.fromkeys(kinds, "given"))
+
+
+def digests(table, folder=HERE, **kinds):
+    return row_digests(table, types(table, **kinds), "label", folder)
+
+
+def plain():
+    return pd.DataFrame({"number": [1, 2, 3], "text": ["a", "b", None], "label": ["x", "y", "x"]})
+
+
+def test_equal_rows_are_equal_whatever_stands_around_them():
+    table = plain()
+    expected = digests(table)
+    assert len(set(expected)) == 3
+    assert (digests(table.iloc[::-1].set_index(pd.Index([7, 8, 9])))[::-1] == expected).all()
+    more = table.assign(extra=1)
+    assert (row_digests(more[["extra", "label", "text", "number"]], types(table), "label", HERE) == expected).all()
+    assert (digests(table.astype({"number": float})) == expected).all()
+    assert (digests(table.astype({"number": "Int64", "text": "string", "label": "category"})) == expected).all()
+
+
+@pytest.mark.parametrize(("column", "value"), [("number", 9), ("text", "c"), ("label", "y"), ("number", np.nan), ("text", "")])
+def test_any_cell_counts(column, value):
+    changed = plain().astype({"number": float})
+    same = value == "" and column == "text"  # nothing is missing
+    changed.loc[2 if same else 0, column] = value
+    assert (digests(changed) == digests(plain())).tolist() == ([True] * 3 if same else [False, True, True])
+
+
+def test_zeros_are_alike_and_so_is_what_is_missing():
+    table = pd.DataFrame({"number": [0.0, -0.0], "text": [None, np.nan], "label": [1.5, 1.5]})
+    assert len(set(digests(table))) == 1
+
+
+def test_pictures_go_by_path_or_by_content():
+    paths = pd.DataFrame({"image": ["a.png", "/data/a.png", "b.png"], "label": 0})
+    found = digests(paths, image="image_path")
+    assert found[0] == found[1] != found[2]
+    assert found[0] != digests(paths, Path("/other"), image="image_path")[0]
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    held = pd.DataFrame({"image": [pixels, Image.fromarray(pixels), pixels + 1, pixels.tobytes()], "label": 0})
+    found = digests(held, image="image_bytearray")
+    assert found[0] == found[1] == found[3] != found[2]
+
+
+def test_names_that_are_not_utf_8_dates_and_whatever_else_a_cell_holds():
+    odd = ["\udcff.png", datetime.date(9999, 12, 31), pd.Timestamp("2024-01-01"), True, np.float32(1), [1, 2], pd.NaT]
+    table = pd.DataFrame({"cell": pd.Series(odd, dtype=object), "label": range(len(odd))})
+    assert len(set(digests(table))) == len(odd)
+
+
+def test_they_are_the_same_in_another_process_and_in_a_file():
+    found = digests(plain())
+    code = (
+        "import pandas as pd; from pathlib import Path; from automm_hpo.data.columns import ColumnTypes; from automm_hpo.data.seen import row_digests;"
+        "table = pd.DataFrame({'number': [1, 2, 3], 'text': ['a', 'b', None], 'label': ['x', 'y', 'x']});"
+        "kinds = dict.fromkeys(['number', 'text'], 'categorical');"
+        "print(row_digests(table, ColumnTypes(kinds, kinds), 'label', Path('/data')).tolist())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == str(found.tolist())
+    assert set(digests_from_text(digests_to_text(np.concatenate([found, found])))) == set(found)
+    assert len(digests_from_text("")) == 0
