@@ -460,6 +460,7 @@ def test_a_fit_with_a_refit(small, here, fast):
         assert ".pixels" not in maps.read()
 
 
+@pytest.mark.slow
 def test_a_search_with_an_ensemble(small, here, fast, ray_session):
     space = {"model.timm_image.image_size": tune.choice([32, 48]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "test_vit"])}
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2}

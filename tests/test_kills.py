@@ -19,7 +19,7 @@ RUNS = [
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("arguments", [pytest.param(run.split(), marks=pytest.mark.slow if "scheduler" in run else (), id=run) for run in RUNS])
+@pytest.mark.parametrize("arguments", [pytest.param(run.split(), marks=pytest.mark.slow if "--ray" in run else (), id=run) for run in RUNS])
 def test_nothing_is_lost(arguments):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -114,6 +114,7 @@ def test_a_preset_is_used_wherever_it_is_named(where, table, here):
     assert predictor._artifact.config.model.real_mlp.num_members == 1
 
 
+@pytest.mark.slow
 def test_a_preset_searches_its_own_space_and_what_the_user_fixes_is_fixed(table, here, ray_session):
     given = {"optim.max_epochs": 2, "model.real_mlp.hidden_size": 16, "optim.lr": space.loguniform(1e-3, 2e-3)}
     predictor = MultiModalPredictor("label", verbosity=0).fit(

@@ -681,7 +681,8 @@ def test_on_ray(name, ray_session, tmp_path):
         assert set(epochs.values()) == {4.5, 12}
 
 
-@pytest.mark.parametrize("name", [pytest.param("HyperBand", marks=pytest.mark.slow), "PBT"])
+@pytest.mark.slow  # what decides is tested above, on a model of Ray
+@pytest.mark.parametrize("name", ["HyperBand", "PBT"])
 def test_on_ray_resumed(name, ray_session, tmp_path):
     """Killed in the middle and resumed, trials that wait for each other come to the same end."""
 
