@@ -54,8 +54,11 @@ class Problem:
         """The class whose probability a binary metric looks at: the second in order."""
         return self.class_labels[1] if self.problem_type == "binary" else None
 
-    def encode(self, labels: pd.Series) -> np.ndarray:
+    def encode(self, labels: pd.Series, whose: str = "the training rows") -> np.ndarray:
         """Labels -> (N,) int64 class indices, or the values as float64, by which metrics judge.
+
+        Args:
+            whose: what has the known classes, for the message.
 
         Raises:
             InvalidData: a missing or infinite label, or a class that training did not have.
@@ -70,7 +73,7 @@ class Problem:
             counts = ", ".join(f"{value!r} ({count} rows)" for value, count in unseen.value_counts().head(5).items())
             known = ", ".join(map(repr, self.class_labels[:10])) + (", ..." if len(self.class_labels) > 10 else "")
             raise InvalidData(
-                f"label column {self.label!r}: classes that the training rows do not have: {counts}; first in row {unwrapped(unseen.index[0])!r}. "
+                f"label column {self.label!r}: classes that {whose} do not have: {counts}; first in row {unwrapped(unseen.index[0])!r}. "
                 f"Expected {known}. Drop these rows, or train with some of each class."
             )
         return codes

@@ -131,11 +131,7 @@ class Start:
             InvalidData: there are classes that it does not know, or all labels are one.
         """
         problem = self.artifact.problem
-        try:
-            problem.encode(labels)
-        except InvalidData as error:
-            said = str(error).replace("the training rows do not have", "the predictor in start_from does not know").split(" Drop these rows")[0]
-            raise InvalidData(said) from None
+        problem.encode(labels, "the rows of the predictor in start_from")
         if labels.nunique() < 2:  # it would forget all others
             raise InvalidData(f"label column {problem.label!r}: expected at least 2 different values, got only {labels.iloc[0]!r} in {len(labels)} rows")
         return problem

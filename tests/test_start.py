@@ -192,7 +192,11 @@ def test_a_fitted_predictor_says_that_its_fit_begins_anew(old, here, capsys):
         ({"label": "price"}, errors.InvalidArgument, "label: is 'price', and 'kind' of the predictor in start_from"),
         ({"problem_type": "regression"}, errors.InvalidArgument, "problem_type: is 'regression', and 'multiclass' of"),
         ({"data": table().drop(columns="town")}, errors.InvalidData, "lacks the columns 'town', which the predictor in start_from reads"),
-        ({"data": table().replace("dear", "free")}, errors.InvalidData, "label column 'kind': classes that the predictor in start_from does not know: 'free'"),
+        (
+            {"data": table().replace("dear", "free")},
+            errors.InvalidData,
+            "label column 'kind': classes that the rows of the predictor in start_from do not have: 'free'",
+        ),
         ({"data": table().assign(kind="dear")}, errors.InvalidData, "expected at least 2 different values, got only 'dear' in 120 rows"),
         ({"save_path": "old", "start_from": "old"}, errors.InvalidArgument, "is save_path, too"),
         ({"column_types": {"nosuch": "text"}}, errors.InvalidArgument, "'nosuch' is unknown to the predictor in start_from, got text"),

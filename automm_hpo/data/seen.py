@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from ..sections import unwrapped
 from .columns import ColumnTypes
-from .images import resolve_path
+from .images import identify, resolve_path
 
 ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads neighbouring numbers
 
@@ -40,9 +39,10 @@ def row_digests(table: pd.DataFrame, columns: ColumnTypes, label: Any, folder: P
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, (bytes, bytearray, Image.Image, np.ndarray)):
-        content = bytes(value) if isinstance(value, (bytes, bytearray)) else np.ascontiguousarray(value).tobytes()
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+    if isinstance(value, bytearray):
+        value = bytes(value)
+    if isinstance(value, (bytes, Image.Image, np.ndarray)):
+        return repr(identify(value))
     return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(unwrapped(value))
 
 

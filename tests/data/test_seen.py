@@ -59,9 +59,11 @@ def test_pictures_go_by_path_or_by_content():
     assert found[0] == found[1] != found[2]
     assert found[0] != digests(paths, Path("/other"), image="image_path")[0]
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    held = pd.DataFrame({"image": [pixels, Image.fromarray(pixels), pixels + 1, pixels.tobytes()], "label": 0})
-    found = digests(held, image="image_bytearray")
-    assert found[0] == found[1] == found[3] != found[2]
+    held = [pixels, pixels + 1, Image.fromarray(pixels), pixels.tobytes()]
+    same = [pixels.copy(), pixels + 1, Image.fromarray(pixels.copy()), bytearray(pixels.tobytes())]
+    first, second = (digests(pd.DataFrame({"image": pd.Series(images, dtype=object), "label": 0}), image="image_bytearray") for images in (held, same))
+    assert len(set(first)) == 4
+    assert (first == second).all()
 
 
 def test_names_that_are_not_utf_8_dates_and_whatever_else_a_cell_holds():
