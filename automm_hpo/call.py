@@ -15,9 +15,9 @@ from .arguments import absolute_path, check_tracking, checked_numbers, plan_path
 from .artifact import Artifact
 from .capacity import check_quota
 from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
-from .config import Config
+from .config import Config, Data
 from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
-from .data.encoders import Encoders, fit_encoders
+from .data.encoders import Encoders, count_pictures, fit_encoders
 from .data.images import cover
 from .data.tables import fingerprint as fingerprint_table
 from .data_plan import plan_data
@@ -91,19 +91,22 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         folder, resuming = plan_path(call.save_path, call.resume)
     with problems.gather():
         check_finishing(call.ensemble_size, call.refit)
-    layers, tune_kwargs, start, given = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None, target
+    layers, tune_kwargs, start, given, own = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None, target, Data()
     if call.start_from is not None:
         problems.raise_any()  # its folder must be known
         start = read_start(call.start_from, folder / "search")
         target, layers = given.begun_with(start), (start.hyperparameters(call.presets), *layers, start.origin)
     with problems.gather():
         search = plan_search(layers, tune_kwargs, call.presets, start=start)
+        own = search.config.data
         target = given.searched_by(search.settings)
         target = target if start is None else target.begun_with(start)
         if not is_searching(call.presets):
             check_ensemble(call.ensemble_size, search)
     with problems.gather():
-        data = plan_data(target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"], start)
+        data = plan_data(
+            target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"], own, start
+        )
     problems.raise_any()
     deadline = None if call.time_limit is None else called + float(call.time_limit)
     stored = read_identity(folder / "search") if resuming else None
@@ -224,6 +227,8 @@ def plan_embedding(layers: Sequence[Mapping[str, Any] | None], table: pd.DataFra
         found = ", ".join(f"{column!r} ({kind}: {columns.reasons[column]})" for column, kind in columns.items())
         raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {found}")
     geometry = cover([image_spec(search.config)], search.config.data.image.max_pixels)
-    encoders = fit_encoders(ColumnTypes(read, columns.reasons), table, search.config.data, geometry)
+    kept = ColumnTypes(read, columns.reasons)
+    pictures = count_pictures(kept, table, folder, search.config.model.timm_image.max_image_num_per_column)
+    encoders = fit_encoders(kept, table, search.config.data, geometry, pictures)
     check_models(search, encoders.features)
     return search.config, plan_weights(search, encoders)

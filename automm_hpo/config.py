@@ -6,14 +6,15 @@ To add a hyperparameter: a field here with its default, range, marks (``sections
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from .automm import ALIASES, NO_EFFECT, WORDS, why_not
 from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, nearest
 from .sections import (
-    EpochFraction,
     Expected,
     Fixed,
     Flag,
@@ -33,9 +34,11 @@ from .sections import (
     unwrapped,
 )
 
+PRECISIONS = {"32": "32", "32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed"}
+
 
 def _precision(value: Any) -> Any:
-    return "32" if str(value) in ("32", "32-true") else value
+    return PRECISIONS.get(str(value), value)
 
 
 def _distinct(values: tuple) -> tuple:
@@ -45,7 +48,31 @@ def _distinct(values: tuple) -> tuple:
 
 
 def _one_or_more(words: Any) -> Any:
-    return (words,) if isinstance(words, str) else words
+    """Those of a list, or a single one; AutoMM's words among them as ours."""
+    words = (words,) if isinstance(words, str) else words
+    return [WORDS.get(word, word) if isinstance(word, str) else word for word in words] if isinstance(words, (list, tuple)) else words
+
+
+def _to_square(words: Any) -> Any:
+    """AutoMM has lists."""
+    known = {("resize_shorter_side", "center_crop"): "center_crop", ("resize_to_square",): "resize_to_square"}
+    return known.get(tuple(words), words) if isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words) else words
+
+
+def _loss(name: Any) -> Any:
+    """The name of torch's class for a loss is one of ours."""
+    return WORDS.get(name.removeprefix("nn."), name) if isinstance(name, str) else name
+
+
+def _limit(value: Any) -> Any:
+    """-1 and 0 mean that there is none."""
+    return None if isinstance(value := unwrapped(value), int) and not isinstance(value, bool) and value <= 0 else value
+
+
+def _fraction_or_count(value: float) -> float:
+    if not (0 < value <= 1 or (value > 1 and value.is_integer())):
+        raise ValueError("neither a fraction nor a count")
+    return value
 
 
 Dropout = Annotated[Fraction, Mark.LIVE, Mark.TRAINING]
@@ -54,6 +81,10 @@ ENCODED_ONCE = Fixed("the table is encoded once for all trials")
 MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
 Scaling = Literal["quantile", "standard", "robust"]
 Trainable = Annotated[Literal["all", "head"], Mark.TRAINING]
+Augmentation = Literal[
+    "random_crop", "random_resized_crop", "random_horizontal_flip", "random_vertical_flip", "trivial_augment", "rand_augment", "color_jitter", "affine"
+]
+ToSquare = Literal["resize_shorter_side", "center_crop", "resize_to_square"]
 ModelName = Literal["timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "real_mlp", "fusion_mlp"]
 Activation = Literal["relu", "leaky_relu", "gelu", "selu", "silu", "mish"]
 
@@ -67,15 +98,22 @@ class TimmImage(Section):
     """Start from published weights. False starts from random ones and needs no network."""
     image_size: Annotated[ImageSize | None, Mark.BUILDING, Mark.DECODING] = None
     """Height and width that the model sees, pixels. None: the size its weights were published for."""
+    max_image_num_per_column: Annotated[PositiveInt, DECODED_ONCE] = 1
+    """Pictures of a cell that are read, the first ones; cells may have several: a list, or paths between semicolons. A row's features are the mean of
+    those of its pictures. Rows with fewer cost as much as those with most."""
     train_transforms: Annotated[
-        tuple[Literal["random_crop", "random_resized_crop", "random_horizontal_flip", "trivial_augment", "rand_augment", "color_jitter"], ...],
+        tuple[Augmentation | ToSquare, ...],
         BeforeValidator(_one_or_more),
         AfterValidator(_distinct),
-        Expected("a list among random_crop, random_resized_crop, random_horizontal_flip, trivial_augment, rand_augment, color_jitter"),
+        Expected(f"a list among {', '.join(get_args(Augmentation))}"),
         Mark.TRAINING,
     ] = ("random_crop", "random_horizontal_flip")
     """Augmentations on the device: ``random_crop`` shifts the window, ``random_resized_crop`` cuts a third of the picture to all of it,
-    ``random_horizontal_flip`` mirrors half; the others are torchvision's policies of colours, turns and shears."""
+    ``random_horizontal_flip`` and ``random_vertical_flip`` mirror half; the others are torchvision's, of colours, turns and shears. How a picture
+    becomes a square is said by ``val_transforms``; the words may stand here, too."""
+    val_transforms: Annotated[Literal["center_crop", "resize_to_square"], BeforeValidator(_to_square), DECODED_ONCE] = "center_crop"
+    """How a picture becomes a square, in training, too. ``center_crop`` (for AutoMM ``['resize_shorter_side', 'center_crop']``): what is at the ends
+    of its longer side is cut off. ``resize_to_square``: all of it is seen, out of proportion."""
     drop_rate: Dropout = 0.0
     """Dropout before the head."""
     drop_path_rate: Annotated[Fraction, Mark.BUILDING, Mark.TRAINING] = 0.0
@@ -97,8 +135,8 @@ class HfText(Section):
     """A hub repository or a local folder with a text encoder of the transformers library; its code is never run, only its weights are read."""
     pretrained: Annotated[Flag, Mark.BUILDING] = True
     """Start from published weights. False starts from random ones; the repository's or folder's config.json is read nevertheless."""
-    max_text_len: Annotated[PositiveInt, Mark.BUILDING, Mark.TOKENS] = 256
-    """Tokens of a row; of longer texts both ends are kept, half of each. Never more than the model takes."""
+    max_text_len: Annotated[PositiveInt | None, BeforeValidator(_limit), Mark.BUILDING, Mark.TOKENS] = 256
+    """Tokens of a row; of longer texts both ends are kept, half of each. Never more than the model takes; None, or -1: as many as it takes."""
     pooling_mode: Literal["cls", "mean"] = "mean"
     """What stands for a text: its first token's state, or the mean of all."""
     dropout: Dropout = 0.1
@@ -107,6 +145,11 @@ class HfText(Section):
     """Less memory for a third more time."""
     trainable: Trainable = "all"
     """``head``: the encoder stays as it was published."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a row, where the model takes so many."""
+        return self.max_text_len or sys.maxsize
 
 
 class NumericalMlp(Section):
@@ -250,12 +293,23 @@ class TextData(Section):
     ``auto``: on where a model that reads numbers is among ``model.names``, up to 100 classes."""
 
 
+class LabelData(Section):
+    numerical_preprocessing: Annotated[Literal["standardscaler", "minmaxscaler"] | None, ENCODED_ONCE] = "standardscaler"
+    """What a regression's model learns to answer. ``standardscaler``: labels of mean 0 and standard deviation 1 over the training rows.
+    ``minmaxscaler``: from 0 to 1. None: as they are."""
+
+
 class Data(Section):
     image: ImageData = ImageData()
+    label: LabelData = LabelData()
     mixup: Mixup = Mixup()
     numerical: NumericalData = NumericalData()
     categorical: CategoricalData = CategoricalData()
     text: TextData = TextData()
+    pos_label: Annotated[
+        StrictStr | StrictBool | StrictInt | StrictFloat | None, BeforeValidator(unwrapped), Expected("a class of the label, or None"), ENCODED_ONCE
+    ] = None
+    """The positive class of two: what metrics such as f1, precision and roc_auc look for. None: the second in order."""
 
 
 class Lora(Section):
@@ -297,8 +351,12 @@ class Optim(Section):
     ``coslog4`` falls and rises four times, ever more slowly (RealMLP's); it begins at zero and wants no warm-up."""
     warmup_steps: Fraction = 0.1
     """Linear warm-up, as a fraction of all steps."""
-    peft: Annotated[Literal["lora"] | None, Mark.BUILDING] = None
-    """``lora``: of pretrained backbones only low-rank additions to their linear layers learn, and norms; see ``optim.lora``."""
+    end_lr: NonNegativeFloat = 0.0
+    """The learning rate that a falling schedule ends at."""
+    peft: Annotated[Literal["lora", "lora_bias", "lora_norm", "bit_fit", "norm_fit"] | None, Mark.BUILDING] = None
+    """What learns of a pretrained backbone, in place of all of it. ``lora``: low-rank additions to its linear layers, and norms; see ``optim.lora``.
+    ``lora_bias``: additions and biases. ``lora_norm``: additions, norms and biases. ``bit_fit``: biases (Ben Zaken et al. 2021, arXiv:2106.10199).
+    ``norm_fit``: norms and biases (Frankle et al. 2020, arXiv:2003.00152)."""
     lora: Lora = Lora()
     max_epochs: PositiveInt = 20
     """Passes over the training rows."""
@@ -306,15 +364,21 @@ class Optim(Section):
     """Limit of optimizer steps; -1: none."""
     patience: PositiveInt = 10
     """Validations in a row without a better score after which the trial ends."""
-    val_check_interval: EpochFraction = 1.0
-    """Epochs between two validations; as near as a whole number of validations an epoch, evenly spread, comes to it, and at most 500."""
+    val_check_interval: Annotated[
+        float, Number, AfterValidator(_fraction_or_count), Field(allow_inf_nan=False), Expected("a float in (0, 1], or a whole number of steps")
+    ] = 1.0
+    """Epochs between two validations, or from 2 on steps; as near as a whole number of validations an epoch, evenly spread, comes to it, and at most 500."""
     gradient_clip_val: NonNegativeFloat = 1.0
-    """Largest norm of the gradient; 0 switches clipping off."""
+    """Largest norm of the gradient, or largest value in it; 0 switches clipping off."""
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    """What ``gradient_clip_val`` limits."""
+    top_k: Annotated[PositiveInt | None, Fixed("it is applied once, after the last trial")] = None
+    """Epochs of the best trial that may be averaged, the best ones. None: all that are kept. Where ``num_to_keep`` is not given, so many are."""
     top_k_average_method: Annotated[Literal["greedy_soup", "uniform_soup", "best"], Fixed("it is applied once, after the last trial")] = "greedy_soup"
     """What becomes of the best trial's kept epochs (``num_to_keep`` of them) when the search has ended. ``best``: the best one is the
     predictor. ``greedy_soup``: their weights are averaged one by one, and with those of other kept trials of the same architecture, as long as
     that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
-    loss_func: Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"] = "auto"
+    loss_func: Annotated[Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"], BeforeValidator(_loss)] = "auto"
     """What training minimises. ``auto``: cross entropy for classes, mse for numbers. ``focal_loss`` (of classes) looks less at rows that are
     right already; ``mae`` and ``huber`` less at numbers that are far off."""
     focal_loss: FocalLoss = FocalLoss()
@@ -329,6 +393,11 @@ class Optim(Section):
     class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None
     """How much a row of each class counts in the loss, in the order of ``class_labels``. ``balanced``: the rarer the class, the more.
     Scaled so that the training rows count 1 on average; multiplies ``sample_weight``."""
+
+    @property
+    def adds_lora(self) -> bool:
+        """Whether pretrained backbones get low-rank additions."""
+        return self.peft is not None and self.peft.startswith("lora")
 
 
 class Compile(Section):
@@ -412,19 +481,6 @@ def keys_marked(mark: Mark) -> tuple[str, ...]:
 
 GROUPS = {key.rsplit(".", depth)[0] for key in FIELDS for depth in range(1, key.count(".") + 1)}
 
-# AutoMM's older names. Every `optimization.X` means `optim.X` besides (see `canonical_key`).
-ALIASES = {
-    "optim.learning_rate": "optim.lr",
-    "env.eval_batch_size_ratio": "env.inference_batch_size_ratio",
-    "env.num_workers_evaluation": "env.num_workers",
-}
-
-
-ELSEWHERE = {  # AutoMM's hyperparameters that are arguments here
-    "optim.val_metric": "validation_metric, an argument of MultiModalPredictor",
-    "optim.top_k": "num_to_keep, of hyperparameter_tune_kwargs",
-}
-
 
 def canonical_key(key: str) -> str:
     """The one name of a hyperparameter: ``optimization.learning_rate`` is ``optim.lr``."""
@@ -434,8 +490,8 @@ def canonical_key(key: str) -> str:
 
 
 def _unknown(key: str) -> UnknownHyperparameter:
-    if (elsewhere := ELSEWHERE.get(canonical_key(key))) is not None:
-        return UnknownHyperparameter(f"{key}: unknown hyperparameter. Here that is {elsewhere}.")
+    if instead := why_not(canonical_key(key)):
+        return UnknownHyperparameter(f"{key}: unknown hyperparameter, one of AutoMM's; {instead}")
     # the whole key first, then its last word alone, so that `lr` without its group finds `optim.lr`
     near = list(dict.fromkeys(map(canonical_key, nearest(key, [*FIELDS, *ALIASES])))) if "." in key else []
     if not near:
@@ -474,6 +530,8 @@ def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict
     resolved: dict[str, Any] = {}
     written_as: dict[str, str] = {}
     for key, written, value in _entries(hyperparameters):
+        if key in NO_EFFECT:
+            continue
         if key not in FIELDS and key not in GROUPS:
             problems.add(_unknown(written))
         elif key not in resolved:
@@ -483,6 +541,11 @@ def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict
         elif not (isinstance(value, (int, float, str)) and value == resolved[key]):  # AutoMM has two where one is enough here
             problems.add(InvalidHyperparameter(f"{written_as[key]} and {written} are the same hyperparameter ({key}): give one of them"))
     return resolved
+
+
+def without_effect(hyperparameters: Mapping[str, Any]) -> dict[str, str]:
+    """What ``resolve_keys`` leaves out, for it does nothing here -> why."""
+    return {written: NO_EFFECT[key] for key, written, _ in _entries(hyperparameters) if key in NO_EFFECT}
 
 
 def check_value(key: str, value: Any) -> Any:

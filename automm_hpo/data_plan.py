@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from .config import Data
 from .data.columns import ColumnTypes, check_names, infer_columns
 from .data.split import train_valid_split
 from .data.tables import load_table
@@ -32,11 +33,13 @@ def plan_data(
     holdout_frac: float | None,
     column_types: Mapping[str, str] | None,
     seed: int,
+    own: Data,
     start: Start | None = None,
 ) -> DataPlan:
     """Reads the tables, works out the problem and the columns, and splits.
 
     Args:
+        own: the hyperparameters of the data.
         start: the predictor whose problem and columns these are; None: they are worked out.
 
     Raises:
@@ -47,6 +50,8 @@ def plan_data(
     table, folder = load_table(train_data, "train_data")
     label = _find_label(table, target.label)
     problem = infer_problem(table[label], label, target.problem_type) if start is None else start.problem_of(table[label])
+    if start is None and own.pos_label is not None:
+        problem = problem.with_positive(own.pos_label)
     eval_metric = find_metric(target.eval_metric or DEFAULT_METRIC[problem.problem_type], "eval_metric")
     validation_metric = find_metric(target.validation_metric, "validation_metric") if target.validation_metric else eval_metric
     problems = Problems()
@@ -70,7 +75,7 @@ def plan_data(
             valid = Split(valid.table.sample(max_num_tuning_data, random_state=seed), valid.folder)
     if start is None:  # which has its own scale
         weights = None if target.sample_weight is None else encode_weights(train[target.sample_weight])
-        problem = problem.scaled_to(train[label], weights)
+        problem = problem.scaled_to(train[label], weights, own.label.numerical_preprocessing)
     valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
     if why := undefined_on(validation_metric, problem, valid_target):
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")

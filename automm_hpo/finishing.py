@@ -90,6 +90,10 @@ class _Kept:
     folder: Path
 
 
+def _rank(epoch: _Kept) -> tuple[float, float]:
+    return epoch.result.rank
+
+
 class _Finish:
     """The steps after a search; each takes the predictor so far and gives a better one, or the same."""
 
@@ -141,10 +145,12 @@ class _Finish:
         """What can be averaged, the best first; one search has one seed, and so equal starts."""
         results = {checkpoint_name(result): result for result in self.best.results}
         folders = [folder for folder in list_checkpoints(self.first.folder.parent) if folder.name in results and folder != self.first.folder]
-        others = self._intact([_Kept(self.first.trial, self.first.config, results[folder.name], folder) for folder in folders])
+        own = self._intact([_Kept(self.first.trial, self.first.config, results[folder.name], folder) for folder in folders])
+        most = self.plan.search.config.optim.top_k
+        others = sorted(own, key=_rank, reverse=True)[: most and most - 1]
         if greedy:
             others += [epoch for epoch in self._other_trials if architecture(epoch.config) == architecture(self.first.config)]
-        return [self.first, *sorted(others, key=lambda epoch: epoch.result.rank, reverse=True)]
+        return [self.first, *sorted(others, key=_rank, reverse=True)]
 
     # -------------------------------------------------------------------------------------------------------- an ensemble
 

@@ -108,10 +108,13 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event)
     plan.seen  # noqa: B018  # when the trials have ended there may be no time for it
     for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed; what words say may depend on a limit that has changed since
         stale.unlink()
+    lines: dict[str, None] = {}
+    tables = {name: plan.data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
+    for line in lines:
+        progress.say(line)
     store_caches(
         folder,
-        # what is rare in training is no news
-        {name: plan.data.encode(split, plan.encoders, *([progress.say] if name == "valid" else [])) for name, split in splits.items()},
+        tables,
         plan.encoders.geometry,
         strategy=config.data.image.missing_value_strategy,
         num_threads=config.env.num_workers,
@@ -240,6 +243,9 @@ def _announce(plan: FitPlan, session: Session) -> None:
     chosen = {key: fixed[key] for key in search.added if key not in search.space and _concerns(key, models)}
     if chosen:
         progress.say("chosen for these data: " + ", ".join(f"{key}={value_text(value)}" for key, value in chosen.items()))
+    if search.without_effect:
+        told = ", ".join(f"{key} ({why})" if why else key for key, why in search.without_effect.items())
+        progress.say(f"of no effect here: {told}", level=1)
     if search.space:
         settings = search.settings
         progress.say(search_line(settings, search.num_trials, search.space))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ import pandas as pd
 
 from .config import Config
 from .data.columns import ColumnTypes
-from .data.encoders import EncodedTable, Encoders
+from .data.encoders import EncodedTable, Encoders, count_pictures
 from .data.ngrams import fit_ngrams
 from .data.seen import row_digests
 from .errors import InvalidArgument, InvalidTuneSettings
@@ -104,6 +104,10 @@ class DataPlan:
         """``row_digests`` of the rows of some splits."""
         return np.concatenate([row_digests(split.table, self.columns, self.problem.label, split.folder) for split in splits])
 
+    def num_pictures(self, config: Config) -> dict[Hashable, int]:
+        """``count_pictures`` of the training rows."""
+        return count_pictures(self.columns, self.train.table, self.train.folder, config.model.timm_image.max_image_num_per_column)
+
     @property
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "valid": self.valid}
@@ -138,6 +142,7 @@ class SearchPlan:
         first_points: raw proposals to try before the searcher's own.
         warm_start: what earlier searches found.
         added: of ``given`` and ``space``, the keys that a preset or these data added.
+        without_effect: what the user gave that does nothing here -> why.
     """
 
     config: Config
@@ -147,6 +152,7 @@ class SearchPlan:
     first_points: tuple[RawProposal, ...] = ()
     warm_start: WarmStart = field(default_factory=WarmStart)
     added: tuple[str, ...] = ()
+    without_effect: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_trials(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from .errors import InvalidData
+from .errors import InvalidData, InvalidHyperparameter
 from .sections import unwrapped
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
@@ -30,7 +30,8 @@ class Problem:
         class_labels: the classes in the order of the logits; empty for regression. JSON values of the label's own kind.
         label_dtype: the pandas dtype that predictions are given in; ``category`` keeps all classes as categories.
         ordered: whether a categorical label was ordered.
-        mean, sd: of a regression's training labels (``scaled_to``); the model sees ``(label - mean) / sd``.
+        mean, sd: of a regression's training labels (``scaled_to``), or what else is to be 0 and 1 for the model, which sees ``(label - mean) / sd``.
+        is_turned: the two classes stand in the other order, for the user has called the first one positive.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Problem:
     ordered: bool = False
     mean: float = 0.0
     sd: float = 1.0
+    is_turned: bool = False
 
     @property
     def is_classification(self) -> bool:
@@ -51,7 +53,7 @@ class Problem:
 
     @property
     def positive_class(self) -> Any:
-        """The class whose probability a binary metric looks at: the second in order."""
+        """The class whose probability a binary metric looks at: the second one."""
         return self.class_labels[1] if self.problem_type == "binary" else None
 
     def encode(self, labels: pd.Series, whose: str = "the training rows") -> np.ndarray:
@@ -78,15 +80,34 @@ class Problem:
             )
         return codes
 
-    def scaled_to(self, labels: pd.Series, weights: np.ndarray | None) -> Self:
+    def with_positive(self, value: Any) -> Self:
+        """The problem with the positive class that the user named.
+
+        Raises:
+            InvalidHyperparameter: the problem is not binary, or has no such class.
+        """
+        classes = self.class_labels
+        if self.problem_type != "binary":
+            raise InvalidHyperparameter(f"data.pos_label: is {value!r}, and the problem is {self.problem_type}: there is a positive class among two only")
+        if value not in classes:
+            raise InvalidHyperparameter(f"data.pos_label: expected {classes[0]!r} or {classes[1]!r}, got {value!r} ({type(value).__name__})")
+        return self if value == classes[1] else replace(self, class_labels=classes[::-1], is_turned=True)
+
+    def scaled_to(self, labels: pd.Series, weights: np.ndarray | None, preprocessing: str | None = "standardscaler") -> Self:
         """A regression with the mean and deviation of its training rows.
 
         Args:
             weights: (N,) how much each counts; None: all alike.
+            preprocessing: ``minmaxscaler`` takes their least value and their range; None 0 and 1.
         """
         if self.is_classification:
             return self
+        if preprocessing is None:
+            return replace(self, mean=0.0, sd=1.0)
         values = _as_floats(labels, self.label)
+        if preprocessing == "minmaxscaler":
+            counting = values if weights is None else values[weights > 0]
+            return replace(self, mean=float(counting.min()), sd=float(np.ptp(counting)) or 1.0)
         largest = np.abs(values).max() or 1.0  # squares of tiny numbers would be 0
         shares = values / largest
         mean = np.average(shares, weights=weights)
@@ -103,7 +124,8 @@ class Problem:
             return pd.Series(predictions.astype(np.float64), index=index, name=self.label, dtype=self.label_dtype)
         values = [self.class_labels[i] for i in predictions]
         if self.label_dtype == "category":
-            return pd.Series(pd.Categorical(values, categories=list(self.class_labels), ordered=self.ordered), index=index, name=self.label)
+            categories = self.class_labels[::-1] if self.is_turned else self.class_labels
+            return pd.Series(pd.Categorical(values, categories=list(categories), ordered=self.ordered), index=index, name=self.label)
         return pd.Series(values, index=index, name=self.label, dtype=self.label_dtype)
 
     def to_json(self) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, s
         deadline: time.time() at which ``fit`` must return.
         stored: what was chosen here for the search that is being resumed, and is not measured again; None: this one is new.
     """
-    features = Features(num_images=len(data.columns.of_type(*IMAGE_TYPES)))
+    pictures = data.num_pictures(search.config)
+    features = Features(num_images=sum(pictures.get(column, 1) for column in data.columns.of_type(*IMAGE_TYPES)))
     configs = candidate_configs(search.config, search.space, GEOMETRY_KEYS)
     if KEY in search.given or len(configs) > 1 or not features.num_images or "timm_image" not in used_models(search.config, features):
         return search

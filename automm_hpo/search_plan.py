@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .config import Config
+from .config import Config, without_effect
 from .data.cache import MEND
 from .data.columns import IMAGE_TYPES
 from .data.decoding import decode_all, describe, find_absent
@@ -64,6 +64,8 @@ def plan_search(
         if settings.resources.get("gpu") == 0:  # not to be had, and so not to be used
             fixed = {"env.num_gpus": 0} | fixed
         config = Config.from_flat(fixed)
+        if config.optim.top_k is not None and "num_to_keep" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"num_to_keep": config.optim.top_k})
         if not is_searching(presets):  # which brings what may be missing here
             _check_space_and_settings(space, tune_kwargs)
         if space and understood:  # else the defaults would be blamed
@@ -79,7 +81,8 @@ def plan_search(
                 with problems.gather():
                     check_model(candidate)
     problems.raise_any()
-    return SearchPlan(config, fixed, space, settings, tuple(points))
+    idle = {key: why for layer in layers if layer for key, why in without_effect(layer).items()}
+    return SearchPlan(config, fixed, space, settings, tuple(points), without_effect=idle)
 
 
 def plan_warm_start(search: SearchPlan, metric: Metric, resuming: bool) -> SearchPlan:
@@ -188,7 +191,7 @@ def _fit_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
     own, geometry = search.config.data, None
     if data.columns.of_type(*IMAGE_TYPES):
         geometry = cover([image_spec(config) for config in candidate_configs(search.config, search.space, GEOMETRY_KEYS)], own.image.max_pixels)
-    encoders = fit_encoders(data.columns, data.train.table, own, geometry)
+    encoders = fit_encoders(data.columns, data.train.table, own, geometry, data.num_pictures(search.config))
     if _with_scores(encoders.features, data.problem, candidate_configs(search.config, search.space, MODEL_KEYS)).num_scores:
         encoders = replace(encoders, score_names=score_names(data.problem))
     if encoders.features == Features():

@@ -66,7 +66,6 @@ PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False), Expec
 NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False), Expected("a finite float >= 0")]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1, allow_inf_nan=False), Expected("a float in [0, 1)")]
 Share = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False), Expected("a float in [0, 1]")]
-EpochFraction = Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")]
 PositiveInt = Annotated[int, Number, Field(ge=1), Expected("an integer >= 1")]
 NonNegativeInt = Annotated[int, Number, Field(ge=0), Expected("an integer >= 0")]
 LimitInt = Annotated[int, Number, AfterValidator(_not_zero), Field(ge=-1), Expected("an integer >= 1, or -1 for no limit")]

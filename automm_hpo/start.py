@@ -14,6 +14,7 @@ from .arguments import absolute_path
 from .artifact import Artifact, load_artifact, save_artifact, weights_file
 from .config import FIELDS, Config
 from .data.columns import ColumnTypes
+from .data.encoders import MOST_PICTURES
 from .data.seen import row_digests
 from .errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems
 from .files import is_predictor
@@ -27,7 +28,12 @@ from .training.checkpoint import digest_weights
 START_FOLDER = "start"  # in the search's own: the search goes on after the other predictor is gone, or another one
 # where weights come from, which is settled by where they are
 ORIGIN = tuple(f"model.{model}.{name}" for model, name in (("timm_image", "pretrained"), ("timm_image", "checkpoint_path"), ("hf_text", "pretrained")))
-ENCODING = ("data.image.max_pixels", *(key for key in FIELDS if key.startswith(("data.numerical.", "data.categorical.", "data.text."))))
+ENCODING = (
+    "data.image.max_pixels",
+    MOST_PICTURES,
+    "model.timm_image.val_transforms",
+    *(key for key in FIELDS if key.startswith(("data.numerical.", "data.categorical.", "data.text.", "data.label.", "data.pos_label"))),
+)
 
 
 @dataclass(frozen=True)

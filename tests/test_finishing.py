@@ -13,7 +13,7 @@ from ray import tune
 
 from automm_hpo import MultiModalPredictor, finishing
 from automm_hpo.artifact import load_artifact
-from automm_hpo.config import Config
+from automm_hpo.config import Config, Data
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
@@ -45,7 +45,7 @@ class Searched:
 
     def __init__(self, folder: Path, train: pd.DataFrame, valid: pd.DataFrame, trials: list[dict], metric: str | None = None) -> None:
         self.folder, self.valid, configs = folder, valid, [Config.from_flat(trial) for trial in trials]
-        data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0)
+        data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0, Data())
         encoders = fit_encoders(data.columns, data.train.table, configs[0].data, cover([image_spec(config) for config in configs]))
         search = SearchPlan(configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
         self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None, None)

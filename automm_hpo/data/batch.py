@@ -34,7 +34,7 @@ class Pictures:
 
     Attributes:
         store: (M, S, S, 3) uint8, mapped, or what decodes those that are asked for; the first is black, for cells that are empty.
-        places: (N, I) int64, on the CPU.
+        places: (N, I) int64, on the CPU; negative: that picture again, of a row that has fewer than others.
         key: the same for stores of the same images.
     """
 
@@ -56,7 +56,7 @@ class Pictures:
 
     def pixels(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """(B, I, S, S, 3) uint8 on the CPU."""
-        places = self.places[rows]
+        places = self.places[rows].abs()
         return self.store.index_select(0, places.flatten()).unflatten(0, places.shape)
 
     def to(self, device: torch.device) -> torch.Tensor:

@@ -5,6 +5,7 @@ On CPU the pages are shared between processes; on a GPU the whole cache moves to
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -126,26 +127,35 @@ def _gather(tables: Mapping[str, EncodedTable], geometry: ImageGeometry) -> tupl
     sources: dict[tuple[object, ...], ImageSource] = {}
     cells: dict[str, list[list[tuple[object, ...]]]] = {}
     for name, table in tables.items():
-        cells[name] = [[() if is_missing(source) else identify(source) for source in row] for row in table.images]
+        cells[name] = [[() if source is None or is_missing(source) else identify(source) for source in row] for row in table.images]
         for identities, row in zip(cells[name], table.images, strict=True):
-            sources.update(zip(identities, row, strict=True))
+            sources.update((identity, source) for identity, source in zip(identities, row, strict=True) if source is not None)
     sources.pop((), None)
     order = sorted(sources, key=repr)
     place = {(): 0, **{identity: number for number, identity in enumerate(order, 1)}}
     places = {
-        name: np.array([[place[identity] for identity in row] for row in cells[name]], np.int64).reshape(len(table), table.num_images)
+        name: np.array(
+            [_filled_up([place[identity] for identity in row], sources) for row, sources in zip(cells[name], table.images, strict=True)], np.int64
+        ).reshape(len(table), table.num_images)
         for name, table in tables.items()
     }
     listed = [sources[identity] for identity in order]
     return ImageSet(set_key(order, geometry), geometry, len(order), all(map(is_path, listed)), lambda: listed), places
 
 
+def _filled_up(places: list[int], sources: Sequence[ImageSource | None]) -> list[int]:
+    """The places of a row, where it has fewer pictures than others its own again, negative: black ones would go into the statistics of batch norm."""
+    own = itertools.cycle([-place for place in places if place] or [0])
+    return [next(own) if source is None else place for place, source in zip(places, sources, strict=True)]
+
+
 def _find_bad(table: EncodedTable, places: np.ndarray, store: Store, strategy: str) -> list[BadImage]:
     """The cells of a split whose image cannot be read."""
     bad = np.isin(places, list(store.bad)) | ((places == 0) & (strategy != "zero"))
     return [
-        BadImage(row, column, name_source(table.images[row][column]), store.bad.get(int(places[row, column]), MISSING))
+        BadImage(row, column, name_source(source), store.bad.get(int(places[row, column]), MISSING))
         for row, column in zip(*(each.tolist() for each in np.nonzero(bad)), strict=True)
+        if (source := table.images[row][column]) is not None
     ]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
 from ..problem import MOSTLY_NUMBERS, ODD_NUMBER
-from .images import EXTENSIONS, is_image_base64, opens_as_image, resolve_path
+from .images import EXTENSIONS, is_image_base64, is_several, opens_as_image, pictures_in, resolve_path
 from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
@@ -124,17 +124,14 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else single
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
         return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else single
-    sampled = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
+    cells = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
+    sampled = [next(iter(value), "") if is_several(value) else value for value in cells]  # the first of several pictures in a cell
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
     if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.ndim in (2, 3)) for value in sampled):
         return "image_bytearray", "pictures, as PIL images or arrays"
-    if any(map(pd.api.types.is_list_like, sampled)):  # as texts, numbers in brackets would be read
-        return "null", f"{type(sampled[0]).__name__}: no model reads several values in a cell; give each a column of its own"
-    if all(isinstance(value, DURATIONS) for value in present):
-        return ("numerical", "durations") if present.nunique() > 1 else single
     # before constancy and counts: a few rows, or one picture repeated, are still pictures
-    opened = sum(opens_as_image(resolve_path(value, folder)) for value in sampled)
+    opened = sum(opens_as_image(resolve_path(pictures_in(value, True, folder)[0], folder)) for value in sampled)
     if opened:
         return "image_path", f"{opened} of {len(sampled)} sampled values open as images"
     sample = [str(value) for value in sampled]
@@ -142,6 +139,10 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "image_path", "all sampled values end like image files"
     if all(is_image_base64(value) for value in sample):
         return "image_base64_str", "sampled values decode to images"
+    if any(map(pd.api.types.is_list_like, cells)):  # as texts, numbers in brackets would be read
+        return "null", f"{type(cells[0]).__name__}: no model reads several values in a cell but pictures; give each a column of its own"
+    if all(isinstance(value, DURATIONS) for value in present):
+        return ("numerical", "durations") if present.nunique() > 1 else single
     # object: pandas' own strings cannot hold file names that are not UTF-8
     texts = pd.Series([str(value) for value in present], dtype=object)
     num_distinct = len(set(texts))  # pandas 2 takes names that are not UTF-8 for one

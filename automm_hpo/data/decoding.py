@@ -65,14 +65,14 @@ class Course:
 
 
 def decode_all(
-    images: Sequence[Sequence[ImageSource]],
+    images: Sequence[Sequence[ImageSource | None]],
     geometry: ImageGeometry,
     keep: Callable[[int, int, np.ndarray], None] = lambda row, column, image: None,
     num_threads: int = 0,
     strategy: str = "raise",
     watch: Watch = lambda done, total: None,
 ) -> list[BadImage]:
-    """Decodes (N, I) pictures on several threads, hands each to ``keep``, and returns those that are none, in order.
+    """Decodes (N, I) pictures, but for those that are None, on several threads, hands each to ``keep``, and returns those that are none, in order.
 
     Args:
         num_threads: 0: one per core.
@@ -87,7 +87,7 @@ def decode_all(
             if stopped.is_set():
                 return
             for column, source in enumerate(images[row]):
-                if strategy == "zero" and is_missing(source):
+                if source is None or (strategy == "zero" and is_missing(source)):
                     continue
                 try:
                     keep(row, column, decode_image(source, geometry))
@@ -142,7 +142,7 @@ class OnDemand:
         return torch.from_numpy(pixels)
 
 
-def find_absent(images: Sequence[Sequence[ImageSource]], strategy: str = "raise") -> bool:
+def find_absent(images: Sequence[Sequence[ImageSource | None]], strategy: str = "raise") -> bool:
     """Whether a file is plainly not there or no file; nothing is opened.
 
     Args:
@@ -163,7 +163,7 @@ def is_missing(source: ImageSource) -> bool:
     return isinstance(source, str) and not source
 
 
-def is_path(source: ImageSource) -> bool:
+def is_path(source: ImageSource | None) -> bool:
     return isinstance(source, str) and not isinstance(source, Base64)
 
 

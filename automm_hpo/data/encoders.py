@@ -19,10 +19,12 @@ from .categorical import UNKNOWN, CategoryEncoder, fit_categories
 from .columns import IMAGE_TYPES, ColumnTypes
 from .dates import DateEncoder, fit_dates
 from .features import Features
-from .images import Base64, ImageGeometry, ImageSource, is_long_base64, resolve_path
+from .images import Base64, ImageGeometry, ImageSource, is_long_base64, pictures_in, resolve_path
 from .ngrams import NgramScorer
 from .numerical import NumberEncoder, fit_numbers
 from .text import TextTokenizer, join_texts
+
+MOST_PICTURES = "model.timm_image.max_image_num_per_column"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class EncodedTable:
     """Rows as arrays; their pictures are still to be decoded.
 
     Attributes:
-        images: (N, I); an empty string where there is none.
+        images: (N, I); an empty string where one is missing, None beyond the last one of a cell.
         target: (N,) int64 classes or float64 values.
         numeric: (N, Dn) float32.
         categorical: (N, Dc) int64.
@@ -39,7 +41,7 @@ class EncodedTable:
         weight: (N,) float32.
     """
 
-    images: Sequence[Sequence[ImageSource]]
+    images: Sequence[Sequence[ImageSource | None]]
     target: np.ndarray
     numeric: np.ndarray
     categorical: np.ndarray
@@ -48,7 +50,7 @@ class EncodedTable:
     token_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of_images(cls, images: Sequence[Sequence[ImageSource]], target: np.ndarray) -> Self:
+    def of_images(cls, images: Sequence[Sequence[ImageSource | None]], target: np.ndarray) -> Self:
         """Rows that have nothing but images."""
         num_rows = len(target)
         return cls(images, target, np.zeros((num_rows, 0), np.float32), np.zeros((num_rows, 0), np.int64), np.ones(num_rows, np.float32))
@@ -58,7 +60,7 @@ class EncodedTable:
 
     @property
     def num_images(self) -> int:
-        """Image columns."""
+        """Of a row, those of all image columns."""
         return len(self.images[0]) if len(self.images) else 0
 
     def take(self, rows: slice | np.ndarray) -> Self:
@@ -81,6 +83,7 @@ class Encoders:
 
     Attributes:
         image_columns: column -> type, in the order of the tensor's second axis.
+        num_pictures: column -> how many of a cell are read, where it is more than one.
         geometry: how their pictures are decoded; None without such columns.
         tokenizers: checkpoint -> what makes tokens of the text columns for it.
         score_names: of the numbers that the words of the text columns give; none where they are not wanted.
@@ -96,12 +99,14 @@ class Encoders:
     tokenizers: Mapping[str, TextTokenizer] = field(default_factory=dict)
     score_names: tuple[str, ...] = ()
     scorer: NgramScorer | None = None
+    num_pictures: Mapping[Hashable, int] = field(default_factory=dict)
 
     @property
     def features(self) -> Features:
         numeric = (*(name for encoder in self._numeric for name in encoder.names), *self.score_names)
         cardinalities = tuple(encoder.cardinality for encoder in self.categories)
-        return Features(len(self.image_columns), numeric, cardinalities, len(self.text_columns), len(self.score_names))
+        num_images = sum(self.num_pictures.get(column, 1) for column in self.image_columns)
+        return Features(num_images, numeric, cardinalities, len(self.text_columns), len(self.score_names))
 
     @property
     def _numeric(self) -> tuple[NumberEncoder | DateEncoder, ...]:
@@ -134,7 +139,7 @@ class Encoders:
             folder: where relative image paths count from.
             target: (N,) encoded labels; zeros where None.
             weight: (N,) of the rows in the loss; ones where None.
-            report: is told in a line of categories that training did not have.
+            report: is told in a line of what is not read, and of held-out rows what training did not have.
             held_out: these are the training rows; what was fitted to their targets must not be shown with them.
 
         Raises:
@@ -142,10 +147,10 @@ class Encoders:
         """
         self._check_columns(table)
         problems = Problems()
-        images: Sequence[Sequence[ImageSource]] = []
+        images: Sequence[Sequence[ImageSource | None]] = []
         numeric = [np.zeros((len(table), 0), np.float32)]
         with problems.gather():
-            images = self.image_sources(table, folder)
+            images = self.image_sources(table, folder, report)
         for encoder in self._numeric:
             with problems.gather():
                 numeric.append(encoder.transform(table[encoder.column]))
@@ -153,8 +158,9 @@ class Encoders:
         if self.scorer is not None:
             numeric.append(self.scorer.transform(table, held_out))
         codes = [encoder.transform(table[encoder.column]) for encoder in self.categories]
-        self._report_unknown(table, codes, report)
-        self._report_missing(table, report)
+        if not held_out:  # what is rare in training is no news
+            self._report_unknown(table, codes, report)
+            self._report_missing(table, report)
         encoded = EncodedTable(
             images,
             np.zeros(len(table), np.int64) if target is None else target,
@@ -168,21 +174,33 @@ class Encoders:
         found = {name: tokenizer.transform(texts) for name, tokenizer in self.tokenizers.items()}
         return replace(encoded, tokens={name: each[0] for name, each in found.items()}, token_counts={name: each[1] for name, each in found.items()})
 
-    def image_sources(self, table: pd.DataFrame, folder: Path) -> list[list[ImageSource]]:
-        """(rows, image columns), matched by column name; an empty string where missing.
+    def image_sources(self, table: pd.DataFrame, folder: Path, report: Callable[[str], None] = lambda line: None) -> list[list[ImageSource | None]]:
+        """(rows, pictures), matched by column name; an empty string where missing, None beyond the last one of a cell.
 
         Raises:
             InvalidData: a column is missing, or has a value that cannot be a picture.
         """
         self._check_columns(table, self.image_columns)
-        cells = [_image_sources(table[column], kind, folder) for column, kind in self.image_columns.items()]
-        return [list(row) for row in zip(*cells, strict=True)] if cells else [[] for _ in range(len(table))]
+        rows: list[list[ImageSource | None]] = [[] for _ in range(len(table))]
+        for column, kind in self.image_columns.items():
+            most, more = self.num_pictures.get(column, 1), 0
+            for row, cell in zip(rows, _image_sources(table[column], kind, folder), strict=True):
+                row += [*cell[:most], *[None] * (most - len(cell))]
+                more += len(cell) > most
+            if more:
+                report(f"{column!r}: of the pictures in a cell the first {'one is' if most == 1 else f'{most} are'} read ({MOST_PICTURES})")
+        return rows
 
     def image_files(self, table: pd.DataFrame, folder: Path) -> list[str]:
         """Absolute paths of all images that are files."""
         paths = [column for column, kind in self.image_columns.items() if kind == "image_path"]
         self._check_columns(table, paths)
-        return [resolve_path(value, folder) for column in paths for value in table[column]]
+        return [
+            resolve_path(picture, folder)
+            for column in paths
+            for value in table[column]
+            for picture in pictures_in(value, True, folder)[: self.num_pictures.get(column, 1)]
+        ]
 
     def _check_columns(self, table: pd.DataFrame, columns: Sequence[Hashable] | Mapping[Hashable, str] | None = None) -> None:
         absent = [column for column in (self.columns if columns is None else columns) if column not in table.columns]
@@ -212,6 +230,7 @@ class Encoders:
         return {
             # lists: a column's name need not be a string, which a JSON key must be
             "image_columns": [[column, kind] for column, kind in self.image_columns.items()],
+            "num_pictures": [[column, count] for column, count in self.num_pictures.items()],
             "geometry": None if self.geometry is None else asdict(self.geometry),
             "numbers": [encoder.to_json() for encoder in self.numbers],
             "dates": [encoder.to_json() for encoder in self.dates],
@@ -231,16 +250,20 @@ class Encoders:
             tuple(map(CategoryEncoder.from_json, values["categories"])),
             tuple(values["text_columns"]),
             {name: TextTokenizer.from_json(tokenizer) for name, tokenizer in values["tokenizers"].items()},
+            num_pictures=dict(values.get("num_pictures", ())),
         )
         return fitted if values.get("scorer") is None else fitted.with_scorer(NgramScorer.from_json(values["scorer"]))
 
 
-def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry: ImageGeometry | None) -> Encoders:
+def fit_encoders(
+    columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry: ImageGeometry | None, num_pictures: Mapping[Hashable, int] | None = None
+) -> Encoders:
     """Fits what depends on the training rows; tokenizers come later (``with_tokenizers``), for they may have to be fetched.
 
     Args:
         table: the training rows.
         geometry: of images; None where there are none.
+        num_pictures: ``count_pictures`` of the image columns; None: one in each.
 
     Raises:
         InvalidData, InvalidInput: columns with values of another kind, all problems together.
@@ -264,10 +287,22 @@ def fit_encoders(columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry
     categories = [fit_categories(named(column), limits.minimum_cat_count, limits.maximum_num_cat) for column in columns.of_type("categorical")]
     categories = [encoder for encoder in categories if encoder.cardinality > 1]  # where all are too rare there is nothing to tell apart
     images: dict[Hashable, str] = {column: columns[column] for column in columns.of_type(*IMAGE_TYPES)}
-    return Encoders(images, geometry if images else None, tuple(numbers), tuple(dates), tuple(categories), columns.of_type("text"))
+    return Encoders(
+        images, geometry if images else None, tuple(numbers), tuple(dates), tuple(categories), columns.of_type("text"), num_pictures=num_pictures or {}
+    )
 
 
-def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[ImageSource]:
+def count_pictures(columns: ColumnTypes, table: pd.DataFrame, folder: Path, most: int) -> dict[Hashable, int]:
+    """Image column -> the most pictures that a cell of the training rows has, up to so many; those of one are left out."""
+    if most == 1:
+        return {}
+    counts: dict[Hashable, int] = {
+        column: max(len(pictures_in(value, columns[column] == "image_path", folder)) for value in table[column]) for column in columns.of_type(*IMAGE_TYPES)
+    }
+    return {column: min(count, most) for column, count in counts.items() if count > 1}
+
+
+def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[list[ImageSource]]:
     """What a column's cells say of where their pictures are; an empty string where one is missing.
 
     A model that was trained on files can be given bytes, and the other way round; only what a text is, a path or base64, the column's type says.
@@ -275,22 +310,27 @@ def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[ImageSour
     Raises:
         InvalidData: a value is none of these.
     """
-    sources: list[ImageSource] = []
-    for row, value in column.items():
+
+    def source(value: Any) -> ImageSource:
         if isinstance(value, (bytes, bytearray)):
-            sources.append(bytes(value))
-        elif isinstance(value, (Image.Image, np.ndarray)):
-            sources.append(value)
-        elif isinstance(value, str) and (kind == "image_base64_str" or is_long_base64(value)):
-            sources.append(Base64(value) if value else "")
-        elif isinstance(value, (str, os.PathLike)) and kind != "image_base64_str":
-            sources.append(resolve_path(value, folder))
-        elif pd.api.types.is_scalar(value) and pd.isna(value):
-            sources.append("")
-        else:
+            return bytes(value)
+        if isinstance(value, (Image.Image, np.ndarray)):
+            return value
+        if isinstance(value, str) and (kind == "image_base64_str" or is_long_base64(value)):
+            return Base64(value) if value else ""
+        if isinstance(value, (str, os.PathLike)) and kind != "image_base64_str":
+            return resolve_path(value, folder)
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            return ""
+        raise TypeError(f"{type(value).__name__} {reprlib.repr(value)}")
+
+    cells: list[list[ImageSource]] = []
+    for row, value in column.items():
+        try:
+            cells.append([source(picture) for picture in pictures_in(value, kind == "image_path", folder)])
+        except TypeError as problem:
             text = "base64 text" if kind == "image_base64_str" else "a path"
             raise InvalidData(
-                f"column {column.name!r}, row {row!r}: expected an image as {text}, bytes, a PIL image or an array, "
-                f"got {type(value).__name__} {reprlib.repr(value)}"
-            )
-    return sources
+                f"column {column.name!r}, row {row!r}: expected an image as {text}, bytes, a PIL image or an array, or a list of such, got {problem}"
+            ) from None
+    return cells

@@ -10,7 +10,7 @@ class Features:
     """Which inputs there are.
 
     Attributes:
-        num_images: image columns.
+        num_images: pictures of a row, those of all image columns.
         numeric: names of the numeric matrix's columns, indicators and parts of dates among them.
         cardinalities: codes of each categorical column, 0 .. n-1; 0 is what training did not have.
         num_texts: text columns; a row's are joined into one text.

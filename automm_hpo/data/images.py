@@ -8,9 +8,10 @@ import io
 import math
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -34,16 +35,22 @@ EXIF_TURNS: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 MISSING = "missing"  # why there is no picture where the cell is empty
+SEPARATOR = ";"  # of the paths in a cell, as AutoMM has it
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a model wants to see: ``size`` pixels a side, cut from the centre of a picture ``1/crop_pct`` times larger."""
+    """What a model wants to see: ``size`` pixels a side, cut from the centre of a picture ``1/crop_pct`` times larger.
+
+    Attributes:
+        to_square: a picture becomes a square as it is, out of proportion; else its centre does.
+    """
 
     size: int
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
+    to_square: bool = False
 
     @property
     def side(self) -> int:
@@ -53,17 +60,24 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """How pictures are decoded: the shorter side resized to ``side``, the centre square kept; larger ones than ``max_pixels`` refused."""
+    """How pictures are decoded.
+
+    Attributes:
+        side: pixels of the shorter side, of which the centre square is kept; with ``to_square`` of both.
+        max_pixels: larger pictures are refused.
+    """
 
     side: int
     interpolation: Interpolation = "bicubic"
     max_pixels: int = MAX_PIXELS
+    to_square: bool = False
 
 
 def cover(specs: list[ImageSpec], max_pixels: int = MAX_PIXELS) -> ImageGeometry:
     """The geometry whose pixels serve every spec: the largest side; bicubic where the specs disagree."""
     interpolations = {spec.interpolation for spec in specs}
-    return ImageGeometry(max(spec.side for spec in specs), interpolations.pop() if len(interpolations) == 1 else "bicubic", max_pixels)
+    interpolation = interpolations.pop() if len(interpolations) == 1 else "bicubic"
+    return ImageGeometry(max(spec.side for spec in specs), interpolation, max_pixels, specs[0].to_square)
 
 
 class Base64(str):
@@ -101,11 +115,11 @@ def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry
             picture = to_rgb(image)
             # a reduced picture is rounded up to whole pixels, of which its last row and column are not all picture
             width, height = reduced[1][2:] if reduced else picture.size
-            edge = min(width, height)
-            left, top = (width - edge) / 2, (height - edge) / 2
+            across, down = (width, height) if geometry.to_square else (min(width, height),) * 2
+            left, top = (width - across) / 2, (height - down) / 2
             # resizing only the centre box, a 1 x 10,000 strip never becomes a huge picture on its way
             resample = Image.Resampling[geometry.interpolation.upper()]
-            square = picture.resize((geometry.side, geometry.side), resample, box=(left, top, left + edge, top + edge))
+            square = picture.resize((geometry.side, geometry.side), resample, box=(left, top, left + across, top + down))
             turn = EXIF_TURNS.get(_exif_orientation(image))
             return np.asarray(square if turn is None else square.transpose(turn))
     except UnreadableImage:
@@ -181,6 +195,13 @@ def identify(source: ImageSource) -> tuple[object, ...]:
     return kind, hashlib.sha256(content).hexdigest()
 
 
+def describe_values(value: object) -> str:
+    """Like ``repr`` of what a cell holds, which of pictures in memory says little, or another thing each time."""
+    if is_several(value):
+        return f"[{', '.join(map(describe_values, value))}]"
+    return repr(identify(value) if isinstance(value, (np.ndarray, Image.Image)) else value)
+
+
 def name_source(source: ImageSource) -> str:
     """What a message calls a picture: its path, or what it is."""
     match source:
@@ -252,6 +273,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     image.load()  # a TIFF is turned by it, and has another size
     return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+
+
+def is_several(value: object) -> TypeGuard[Collection]:
+    """Whether a cell holds several values; parquet files give arrays of them, and an array of two axes or three is one picture."""
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def pictures_in(value: object, is_path: bool, folder: Path) -> list[object]:
+    """What a cell has of pictures, one or several: a list of them, or paths between semicolons. A file may have a semicolon in its name."""
+    if is_several(value):
+        return list(value) or [""]
+    has_more = is_path and isinstance(value, str) and SEPARATOR in value and not is_long_base64(value)
+    if not has_more or os.path.lexists(resolve_path(value, folder)):
+        return [value]
+    return [path for path in map(str.strip, str(value).split(SEPARATOR)) if path] or [""]
 
 
 def resolve_path(value: object, folder: Path) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..sections import unwrapped
 from .columns import ColumnTypes
-from .images import identify, resolve_path
+from .images import SEPARATOR, identify, is_several, pictures_in, resolve_path
 
 ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads neighbouring numbers
 
@@ -31,14 +31,20 @@ def row_digests(table: pd.DataFrame, columns: ColumnTypes, label: Any, folder: P
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan) + 0.0  # -0.0 is 0.0, and a column of integers may come back as floats
             bits = np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)
         else:
-            texts = (resolve_path(value, folder) if is_path else _text(value) for value in values.astype(object))
+            texts = (_paths(value, folder) if is_path else _text(value) for value in values.astype(object))
             bits = np.array([zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
         found = (found ^ bits) * ODD  # wraps
         found ^= found >> np.uint64(29)
     return (found >> np.uint64(32)).astype(np.uint32)
 
 
+def _paths(value: Any, folder: Path) -> str:
+    return SEPARATOR.join(resolve_path(picture, folder) for picture in pictures_in(value, True, folder))
+
+
 def _text(value: Any) -> str:
+    if is_several(value):
+        return SEPARATOR.join(map(_text, value))
     if isinstance(value, bytearray):
         value = bytes(value)
     if isinstance(value, (bytes, Image.Image, np.ndarray)):

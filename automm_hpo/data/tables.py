@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from ..errors import InvalidData, MissingData
-from .images import identify
+from .images import describe_values
 
 
 def load_table(data: Any, name: str, columns: Collection[Hashable] | None = None) -> tuple[pd.DataFrame, Path]:
@@ -80,9 +80,9 @@ def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:
     for column in table.columns:
         series = table[column]
         digest.update(f"{column!r}\0{series.dtype}\0".encode())
-        if series.dtype == object and any(isinstance(value, (np.ndarray, Image.Image)) for value in series):
+        if series.dtype == object and any(isinstance(value, (np.ndarray, Image.Image, list, tuple)) for value in series):
             for value in series:  # pandas would hash what repr says of them
-                digest.update(repr(identify(value) if isinstance(value, (np.ndarray, Image.Image)) else value).encode())
+                digest.update(describe_values(value).encode("utf-8", "surrogatepass"))
             continue
         try:
             digest.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())

@@ -12,7 +12,7 @@ from ..data.images import ImageSpec
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter
 from ..sections import Mark
-from . import lora, tabular, text, timm_image
+from . import peft, tabular, text, timm_image
 from .backbone import Backbone
 from .fusion import FusionMlp, Only, TableModel
 
@@ -132,9 +132,8 @@ def build_model(
     """
     known = {name: (source,) for name, source in (sources or {}).items()}
     backbones = {name: MODELS[name].build(config, features, load_weights, *known.get(name, ())) for name in used_models(config, features)}
-    if config.optim.peft == "lora":
-        for backbone in backbones.values():
-            lora.attach(backbone, config.optim.lora)
+    for backbone in backbones.values():
+        peft.freeze(backbone, config.optim)
     fusion_config, sizes = config.model.fusion_mlp, [backbone.num_features for backbone in backbones.values()]
     if len(backbones) == 1:
         return TableModel(backbones, Only(*sizes), num_outputs)
@@ -144,7 +143,7 @@ def build_model(
 
 def architecture(config: Config) -> dict[str, Any]:
     """What two models must have in common for the weights of one to mean anything to the other."""
-    keys = (*ARCHITECTURE_KEYS, "optim.peft", *(LORA_KEYS if config.optim.peft else ()))
+    keys = (*ARCHITECTURE_KEYS, "optim.peft", *(LORA_KEYS if config.optim.adds_lora else ()))
     flat = config.flat()
     return {key: flat[key] for key in keys}
 
@@ -170,7 +169,7 @@ def check_model(config: Config, features: Features | None = None) -> None:
     Args:
         features: what the table has. None before that is known; then a library or file that only columns of text would need may still be absent.
     """
-    lora.check(config)
+    peft.check(config)
     names = [name for name in MODELS if name in config.model.names and name != "hf_text"] if features is None else used_models(config, features)
     for name in names:
         MODELS[name].check(config)

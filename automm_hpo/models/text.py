@@ -37,7 +37,7 @@ class HfText(Backbone):
         self.source = source
         config: Any = encoder.config
         self.encoder = encoder
-        self.tokens, self.max_text_len, self.pooling_mode = own.checkpoint_name, own.max_text_len, own.pooling_mode
+        self.tokens, self.max_text_len, self.pooling_mode = own.checkpoint_name, own.most_tokens, own.pooling_mode
         self.num_features = int(config.hidden_size)
         self.is_pretrained, self.is_frozen = own.pretrained, own.trainable == "head"
         if self.is_frozen:
@@ -97,7 +97,7 @@ def build(config: Config, features: Features, load_weights: bool, described: Map
 
 def text_spec(config: Config) -> TextSpec:
     own = config.model.hf_text
-    return TextSpec(own.checkpoint_name, own.max_text_len)
+    return TextSpec(own.checkpoint_name, own.most_tokens)
 
 
 def check(config: Config) -> None:

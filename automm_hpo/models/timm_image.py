@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args
 
 import timm
 import torch
@@ -19,7 +19,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from .. import hub
-from ..config import Config
+from ..config import Config, ToSquare
 from ..config import TimmImage as TimmImageConfig
 from ..data.batch import Batch
 from ..data.features import Features
@@ -114,6 +114,12 @@ def check(config: Config) -> None:
         MissingData: ``checkpoint_path`` is not there.
     """
     own = config.model.timm_image
+    squares = [name for name in own.train_transforms if name in get_args(ToSquare)]
+    if squares and ("resize_to_square" in squares) != (own.val_transforms == "resize_to_square"):
+        raise InvalidHyperparameter(
+            f"{KEY}.train_transforms: {squares[0]!r}, and {KEY}.val_transforms is {own.val_transforms!r}: pictures are decoded once, for training and "
+            "validation alike; give both the same"
+        )
     if own.checkpoint_name.startswith("local-dir:"):
         _try_shapes(own)
     else:
@@ -182,7 +188,10 @@ class Source:
     arguments: Mapping[str, Any]
 
     def image_spec(self, own: TimmImageConfig) -> ImageSpec:
-        return ImageSpec(own.image_size or self.cfg.input_size[-1], cast(Interpolation, self.cfg.interpolation), self.cfg.crop_pct)
+        size, interpolation = own.image_size or self.cfg.input_size[-1], cast(Interpolation, self.cfg.interpolation)
+        if own.val_transforms == "resize_to_square":
+            return ImageSpec(size, interpolation, to_square=True)
+        return ImageSpec(size, interpolation, self.cfg.crop_pct)
 
     def to_json(self) -> dict[str, Any]:
         return {"architecture": self.architecture, "cfg": self.cfg.to_dict(), "arguments": dict(self.arguments)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from .result import EpochResult, StopCheck
 from .state import TrainState, TrialData
 
 MOST_VALIDATIONS = 500  # of an epoch: checkpoints are named by the epoch to three decimals, and no two may have one name
+CLIPS: dict[str, Callable[..., object]] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
 
 
 def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult]:
@@ -62,7 +63,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         while not state.is_unscored:  # a probe is validated before the first step
             losses += gradients.add()
             if optim.gradient_clip_val:
-                nn.utils.clip_grad_norm_(parameters, optim.gradient_clip_val)
+                CLIPS[optim.gradient_clip_algorithm](parameters, optim.gradient_clip_val)
             lr = optim.lr * lr_factor(optim, state.step, pace.total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
@@ -108,7 +109,8 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
 
 def num_validations(optim: Optim, steps_per_epoch: int) -> int:
     """Of an epoch, evenly spread."""
-    return min(steps_per_epoch, MOST_VALIDATIONS, round(1 / optim.val_check_interval))
+    interval = optim.val_check_interval
+    return min(steps_per_epoch, MOST_VALIDATIONS, round(1 / interval) if interval <= 1 else max(1, round(steps_per_epoch / interval)))
 
 
 def is_validated(step: int, steps_per_epoch: int, validations: int) -> bool:

@@ -14,11 +14,13 @@ SHIFT = 16  # random_crop may leave the picture by 1/16 of its size; the edge pi
 DRAWS = 32  # of a batch: torchvision changes all pictures it is given alike, so it gets the batch in that many parts
 LEAST_AREA = 0.35  # of the picture, that random_resized_crop keeps; ImageNet's 0.08 is for millions of pictures
 
-# torchvision's policies for bytes, by name
+FLIPS = ("random_horizontal_flip", "random_vertical_flip")
+# torchvision's transforms for bytes, by name
 POLICIES: dict[str, Callable[[], v2.Transform]] = {
     "trivial_augment": v2.TrivialAugmentWide,  # Müller, Hutter 2021, arXiv:2103.10158
     "rand_augment": v2.RandAugment,  # Cubuk et al. 2020, arXiv:1909.13719
     "color_jitter": lambda: v2.ColorJitter(0.3, 0.3, 0.3),
+    "affine": lambda: v2.RandomAffine(degrees=15, translate=(0.1, 0.1), scale=(0.9, 1.1)),
 }
 
 
@@ -39,19 +41,18 @@ def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...
         rng: draws each image's own window and mirror. torchvision's transforms draw from torch's default generator, once for each of the
             batch's 32 parts.
     """
-    if not transforms or not images.shape[1]:
-        return eval_view(images, spec)
-    resizing = "random_resized_crop" in transforms
+    if not images.shape[1]:
+        return images
+    resizing, flips = "random_resized_crop" in transforms, tuple(name for name in transforms if name in FLIPS)
     parts = [name for name in transforms if name in POLICIES]
-    if not (resizing or parts):
-        return _window(_resized(images, spec), spec, transforms, rng)
     if resizing:
         crop = v2.RandomResizedCrop(spec.size, scale=(LEAST_AREA, 1.0), antialias=True)
         view = _in_parts(crop, images)
-        if "random_horizontal_flip" in transforms:
-            view = _window(view, ImageSpec(spec.size), ("random_horizontal_flip",), rng)
-    else:
+        view = _window(view, ImageSpec(spec.size), flips, rng) if flips else view
+    elif flips or "random_crop" in transforms:
         view = _window(_resized(images, spec), spec, transforms, rng)
+    else:
+        view = eval_view(images, spec)
     for name in parts:
         view = _in_parts(POLICIES[name](), view)
     return view
@@ -75,6 +76,9 @@ def _window(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], 
     if "random_horizontal_flip" in transforms:
         mirrored = torch.rand(num_images, 1, generator=rng, device=images.device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
+    if "random_vertical_flip" in transforms:
+        mirrored = torch.rand(num_images, 1, generator=rng, device=images.device) < 0.5
+        rows = torch.where(mirrored, rows.flip(1), rows)
     # one flat index moves a pixel's three bytes together: three times faster than indexing by image, row and column
     first = torch.arange(num_images, device=images.device)[:, None] * side
     places = (first + rows)[:, :, None] * side + columns[:, None, :]  # (B*I, size, size)

@@ -48,12 +48,15 @@ def test_a_model_of_files_takes_bytes_and_the_other_way_round(kind):
     assert last == ([] if kind == "image_base64_str" else [["/a.png"]])
 
 
-@pytest.mark.parametrize("value", [3, ["a.png"], {"path": "a.png"}], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [3, {"path": "a.png"}], ids=lambda value: type(value).__name__)
 def test_a_value_that_is_no_picture_is_refused_by_column_and_row(value):
     table = pd.DataFrame({"image": pd.Series(["a.png", value], dtype=object, index=["r0", "r1"])})
-    expected = "expected an image as a path, bytes, a PIL image or an array"
-    with pytest.raises(InvalidData, match=f"column 'image', row 'r1': {expected}, got {type(value).__name__}"):
-        Encoders({"image": "image_path"}, ENCODERS.geometry).image_sources(table, Path("/"))
+    expected = "expected an image as a path, bytes, a PIL image or an array, or a list of such"
+    for cell in (value, [value], ["b.png", value]):
+        table.loc["r1", "image"] = None
+        table.at["r1", "image"] = cell
+        with pytest.raises(InvalidData, match=f"column 'image', row 'r1': {expected}, got {type(value).__name__}"):
+            Encoders({"image": "image_path"}, ENCODERS.geometry).image_sources(table, Path("/"))
 
 
 @pytest.mark.parametrize(

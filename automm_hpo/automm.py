@@ -1,0 +1,87 @@
+"""AutoMM's names of hyperparameters that are not ours: other names of the same, what does nothing here, and what is done another way."""
+
+from __future__ import annotations
+
+# Every `optimization.X` means `optim.X` besides (`config.canonical_key`).
+ALIASES = {
+    "optim.learning_rate": "optim.lr",
+    "optim.efficient_finetune": "optim.peft",
+    "env.eval_batch_size_ratio": "env.inference_batch_size_ratio",
+    "env.num_workers_evaluation": "env.num_workers",
+    "env.num_workers_inference": "env.num_workers",
+    "data.modality_dropout": "model.fusion_mlp.modality_dropout",
+    "data.label.numerical_label_preprocessing": "data.label.numerical_preprocessing",
+    "model.timm_image.max_img_num_per_col": "model.timm_image.max_image_num_per_column",
+    "model.numerical_mlp.drop_rate": "model.numerical_mlp.dropout",
+    "model.categorical_mlp.drop_rate": "model.categorical_mlp.dropout",
+    "model.fusion_mlp.drop_rate": "model.fusion_mlp.dropout",
+    "model.fusion_mlp.weight": "model.fusion_mlp.aux_loss_weight",
+    "model.ft_transformer.d_token": "model.ft_transformer.token_dim",
+    "model.ft_transformer.n_blocks": "model.ft_transformer.num_blocks",
+    "model.ft_transformer.attention_n_heads": "model.ft_transformer.attention_num_heads",
+    "model.ft_transformer.ffn_d_hidden": "model.ft_transformer.ffn_hidden_size",
+}
+
+WORDS = {  # of values
+    "random_resize_crop": "random_resized_crop",
+    "randaug": "rand_augment",
+    "MSELoss": "mse",
+    "L1Loss": "mae",
+    "HuberLoss": "huber",
+    "SmoothL1Loss": "huber",  # with torch's defaults the same
+    "CrossEntropyLoss": "cross_entropy",
+}
+
+# of how AutoMM's trainer runs, not of what it learns: accepted, and said to do nothing
+NO_EFFECT = {
+    "optim.log_every_n_steps": "a trial logs at each validation",
+    "optim.check_val_every_n_epoch": "each epoch is validated",
+    "optim.skip_final_val": "what is kept has been validated",
+    "optim.track_grad_norm": "",
+    "optim.automatic_optimization": "",
+    "env.num_nodes": "a search uses the nodes of the Ray cluster it runs on",
+    "env.strategy": "a trial trains in one process",
+    "env.auto_select_gpus": "Ray gives trials their GPUs",
+    "env.compile.dynamic": "",
+    "model.hf_text.tokenizer_name": "the checkpoint's own tokenizer is used",
+    "model.hf_text.use_fast": "",
+    "model.hf_text.low_cpu_mem_usage": "",
+    "model.hf_text.text_segment_num": "a row's texts are one segment",
+    "model.timm_image.image_norm": "pictures are normalised as the checkpoint's own were",
+    "model.timm_image.mix_choice": "",
+    **{f"model.{name}.data_types": "" for name in ("timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "fusion_mlp")},
+}
+
+# of what it learns: refused, for something else would be learned
+ELSEWHERE = {
+    "optim.val_metric": "here that is validation_metric, an argument of MultiModalPredictor",
+    "optim.focal_loss.alpha": "here that is optim.class_weights",
+    "optim.extra_trainable_params": "see optim.peft and model.hf_text.trainable",
+    "optim.lora.filter": "all linear layers of pretrained backbones are adapted",
+    "optim.lora.module_filter": "all linear layers of pretrained backbones are adapted",
+    "env.fast_dev_run": "optim.max_steps=1 does it",
+    "data.categorical.convert_to_text": "column_types={column: 'text'} does it",
+    "data.numerical.convert_to_text": "column_types={column: 'text'} does it",
+    "data.numerical.scaler_with_mean": "see data.numerical.scaling",
+    "data.numerical.scaler_with_std": "see data.numerical.scaling",
+    "data.text.normalize_text": "mend the encoding in the table",
+    "data.mixup.cutmix_minmax": "see data.mixup.cutmix_alpha",
+    "data.mixup.mode": "a batch is mixed in pairs, by one share",
+    "model.hf_text.insert_sep": "the texts of a row stand each behind its column's name",
+    "model.hf_text.stochastic_chunk": "both ends of a long text are kept (model.hf_text.max_text_len)",
+    "model.hf_text.text_trivial_aug_maxscale": "texts are not augmented here",
+    "model.hf_text.text_train_augment_types": "texts are not augmented here",
+    "model.numerical_mlp.d_token": "'real_mlp' among model.names embeds numbers",
+    "model.numerical_mlp.token_dim": "'real_mlp' among model.names embeds numbers",
+    "model.numerical_mlp.embedding_arch": "'real_mlp' among model.names embeds numbers",
+    "model.categorical_mlp.token_dim": "here that is model.categorical_mlp.max_embedding_dim",
+}
+NOT_HERE = ("distiller", "matcher", "optim.lemda", "data.templates", "model.clip", "model.fusion_transformer", "model.t_few", "model.document_transformer")
+"""Groups that are refused by name."""
+
+
+def why_not(key: str) -> str:
+    """What is done in place of a hyperparameter of AutoMM's; empty where nothing is known of it."""
+    if group := next((group for group in NOT_HERE if key == group or key.startswith(f"{group}.")), None):
+        return f"{group} is not covered here"
+    return ELSEWHERE.get(key, "")

@@ -1,0 +1,64 @@
+"""Pretrained backbones of which little learns: biases, norms, and low-rank additions through the peft library.
+
+Hu et al. 2021, "LoRA: low-rank adaptation of large language models" (arXiv:2106.09685).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from torch import nn
+
+from ..config import Config, Optim
+from ..config import Lora as LoraConfig
+from ..errors import InvalidHyperparameter, NotSupported
+from .backbone import Backbone
+
+WITH_NORMS = ("lora", "lora_norm", "norm_fit")
+WITH_BIASES = ("lora_bias", "lora_norm", "bit_fit", "norm_fit")
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+
+def check(config: Config) -> None:
+    """Refuses LoRA where the library is not there.
+
+    Raises:
+        NotSupported: LoRA is wanted and the peft library is not installed.
+    """
+    if config.optim.adds_lora and importlib.util.find_spec("peft") is None:
+        raise NotSupported("optim.peft: needs the peft library: pip install 'automm-hpo[peft]'; or leave optim.peft at None")
+
+
+def freeze(backbone: Backbone, optim: Optim) -> None:
+    """Freezes a pretrained backbone but for what ``optim.peft`` lets learn; networks that begin from random weights, or learn nothing, stay as they are.
+
+    Raises:
+        InvalidHyperparameter: it has nothing of that kind.
+    """
+    if optim.peft is None or not backbone.is_pretrained or backbone.is_frozen:
+        return
+    backbone.requires_grad_(False)
+    if optim.adds_lora:
+        _add_lora(backbone, optim.lora)
+    for module in backbone.modules():
+        is_own = "norm" in type(module).__name__.lower() and not any(module.children())  # timm's RmsNorm and EvoNorm, transformers' T5LayerNorm, ...
+        if optim.peft in WITH_NORMS and (isinstance(module, NORMS) or is_own):
+            module.requires_grad_(True)
+    for name, parameter in backbone.named_parameters():
+        if optim.peft in WITH_BIASES and name.endswith("bias"):
+            parameter.requires_grad_(True)
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise InvalidHyperparameter(f"optim.peft: with {optim.peft!r} nothing of the backbone would learn; model.<its name>.trainable='head' says so")
+
+
+def _add_lora(backbone: Backbone, own: LoraConfig) -> None:
+    """Adds what learns to every linear layer, fused ``qkv`` among them; in a network of convolutions to the 1 x 1 ones, linear layers on channels."""
+    import peft
+
+    linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    pointwise = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1]
+    if not linear and not pointwise:
+        raise InvalidHyperparameter("optim.peft: the backbone has neither linear layers nor 1 x 1 convolutions for LoRA to attach to; leave it at None")
+    options: dict[str, Any] = {"r": own.r, "lora_alpha": own.alpha, "lora_dropout": own.dropout, "bias": "none"}
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=linear or pointwise, **options), backbone)
