@@ -27,7 +27,7 @@ from .hpo.identity import SearchIdentity, check_same_search, is_search, read_ide
 from .hpo.job import check_resumable, limits_of
 from .metrics import OBJECT
 from .models import image_spec
-from .plan import DataPlan, FitPlan, SearchPlan, Target
+from .plan import WORDS_LIMIT, DataPlan, FitPlan, SearchPlan, Target
 from .presets import TUNE_PRESETS, check_preset, is_searching
 from .resolution import chosen_resolution, fit_resolution
 from .search_plan import plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
@@ -128,9 +128,10 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         "column_types": call.column_types,
         "start_from": start and str(start.folder),
     } | stored_search(search, tune_kwargs, data)
-    identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen_resolution(search)}, after, start)
-    time_limit = numbers["time_limit"]
-    plan = FitPlan(folder, data, search, encoders, seed, identity, resuming, time_limit, deadline, call.ensemble_size, call.refit, start)
+    words_limit = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
+    chosen = chosen_resolution(search) | {WORDS_LIMIT: words_limit}
+    identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen}, after, start)
+    plan = FitPlan(folder, data, search, encoders, seed, identity, resuming, deadline, call.ensemble_size, call.refit, start)
     check_quota(plan)
     if stored is not None:
         check_resumable(search.settings)

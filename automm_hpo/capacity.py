@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from .config import Config
 from .errors import InvalidTuneSettings
 from .hpo.cluster import known_resources
 from .hpo.ray_space import candidate_configs, values_of
 from .hpo.scheduler_args import WAITING
 from .hpo.settings import TuneSettings, local_resources
 from .hpo.trial import NUM_STATES
-from .models import MODEL_KEYS
+from .models import MODEL_KEYS, SIZE_KEYS
 from .plan import FitPlan, SearchPlan
+from .space import tuned_keys
 
 
 def num_parallel(search: SearchPlan) -> int:
@@ -18,6 +20,14 @@ def num_parallel(search: SearchPlan) -> int:
         return 1
     env = search.config.env
     return search.settings.num_parallel(known_resources(env.num_gpus) or local_resources(), search.num_trials, env.allows_gpu)
+
+
+def largest_configs(search: SearchPlan) -> list[Config]:
+    """One of each kind of model that may be tried, as large as it may be."""
+    searched = {key: values_of(key, search.config, search.space) for key in tuned_keys(search.space) if key in SIZE_KEYS}
+    largest = {key: max(values, key=lambda value: sum(value) if isinstance(value, list) else value) for key, values in searched.items()}
+    kinds = candidate_configs(search.config, search.space, MODEL_KEYS)
+    return [config.with_overrides({key: value for key, value in largest.items() if key not in MODEL_KEYS}) for config in kinds]
 
 
 def peak_bytes(settings: TuneSettings, slots: int, weights: int, averaged: bool, ensemble_size: int) -> int:
@@ -49,7 +59,7 @@ def check_quota(plan: FitPlan) -> None:
     search, quota = plan.search, plan.search.settings.disk_quota_mb
     if quota is None:
         return
-    models = [plan.models.empty(config) for config in candidate_configs(search.config, search.space, MODEL_KEYS)]
+    models = [plan.models.empty(config) for config in largest_configs(search)]
     weights = max(sum(tensor.nbytes for tensor in model.state_dict().values()) for model in models)
     peak = peak_bytes(search.settings, num_parallel(search), weights, is_averaged(search), plan.ensemble_size) / 1e6
     if peak > quota:

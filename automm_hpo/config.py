@@ -76,6 +76,7 @@ def _fraction_or_count(value: float) -> float:
 
 
 Dropout = Annotated[Fraction, Mark.LIVE, Mark.TRAINING]
+Size = Annotated[PositiveInt, Mark.SIZE]
 DECODED_ONCE = Fixed("the images are decoded once for all trials")
 ENCODED_ONCE = Fixed("the table is encoded once for all trials")
 MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
@@ -153,9 +154,9 @@ class HfText(Section):
 
 
 class NumericalMlp(Section):
-    hidden_size: PositiveInt = 128
+    hidden_size: Size = 128
     """Width of the hidden layers."""
-    num_layers: PositiveInt = 1
+    num_layers: Size = 1
     """Hidden layers."""
     activation: Activation = "leaky_relu"
     """Between the layers."""
@@ -166,20 +167,20 @@ class NumericalMlp(Section):
 
 
 class CategoricalMlp(NumericalMlp):
-    max_embedding_dim: PositiveInt = 100
+    max_embedding_dim: Size = 100
     """Widest embedding of a column; one of n categories gets 1.6 n^0.56."""
-    hidden_size: PositiveInt = 64
+    hidden_size: Size = 64
     """Width of the hidden layers."""
 
 
 class FtTransformer(Section):
-    token_dim: Annotated[PositiveInt, Mark.BUILDING] = 192
+    token_dim: Annotated[Size, Mark.BUILDING] = 192
     """Width of a column's token; a multiple of ``attention_num_heads``."""
-    num_blocks: PositiveInt = 3
+    num_blocks: Size = 3
     """Transformer blocks."""
     attention_num_heads: Annotated[PositiveInt, Mark.BUILDING] = 8
     """Heads of each block's attention among the columns."""
-    ffn_hidden_size: PositiveInt = 192
+    ffn_hidden_size: Size = 192
     """Width of the feed-forward layers, after their gate."""
     attention_dropout: Dropout = 0.2
     """Of the attention's weights."""
@@ -190,11 +191,11 @@ class FtTransformer(Section):
 
 
 class RealMlp(Section):
-    num_members: PositiveInt = 4
+    num_members: Size = 4
     """Networks trained side by side on the same batches, from weights of their own; their answers are averaged."""
-    hidden_size: PositiveInt = 256
+    hidden_size: Size = 256
     """Width of the hidden layers."""
-    num_layers: PositiveInt = 3
+    num_layers: Size = 3
     """Hidden layers."""
     activation: Activation = "selu"
     """Blended with the identity by a learned share for each unit. The paper takes selu for classes and mish for regression."""
@@ -202,20 +203,20 @@ class RealMlp(Section):
     """After each activation."""
     frequency_scale: PositiveFloat = 0.1
     """Spread of the frequencies with which the embedding of a number begins; larger ones follow finer steps."""
-    embedding_hidden_size: PositiveInt = 16
+    embedding_hidden_size: Size = 16
     """Frequencies a number is embedded with."""
-    embedding_dim: Annotated[int, Number, Field(ge=2), Expected("an integer >= 2")] = 4
+    embedding_dim: Annotated[int, Number, Field(ge=2), Expected("an integer >= 2"), Mark.SIZE] = 4
     """Width of a number's embedding; one of it is the number itself."""
     one_hot_limit: NonNegativeInt = 8
     """A column of more categories than that is embedded, others are one-hot."""
-    category_dim: PositiveInt = 8
+    category_dim: Size = 8
     """Width of a category's embedding."""
     lr_mult: Annotated[PositiveFloat, Mark.TRAINING] = 15.0
     """Learning rate of this network against ``optim.lr``: its parametrisation wants a larger one, 0.01 to 0.04 where others take 1e-3."""
 
 
 class FusionMlp(Section):
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("a sequence of widths, each >= 1, e.g. [128]")] = (128,)
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("a sequence of widths, each >= 1, e.g. [128]"), Mark.SIZE] = (128,)
     """Widths of the layers that see all modalities together."""
     activation: Activation = "leaky_relu"
     """Between the layers."""
@@ -313,7 +314,7 @@ class Data(Section):
 
 
 class Lora(Section):
-    r: PositiveInt = 8
+    r: Size = 8
     """Rank of the matrices that are learned instead of a layer's own."""
     alpha: PositiveFloat = 16.0
     """They are added times ``alpha / r``."""

@@ -31,7 +31,7 @@ from .training.compiling import gpu_kernels
 from .training.ensemble import select_members
 from .training.evaluate import Validation, pick_device, predict_logits, validate
 from .training.gradients import epoch_size
-from .training.loop import train_epochs
+from .training.loop import most_steps, train_epochs
 from .training.probe import start_from_probe, wants_probe
 from .training.result import EpochResult
 from .training.state import TrialData
@@ -200,9 +200,9 @@ class _Finish:
         rows = join_rows((train, self.valid))
         (_, trained), (_, steps) = epoch_size(config.env, len(train)), epoch_size(config.env, len(rows))
         last_step = max(1, round(epochs * steps))
-        limits = {"optim.patience": NEVER}
-        if config.optim.max_steps > 0:
-            limits["optim.max_steps"] = max(1, round(config.optim.max_steps * steps / trained))
+        scheduled = self.first.result.total_steps or most_steps(config.optim, trained)  # fewer than all where the trial had no time for them
+        schedule = max(1, round(scheduled * steps / trained))
+        limits = {"optim.patience": NEVER, "optim.max_steps": schedule}
         # the loop wants to validate: these rows are learned from as well, and show no more than that it has not diverged
         few = self.valid.head(config.env.batch_size)
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows

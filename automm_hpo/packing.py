@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from .capacity import largest_configs
 from .config import Config
-from .hpo.ray_space import candidate_configs
-from .models import MODEL_KEYS
 from .plan import FitPlan
 from .timing import miniature
 from .training.evaluate import find_device
@@ -65,7 +64,7 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     if there is None or not there["gpu"]:
         return 1.0, ""
     num_cpus, num_gpus = there["cpu"], there["gpu"]
-    kinds = candidate_configs(search.config, search.space, MODEL_KEYS)
+    kinds = largest_configs(search)
     settled = "gpu" in search.settings.resources or search.settings.concurrency == 1 or search.num_trials <= num_gpus
     if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:
         return 1.0, ""

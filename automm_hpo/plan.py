@@ -26,6 +26,8 @@ from .space import RawProposal, SearchSpace
 from .start import Start
 from .training.building import ModelBuilder
 
+WORDS_LIMIT = "words_time_limit"  # of what is chosen for a search: the time limit by which as many words are learned from
+
 
 @dataclass(frozen=True)
 class Target:
@@ -166,7 +168,6 @@ class FitPlan:
     Attributes:
         identity: what makes the search the same in another call.
         resuming: the folder holds this search already.
-        time_limit: seconds that ``fit`` was given; None: no limit.
         deadline: time.time() at which ``fit`` must return; None: no limit.
         ensemble_size: most models of an ensemble; 1: none.
         start: what all trials begin with, where that is another predictor.
@@ -180,7 +181,6 @@ class FitPlan:
     seed: int
     identity: SearchIdentity
     resuming: bool
-    time_limit: float | None
     deadline: float | None
     ensemble_size: int = 1
     refit: bool = False
@@ -205,4 +205,5 @@ class FitPlan:
         """The plan with what words say learned, where that is wanted: it takes a while, and a search that has finished needs it no more."""
         if self.start is not None:  # which has its own
             return self
-        return replace(self, encoders=self.data.fit_scorer(self.encoders, self.seed, self.time_limit))
+        # that of the first session: the trials of another one have learned from what was said then
+        return replace(self, encoders=self.data.fit_scorer(self.encoders, self.seed, self.identity.chosen.get(WORDS_LIMIT)))

@@ -13,7 +13,7 @@ import pandas as pd
 from .capacity import is_averaged, num_parallel, peak_bytes
 from .config import Config
 from .hpo.searcher_args import BLIND
-from .models import MODEL_KEYS
+from .models import MODEL_KEYS, SIZE_KEYS
 from .plan import FitPlan
 from .process import process_unchanged
 from .space import finish_proposal
@@ -72,7 +72,7 @@ def _preview(plan: FitPlan) -> Preview:
     costs: dict[str, tuple[float, int]] = {}
     rows = []
     for number, (tuned, config) in enumerate(configs):
-        key = repr([config.flat()[name] for name in (*MODEL_KEYS, "env.batch_size")])  # what a step's time depends on
+        key = repr([config.flat()[name] for name in (*MODEL_KEYS, *SIZE_KEYS, "env.batch_size")])  # what a step's time depends on
         if key not in costs:
             costs[key] = _measure(plan, config)
         seconds_per_epoch, _ = costs[key]

@@ -25,7 +25,8 @@ class Mark(Enum):
     """What others must know of a field beside its value."""
 
     LIVE = "may change on a trained state, as population-based training does"
-    BUILDING = "decides which weights are fetched, whether a model can be built, or how large it is"
+    BUILDING = "decides which weights are fetched, whether a model can be built, or of what kind it is"
+    SIZE = "the greater it is, the larger is the model"
     DECODING = "decides what pictures are decoded for"
     TOKENS = "decides what texts are cut into, and at which length"
     TRAINING = "changes how a model learns, and nothing of what it computes of a row that it is only shown"

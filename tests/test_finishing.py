@@ -48,7 +48,7 @@ class Searched:
         data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0, Data())
         encoders = fit_encoders(data.columns, data.train.table, configs[0].data, cover([image_spec(config) for config in configs]))
         search = SearchPlan(configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
-        self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None, None)
+        self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None)
         store_caches(folder / "search" / "cache", {name: data.encode(split, encoders) for name, split in data.splits.items()}, encoders.geometry)
         self.records = SearchRecords(folder / "search")
         for config in configs:

@@ -461,9 +461,7 @@ def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatc
         append(folder, result)
 
     if stopping:
-        monkeypatch.setattr(
-            "automm_hpo.hpo.trial._stop_check", lambda *_: lambda ahead: "time_limit" if len(records.folder_of(number).results()) == 2 else None
-        )
+        monkeypatch.setattr("automm_hpo.hpo.trial._ShouldStop.__call__", lambda *_: "time_limit" if len(records.folder_of(number).results()) == 2 else None)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrialFolder, "append", killed)
         list(run_trial(task, number))

@@ -38,7 +38,7 @@ class CategoryEncoder:
         if set(codes) <= {"True", "False"}:  # which many files and databases write as numbers
             codes |= {word: codes.get(value, UNKNOWN) for value, words in WRITTEN.items() for word in words}
         missing = self.cardinality - 1 if self.has_missing else UNKNOWN
-        return np.fromiter((missing if key is None else codes.get(key, UNKNOWN) for key in _keys(column)), np.int64, len(column))
+        return np.fromiter((missing if key is None else codes.get(key, UNKNOWN) for key in category_keys(column)), np.int64, len(column))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,13 +55,13 @@ def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> C
         minimum_count: rows that a category needs for a code of its own; the rest share 0, which so learns what to make of the unknown.
         maximum_num: most categories with a code of their own.
     """
-    counts = Counter(_keys(column))
+    counts = Counter(category_keys(column))
     has_missing = counts.pop(None, 0) > 0
     frequent = sorted((key for key, count in counts.items() if key is not None and count >= minimum_count), key=lambda key: (-counts[key], key))
     return CategoryEncoder(column.name, tuple(frequent[:maximum_num]), has_missing)
 
 
-def _keys(column: pd.Series) -> list[str | None]:
+def category_keys(column: pd.Series) -> list[str | None]:
     """None where missing. 1, 1.0 and "1" are one category: a column of whole numbers turns to floats as soon as one is missing."""
     return [None if absent else _key(value) for value, absent in zip(column.astype(object), column.isna(), strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..errors import InvalidData
 from ..sections import unwrapped
+from .categorical import category_keys
 from .columns import ColumnTypes
+from .dates import to_dates
 from .images import SEPARATOR, identify, is_several, pictures_in, resolve_path
+from .numerical import to_floats
 
 ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads neighbouring numbers
 
@@ -26,16 +31,26 @@ def row_digests(table: pd.DataFrame, columns: ColumnTypes, label: Any, folder: P
     """
     found = np.zeros(len(table), np.uint64)
     for column in (*columns.used, label):
-        values, is_path = table[column], column != label and columns[column] == "image_path"
-        if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
-            numbers = values.to_numpy(dtype=np.float64, na_value=np.nan) + 0.0  # -0.0 is 0.0, and a column of integers may come back as floats
-            bits = np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)
-        else:
-            texts = (_paths(value, folder) if is_path else _text(value) for value in values.astype(object))
-            bits = np.array([zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
+        values = table[column]
+        bits = _bits(values, "label" if column == label else columns[column], folder)
         found = (found ^ bits) * ODD  # wraps
         found ^= found >> np.uint64(29)
     return (found >> np.uint64(32)).astype(np.uint32)
+
+
+def _bits(values: pd.Series, kind: str, folder: Path) -> np.ndarray:
+    """(N,) uint64 of what a column of this type is read as: the same however a date, a number or a category is written."""
+    with contextlib.suppress(InvalidData):  # of another type: that is refused when the table is encoded
+        if kind == "datetime":
+            return to_dates(values).as_unit("us").asi8.view(np.uint64)
+        if kind == "numerical" or (kind == "label" and pd.api.types.is_numeric_dtype(values.dtype)):
+            numbers = to_floats(values) + 0.0  # -0.0 is 0.0
+            return np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)
+    if kind == "categorical":
+        texts = [key or "" for key in category_keys(values)]
+    else:
+        texts = [_paths(value, folder) if kind == "image_path" else _text(value) for value in values.astype(object)]
+    return np.array([zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
 
 
 def _paths(value: Any, folder: Path) -> str:

@@ -8,6 +8,8 @@ import pandas as pd
 from ..errors import InvalidData
 from ..problem import Problem
 
+MANY, MUCH = 20, 0.2  # classes; share of the rows
+
 
 def default_holdout_frac(num_rows: int) -> float:
     """AutoGluon's rule: a fifth of small tables down to a tenth, ever less of large ones."""
@@ -21,6 +23,8 @@ def train_valid_split(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Splits the training rows; every class keeps at least one row in train, and has one in valid if it has two.
 
+    Where classes are so many and so small that this would hold out more than a fifth of all rows, and more than was asked for, some have none there.
+
     Args:
         known: (N,) bool, rows that a model has learned from: they are not held out, and of the others at most half. Where all are, it is of no use.
 
@@ -32,10 +36,20 @@ def train_valid_split(
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(table), dtype=bool)
     is_new = np.ones(len(table), dtype=bool) if known is None or known.all() else ~known
-    for group in np.unique(groups):
+    names, sizes = np.unique(groups, return_counts=True)
+    for group, count in zip(names, _held_out_counts(sizes, frac, seed), strict=True):
         rows = rng.permutation(np.flatnonzero(groups == group))
-        count, new = min(len(rows) - 1, max(1, round(len(rows) * frac))), rows[is_new[rows]]
+        new = rows[is_new[rows]]
         held_out[new[: count if len(new) == len(rows) else min(count, (len(new) + 1) // 2)]] = True
     if not held_out.any():
         raise InvalidData(f"train_data: {len(table)} rows are too few to hold any out for validation; give tuning_data")
     return table[~held_out], table[held_out]
+
+
+def _held_out_counts(sizes: np.ndarray, frac: float, seed: int) -> np.ndarray:
+    """(K,) rows of each class that are held out, of its size."""
+    counts, wanted = np.minimum(sizes - 1, np.maximum(1, np.round(sizes * frac).astype(int))), max(1, round(sizes.sum() * frac))
+    if len(sizes) > MANY and counts.sum() > max(wanted, MUCH * sizes.sum()):
+        small = np.random.default_rng([seed, 1]).permutation(np.flatnonzero((counts == 1) & (sizes * frac < 1)))
+        counts[small[: counts.sum() - wanted]] = 0
+    return counts

@@ -37,7 +37,7 @@ class SearchIdentity:
         fingerprint: what must be equal for a search to be resumed, by the name under which a difference is reported.
         limits: what may change from call to call.
         call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again. Beside them ``chosen``:
-            hyperparameters that were measured for it, and would be others if measured again.
+            what was measured or decided by a limit when it began, and would be otherwise by now.
     """
 
     fingerprint: Mapping[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import numbers
 import os
@@ -170,13 +171,14 @@ class Objective:
         folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
 
     def _run_function(self, folder: TrialFolder) -> Iterator[EpochResult]:
-        started = time.time()
+        started = time.perf_counter()
         returned: Any = self.function(self.config_of(folder.read()))
+        seconds = time.perf_counter() - started
         if inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping)):
-            for epoch, values in enumerate(returned, 1):
-                yield self._result(values, epoch, time.time() - started, 0)
+            for epoch, (values, spent) in enumerate(_timed(returned), 1):
+                yield self._result(values, epoch, seconds + spent, 0)
         else:
-            result = self._result(returned, 1, time.time() - started, 0)
+            result = self._result(returned, 1, seconds, 0)
             yield replace(result, end=result.end or "returned")
 
     def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
@@ -188,14 +190,13 @@ class Objective:
         record = folder.read()
         trainable: Any = self.function(config=self.config_of(record))  # type: ignore[call-arg]
         try:
-            epoch, before = 0, record.seconds
+            epoch, seconds, can_save = 0, record.seconds, True
             if newest := _newest_state(folder.checkpoints):
                 trainable.load_checkpoint(str(newest[0]))
                 epoch = newest[1].step
-            started, can_save = time.time(), True
-            while True:
+            for values, spent in _timed(trainable.step() for _ in itertools.repeat(None)):
                 epoch += 1
-                result = ended(self._result(trainable.step(), epoch, before + time.time() - started, record.segments[-1].number))
+                result = ended(self._result(values, epoch, seconds + spent, record.segments[-1].number))
                 if can_save:
                     can_save = _store(folder, result, lambda place: trainable.save_checkpoint(str(place)))
                     prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
@@ -219,7 +220,20 @@ class Objective:
         score = float(metric) if self.higher_is_better else -float(metric)
         end = "diverged" if not math.isfinite(score) else "returned" if done else None
         score = score if math.isfinite(score) else math.nan
-        return EpochResult(float(epoch), epoch, score, float(metric), math.nan, math.nan, math.nan, seconds, end, segment, extra)
+        return EpochResult(float(epoch), epoch, score, float(metric), math.nan, math.nan, math.nan, seconds, end, segment, extra=extra)
+
+
+def _timed(values: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """Each with the seconds that all of them took so far, without those between them, in which the trial waits for others."""
+    seconds = 0.0
+    while True:
+        started = time.perf_counter()
+        try:
+            value = next(values)
+        except StopIteration:
+            return
+        seconds += time.perf_counter() - started
+        yield value, seconds
 
 
 def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any], inherited: bool = False) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -168,6 +169,8 @@ class TrialFolder:
         return TrialRecord(**stored, segments=segments, results=self.results())
 
     def append(self, result: EpochResult) -> None:
+        if _is_torn(self.path / "metrics.jsonl"):  # the next line would be glued to what a full disk or a kill has left of another one
+            self.rewrite_results(self.results())
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as log:
             log.write(json.dumps(result_to_json(result)) + "\n")
 
@@ -197,6 +200,15 @@ class TrialFolder:
 
 def _rank(record: TrialRecord) -> tuple[float, float]:
     return record.best.rank if record.best else NO_RANK
+
+
+def _is_torn(log: Path) -> bool:
+    """Whether its last line is half a line."""
+    if not log.exists() or not log.stat().st_size:
+        return False
+    with open(log, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 class SearchRecords:

@@ -59,7 +59,8 @@ class Training:
         inherit(folder, parent, segment, newest_checkpoint, lambda path, _: inherit_checkpoint(path, folder.checkpoints, segment.number))
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
-        config, cache = Config.from_flat(folder.read().config), folder.path.parent.parent / "cache"
+        record, cache = folder.read(), folder.path.parent.parent / "cache"
+        config = Config.from_flat(record.config)
         device = find_device(config.env)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what this actor's last trial had, other trials on the GPU may need
@@ -69,6 +70,8 @@ class Training:
         with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
             if newest := newest_checkpoint(folder.checkpoints):
                 restore_state(newest[0], state, config)
+                if is_inherited(newest[0]):
+                    state.seconds = record.seconds  # its own, not the other trial's
             elif self.models.start is None and wants_probe(state.model, config.optim, len(data.train)):
                 start_from_probe(state, data, config, cache, should_stop)
             writing: Future[EpochResult] | None = None

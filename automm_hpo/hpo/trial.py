@@ -84,25 +84,30 @@ def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
         is_last = place == len(record.results)
         yield TrialStep(result, replayed=True, done=ended and is_last, went_on=not is_last)
     if not ended:
-        for result in task.run(folder, _stop_check(task, record)):
+        should_stop = _ShouldStop(task, record.seconds)
+        for result in task.run(folder, should_stop):
+            paused = time.time()
             yield TrialStep(result, replayed=False, done=result.end is not None)
+            should_stop.began += time.time() - paused  # a trial that waits for others takes none of its own time
     yield TrialStep(None, replayed=ended, done=True)  # where no result has said so
 
 
-def _stop_check(task: TrialTask, record: TrialRecord) -> StopCheck:
-    started, stop_file = time.time() - record.seconds, task.search_folder / STOP_FILE
+class _ShouldStop:
+    """A trial's ``StopCheck``."""
 
-    def should_stop(ahead: float) -> str | None:
+    def __init__(self, task: TrialTask, seconds: float) -> None:
+        """Of a trial that has taken so many seconds."""
+        self.task, self.began, self.stop_file = task, time.time() - seconds, task.search_folder / STOP_FILE
+
+    def __call__(self, ahead: float) -> str | None:
         now = time.time() + ahead  # ending must begin so much earlier
-        if stop_file.exists():
+        if self.stop_file.exists():
             return "interrupted"
-        if task.deadline is not None and now > task.deadline:
+        if self.task.deadline is not None and now > self.task.deadline:
             return "time_limit"
-        if task.trial_time_limit is not None and now > started + task.trial_time_limit:
+        if self.task.trial_time_limit is not None and now > self.began + self.task.trial_time_limit:
             return "trial_time_limit"
         return None
-
-    return should_stop
 
 
 def drop_unrecorded(folder: TrialFolder, record: TrialRecord) -> None:

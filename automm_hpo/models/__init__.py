@@ -17,12 +17,12 @@ from .backbone import Backbone
 from .fusion import FusionMlp, Only, TableModel
 
 __all__ = [
-    "ARCHITECTURE_KEYS", "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "can_read", "check_model",
-    "fetch_weights", "image_spec", "is_pretrained", "architecture", "text_spec", "used_groups", "used_models",
+    "ARCHITECTURE_KEYS", "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "SIZE_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "can_read",
+    "check_model", "fetch_weights", "image_spec", "is_pretrained", "architecture", "text_spec", "used_groups", "used_models",
 ]  # fmt: skip
 
 # all values that these take are known before a search
-MODEL_KEYS, GEOMETRY_KEYS, TEXT_KEYS = keys_marked(Mark.BUILDING), keys_marked(Mark.DECODING), keys_marked(Mark.TOKENS)
+MODEL_KEYS, SIZE_KEYS, GEOMETRY_KEYS, TEXT_KEYS = (keys_marked(mark) for mark in (Mark.BUILDING, Mark.SIZE, Mark.DECODING, Mark.TOKENS))
 # two models that agree in these compute the same, if their weights are the same, and LoRA adds nothing
 ARCHITECTURE_KEYS = tuple(key for key in FIELDS if key.startswith("model.") and key not in keys_marked(Mark.TRAINING))
 LORA_KEYS = ("optim.lora.r", "optim.lora.alpha", "model.timm_image.trainable", "model.hf_text.trainable")  # it leaves alone what is frozen

@@ -22,6 +22,7 @@ from .result import EpochResult, result_from_json, result_to_json
 from .state import TrainState
 
 LOGITS = "logits"
+POSITION = ("step", "best_score", "validations_since_best", "seconds", "total_steps")  # of a TrainState
 LEARNING = "model."  # of names of tensors; an optimizer's begin with numbers
 
 
@@ -88,7 +89,7 @@ def take_snapshot(state: TrainState, copy: bool = False, resumable: bool = True)
     if state.average is not None:  # it is what predicts; the weights that learn are needed to go on only
         tensors |= {f"{LEARNING}{name}": value for name, value in state.model.state_dict().items()}
     best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
-    position = {"step": state.step, "best_score": best_score, "validations_since_best": state.validations_since_best, "seconds": state.seconds}
+    position = {name: getattr(state, name) for name in POSITION} | {"best_score": best_score}
     # some of timm's optimizers count their steps in a tensor there, and take a number back
     groups = [{key: value.item() if isinstance(value, torch.Tensor) else value for key, value in group.items()} for group in optimizer["param_groups"]]
 
@@ -150,8 +151,9 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
         # the fused optimizers walk raw memory: a state must lie in memory the way its weight does
         slots.setdefault(int(index), {})[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
     state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
-    for key, value in stored["position"].items():
-        setattr(state, key, -math.inf if value is None else value)
+    for name in POSITION:
+        value = stored["position"].get(name, 0)
+        setattr(state, name, -math.inf if value is None else value)
     result = result_from_json(stored["result"])
     state.segment = result.segment
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -76,15 +77,24 @@ def generators_unchanged(device: torch.device) -> AbstractContextManager:
 @contextmanager
 def usual_torch() -> Iterator[None]:
     """Within, torch makes float32 tensors on the processor and follows gradients, whatever the program around has set. Also a decorator."""
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    device = torch.get_default_device()
     # a default device, also the processor, has every call of torch's looked at
     as_usual = nullcontext() if device.type == "cpu" else torch.device("cpu")
-    torch.set_default_dtype(torch.float32)
+    with _lock:  # the type is the process's: the last of several threads puts it back
+        _within.append(_within[0] if _within else torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
     try:
         with torch.inference_mode(False), torch.enable_grad(), as_usual:
             yield
     finally:
-        torch.set_default_dtype(dtype)
+        with _lock:
+            dtype = _within.pop()
+            if not _within:
+                torch.set_default_dtype(dtype)
+
+
+_lock = threading.Lock()
+_within: list[torch.dtype] = []  # the program's own, once for each thread that is
 
 
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:

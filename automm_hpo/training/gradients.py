@@ -15,7 +15,7 @@ import torch
 from ..config import Config, Env
 from ..data.batch import Batch, batches
 from .evaluate import autocast
-from .losses import build_loss
+from .losses import build_loss, weighted
 from .mixing import build_mixing
 from .state import TrainState, TrialData
 from .transforms import train_view
@@ -30,11 +30,12 @@ class Gradients:
     """
 
     def __init__(self, state: TrainState, data: TrialData, config: Config, seed: int, num_steps: int) -> None:
-        self._state, self._data, self._config, self._seed, self._num_steps = state, data, config, seed, num_steps
+        self._state, self._train, self._config = state, weighted(data.train, config.optim, data.problem), config
+        self._seed, self._num_steps = seed, num_steps
         self._device = next(state.model.parameters()).device
         self._batch_size, self._steps_per_epoch = epoch_size(config.env, len(data.train))
         state.micro_batch_size = state.micro_batch_size or micro_batch_size(config.env, len(data.train))
-        self._loss = build_loss(config.optim, data.problem, data.train, self._device)
+        self._loss = build_loss(config.optim, data.problem)
         self._mixed = build_mixing(config.data.mixup, data.problem)
         self._view_rng = torch.Generator(self._device)  # windows and mirrors
         # dropout draws from the device's default generator, torchvision from the CPU's; torch.manual_seed would seed those of all devices,
@@ -84,8 +85,8 @@ class Gradients:
     def _parts_from_here(self) -> Iterator[Batch]:
         """Of all steps from the state's on. They hold nothing of ``self``: so whoever drops it ends the thread that decodes them, too."""
         num_parts = self._num_parts
-        steps = step_rows(self._seed, len(self._data.train), self._batch_size, range(self._state.step, self._num_steps), self._device)
-        return batches(self._data.train, (rows for step in steps for rows in step.tensor_split(num_parts)), self._device)
+        steps = step_rows(self._seed, len(self._train), self._batch_size, range(self._state.step, self._num_steps), self._device)
+        return batches(self._train, (rows for step in steps for rows in step.tensor_split(num_parts)), self._device)
 
 
 def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:

@@ -46,10 +46,11 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     parameters = list(model.parameters())  # walking the modules at every step would take longer than the clipping
     device = parameters[0].device
     batch_size, steps_per_epoch = epoch_size(config.env, len(data.train))
-    all_steps = optim.max_epochs * steps_per_epoch if optim.max_steps < 0 else min(optim.max_steps, optim.max_epochs * steps_per_epoch)
+    all_steps = most_steps(optim, steps_per_epoch)
     validations = num_validations(optim, steps_per_epoch)
     gradients = Gradients(state, data, config, seed, all_steps)
-    pace = Pace(all_steps, validations / steps_per_epoch, len(data.valid) / batch_size, should_stop)
+    known = state.total_steps if state.step < state.total_steps < all_steps else all_steps
+    pace = Pace(all_steps, known, validations / steps_per_epoch, len(data.valid) / batch_size, should_stop)
     lr, end, is_compiled = 0.0, None, False
     while end is None:
         started = time.perf_counter()
@@ -77,7 +78,10 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
                 break
             if end := pace.stop_reason():
                 break
+            paused = time.perf_counter()
             yield None
+            started += time.perf_counter() - paused
+            pace.start()
 
         train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
         if losses:
@@ -87,7 +91,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         found = validate(data.metric, data.problem, state.valid_logits, data.valid_target)
         has_diverged = not (found.is_finite and (state.is_unscored or math.isfinite(train_loss)))
         score, metric = (math.nan, math.nan) if has_diverged else (found.score, found.metric)
-        state.is_unscored = False
+        state.is_unscored, state.total_steps = False, pace.total_steps
         pace.validated(time.perf_counter() - validation_started)
         state.seconds += time.perf_counter() - started
 
@@ -104,7 +108,14 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
             end = pace.shortened
         else:
             end = end or pace.stop_reason()
-        yield EpochResult(state.step / steps_per_epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment)
+        epoch = state.step / steps_per_epoch
+        yield EpochResult(epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment, state.total_steps)
+
+
+def most_steps(optim: Optim, steps_per_epoch: int) -> int:
+    """Those of a trial that nothing ends sooner."""
+    steps = optim.max_epochs * steps_per_epoch
+    return steps if optim.max_steps < 0 else min(optim.max_steps, steps)
 
 
 def num_validations(optim: Optim, steps_per_epoch: int) -> int:

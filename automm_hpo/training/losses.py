@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,7 +18,8 @@ Answers = Sequence[tuple[torch.Tensor, float]]
 
 
 def _cross_entropy(logits: torch.Tensor, target: torch.Tensor, optim: Optim) -> torch.Tensor:
-    return F.cross_entropy(logits, target, label_smoothing=optim.label_smoothing, reduction="none")
+    smoothing = 0.0 if target.is_floating_point() else optim.label_smoothing  # shares of classes come from mixing, which has smoothed them
+    return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
 
 
 def _focal_loss(logits: torch.Tensor, target: torch.Tensor, optim: Optim) -> torch.Tensor:
@@ -43,27 +45,28 @@ def losses_for(problem: Problem) -> dict[str, Callable[[torch.Tensor, torch.Tens
     return CLASS_LOSSES if problem.is_classification else VALUE_LOSSES
 
 
-def build_loss(optim: Optim, problem: Problem, train: TensorCache, device: torch.device) -> Callable[[Answers, Batch], torch.Tensor]:
-    """The loss of a batch, a scalar: the mean over its rows, each with the weight of the row and of its class.
+def build_loss(optim: Optim, problem: Problem) -> Callable[[Answers, Batch], torch.Tensor]:
+    """The loss of a batch, a scalar: the mean over its rows, each with its weight.
 
     The sum is divided by the number of rows, not by their weights, so that a batch of heavy rows takes a large step.
     """
     choices = losses_for(problem)
     compute = choices[next(iter(choices)) if optim.loss_func == "auto" else optim.loss_func]
-    of_class = class_weights(optim.class_weights, problem, train)
-    of_class = None if of_class is None else of_class.to(device)
 
     def loss(answers: Answers, batch: Batch) -> torch.Tensor:
-        weight = batch.weight
-        if of_class is not None:
-            weight = weight * (batch.target @ of_class if batch.target.is_floating_point() else of_class[batch.target])
         parts = []
         for logits, share in answers:
             prediction = logits.float() if problem.is_classification else logits.float().squeeze(1)
-            parts.append(share * (compute(prediction, batch.target, optim) * weight).mean())
+            parts.append(share * (compute(prediction, batch.target, optim) * batch.weight).mean())
         return torch.stack(parts).sum()
 
     return loss
+
+
+def weighted(train: TensorCache, optim: Optim, problem: Problem) -> TensorCache:
+    """The rows, each with the weight of its class besides its own."""
+    of_class = class_weights(optim.class_weights, problem, train)
+    return train if of_class is None else replace(train, weight=train.weight * of_class.to(train.weight.device)[train.target])
 
 
 def class_weights(given: Literal["balanced"] | Sequence[float] | None, problem: Problem, data: TensorCache) -> torch.Tensor | None:

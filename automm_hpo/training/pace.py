@@ -20,14 +20,15 @@ class Pace:
         ahead: seconds that the next validation will take.
     """
 
-    def __init__(self, all_steps: int, validations_per_step: float, steps_per_validation: float, should_stop: StopCheck) -> None:
+    def __init__(self, all_steps: int, known: int, validations_per_step: float, steps_per_validation: float, should_stop: StopCheck) -> None:
         """Nothing is timed before ``start``.
 
         Args:
+            known: the schedule's steps where a training goes on that has found them out, until its pace is known again: its rate stays where it was.
             validations_per_step: how often is validated.
             steps_per_validation: as many steps have a validation's rows; one not measured yet costs at most as much as they.
         """
-        self.total_steps = self._all_steps = all_steps
+        self.total_steps, self._all_steps = known or all_steps, all_steps
         self.shortened: str | None = None
         self.ahead = 0.0
         self._validations_per_step, self._steps_per_validation, self._should_stop = validations_per_step, steps_per_validation, should_stop

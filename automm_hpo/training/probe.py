@@ -94,7 +94,8 @@ def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.
     sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE
     train, valid = (train - mean) / sd, (valid - mean) / sd
     fit = _fit_classes if data.problem.is_classification else _fit_values
-    weight, bias = fit(train, data.train, valid, data.valid_target, data.problem.num_outputs)
+    valid_target = data.valid.target.cpu().numpy()  # as the model learns it; the metric's own is in the label's unit
+    weight, bias = fit(train, data.train, valid, valid_target, data.problem.num_outputs)
     weight = weight / sd  # of the features as they come
     bias = bias - weight @ mean
     weight = np.pad(weight, ((0, 0), (num_new, 0)))

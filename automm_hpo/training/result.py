@@ -34,6 +34,7 @@ class EpochResult:
         seconds: spent in this trial so far, training and validating.
         end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
         segment: counted from 0; population-based training begins another where a trial takes over a better one's weights.
+        total_steps: of the schedule, as far as was known: fewer than all where there is no time for them; 0 of an objective.
         extra: further values by name, in their natural sign; those an objective of the user's returned.
     """
 
@@ -47,6 +48,7 @@ class EpochResult:
     seconds: float
     end: str | None = None
     segment: int = 0
+    total_steps: int = 0
     extra: Mapping[str, float] = field(default_factory=dict)
 
     @property

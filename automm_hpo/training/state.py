@@ -24,6 +24,7 @@ class TrainState:
         average: of the weights over the steps; None: there is none.
         is_unscored: what a linear probe or another predictor made of the weights is to be validated before the next step.
         micro_batch_size: rows that go through the device at once; 0: not known yet. It is halved where they do not fit.
+        total_steps: of the schedule, as far as is known; 0: not yet.
         valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
     """
 
@@ -37,6 +38,7 @@ class TrainState:
     validations_since_best: int = 0
     seconds: float = 0.0
     segment: int = 0
+    total_steps: int = 0
     valid_logits: torch.Tensor | None = None
 
     @property

@@ -83,3 +83,18 @@ def test_they_are_the_same_in_another_process_and_in_a_file():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == str(found.tolist())
     assert set(digests_from_text(digests_to_text(np.concatenate([found, found])))) == set(found)
     assert len(digests_from_text("")) == 0
+
+
+def test_what_is_read_alike_is_known_again_however_it_is_written():
+    table = pd.DataFrame({"when": ["2020-01-01", "2021-02-03T10:00:00"], "code": [1, 2], "size": [1.0, 2.5], "label": [0, 1]})
+    kinds = {"when": "datetime", "code": "categorical", "size": "numerical"}
+    other = table.assign(when=pd.to_datetime(table["when"], format="ISO8601"), code=table["code"].astype(str), size=table["size"].astype(str), label=[0.0, 1.0])
+    assert (digests(other, **kinds) == digests(table, **kinds)).all()
+    assert not (digests(table.assign(when="2022-01-01"), **kinds) == digests(table, **kinds)).any()
+
+
+def test_several_pictures_in_a_cell():
+    table = pd.DataFrame({"image": ["a.png;b.png", "a.png"], "label": [0, 1]})
+    found = digests(table, image="image_path")
+    assert (digests(table.assign(image=[["a.png", "b.png"], ["a.png"]]), image="image_path") == found).all()
+    assert digests(table.assign(image="a.png;c.png"), image="image_path")[0] != found[0]

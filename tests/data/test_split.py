@@ -44,6 +44,13 @@ def test_every_class_keeps_a_row_in_train(frac, counts):
     assert valid["label"].nunique() == sum(count > 1 for count in counts)
 
 
+@pytest.mark.parametrize(("rows_each", "frac", "held_out"), [(2, 0.1, 20), (3, 0.1, 30), (5, 0.1, 100), (5, None, 100), (50, 0.1, 500)])
+def test_many_small_classes_do_not_take_half_of_the_rows(rows_each, frac, held_out):
+    train, valid = split([f"class {place % 100}" for place in range(100 * rows_each)], frac)
+    assert len(valid) == held_out
+    assert train["label"].nunique() == 100
+
+
 def test_seeded():
     labels = ["a", "b", "c"] * 100
     rows = [split(labels, seed=seed)[1]["row"].tolist() for seed in (0, 0, 1)]

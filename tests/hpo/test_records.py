@@ -11,6 +11,16 @@ from automm_hpo.training.result import EpochResult
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 
 
+def test_half_a_line_of_a_full_disk_is_not_glued_to_the_next(tmp_path):
+    records = SearchRecords(tmp_path)
+    folder = records.folder_of(records.open_trial({}, {}, {}).number)
+    folder.append(RESULT)
+    with open(folder.path / "metrics.jsonl", "a", encoding="utf-8") as log:
+        log.write('{"epoch": 2.0, "st')
+    folder.append(replace(RESULT, epoch=2.0))
+    assert [result.epoch for result in folder.results()] == [1.0, 2.0]
+
+
 def add_trial(records, metric, values, status=COMPLETED, **tuned):
     record = records.open_trial({}, tuned, Config().flat())
     folder = records.folder_of(record.number)

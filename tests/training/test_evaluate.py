@@ -10,7 +10,18 @@ from automm_hpo.config import Env
 from automm_hpo.errors import InvalidArgument, InvalidHyperparameter
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
-from automm_hpo.training.evaluate import Validation, autocast, compute_metric, find_device, predict_logits, probabilities, undefined_on, validate, values
+from automm_hpo.training.evaluate import (
+    Validation,
+    autocast,
+    compute_metric,
+    find_device,
+    predict_logits,
+    probabilities,
+    undefined_on,
+    usual_torch,
+    validate,
+    values,
+)
 
 REGRESSION = Problem("y", "regression", mean=100.0, sd=10.0)
 
@@ -129,3 +140,17 @@ def test_a_batch_that_does_not_fit_is_split(trial):
     found = predict_logits(state.model, one.data.valid, one.config.env, small_memory)
     assert asked == [20, 20, 10, 5, 5, 5, 5]
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_last_of_several_threads_puts_the_default_type_back():
+    first, second = usual_torch(), usual_torch()
+    torch.set_default_dtype(torch.float64)
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float32  # the second is within
+        second.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from automm_hpo.config import Mixup, Optim
 from automm_hpo.data.batch import Batch, TensorCache
 from automm_hpo.problem import Problem
-from automm_hpo.training.losses import CLASS_LOSSES, build_loss, class_weights
+from automm_hpo.training.losses import CLASS_LOSSES, build_loss, class_weights, weighted
 from automm_hpo.training.mixing import build_mixing
 
 CLASSES = Problem("y", "multiclass", ("a", "b", "c"))
 VALUES = Problem("y", "regression")
-CPU = torch.device("cpu")
 
 
 def rows(target, weight=None) -> TensorCache:
@@ -23,8 +22,8 @@ def rows(target, weight=None) -> TensorCache:
 
 
 def loss_of(problem, logits, target, weight=None, **optim) -> float:
-    data = rows(target, weight)
-    return float(build_loss(Optim(**optim), problem, data, CPU)([(logits, 1.0)], data.batch(slice(None))))
+    batch = weighted(rows(target, weight), Optim(**optim), problem).batch(slice(None))
+    return float(build_loss(Optim(**optim), problem)([(logits, 1.0)], batch))
 
 
 def test_weights_count_in_the_loss():
@@ -53,7 +52,7 @@ def test_a_class_without_rows_has_no_weight():
 @pytest.mark.parametrize("name", CLASS_LOSSES)
 def test_shares_of_classes_that_are_whole_are_those_classes(name):
     logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
-    compute, optim = CLASS_LOSSES[name], Optim(label_smoothing=0.1)
+    compute, optim = CLASS_LOSSES[name], Optim()
     assert torch.allclose(compute(logits, target, optim), compute(logits, F.one_hot(target, 3).float(), optim), atol=1e-6)
 
 
@@ -112,6 +111,27 @@ def test_the_label_of_a_row_that_weighs_nothing_is_not_mixed_in(kind):
     assert batch.target[2].tolist() == [0, 0, 1]
     assert torch.allclose(batch.target.sum(1), torch.tensor([1.0] * 7 + [0.0]))
     assert batch.weight[7] == 0
+
+
+def test_class_weights_count_in_mixed_rows_as_the_rows_own_do():
+    """A row half of a class that weighs 9 and half of one that weighs 1 pulls towards the first by nine tenths."""
+    shares, logits = torch.tensor([[9.0, 1.0, 1.0]]), torch.randn(8, 3)
+    train = TensorCache(torch.zeros(8, 1, 1, 1, 3), torch.ones(8, 1), pictures().target)
+    weight = class_weights((9.0, 1.0, 1.0), CLASSES, train)
+    torch.manual_seed(0)
+    batch = build_mixing(Mixup(turn_on=True, label_smoothing=0.0, cutmix_alpha=0.0, mixup_alpha=5.0), CLASSES)(
+        replace(pictures(), weight=weighted(train, Optim(class_weights=(9.0, 1.0, 1.0)), CLASSES).weight), 0
+    )
+    plain = mixed(cutmix_alpha=0.0, mixup_alpha=5.0)  # the same draw
+    by_hand = (plain.target * weight * -logits.log_softmax(1)).sum(1).mean()
+    assert float(build_loss(Optim(), CLASSES)([(logits, 1.0)], batch)) == pytest.approx(float(by_hand), abs=1e-5)
+    assert weight[0] / weight[1] == pytest.approx(shares[0, 0])
+
+
+def test_mixed_rows_are_smoothed_once():
+    logits, target = torch.randn(4, 3), torch.eye(3)[[0, 1, 2, 0]]
+    for name in CLASS_LOSSES:
+        assert torch.equal(CLASS_LOSSES[name](logits, target, Optim(label_smoothing=0.1)), CLASS_LOSSES[name](logits, target, Optim()))
 
 
 def test_mixing_ends_when_it_is_told_to_and_off_it_does_nothing():

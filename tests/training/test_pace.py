@@ -46,7 +46,7 @@ def test_a_pace_that_begins_afresh_forgets_the_old_one(monkeypatch):
     """The first compiled step takes a minute, and says nothing of the others."""
     now = [0.0]
     monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
-    clocked = pace.Pace(1000, 0.0, 1.0, lambda ahead: "time_limit" if now[0] + ahead > 200 else None)
+    clocked = pace.Pace(1000, 0, 0.0, 1.0, lambda ahead: "time_limit" if now[0] + ahead > 200 else None)
 
     def steps(*seconds):
         for each in seconds:
@@ -68,3 +68,14 @@ def test_the_clock_is_looked_at_ever_more_seldom():
     looks = [number for number in range(1, 101) if clock.tick()]
     assert looks[:3] == [4, 5, 6]
     assert looks[-1] - looks[-2] > 10
+
+
+def test_a_training_that_goes_on_keeps_its_schedule_until_its_pace_is_known():
+    """A rate that has fallen does not jump back for the first steps of another session."""
+    clocked = pace.Pace(1000, 50, 0.0, 1.0, lambda ahead: None)
+    clocked.start()
+    totals = []
+    for step in range(41, 46):
+        clocked.step_taken(step)
+        totals.append(clocked.total_steps)
+    assert totals == [50, 50, 50, 1000, 1000]

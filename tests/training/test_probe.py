@@ -89,6 +89,19 @@ def test_regression_has_a_probe_too(small, here, fast, weights):
     assert curves["metric"][0] < 1.2 * table["label"].std()  # random features: hardly better than the mean, but not worse
 
 
+def test_a_probe_does_not_depend_on_the_unit_of_the_label(small, here, fast, weights):
+    """The penalty is chosen by the labels as they are learned, not as they are told."""
+    values = [float(ord(label[0]) % 7) for label in small[0]["label"]]
+    found = []
+    for place, (scale, shift) in enumerate([(1.0, 0.0), (0.01, 0.0), (3.0, 1e4)]):
+        table = small[0].assign(label=[scale * value + shift for value in values])
+        hyperparameters = fast | {"model.timm_image.checkpoint_path": weights, "optim.max_epochs": 1}
+        predictor = MultiModalPredictor("label", problem_type="regression", verbosity=0)
+        predictor.fit(table, hyperparameters=hyperparameters, save_path=f"run{place}", tracking=None)
+        found.append(predictor.search.curves()["metric"][0] / scale)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-3)
+
+
 def test_without_time_for_it_training_begins_without(trial, weights, tmp_path):
     one = trial(model__timm_image__checkpoint_path=weights)
     state = one.state()
