@@ -101,7 +101,7 @@ def test_pictures_become_squares_alike_in_training_and_validation():
     assert image_spec(square).to_square
     assert not image_spec(Config.from_flat(image)).to_square
     check_model(square.with_overrides({"model.timm_image.train_transforms": ["resize_to_square", "affine", "random_vertical_flip"]}))
-    with pytest.raises(InvalidHyperparameter, match="'center_crop', and model.timm_image.val_transforms is 'resize_to_square'"):
+    with pytest.raises(InvalidHyperparameter, match=r"'center_crop', and model\.timm_image\.val_transforms is 'resize_to_square'"):
         check_model(square.with_overrides({"model.timm_image.train_transforms": ["center_crop"]}))
 
 

@@ -94,7 +94,7 @@ def test_a_cell_without_any_is_missing_and_one_with_fewer_is_not(folder, strateg
 
 def test_a_bad_one_is_named(folder):
     encoded = encoders(2).transform(pd.DataFrame({"image": ["a.png;b.png", "c.png;gone.png"]}), folder)
-    with pytest.raises(BadImages, match="1 images cannot be read: row 1: .*gone.png: no such file"):
+    with pytest.raises(BadImages, match=r"1 images cannot be read: row 1: .*gone\.png: no such file"):
         store_caches(folder / "cache", {"train": encoded}, GEOMETRY)
 
 
