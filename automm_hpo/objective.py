@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -17,8 +18,8 @@ from .hpo.identity import SearchIdentity, check_same_search, read_identity
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.objective_trial import Objective, check_objective, function_of, sent_by_value
-from .hpo.records import SearchRecords
-from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from .hpo.records import STOPPED, SearchRecords, TrialRecord
+from .hpo.settings import TuneSettings, canonical_mode, check_resources, parse_tune_settings
 from .hpo.warm_start import WarmStart, read_warm_start
 from .metrics import Metric
 from .results import SearchResults
@@ -26,6 +27,8 @@ from .searching import Session, trials_deadline
 from .space import RawProposal, SearchSpace, describe_space
 from .space.kinds import text_of
 
+# schedulers that look at no trial for a while -> the arguments that say for how long
+FIRST_LOOKS = {"ASHA": ("grace_period",), "median": ("delay_evaluation", "grace_period"), "bandit": ("delay_evaluation",), "truncation": ("delay_evaluation",)}
 MOST_REPORTS = 100  # that schedulers plan with where nobody has said how many there are
 
 
@@ -48,9 +51,10 @@ def tune_objective(
 
     Args:
         objective: called with a config, a dict with the space's names. It returns the metric, or a dict of metrics; or it yields a dict
-            once an epoch, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class, whose ``step`` does the same
-            and whose ``save_checkpoint`` and ``load_checkpoint`` (with files, not a dict) let it go on where it was. It is sent to the
-            trials' processes by value. A reported ``done=True`` ends the trial. What it prints is shown with the name of its process.
+            once an epoch, or calls ``ray.tune.report`` with one, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class,
+            whose ``step`` does the same. ``save_checkpoint`` and ``load_checkpoint`` (with files, or a dict that JSON can hold), or
+            ``report(metrics, checkpoint=...)`` and ``ray.tune.get_checkpoint()``, let it go on where it was. It is sent to the trials'
+            processes by value. A reported ``done=True`` ends the trial. What it prints is shown with the name of its process.
         space: name -> value or search space; nested dicts are welcome.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
@@ -198,17 +202,35 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
             )
             interruption = session.run(trial, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
+        if line := _unseen(plan, session.records.trials()):
+            session.progress.say(line, level=1)
     session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
     return SearchResults(SearchRecords(plan.path / "search"), metric)
 
 
+def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
+    """A hint, where no trial reported as often as it takes until the scheduler looks for the first time; empty where that is not so."""
+    settings, longest = plan.settings, max((record.epochs for record in trials), default=0)
+    if plan.max_epochs is not None or settings.scheduler not in FIRST_LOOKS or any(record.status == STOPPED for record in trials):
+        return ""
+    given = [settings.scheduler_init_args[name] for name in FIRST_LOOKS[settings.scheduler] if name in settings.scheduler_init_args]
+    first = given[0] if given else math.ceil(math.sqrt(MOST_REPORTS))
+    if not 1 < longest < first:
+        return ""
+    name = FIRST_LOOKS[settings.scheduler][0]
+    return (
+        f"{settings.scheduler} has ended no trial: it looks at them after {first:g} reports, and they made {longest:g} at most; "
+        f"give max_epochs={longest:g}, or {name} in scheduler_init_args"
+    )
+
+
 def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Metric:
     """What is searched by; said as arguments or, as HyperDrive's primary metric, among the tune settings."""
-    for name, given, setting in (("metric", metric, settings.metric), ("mode", mode, settings.mode)):
+    for name, given, setting in (("metric", metric, settings.metric), ("mode", canonical_mode(mode), settings.mode)):
         if given is not None and setting is not None and given != setting:
             raise InvalidArgument(f"{name}: is {given!r} in the call and {setting!r} in hyperparameter_tune_kwargs; give one of them")
-    name, direction = metric or settings.metric or "objective", mode or settings.mode
+    name, direction = metric or settings.metric or "objective", canonical_mode(mode or settings.mode)
     if direction not in ("max", "min"):
         raise InvalidArgument(f"mode: expected 'max' or 'min', whether more or less of {name!r} is better, got {direction!r}")
     return Metric(name, lambda target, prediction: float("nan"), "values", direction == "max")

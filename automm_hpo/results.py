@@ -55,6 +55,21 @@ class SearchResults:
         """
         return nest(self.best.best_config) if self.best else None
 
+    def checkpoint(self, trial: int | None = None) -> str | None:
+        """The folder of a trial's best epoch: its weights, or what a Trainable or a function of the user's saved there.
+
+        Args:
+            trial: its number; None: the best.
+
+        Returns:
+            The folder's path; None where it is not kept (``num_to_keep``, ``keep_trials``), or nothing was saved.
+        """
+        record = self.best if trial is None else next((record for record in self.trials if record.number == trial), None)
+        if record is None or record.best is None:
+            return None
+        folder = self.records.folder_of(record.number).checkpoint(record.best)
+        return str(folder) if folder.is_dir() else None
+
     # ------------------------------------------------------------------------------------------------------------- tables
 
     def leaderboard(self) -> pd.DataFrame:

@@ -284,7 +284,8 @@ def _start_run(trial_folder: Path, timeout: float) -> bool:
     try:
         stored = read_json(note)
         mlflow.set_tracking_uri(stored["uri"])
-        mlflow.start_run(run_id=stored["run_id"])
+        run = mlflow.start_run(run_id=stored["run_id"])
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)  # of runs that are nested in this one
     except Exception:  # as in the tracker, which tells of it
         return False
     return True

@@ -382,7 +382,6 @@ def test_mlflow_inside_the_objective_lands_in_the_trials_run(here):
         ({"mode": None}, "mode: expected 'max' or 'min'"),
         ({"mode": "least"}, "mode: expected 'max' or 'min'"),
         ({"objective": 5}, "objective: expected a function of a config"),
-        ({"objective": lambda config: tune.report({"loss": config["x"]})}, "write `yield metrics` in its place"),
         ({"objective": Falling}, "max_epochs: a Trainable steps until it is stopped"),
         ({"space": {"x": 1}}, "space: has no search space"),
         ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),

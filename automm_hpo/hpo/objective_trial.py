@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..errors import CorruptFile, InvalidArgument, InvalidReport, NotSupported
-from ..files import read_json, temporary_name, write_json
+from ..files import is_json, read_json, temporary_name, write_json
 from ..sections import unwrapped
 from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
@@ -28,7 +29,10 @@ from ..training.result import EpochResult, StopCheck, result_from_json, result_t
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, cut_log, drop_unrecorded, inherit
+from .tune_report import reports_of, session_of
 
+SAVED = "saved.json"  # in a checkpoint: the dict that a Trainable's save_checkpoint returned
+FILES = "files"  # in a trial's folder: those that a Trainable writes to its logdir
 DONE = "done"  # in what an objective reports: this was the last
 
 
@@ -47,14 +51,8 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
             raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
     elif not callable(objective):
         raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
-    elif _calls_tune_report(objective):  # else it would be heard of when the first trial has trained to its end
-        raise InvalidArgument("objective: tune.report(metrics) is heard by nobody here; write `yield metrics` in its place")
-
-
-def _calls_tune_report(objective: Any) -> bool:
-    """As far as its code names it, and if it does not yield besides."""
-    code = getattr(function_of(objective), "__code__", None)
-    return code is not None and not code.co_flags & inspect.CO_GENERATOR and {"tune", "report"} <= {*code.co_names, *code.co_varnames}
+    if getattr(function_of(objective), "_resources", None) is not None or getattr(objective, "__name__", "") == "ResourceTrainable":
+        raise InvalidArgument("objective: what tune.with_resources asks for is not read here; give resources_per_trial in hyperparameter_tune_kwargs")
 
 
 def function_of(objective: Any) -> Any:
@@ -155,8 +153,9 @@ class Objective:
             enough = self.max_epochs is not None and result.step >= self.max_epochs
             return replace(result, end=result.end or ("max_epochs" if enough else should_stop(0.0)))
 
+        run = self._run_class if isinstance(self.function, type) else self._run_function
         with active_run(folder.path) if self.tracked else contextlib.nullcontext():
-            for result in self._run_class(folder, ended) if isinstance(self.function, type) else map(ended, self._run_function(folder)):
+            for result in run(folder, ended):
                 folder.append(result)
                 yield result
                 if result.end is not None:
@@ -170,41 +169,64 @@ class Objective:
             raise InvalidReport("the objective yielded nothing; yield or return a dict of metrics")
         folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
 
-    def _run_function(self, folder: TrialFolder) -> Iterator[EpochResult]:
-        started = time.perf_counter()
-        returned: Any = self.function(self.config_of(folder.read()))
-        seconds = time.perf_counter() - started
-        if inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping)):
-            for epoch, (values, spent) in enumerate(_timed(returned), 1):
-                yield self._result(values, epoch, seconds + spent, 0)
-        else:
-            result = self._result(returned, 1, seconds, 0)
-            yield replace(result, end=result.end or "returned")
-
-    def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
-        """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can.
+    def _run_function(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
+        """Calls a function, which returns, yields or reports.
 
         Args:
             ended: says whether the trial ends with a result. A state must know, for a kill may come before its row is in the log.
         """
-        record = folder.read()
-        trainable: Any = self.function(config=self.config_of(record))  # type: ignore[call-arg]
+        record, newest = folder.read(), _newest_state(folder.checkpoints)
+        config, segment, before = self.config_of(record), record.segments[-1].number, record.seconds if newest else 0.0
+        epoch = newest[1].step if newest else 0
+        with session_of(folder.path, newest[0] if newest else None):
+            for said, spent in _timed(reports_of(lambda: self.function(config))):
+                if said.is_last and _is_generator(said.values):
+                    for values, more in _timed(said.values):
+                        epoch += 1
+                        yield ended(self._result(values, epoch, before + spent + more, segment))
+                elif said.is_last and said.values is None and epoch:  # it has reported all that it had to say
+                    return
+                else:
+                    epoch += 1
+                    result = self._result(said.values, epoch, before + spent, segment)
+                    result = ended(replace(result, end=result.end or "returned") if said.is_last else result)
+                    if said.checkpoint is not None:
+                        self._keep(folder, result, functools.partial(_copy, said.checkpoint))
+                    yield result
+
+    def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
+        """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can. Arguments as of ``_run_function``."""
+        record, newest = folder.read(), _newest_state(folder.checkpoints)
+        epoch, seconds, can_save = newest[1].step if newest else 0, record.seconds, True
+        trainable = _build(self.function, self.config_of(record), folder)
+
+        def step() -> Any:
+            trainable._iteration = epoch  # Ray's ``train`` counts, which would write a good deal besides
+            return trainable.step()
+
         try:
-            epoch, seconds, can_save = 0, record.seconds, True
-            if newest := _newest_state(folder.checkpoints):
-                trainable.load_checkpoint(str(newest[0]))
-                epoch = newest[1].step
-            for values, spent in _timed(trainable.step() for _ in itertools.repeat(None)):
+            if newest:
+                saved = newest[0] / SAVED
+                trainable.load_checkpoint(read_json(saved) if saved.exists() else str(newest[0]))
+            for values, spent in _timed(step() for _ in itertools.repeat(None)):
                 epoch += 1
                 result = ended(self._result(values, epoch, seconds + spent, record.segments[-1].number))
                 if can_save:
-                    can_save = _store(folder, result, lambda place: trainable.save_checkpoint(str(place)))
-                    prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
+                    can_save = self._keep(folder, result, lambda place: trainable.save_checkpoint(str(place)))
                 yield result
                 if result.end is not None:
                     return
         finally:
             trainable.cleanup()
+            with contextlib.suppress(OSError):  # it has written files there
+                os.rmdir(trainable.logdir)
+                os.rmdir(folder.path / FILES)
+
+    def _keep(self, folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]) -> bool:
+        """Saves a state, and drops those that need not be kept; False: there is no way to save."""
+        saved = _store(folder, result, save)
+        prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
+        return saved
 
     def _result(self, values: Any, epoch: int, seconds: float, segment: int) -> EpochResult:
         reported = dict(values) if isinstance(values, Mapping) else {self.metric: values}
@@ -221,6 +243,25 @@ class Objective:
         end = "diverged" if not math.isfinite(score) else "returned" if done else None
         score = score if math.isfinite(score) else math.nan
         return EpochResult(float(epoch), epoch, score, float(metric), math.nan, math.nan, math.nan, seconds, end, segment, extra=extra)
+
+
+def _is_generator(returned: Any) -> bool:
+    return inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping))
+
+
+def _build(trainable: Any, config: dict[str, Any], folder: TrialFolder) -> Any:
+    """A Trainable as Ray builds it, with its trial's name, and with a folder for its files in the trial's own, not in the user's home."""
+    from ray.tune.result import TRIAL_INFO
+    from ray.tune.trainable import trainable as module
+
+    module.DEFAULT_STORAGE_PATH = str(folder.path / FILES)
+    info = SimpleNamespace(trial_id=folder.path.name, trial_name=folder.path.name, trial_resources=None)
+    return trainable(config={**config, TRIAL_INFO: info})
+
+
+def _copy(checkpoint: Any, place: Path) -> None:
+    with checkpoint.as_directory() as files:
+        shutil.copytree(files, place, dirs_exist_ok=True)
 
 
 def _timed(values: Iterator[Any]) -> Iterator[tuple[Any, float]]:
@@ -248,7 +289,9 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
         shutil.rmtree(temporary)
         return False
     if isinstance(saved, dict):
-        raise NotSupported("save_checkpoint: write files into the folder it is given; a dict would have to be pickled")
+        if not is_json(saved):
+            raise NotSupported("save_checkpoint: the dict it returned holds more than numbers, texts and lists; write files into the folder it is given")
+        write_json(temporary / SAVED, saved)
     write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)

@@ -310,7 +310,8 @@ class SearchRecords:
 
         Returns:
             Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
-            seconds, size_mb (one set of weights), reason, and one column for each tuned hyperparameter: nan where the trial does not have it.
+            seconds, size_mb (one set of weights), reason, one column for each tuned hyperparameter, nan where the trial does not have it, and
+            one for what else an objective reported with its best score.
             Where an objective has a name that is taken by one of these, its metric's column is ``metric``, and its hyperparameter's
             ``config/<name>``.
         """
@@ -332,4 +333,7 @@ class SearchRecords:
             values = [record.best_tuned.get(key, math.nan) for record in ranked]
             # else pandas would take None, which is a value, for nan
             table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=object if None in values else None)
+        for name in dict.fromkeys(name for record in ranked if record.best for name in record.best.extra):
+            column = f"reported/{name}" if name in table.columns else name
+            table[column] = [record.best.extra.get(name, math.nan) if record.best else math.nan for record in ranked]
         return table

@@ -205,7 +205,7 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
         changed = {key: domain for key, domain in space.items() if key in live}
         if fixed:
             words = f"scheduler: {name} changes the tuned hyperparameters while a model trains, and cannot change {', '.join(fixed)}. "
-            can = f"It can change {', '.join(live)}" if live else "None can be changed here"
+            can = f"It can change {', '.join(live)}" if live else "It can change those of a Trainable class only, which saves and loads its state"
             problems.add(InvalidTuneSettings(f"{words}{can}; fix the others, or take another scheduler"))
         for key, domain in changed.items():
             if not hasattr(domain, "finish"):

@@ -18,6 +18,14 @@ from .searcher_args import SEARCHER_ARGS, described, find_searcher
 
 DEFAULT_NUM_TRIALS, DEFAULT_KEEP_TRIALS = 10, 3
 
+MODES = {"maximize": "max", "minimize": "min"}  # HyperDrive's
+
+
+def canonical_mode(mode: Any) -> Any:
+    """``max`` for ``MAXIMIZE``; what is no mode is returned as it is."""
+    return MODES.get(mode.lower(), mode) if isinstance(mode, str) else mode
+
+
 RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gpu"}
 
 
@@ -94,7 +102,7 @@ class TuneSettings(Section):
     """The search ends when a trial's validation metric, in its natural sign, is as good as this."""
     metric: Text | None = None
     """What the search goes by: HyperDrive's primary metric, another name for the predictor's ``validation_metric``."""
-    mode: Literal["max", "min"] | None = None
+    mode: Annotated[Literal["max", "min"] | None, BeforeValidator(canonical_mode)] = None
     """Whether more or less of the metric is better; every metric here knows that, so this is only compared."""
     default_first: Flag = True
     """The first trial takes the defaults of the tuned hyperparameters, where they all lie inside the search space."""

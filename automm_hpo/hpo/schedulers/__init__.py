@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialScheduler
 
 from ...space import SearchSpace
 from ..report import SCORE, TIME_ATTR
@@ -35,6 +35,8 @@ def build_scheduler(settings: TuneSettings, space: SearchSpace, max_epochs: floa
         max_epochs: the most a trial of the space can have.
         warmup_epochs: in which no trial is judged.
     """
+    if type(settings.scheduler) is HyperBandScheduler:  # see HyperBand: where trials come one by one, as here, Ray's ends none of them early
+        return HyperBand(settings.scheduler._max_t_attr, max(1, warmup_epochs), settings.scheduler._eta)
     if not isinstance(settings.scheduler, str):
         return wrap_given_scheduler(settings.scheduler)
     return SCHEDULERS[settings.scheduler](SchedulerPlan(settings.scheduler_init_args, max_epochs, warmup_epochs, space, seed))

@@ -1,0 +1,95 @@
+"""``ray.tune.report`` within an objective: whoever calls it waits there until the report is on record, and goes on, or ends there with the trial.
+
+The objective runs in the trial's own thread beside whoever takes its reports, as a generator does, but without a ``yield``: so loops that belong to
+somebody else can report through a callback (those of Keras, Lightning, XGBoost and transformers all call ``ray.tune.report``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from ..errors import InvalidReport
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an objective said.
+
+    Attributes:
+        values: metrics, or what it returned.
+        checkpoint: Ray's, a folder that ``ray.tune.get_checkpoint`` is to give when the trial goes on.
+        is_last: it returned.
+    """
+
+    values: Any
+    checkpoint: Any = None
+    is_last: bool = False
+
+
+@dataclass
+class TrialSession:
+    """Stands where Ray has its session: what ``ray.tune.report``, ``get_checkpoint`` and ``get_context`` ask.
+
+    Attributes:
+        loaded_checkpoint: to go on from; None: the trial begins.
+    """
+
+    trial_id: str
+    trial_dir: str
+    experiment_name: str
+    loaded_checkpoint: Any = None
+    trial_resources: Any = None
+    world_rank: int | None = None
+
+    @property
+    def trial_name(self) -> str:
+        return self.trial_id
+
+    def report(self, metrics: dict[str, Any], checkpoint: Any = None) -> None:
+        listener = getcurrent().parent
+        if listener is None:
+            raise InvalidReport(
+                "tune.report: it was called in another thread than the objective, or in one that yields; yield, or report, in the objective's own"
+            )
+        listener.switch(Report(metrics, checkpoint))
+
+
+@contextlib.contextmanager
+def session_of(trial_folder: Path, newest: Path | None) -> Iterator[None]:
+    """Within, Ray's functions for objectives know of this trial.
+
+    Args:
+        newest: the folder of its last checkpoint.
+    """
+    from ray import tune
+    from ray.train._internal import session  # the one place that all of them look at
+
+    checkpoint = None if newest is None else tune.Checkpoint.from_directory(str(newest))
+    before = session._session
+    session._session = TrialSession(trial_folder.name, str(trial_folder), trial_folder.parent.parent.parent.name, checkpoint)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        session._session = before
+
+
+def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:
+    """What an objective reports, and what it returns. Whoever stops asking ends it where it is."""
+    worker = greenlet(objective)
+    worker.gr_context = contextvars.copy_context()
+    try:
+        said = worker.switch()
+        while not worker.dead:
+            yield said
+            said = worker.switch()
+        yield Report(said, is_last=True)
+    finally:
+        if not worker.dead:
+            worker.throw()  # GreenletExit, where it reports
