@@ -419,8 +419,9 @@ class Env(Section):
     them, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
     inference_batch_size_ratio: PositiveInt = 4
     """Validation and prediction use batches this many times larger."""
-    precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(_precision)] = "auto"
-    """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does."""
+    precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(_precision)] = "auto"
+    """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does. ``16-mixed``: float16 with
+    scaled losses, for GPUs without bfloat16, such as a T4 or a V100: a step whose gradient overflows is left out, and the next loss scaled by half."""
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Fixed("all trials run on one kind of device")] = "auto"
     """``auto``: a GPU where there is one."""
     num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1"), Fixed("it counts the GPUs of the whole search")] = -1

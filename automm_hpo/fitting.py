@@ -34,7 +34,7 @@ from .searching import Session, trials_deadline
 from .space import tuned_keys
 from .training.building import ModelBuilder
 from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
-from .training.evaluate import find_device, generators_unchanged
+from .training.evaluate import find_device, generators_unchanged, has_bfloat16
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
@@ -246,6 +246,9 @@ def _announce(plan: FitPlan, session: Session) -> None:
     if search.without_effect:
         told = ", ".join(f"{key} ({why})" if why else key for key, why in search.without_effect.items())
         progress.say(f"of no effect here: {told}", level=1)
+    device = find_device(search.config.env)
+    if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:
+        progress.say("this GPU has no bfloat16: env.precision='16-mixed' takes half the memory, and less time")
     if search.space:
         settings = search.settings
         progress.say(search_line(settings, search.num_trials, search.space))

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from automm_hpo.errors import InvalidData
+from automm_hpo.errors import InvalidData, InvalidHyperparameter
 from automm_hpo.problem import Problem, encode_weights, infer_problem
 
 Series = pd.Series
@@ -255,3 +255,32 @@ def test_sample_weights():
     with pytest.raises(InvalidData, match="all 2 weights are 0"):
         encode_weights(Series([0, 0], name="w"))
     assert encode_weights(Series([0, 0], name="w"), may_be_zero=True).tolist() == [0, 0]
+
+
+def test_the_positive_class_may_be_the_first():
+    labels = Series(["changed", "same", "changed"])
+    problem = infer_problem(labels, "y")
+    assert problem.positive_class == "same"
+    turned = stored(problem.with_positive("changed"))
+    assert turned.positive_class == "changed"
+    assert turned.encode(labels).tolist() == [1, 0, 1]
+    assert turned.decode(np.array([1, 0]), pd.RangeIndex(2)).tolist() == ["changed", "same"]
+    assert problem.with_positive("same") is problem
+    with pytest.raises(InvalidHyperparameter, match=r"data\.pos_label: expected 'changed' or 'same', got 'chnaged'"):
+        problem.with_positive("chnaged")
+    with pytest.raises(InvalidHyperparameter, match="the problem is multiclass"):
+        infer_problem(Series(list("abc")), "y").with_positive("a")
+
+
+def test_categories_keep_their_order_whichever_is_positive():
+    labels = Series(["low", "high"], dtype=pd.CategoricalDtype(["low", "high"], ordered=True))
+    problem = infer_problem(labels, "y").with_positive("low")
+    pd.testing.assert_series_equal(problem.decode(problem.encode(labels), labels.index), labels, check_names=False)
+
+
+def test_numbers_may_be_scaled_to_0_and_1_or_left():
+    labels = Series([10.0, 20.0, 30.0, 500.0])
+    problem = infer_problem(labels, "y")
+    minmax = problem.scaled_to(labels, np.array([1.0, 1.0, 1.0, 0.0]), "minmaxscaler")
+    assert minmax.standardise(labels.to_numpy())[:3].tolist() == [0, 0.5, 1]
+    assert problem.scaled_to(labels, None, None).standardise(labels.to_numpy()).tolist() == labels.tolist()

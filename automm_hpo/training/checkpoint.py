@@ -99,7 +99,8 @@ def take_snapshot(state: TrainState, copy: bool = False, resumable: bool = True)
     weights, learning = on_cpu(state.predictor.state_dict()), on_cpu(tensors) if resumable else None
     if (device := next(state.model.parameters()).device).type == "cuda":
         torch.cuda.synchronize(device)  # one wait for all of them, of which there are hundreds
-    return Snapshot(weights, learning, {"position": position, "param_groups": groups}, state.valid_logits)
+    values = {"position": position, "param_groups": groups, "scaler": state.scaler.state_dict()}  # empty where it is off
+    return Snapshot(weights, learning, values, state.valid_logits)
 
 
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
@@ -151,6 +152,8 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
         # the fused optimizers walk raw memory: a state must lie in memory the way its weight does
         slots.setdefault(int(index), {})[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
     state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
+    if stored.get("scaler"):
+        state.scaler.load_state_dict(stored["scaler"])
     for name in POSITION:
         value = stored["position"].get(name, 0)
         setattr(state, name, -math.inf if value is None else value)

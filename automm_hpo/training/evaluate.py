@@ -99,10 +99,13 @@ _within: list[torch.dtype] = []  # the program's own, once for each thread that 
 
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:
     """Mixed precision where the config asks for it; ``auto`` means bfloat16 on a GPU that has it."""
-    # not where it is emulated, as on a T4: several times slower than float32
-    own = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    wanted = env.precision == "bf16-mixed" or (env.precision == "auto" and own)
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    wanted = env.precision in ("bf16-mixed", "16-mixed") or (env.precision == "auto" and has_bfloat16(device))
+    return torch.autocast(device.type, torch.float16 if env.precision == "16-mixed" else torch.bfloat16, enabled=wanted)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether it is a GPU that has it; not where it is emulated, as on a T4: several times slower than float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Gradients:
         self._parts = self._parts_from_here()
 
     def add(self) -> list[torch.Tensor]:
-        """Adds up the gradient of the mean loss of a step's rows.
+        """Adds up the gradient of the mean loss of a step's rows, times the scale of the state's scaler.
 
         Returns:
             Each part's mean loss, still on the device.
@@ -78,7 +78,7 @@ class Gradients:
             batch = self._mixed(batch, self._state.step // self._steps_per_epoch)
             with autocast(config.env, self._device):
                 loss = self._loss(self._state.model.training_logits(batch), batch)
-            (loss * (len(batch) / self._batch_size)).backward()
+            self._state.scaler.scale(loss * (len(batch) / self._batch_size)).backward()
             losses.append(loss.detach())
         return losses
 

@@ -42,7 +42,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         None after a step that another one follows: whoever has something to do beside the training may look after it. What a validation
         found after the others.
     """
-    optim, model, optimizer = config.optim, state.model, state.optimizer
+    optim, model, optimizer, scaler = config.optim, state.model, state.optimizer, state.scaler
     parameters = list(model.parameters())  # walking the modules at every step would take longer than the clipping
     device = parameters[0].device
     batch_size, steps_per_epoch = epoch_size(config.env, len(data.train))
@@ -63,12 +63,14 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         pace.start(afresh=compiles)
         while not state.is_unscored:  # a probe is validated before the first step
             losses += gradients.add()
+            scaler.unscale_(optimizer)
             if optim.gradient_clip_val:
                 CLIPS[optim.gradient_clip_algorithm](parameters, optim.gradient_clip_val)
             lr = optim.lr * lr_factor(optim, state.step, pace.total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
             state.step += 1
             if state.average is not None:

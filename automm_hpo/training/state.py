@@ -21,6 +21,7 @@ class TrainState:
     """Everything a resumed run needs; ``checkpoint.py`` stores it.
 
     Attributes:
+        scaler: of the loss, so that its gradient can be held in float16; off in any other precision.
         average: of the weights over the steps; None: there is none.
         is_unscored: what a linear probe or another predictor made of the weights is to be validated before the next step.
         micro_batch_size: rows that go through the device at once; 0: not known yet. It is halved where they do not fit.
@@ -30,6 +31,7 @@ class TrainState:
 
     model: TableModel
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     average: ModelEmaV3 | None = None
     is_unscored: bool = False
     micro_batch_size: int = 0

@@ -332,3 +332,15 @@ def test_pictures_in_memory_are_told_apart_by_content():
     assert len({identify(source) for source in sources}) == len(sources)
     assert identify(array) == identify(array.copy())
     assert [name_source(source) for source in (b"abc", Base64("abcd"), "/a.png")] == ["3 bytes", "base64 text of 4 characters", "/a.png"]
+
+
+def test_a_picture_becomes_a_square_whole_or_by_its_centre():
+    """Left third red, middle green, right third blue."""
+    stripes = np.zeros((60, 180, 3), np.uint8)
+    for place in range(3):
+        stripes[:, 60 * place : 60 * place + 60, place] = 255
+    centre, whole = (decode_image(stripes, ImageGeometry(30, to_square=to_square)) for to_square in (False, True))
+    assert centre.shape == whole.shape == (30, 30, 3)
+    assert centre[:, 5:-5].reshape(-1, 3).mean(0).tolist() == [0, 255, 0]
+    assert [whole[15, column].argmax() for column in (3, 15, 27)] == [0, 1, 2]
+    assert cover([ImageSpec(32, to_square=True)]).to_square

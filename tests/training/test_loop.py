@@ -28,8 +28,9 @@ def weights(state):
         {"optim__optim_type": "sgd", "optim__lr": 0.05},
         {"model__timm_image__drop_rate": 0.5, "optim__val_check_interval": 0.5},
         {"env__per_gpu_batch_size": 4, "optim__lr_schedule": "linear_decay"},
+        {"env__precision": "16-mixed", "optim__lr": 0.03},
     ],
-    ids=["adamw", "sgd", "dropout and half epochs", "accumulation"],
+    ids=["adamw", "sgd", "dropout and half epochs", "accumulation", "float16"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(trial, tmp_path, overrides):
     one = trial(**overrides)
@@ -63,7 +64,10 @@ def test_it_learns(trial):
     assert results[-1].end == "max_epochs"
 
 
-@pytest.mark.parametrize(("interval", "positions"), [(1.0, [1, 2]), (0.5, [0.5, 1, 1.5, 2]), (0.25, [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]), (0.01, 8)])
+@pytest.mark.parametrize(
+    ("interval", "positions"),
+    [(1.0, [1, 2]), (0.5, [0.5, 1, 1.5, 2]), (0.25, [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]), (0.01, 8), (2, [0.5, 1, 1.5, 2]), (50, [1, 2])],
+)
 def test_validations_are_spread_evenly(trial, interval, positions):
     one = trial(optim__max_epochs=2, optim__val_check_interval=interval)
     found = [result.epoch for result in one.epochs(one.state())]
@@ -206,3 +210,32 @@ def test_no_two_validations_name_their_checkpoints_alike(steps, interval):
     due = [step for step in range(1, steps + 1) if step * count // steps > (step - 1) * count // steps]
     assert len(due) == count
     assert len({checkpoint_name(replace(RESULT, epoch=3 + step / steps)) for step in due}) == count
+
+
+def test_float16_halves_its_scale_and_leaves_out_a_step_that_overflows(trial):
+    one = trial(env__precision="16-mixed")
+    state = one.state()
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    before = weights(state)
+    next(one.epochs(state))
+    assert state.scaler.get_scale() == 2.0**96  # after four steps
+    parameters = dict(state.model.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in parameters.items())
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped(trial, algorithm, monkeypatch):
+    one = trial(optim__gradient_clip_algorithm=algorithm, optim__gradient_clip_val=1e-3, optim__max_epochs=1)
+    state, largest = one.state(), []
+    step = state.optimizer.step
+
+    def looked_at(*args, **kwargs):
+        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+        largest.append((max(float(each.abs().max()) for each in gradients), float(torch.stack([each.norm() for each in gradients]).norm())))
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(state.optimizer, "step", looked_at)
+    list(one.epochs(state))
+    values, norms = zip(*largest, strict=True)
+    assert max(values) <= 1.001e-3
+    assert (max(norms) <= 1.001e-3) == (algorithm == "norm")

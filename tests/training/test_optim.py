@@ -137,3 +137,12 @@ def test_defaults_of_torch_and_ours_agree():
     model = nn.Linear(2, 2)
     group = build_optimizer(model, Config().optim).param_groups[0]
     assert (group["betas"], group["lr_scale"]) == ((0.9, 0.999), 1.0)
+
+
+@pytest.mark.parametrize("name", ["cosine_decay", "linear_decay", "polynomial_decay"])
+def test_a_schedule_ends_at_the_rate_that_was_asked_for(name):
+    optim = Optim(lr=1e-2, end_lr=1e-4, lr_schedule=name, warmup_steps=0.1)
+    rates = [1e-2 * lr_factor(optim, step, 1_000) for step in range(1_000)]
+    assert max(rates) == pytest.approx(1e-2)
+    assert rates[-1] == pytest.approx(1e-4, rel=0.15)
+    assert min(rates[100:]) >= 1e-4

@@ -84,3 +84,17 @@ def test_a_resized_crop_is_mirrored_too():
     view = train_view(ramp(200), SPEC, ("random_resized_crop", "random_horizontal_flip"), rng())
     rising = (view[:, 0, 1, 8, -1].int() > view[:, 0, 1, 8, 0].int()).sum()
     assert 70 < rising < 130
+
+
+def test_half_of_the_images_are_turned_upside_down():
+    view, plain = train_view(ramp(1000), SPEC, ("random_vertical_flip",), rng()), eval_view(ramp(1000), SPEC)
+    turned = [torch.equal(image, other.flip(-2)) for image, other in zip(view, plain, strict=True)]
+    assert all(turn or torch.equal(image, other) for turn, image, other in zip(turned, view, plain, strict=True))
+    assert 400 < sum(turned) < 600
+
+
+def test_a_colour_policy_alone_moves_no_window():
+    torch.manual_seed(0)
+    view = train_view(ramp(), SPEC, ("resize_shorter_side", "center_crop"), rng())
+    assert torch.equal(view, eval_view(ramp(), SPEC))
+    assert train_view(ramp(), SPEC, ("center_crop", "affine"), rng()).shape == (8, 1, 3, 16, 16)

@@ -72,6 +72,27 @@ def test_norms_of_any_kind_learn(name, make_config, weights):
     assert all(norms)
 
 
+@pytest.mark.parametrize(
+    ("peft", "kinds"),
+    [
+        ("bit_fit", {"bias"}),
+        ("norm_fit", {"bias", "norm"}),
+        ("lora", {"lora", "norm"}),
+        ("lora_bias", {"lora", "bias"}),
+        ("lora_norm", {"lora", "norm", "bias"}),
+    ],
+)
+def test_what_learns_of_a_pretrained_backbone(make_config, weights, features, peft, kinds):
+    config = lora_config(make_config, weights("test_vit")).with_overrides({"optim.peft": peft})
+    found = set()
+    for name, parameter in build_model(config, features, 3).backbones["timm_image"].named_parameters():
+        marks = {"lora": "lora_" in name, "norm": "norm" in name, "bias": name.endswith("bias")}
+        own = {kind for kind, holds in marks.items() if holds}
+        assert parameter.requires_grad == bool(own & kinds), name
+        found |= own & kinds
+    assert found == kinds
+
+
 def test_it_begins_as_the_published_model(make_config, weights, features, make_batch):
     config, batch = lora_config(make_config, weights("test_vit")), make_batch(4)
     plain = config.with_overrides({"optim.peft": None})
