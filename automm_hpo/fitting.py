@@ -106,7 +106,7 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event) -> None:
     splits, config, folder = plan.data.splits, plan.search.config, plan.path / "search" / "cache"
     plan.seen  # noqa: B018  # when the trials have ended there may be no time for it
-    for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed; what words say may depend on a limit that has changed since
+    for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed
         stale.unlink()
     lines: dict[str, None] = {}
     tables = {name: plan.data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
@@ -255,7 +255,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         if search.warm_start.trials:
             progress.say(search.warm_start.line)
         if idle := idle_keys(search, plan.encoders.features):
-            progress.say(f"searched in vain, for it changes nothing: {', '.join(f'{key} ({why})' for key, why in idle.items())}", level=1)
+            progress.say(f"searched, and without effect in any trial: {', '.join(f'{key} ({why})' for key, why in idle.items())}", level=1)
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
     progress.resumes(session.records, plan.path)

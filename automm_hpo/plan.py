@@ -202,8 +202,8 @@ class FitPlan:
         return self if self.start is None else replace(self, start=self.start.kept_in(self.path / "search"))
 
     def with_scorer(self) -> Self:
-        """The plan with what words say learned, where that is wanted: it takes a while, and a search that has finished needs it no more."""
+        """The plan with the words' linear models fitted, where they are wanted: it takes a while, and a search that has finished needs it no more."""
         if self.start is not None:  # which has its own
             return self
-        # that of the first session: the trials of another one have learned from what was said then
+        # by the time limit of the first session: its trials have learned from the scores that these models gave then
         return replace(self, encoders=self.data.fit_scorer(self.encoders, self.seed, self.identity.chosen.get(WORDS_LIMIT)))

@@ -145,7 +145,8 @@ class MultiModalPredictor:
                 its own; the one reported is the search's.
             start_from: folder of a fitted predictor whose weights learn on. Its columns, encoding, classes and model stay as they are; its
                 hyperparameters are the defaults, or a preset's where one is named. What it scores on these validation rows is epoch 0 of
-                every trial. Rows that it has learned from are not held out; ``tuning_data`` should have none. Of an ensemble the heaviest model.
+                every trial. Rows that it has learned from are not held out; ``tuning_data`` should have none. Of an ensemble only the model with the
+                largest weight is used.
                 The folder is only read.
             dry_run: only tell what would run and what it would take, as ``plan`` does.
 

@@ -16,6 +16,7 @@ from .hpo.searcher_args import BLIND
 from .models import MODEL_KEYS, SIZE_KEYS
 from .plan import FitPlan
 from .process import process_unchanged
+from .results import SHOWN_ROWS
 from .space import finish_proposal
 from .timing import miniature
 from .training.evaluate import predict_logits
@@ -54,10 +55,11 @@ class Preview:
         )
 
     def __repr__(self) -> str:
-        return f"{self.summary}\n{self.trials.to_string(index=False, float_format=lambda number: f'{number:.4g}')}"
+        more = f"\n... and {len(self.trials) - SHOWN_ROWS} more, in .trials" if len(self.trials) > SHOWN_ROWS else ""
+        return f"{self.summary}\n{self.trials.head(SHOWN_ROWS).to_string(index=False, float_format=lambda number: f'{number:.4g}')}{more}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self.summary)}</p>{self.trials.to_html(index=False, escape=True, float_format=lambda number: f'{number:.4g}')}"
+        return f"<p>{escape(self.summary)}</p>{self.trials.head(SHOWN_ROWS).to_html(index=False, escape=True, float_format=lambda number: f'{number:.4g}')}"
 
 
 def preview(plan: FitPlan) -> Preview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,9 +73,9 @@ def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
 
 
 def _default_num_trials(settings: TuneSettings, space: SearchSpace) -> int:
-    """A grid is tried whole; where other values are drawn for its points, no fewer than without a grid."""
+    """A grid is tried whole; where other values are drawn for its points, no fewer than without a grid, and as often for each point."""
     points = _grid_points(settings, space)
-    return points if points and points == grid_size(space) else max(points, DEFAULT_NUM_TRIALS)
+    return points if points and points == grid_size(space) else math.ceil(DEFAULT_NUM_TRIALS / (points or 1)) * (points or 1)
 
 
 def _grid_points(settings: TuneSettings, space: SearchSpace) -> int:

@@ -9,6 +9,7 @@ import itertools
 import math
 import numbers
 import os
+import random
 import shutil
 import sys
 import sysconfig
@@ -18,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from ..errors import CorruptFile, InvalidArgument, InvalidReport, NotSupported
 from ..files import is_json, read_json, temporary_name, write_json
@@ -154,6 +157,8 @@ class Objective:
             return replace(result, end=result.end or ("max_epochs" if enough else should_stop(0.0)))
 
         run = self._run_class if isinstance(self.function, type) else self._run_function
+        random.seed(self._noise(folder.number))
+        np.random.seed(self._noise(folder.number))
         with active_run(folder.path) if self.tracked else contextlib.nullcontext():
             for result in run(folder, ended):
                 folder.append(result)
@@ -168,6 +173,10 @@ class Objective:
         if not rows:
             raise InvalidReport("the objective yielded nothing; yield or return a dict of metrics")
         folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
+
+    def _noise(self, number: int) -> int:
+        """What a trial's own draws begin with: the same call has the same noise, and each trial its own."""
+        return int(np.random.SeedSequence([self.seed % 2**32, number]).generate_state(1)[0])
 
     def _run_function(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
         """Calls a function, which returns, yields or reports.

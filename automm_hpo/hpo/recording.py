@@ -15,7 +15,7 @@ from . import records
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .records import TrialRecord
-from .report import FAILED, METRIC
+from .result_keys import FAILED, METRIC
 from .scheduler_args import POPULATIONS
 
 

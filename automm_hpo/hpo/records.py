@@ -3,7 +3,7 @@
 search/trials/0003/   config.json     number, raw proposal, tuned values, whole config, segments, status, reason
                       metrics.jsonl   one EpochResult a line, written by the trial itself
                       error.txt       the traceback of a trial that failed
-                      checkpoints/    see training/checkpoint.py
+                      checkpoints/    see training/checkpoint_folder.py
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .job import SearchJob
 from .monitor import SearchMonitor
 from .once import build_proposer
 from .recording import RecordingSearcher
-from .report import FAILED, HOPELESS, REPLAYED, RESULT
+from .result_keys import FAILED, HOPELESS, REPLAYED, RESULT
 from .schedulers import build_scheduler
 from .settings import check_resources
 from .trainable import TrialRunner, is_alive

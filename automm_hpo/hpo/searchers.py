@@ -37,7 +37,7 @@ from .apart import Apart
 from .cube import from_cube, to_cube
 from .libraries import LIBRARIES, Bohb, Library, Point
 from .ray_space import plain_spaces, to_ray
-from .report import METRIC
+from .result_keys import METRIC
 from .searcher_args import BLIND, is_sampler
 from .settings import TuneSettings
 

@@ -110,7 +110,7 @@ class TuneSettings(Section):
     """Configurations of the tuned hyperparameters, dicts of dotted keys, to try before the searcher's own."""
     warm_start: Folders = ()
     """The ``save_path`` of an earlier search, or of several: the searcher knows from the start how well their trials did, and the best of them is tried
-    first, in place of the defaults. Their spaces may be others; by the same metric they must have been, on the same kind of data for it to be of use."""
+    first, in place of the defaults. Their spaces may be others; they must have used the same metric, and the same kind of data for it to be of use."""
     deterministic: Flag = False
     """One trial at a time, so that a model-based searcher proposes the same configurations again."""
     searcher_init_args: ArgsDict = Field(default_factory=dict)
@@ -220,12 +220,15 @@ def find_scheduler(given: Any) -> Any:
 def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[str, HyperField], problems: Problems) -> dict[str, Any]:
     """The checked arguments of a searcher or scheduler; what is wrong with them goes to ``problems``."""
     args: dict[str, Any] = {}
+    found_before = len(problems.found)
     for name, value in given.items():
         with problems.gather():
             if f"{field}.{name}" not in known:
                 names = [key.removeprefix(f"{field}.") for key in known]
                 raise InvalidTuneSettings(f"{field}: {owner} takes {', '.join(names) or 'no arguments'}, got {name!r}.{did_you_mean(name, names)}")
             args[name] = known[f"{field}.{name}"].check(f"{field}.{name}", value, InvalidTuneSettings)
+    if len(problems.found) > found_before:
+        return args  # what is between the arguments shows when each is right
     if field == "scheduler_init_args":
         check_scheduler_args(owner, args, problems)
     elif args.get("group") and not args.get("multivariate", True):

@@ -20,7 +20,7 @@ from ray import tune
 from ..errors import InvalidReport
 from ..training.result import EpochResult
 from .records import Segment, TrialFolder
-from .report import FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
+from .result_keys import FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
 STAY_SECONDS = 3.5  # after the trials' deadline: one that hangs would keep Ray waiting for its process, and the call would end late
@@ -34,7 +34,8 @@ class TrialRunner(tune.Trainable):
         self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int]
     ) -> None:
         gc.freeze()  # what was imported stays; else every collection walks through torch's million objects, a tenth of a second each
-        logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would tell of every pointer that is saved
+        for name in ("ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they would tell of every pointer that is saved or restored
         os.environ["OMP_NUM_THREADS"] = str(num_threads)  # for an objective that imports torch later, or never
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(num_threads)

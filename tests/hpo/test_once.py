@@ -5,7 +5,7 @@ from ray.tune.search import Searcher
 
 from automm_hpo import space as spaces
 from automm_hpo.hpo.once import NUM_ASKED, Once, build_proposer
-from automm_hpo.hpo.report import METRIC
+from automm_hpo.hpo.result_keys import METRIC
 from automm_hpo.hpo.searchers import SEARCHERS, OwnSearcher
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.space import Branch, Branches, draw_space, grid_point, grid_size, point_of

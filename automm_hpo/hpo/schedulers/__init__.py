@@ -17,7 +17,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialScheduler
 
 from ...space import SearchSpace
-from ..report import SCORE, TIME_ATTR
+from ..result_keys import SCORE, TIME_ATTR
 from ..settings import TuneSettings
 from .given import check_given_scheduler, wrap_given_scheduler
 from .halving import ASHA, BOHB, HyperBand

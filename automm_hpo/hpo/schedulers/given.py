@@ -8,7 +8,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay, TrialScheduler
 
 from ...errors import InvalidTuneSettings, NotSupported
-from ..report import METRIC, SCORE, TIME_ATTR, went_on
+from ..result_keys import METRIC, SCORE, TIME_ATTR, went_on
 from ..searchers import own_copy
 
 REFUSED = {

@@ -10,7 +10,7 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ..report import METRIC, SCORE, TIME_ATTR, went_on
+from ..result_keys import METRIC, SCORE, TIME_ATTR, went_on
 from .plan import NEARLY
 from .synchronous import Synchronous
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from ..report import METRIC, SCORE, TIME_ATTR, went_on
+from ..result_keys import METRIC, SCORE, TIME_ATTR, went_on
 from .plan import NEARLY
 
 
@@ -168,7 +168,7 @@ class Truncation(Policy):
     """Ends a trial that is among the lowest few of a hundred.
 
     Azure: "A job terminates at interval 5 if its performance at interval 5 is in the lowest 20% of performance of all jobs at
-    interval 5". That many are cut as are whole in the percentage; of equals none is cut for the others' sake.
+    interval 5". That many are cut as are whole in the percentage; of trials with equal scores none is cut.
     """
 
     def __init__(self, evaluation_interval: float, delay_evaluation: float, truncation_percentage: int, exclude_finished_jobs: bool = False) -> None:

@@ -12,7 +12,7 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pbt import _PBTTrialState
 
 from ...space import Choice, Normal, Space
-from ..report import SCORE, TIME_ATTR, went_on
+from ..result_keys import SCORE, TIME_ATTR, went_on
 from .plan import NEARLY
 from .synchronous import Synchronous
 

@@ -16,7 +16,7 @@ from ray.tune.schedulers.pbt import _PBTTrialState
 from sklearn import config_context
 
 from ...space import Space
-from ..report import SCORE, TIME_ATTR
+from ..result_keys import SCORE, TIME_ATTR
 from .population import Population, closest, number_of, segment_of, step
 
 
