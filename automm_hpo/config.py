@@ -66,7 +66,7 @@ def _loss(name: Any) -> Any:
 
 def _limit(value: Any) -> Any:
     """-1 and 0 mean that there is none."""
-    return None if isinstance(value := unwrapped(value), int) and not isinstance(value, bool) and value <= 0 else value
+    return None if str(unwrapped(value)) in ("-1", "0") else value
 
 
 def _fraction_or_count(value: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -243,12 +243,8 @@ def _announce(plan: FitPlan, session: Session) -> None:
     chosen = {key: fixed[key] for key in search.added if key not in search.space and _concerns(key, models)}
     if chosen:
         progress.say("chosen for these data: " + ", ".join(f"{key}={value_text(value)}" for key, value in chosen.items()))
-    if search.without_effect:
-        told = ", ".join(f"{key} ({why})" if why else key for key, why in search.without_effect.items())
-        progress.say(f"of no effect here: {told}", level=1)
-    device = find_device(search.config.env)
-    if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:
-        progress.say("this GPU has no bfloat16: env.precision='16-mixed' takes half the memory, and less time")
+    for note in _notes(plan):
+        progress.say(note, level=1)
     if search.space:
         settings = search.settings
         progress.say(search_line(settings, search.num_trials, search.space))
@@ -259,6 +255,18 @@ def _announce(plan: FitPlan, session: Session) -> None:
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
     progress.resumes(session.records, plan.path)
+
+
+def _notes(plan: FitPlan) -> Iterator[str]:
+    """What may not be as the user thinks."""
+    search, problem, device = plan.search, plan.data.problem, find_device(plan.search.config.env)
+    if search.without_effect:
+        yield f"of no effect here: {', '.join(f'{key} ({why})' if why else key for key, why in search.without_effect.items())}"
+    if "quadratic_kappa" in (plan.data.eval_metric.name, plan.data.validation_metric.name) and isinstance(problem.class_labels[0], str) and not problem.ordered:
+        order = " < ".join(map(repr, problem.class_labels))
+        yield f"quadratic_kappa goes by the order of the classes, here that of the alphabet: {order}; an ordered category has its own"
+    if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:
+        yield "this GPU has no bfloat16: env.precision='16-mixed' takes half the memory, and less time"
 
 
 def _told(plan: FitPlan) -> dict[str, Any]:

@@ -41,7 +41,7 @@ DOCUMENTED = {  # as its page gives them, default and example
     "model.hf_text.checkpoint_name": ("google/electra-base-discriminator",),
     "model.hf_text.pooling_mode": ("cls", "mean"),
     "model.hf_text.tokenizer_name": ("hf_auto", "electra"),
-    "model.hf_text.max_text_len": (512, -1),
+    "model.hf_text.max_text_len": (512, -1, "-1"),
     "model.hf_text.text_segment_num": (2, 1),
     "model.hf_text.gradient_checkpointing": (False, True),
     "model.timm_image.checkpoint_name": ("swin_base_patch4_window7_224",),

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -134,3 +135,13 @@ def test_a_trial_that_changed_on_its_way_is_told_as_it_was_at_its_best_epoch(sma
     best = predictor.load_trial(0)
     assert best.fit_summary()["hyperparameters"] == {"optim.lr": 2e-3}
     assert best._artifact.config.optim.lr == 2e-3
+
+
+def test_a_metric_that_goes_by_the_order_of_texts_says_so(here, capsys):
+    table = pd.DataFrame({"x": range(60), "grade": ["low", "medium", "high"] * 20})
+    options = {"save_path": "run", "tracking": None, "hyperparameters": {"optim.max_epochs": 1}}
+    MultiModalPredictor("grade", eval_metric="quadratic_kappa", verbosity=1).fit(table, **options)
+    assert "that of the alphabet: 'high' < 'low' < 'medium'" in " ".join(capsys.readouterr().out.split())
+    ordered = table.astype({"grade": pd.CategoricalDtype(["low", "medium", "high"], ordered=True)})
+    MultiModalPredictor("grade", eval_metric="quadratic_kappa", verbosity=1).fit(ordered, **options | {"save_path": "other"})
+    assert "alphabet" not in capsys.readouterr().out

@@ -119,10 +119,48 @@ networks.plot_curves()
 networks.leaderboard()
 
 # %% [markdown]
+# A loop that is somebody else's cannot yield. It calls back, though, and there `tune.report` does the same: the trial waits in it until its
+# result is on record, and ends in it where the scheduler says so. The callbacks that Ray has for Keras, Lightning and XGBoost are heard, too.
+
+
+# %%
+def quasi_newton(config):
+    from scipy.optimize import minimize
+
+    x, y = torch.tensor(train_x), torch.tensor(train_y)
+
+    def loss_and_gradient(flat):
+        weight = torch.tensor(flat).view(64, 10).requires_grad_()
+        loss = torch.nn.functional.cross_entropy(x @ weight, y) + config["penalty"] * weight.square().sum()
+        loss.backward()
+        return loss.item(), weight.grad.flatten().numpy()
+
+    def after_each_step(flat):  # of SciPy's own loop
+        predicted = (valid_x @ flat.reshape(64, 10)).argmax(1)
+        tune.report({"accuracy": float((predicted == valid_y).mean())})
+
+    minimize(loss_and_gradient, torch.zeros(640).numpy(), jac=True, method="L-BFGS-B", callback=after_each_step, options={"maxiter": 30})
+
+
+steps = tune_objective(
+    quasi_newton,
+    {"penalty": tune.loguniform(1e-6, 1e0)},
+    {"searcher": "random", "scheduler": "ASHA", "num_trials": 8},
+    metric="accuracy",
+    mode="max",
+    max_epochs=30,
+    save_path=folder / "steps",
+    tracking=None,
+    verbosity=0,
+)
+steps.leaderboard()
+
+# %% [markdown]
 # ## A class, whose state is kept
 #
-# A function that is killed begins again. A `tune.Trainable` that writes its state goes on where it was: after a crash, in a resumed search,
-# and when population-based training passes the weights of a good trial to a weak one. It is Ray's own class, unchanged.
+# A function that is killed begins again, unless it reports checkpoints (`tune.report(metrics, checkpoint=...)`, `tune.get_checkpoint()`). A
+# `tune.Trainable` that writes its state goes on where it was: after a crash, in a resumed search, and when population-based training passes
+# the weights of a good trial to a weak one. It is Ray's own class, unchanged.
 
 
 # %%

@@ -53,7 +53,7 @@ class TimmImage(Backbone):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, I, 3, H, W) uint8 -> (B, F)."""
-        flat = batch.images.flatten(0, 1).float().sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
+        flat = batch.images.flatten(0, 1).to(torch.float32, copy=True).sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
         pooled = self.backbone(flat).unflatten(0, batch.image_mask.shape)  # (B, I, F)
         weight = batch.image_mask.unsqueeze(-1).to(pooled.dtype)
         return (pooled * weight).sum(1) / weight.sum(1).clamp(min=1)
