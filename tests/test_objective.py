@@ -98,7 +98,7 @@ def test_a_config_may_be_nested_hold_anything_and_be_conditional():
     [
         ({"accuracy": 1.0}, "not the metric 'loss'"),
         ({"loss": "low"}, "expected a number, got 'low'"),
-        (None, "expected a number, got None .* yield such a dict once an epoch, in place of tune.report"),
+        (None, "expected a number, got None .* yield such a dict once an epoch, or give it to tune.report"),
     ],
 )
 def test_what_is_no_metric_fails_the_trial_by_name(returned, reason):

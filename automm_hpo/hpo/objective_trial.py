@@ -210,10 +210,11 @@ class Objective:
         trainable = _build(self.function, self.config_of(record), folder)
 
         def step() -> Any:
-            trainable._iteration = epoch  # Ray's ``train`` counts, which would write a good deal besides
+            trainable._iteration = epoch
             return trainable.step()
 
         try:
+            trainable._iteration = epoch  # Ray's ``train`` counts, which would write a good deal besides
             if newest:
                 saved = newest[0] / SAVED
                 trainable.load_checkpoint(read_json(saved) if saved.exists() else str(newest[0]))
@@ -245,7 +246,7 @@ class Objective:
         plain = {str(name): unwrapped(value) for name, value in reported.items()}
         metric = plain.pop(self.metric)
         if isinstance(metric, bool) or not isinstance(metric, numbers.Real):
-            hint = "; return it, or a dict with it, or yield such a dict once an epoch, in place of tune.report" if metric is None else ""
+            hint = "; return it, or a dict with it, or yield such a dict once an epoch, or give it to tune.report" if metric is None else ""
             raise InvalidReport(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__}){hint}")
         extra = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
         score = float(metric) if self.higher_is_better else -float(metric)
