@@ -128,8 +128,9 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         "column_types": call.column_types,
         "start_from": start and str(start.folder),
     } | stored_search(search, tune_kwargs, data)
-    words_limit = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
-    chosen = chosen_resolution(search) | {WORDS_LIMIT: words_limit}
+    chosen = chosen_resolution(search)
+    if encoders.score_names:
+        chosen[WORDS_LIMIT] = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
     identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen}, after, start)
     plan = FitPlan(folder, data, search, encoders, seed, identity, resuming, deadline, call.ensemble_size, call.refit, start)
     check_quota(plan)

@@ -109,6 +109,7 @@ def test_every_kind_of_column(small, reader_folder, here):
     assert predictor._artifact.encoders.to_json() == before._artifact.encoders.to_json()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_though_the_predictor_is_gone(old, here, ray_session):
     shutil.copytree(old["kind"], here / "old")
     space, data = {"optim.lr": tune.loguniform(1e-4, 1e-2)}, table(seed=1)
