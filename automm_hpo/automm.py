@@ -7,8 +7,7 @@ ALIASES = {
     "optim.learning_rate": "optim.lr",
     "optim.efficient_finetune": "optim.peft",
     "env.eval_batch_size_ratio": "env.inference_batch_size_ratio",
-    "env.num_workers_evaluation": "env.num_workers",
-    "env.num_workers_inference": "env.num_workers",
+    "optim.loss_function": "optim.loss_func",
     "data.modality_dropout": "model.fusion_mlp.modality_dropout",
     "data.label.numerical_label_preprocessing": "data.label.numerical_preprocessing",
     "model.timm_image.max_img_num_per_col": "model.timm_image.max_image_num_per_column",
@@ -39,6 +38,8 @@ NO_EFFECT = {
     "optim.skip_final_val": "what is kept has been validated",
     "optim.track_grad_norm": "",
     "optim.automatic_optimization": "",
+    "env.num_workers_evaluation": "env.num_workers decode for all",
+    "env.num_workers_inference": "env.num_workers decode for all",
     "env.num_nodes": "a search uses the nodes of the Ray cluster it runs on",
     "env.strategy": "a trial trains in one process",
     "env.auto_select_gpus": "Ray gives trials their GPUs",
@@ -75,9 +76,34 @@ ELSEWHERE = {
     "model.numerical_mlp.token_dim": "'real_mlp' among model.names embeds numbers",
     "model.numerical_mlp.embedding_arch": "'real_mlp' among model.names embeds numbers",
     "model.categorical_mlp.token_dim": "here that is model.categorical_mlp.max_embedding_dim",
+    "optim.focal_loss.reduction": "the mean is taken",
+}
+# of those the values that mean what is done here
+SAME: dict[str, tuple[object, ...]] = {
+    "optim.focal_loss.alpha": (None,),
+    "optim.focal_loss.reduction": ("mean",),
+    "optim.extra_trainable_params": (None, []),
+    "optim.lora.filter": (None, []),
+    "optim.lora.module_filter": (None, []),
+    "env.fast_dev_run": (False,),
+    "data.categorical.convert_to_text": (False,),
+    "data.numerical.convert_to_text": (False,),
+    "data.numerical.scaler_with_mean": (True,),
+    "data.numerical.scaler_with_std": (True,),
+    "data.text.normalize_text": (False,),
+    "data.mixup.cutmix_minmax": (None,),
+    "data.mixup.mode": ("batch",),
+    "model.hf_text.stochastic_chunk": (False,),
+    "model.hf_text.text_trivial_aug_maxscale": (0,),
+    "model.hf_text.text_train_augment_types": (None, []),
 }
 NOT_HERE = ("distiller", "matcher", "optim.lemda", "data.templates", "model.clip", "model.fusion_transformer", "model.t_few", "model.document_transformer")
 """Groups that are refused by name."""
+
+
+def is_left_out(key: str, value: object) -> bool:
+    """Whether a hyperparameter of AutoMM's changes nothing here, whatever it is, or as it is."""
+    return key in NO_EFFECT or any(value is same or (type(value) in (str, int, float, list) and value == same) for same in SAME.get(key, ()))
 
 
 def why_not(key: str) -> str:

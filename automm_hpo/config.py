@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from .automm import ALIASES, NO_EFFECT, WORDS, why_not
+from .automm import ALIASES, NO_EFFECT, WORDS, is_left_out, why_not
 from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, nearest
 from .sections import (
     Expected,
@@ -34,7 +34,7 @@ from .sections import (
     unwrapped,
 )
 
-PRECISIONS = {"32": "32", "32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS = {"32": "32", "32.0": "32", "32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed", "16.0": "16-mixed"}
 
 
 def _precision(value: Any) -> Any:
@@ -310,7 +310,8 @@ class Data(Section):
     pos_label: Annotated[
         StrictStr | StrictBool | StrictInt | StrictFloat | None, BeforeValidator(unwrapped), Expected("a class of the label, or None"), ENCODED_ONCE
     ] = None
-    """The positive class of two: what metrics such as f1, precision and roc_auc look for. None: the second in order."""
+    """The positive class of two: what metrics such as f1, precision and roc_auc look for. None: the second in order. ``class_labels``, the columns of
+    ``predict_proba`` and ``optim.class_weights`` have it behind the other one."""
 
 
 class Lora(Section):
@@ -421,7 +422,8 @@ class Env(Section):
     """Validation and prediction use batches this many times larger."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(_precision)] = "auto"
     """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does. ``16-mixed``: float16 with
-    scaled losses, for GPUs without bfloat16, such as a T4 or a V100: a step whose gradient overflows is left out, and the next loss scaled by half."""
+    scaled losses, for GPUs without bfloat16, such as a T4 or a V100: a step whose gradient overflows is left out, and the next loss scaled by half. On a
+    processor it is many times slower than ``32``."""
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Fixed("all trials run on one kind of device")] = "auto"
     """``auto``: a GPU where there is one."""
     num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1"), Fixed("it counts the GPUs of the whole search")] = -1
@@ -532,7 +534,7 @@ def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict
     resolved: dict[str, Any] = {}
     written_as: dict[str, str] = {}
     for key, written, value in _entries(hyperparameters):
-        if key in NO_EFFECT:
+        if is_left_out(key, value):
             continue
         if key not in FIELDS and key not in GROUPS:
             problems.add(_unknown(written))

@@ -265,6 +265,8 @@ def _notes(plan: FitPlan) -> Iterator[str]:
     if "quadratic_kappa" in (plan.data.eval_metric.name, plan.data.validation_metric.name) and isinstance(problem.class_labels[0], str) and not problem.ordered:
         order = " < ".join(map(repr, problem.class_labels))
         yield f"quadratic_kappa goes by the order of the classes, here that of the alphabet: {order}; an ordered category has its own"
+    if device.type == "cpu" and "16-mixed" in values_of("env.precision", search.config, search.space):
+        yield "env.precision: a processor has no float16 of its own, and is many times slower with '16-mixed' than with '32'"
     if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:
         yield "this GPU has no bfloat16: env.precision='16-mixed' takes half the memory, and less time"
 

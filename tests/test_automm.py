@@ -3,7 +3,7 @@
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.automm import ALIASES, ELSEWHERE, NO_EFFECT, WORDS, why_not
+from automm_hpo.automm import ALIASES, ELSEWHERE, NO_EFFECT, SAME, WORDS, why_not
 from automm_hpo.config import FIELDS, Config, resolve_keys, without_effect
 from automm_hpo.errors import InvalidHyperparameter, Problems, UnknownHyperparameter
 from automm_hpo.models import check_model, image_spec
@@ -33,9 +33,16 @@ DOCUMENTED = {  # as its page gives them, default and example
     "env.per_gpu_batch_size": (8, 16),
     "env.batch_size": (128, 256),
     "env.eval_batch_size_ratio": (4, 2),
-    "env.precision": ("bf16", 32),
+    "env.precision": ("bf16", 32, 16, "16-mixed"),
     "env.num_workers": (2, 4),
     "env.num_workers_evaluation": (2, 4),
+    "data.categorical.convert_to_text": (False,),
+    "data.text.normalize_text": (False,),
+    "data.numerical.scaler_with_mean": (True,),
+    "data.mixup.mode": ("batch",),
+    "model.hf_text.text_trivial_aug_maxscale": (0, 0.0),
+    "model.hf_text.stochastic_chunk": (False,),
+    "optimization.loss_function": ("auto",),
     "env.strategy": ("ddp_spawn", "ddp"),
     "model.names": (["hf_text", "timm_image", "categorical_mlp", "numerical_mlp", "fusion_mlp"], ["timm_image"]),
     "model.hf_text.checkpoint_name": ("google/electra-base-discriminator",),
@@ -79,6 +86,7 @@ def test_a_name_is_one_of_three_kinds():
     assert set(ALIASES.values()) <= set(FIELDS)
     assert not {*ALIASES, *NO_EFFECT, *ELSEWHERE} & set(FIELDS)
     assert not set(NO_EFFECT) & set(ELSEWHERE)
+    assert set(SAME) <= set(ELSEWHERE)
     assert not set(WORDS) & {option for field in FIELDS.values() for option in field.options}
 
 
@@ -91,7 +99,7 @@ def test_what_only_moves_its_trainer_is_left_out_and_told(key):
 @pytest.mark.parametrize("key", [*ELSEWHERE, "distiller.temperature", "model.clip.checkpoint_name"])
 def test_what_would_learn_something_else_is_refused_with_a_way_out(key):
     with pytest.raises(UnknownHyperparameter, match="one of AutoMM's; ") as caught:
-        resolved({key: 1})
+        resolved({key: "something else"})
     assert why_not(key) in str(caught.value)
 
 

@@ -166,7 +166,7 @@ def test_old_names(old):
 
 
 def test_old_names_combine():
-    assert resolve({"env.num_workers": 2, "env.num_workers_evaluation": 2}) == {"env.num_workers": 2}  # AutoMM has two
+    assert resolve({"env.num_workers": 2, "env.num_workers_evaluation": 4}) == {"env.num_workers": 2}  # AutoMM has two
     assert resolve({"optimization.learning_rate": 1}) == resolve({"optimization": {"learning_rate": 1}}) == {"optim.lr": 1}
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,7 @@ def test_where_it_is_ended_it_tidies_up(tmp_path):
             while True:
                 tune.report({"loss": config["x"] ** 2})
         finally:
+            time.sleep(0.3)  # when the search is over, its processes are no more
             Path(tmp_path, f"tidied_{config['x']}").touch()
 
     found = search(objective, num_trials=2, max_epochs=3)
@@ -117,6 +120,27 @@ def test_reports_beside_yields_are_refused():
     [record] = search(objective, num_trials=1).trials
     assert record.status == "FAILED"
     assert "in one that yields" in record.reason
+
+
+def test_reports_from_another_thread_are_refused_by_their_name():
+    def objective(config):
+        thread = threading.Thread(target=lambda: tune.report({"loss": 1.0}))
+        thread.start()
+        thread.join()
+
+    with pytest.raises(errors.AllTrialsFailed, match="called in another thread than the objective"):
+        search(objective, num_trials=1)
+
+
+@pytest.mark.parametrize(("mistake", "reason"), [("sys.exit(3)", "SystemExit: 3"), ("next(iter([]))", "let its StopIteration out")])
+def test_what_leaves_an_objective_by_another_door_is_its_trials_reason(mistake, reason):
+    def objective(config):
+        import sys  # noqa: F401  # of the mistake
+
+        exec(mistake)
+
+    with pytest.raises(errors.AllTrialsFailed, match=reason):
+        search(objective, num_trials=1)
 
 
 class Counting(tune.Trainable):

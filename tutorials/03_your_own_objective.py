@@ -139,7 +139,7 @@ def quasi_newton(config):
         predicted = (valid_x @ flat.reshape(64, 10)).argmax(1)
         tune.report({"accuracy": float((predicted == valid_y).mean())})
 
-    minimize(loss_and_gradient, torch.zeros(640).numpy(), jac=True, method="L-BFGS-B", callback=after_each_step, options={"maxiter": 30})
+    minimize(loss_and_gradient, torch.zeros(640, dtype=torch.float64).numpy(), jac=True, method="L-BFGS-B", callback=after_each_step, options={"maxiter": 30})
 
 
 steps = tune_objective(

@@ -187,8 +187,10 @@ class Objective:
         record, newest = folder.read(), _newest_state(folder.checkpoints)
         config, segment, before = self.config_of(record), record.segments[-1].number, record.seconds if newest else 0.0
         epoch = newest[1].step if newest else 0
-        with session_of(folder.path, newest[0] if newest else None):
+        with session_of(folder.path, newest[0] if newest else None) as session:
             for said, spent in _timed(reports_of(lambda: self.function(config))):
+                if said.is_last and session.misused:
+                    raise InvalidReport(session.misused)
                 if said.is_last and _is_generator(said.values):
                     for values, more in _timed(said.values):
                         epoch += 1
@@ -299,8 +301,11 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
         shutil.rmtree(temporary)
         return False
     if isinstance(saved, dict):
-        if not is_json(saved):
-            raise NotSupported("save_checkpoint: the dict it returned holds more than numbers, texts and lists; write files into the folder it is given")
+        saved = {key: unwrapped(value) for key, value in saved.items()}
+        if bad := [key for key, value in saved.items() if not is_json({key: value})]:
+            raise NotSupported(
+                f"save_checkpoint: {bad[0]!r} of the dict that it returned is no number, text, list or dict of them; write files into the folder it is given"
+            )
         write_json(temporary / SAVED, saved)
     write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited})
     shutil.rmtree(final, ignore_errors=True)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -50,7 +50,7 @@ class TrialRunner(tune.Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         self.proposal = dict(config)
         self.folder = TrialFolder(self.task.search_folder, config["trial"])
-        self.steps: Iterator[TrialStep] | None = None
+        self.steps: Generator[TrialStep] | None = None
         self.known: tuple[int, float] | None = None  # Ray has heard of everything up to this (segment, epoch)
         self.last: EpochResult | None = None
         self.best_score = -math.inf
@@ -85,8 +85,10 @@ class TrialRunner(tune.Trainable):
                     return {"done": True, REPLAYED: step.replayed} | self._best()
                 self._note(step.result)
                 if not self._known(step):
+                    if step.done:
+                        self.steps.close()  # what an objective has in its ``finally``: when the search is over, its process is no more
                     return self._report(step, step.result)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if "CUDA error" in str(error):
                 raise  # this process cannot be used again; Ray starts another, in which the trial goes on
             self.folder.write_error(traceback.format_exc())

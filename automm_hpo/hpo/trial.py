@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -73,7 +73,7 @@ class TrialStep:
     went_on: bool = True
 
 
-def run_trial(task: TrialTask, number: int) -> Iterator[TrialStep]:
+def run_trial(task: TrialTask, number: int) -> Generator[TrialStep]:
     """First what is on record, then, where the trial has not ended, its further course."""
     folder = TrialFolder(task.search_folder, number)
     record = folder.read()

@@ -39,6 +39,7 @@ class TrialSession:
 
     Attributes:
         loaded_checkpoint: to go on from; None: the trial begins.
+        misused: why a report was not heard; empty: all were.
     """
 
     trial_id: str
@@ -47,6 +48,7 @@ class TrialSession:
     loaded_checkpoint: Any = None
     trial_resources: Any = None
     world_rank: int | None = None
+    misused: str = ""
 
     @property
     def trial_name(self) -> str:
@@ -55,14 +57,13 @@ class TrialSession:
     def report(self, metrics: dict[str, Any], checkpoint: Any = None) -> None:
         listener = getcurrent().parent
         if listener is None:
-            raise InvalidReport(
-                "tune.report: it was called in another thread than the objective, or in one that yields; yield, or report, in the objective's own"
-            )
+            self.misused = "tune.report: it was called in another thread than the objective, or in one that yields; yield, or report, in the objective's own"
+            raise InvalidReport(self.misused)
         listener.switch(Report(metrics, checkpoint))
 
 
 @contextlib.contextmanager
-def session_of(trial_folder: Path, newest: Path | None) -> Iterator[None]:
+def session_of(trial_folder: Path, newest: Path | None) -> Iterator[TrialSession]:
     """Within, Ray's functions for objectives know of this trial.
 
     Args:
@@ -73,16 +74,24 @@ def session_of(trial_folder: Path, newest: Path | None) -> Iterator[None]:
 
     checkpoint = None if newest is None else tune.Checkpoint.from_directory(str(newest))
     before = session._session
-    session._session = TrialSession(trial_folder.name, str(trial_folder), trial_folder.parent.parent.parent.name, checkpoint)  # type: ignore[assignment]
+    ours = TrialSession(trial_folder.name, str(trial_folder), trial_folder.parent.parent.parent.name, checkpoint)
+    session._session = ours  # type: ignore[assignment]
     try:
-        yield
+        yield ours
     finally:
         session._session = before
 
 
 def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:
     """What an objective reports, and what it returns. Whoever stops asking ends it where it is."""
-    worker = greenlet(objective)
+
+    def called() -> Any:
+        try:
+            return objective()
+        except StopIteration as error:  # of a generator, as this is, it would be said to be its own
+            raise RuntimeError("the objective asked next() of something that had no more, and let its StopIteration out") from error
+
+    worker = greenlet(called)
     worker.gr_context = contextvars.copy_context()
     try:
         said = worker.switch()
