@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
 
 from automm_hpo.hpo.once import Once
-from automm_hpo.hpo.report import METRIC
+from automm_hpo.hpo.result_keys import METRIC
 from automm_hpo.hpo.searchers import SEARCHERS, OwnSearcher
 from automm_hpo.space import Choice, SearchSpace
 

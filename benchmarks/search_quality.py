@@ -44,7 +44,7 @@ from automm_hpo import tune_objective
 from automm_hpo.errors import InvalidInput, NotSupported
 from automm_hpo.hpo.cluster import ray_cluster
 from automm_hpo.hpo.objective_space import split_objective_space
-from automm_hpo.hpo.report import METRIC
+from automm_hpo.hpo.result_keys import METRIC
 from automm_hpo.hpo.searcher_args import check_searcher
 from automm_hpo.hpo.searchers import build_searcher
 from automm_hpo.hpo.settings import TuneSettings

@@ -14,7 +14,7 @@ from typing import Any
 from repeated_points import SPACE, Table, accuracies
 
 from automm_hpo.hpo.once import Once
-from automm_hpo.hpo.report import METRIC
+from automm_hpo.hpo.result_keys import METRIC
 from automm_hpo.hpo.searchers import build_searcher
 from automm_hpo.space import RawProposal
 
