@@ -141,7 +141,12 @@ CONFIGURATION = [
     row(InvalidHyperparameter, ValueError, "optim", "expected a dict of them", "got 'sgd'", hyperparameters={"optimization": "sgd"}),
     row(InvalidHyperparameter, ValueError, "optim.lr", "twice", "dotted", hyperparameters={"optim": {"lr": 1e-3}}),
     row(InvalidHyperparameter, ValueError, "optim.momentum and optimization.momentum", hyperparameters={"optim.momentum": 0, "optimization.momentum": 0.5}),
-    row(InvalidHyperparameter, ValueError, "env.num_workers_evaluation and env", hyperparameters={"env.num_workers_evaluation": 1, "env": {"num_workers": 2}}),
+    row(
+        InvalidHyperparameter,
+        ValueError,
+        "env.eval_batch_size_ratio and env",
+        hyperparameters={"env.eval_batch_size_ratio": 1, "env": {"inference_batch_size_ratio": 2}},
+    ),
     *(
         row(MissingData, FileNotFoundError, "model.timm_image.checkpoint_path", f": {path}", hyperparameters={"model.timm_image.checkpoint_path": path})
         for path in ("/data/a=b: c", "${oc.env:HOME}", "None")

@@ -146,13 +146,14 @@ def _nothing_collected() -> Iterator[None]:
 
 
 @contextmanager
-def _all_output_shown(patience: float = 3.0) -> Iterator[None]:
+def _all_output_shown(patience: float = 3.0, at_first: float = 10.0) -> Iterator[None]:
     """Leaves when all that Ray's processes printed has been shown here.
 
     Ray reads their output from files, some ten times a second, and at its end what it has not read is lost: the last words of the last trial.
 
     Args:
         patience: seconds to wait at most.
+        at_first: the same where nothing was shown yet: on a busy machine the process that reads may not have begun.
     """
     from ray._private import ray_logging, worker
 
@@ -177,8 +178,8 @@ def _all_output_shown(patience: float = 3.0) -> Iterator[None]:
     dispatcher.add_handler("automm_hpo", count)
     try:
         yield
-        until = time.monotonic() + patience
-        while shown < printed() and time.monotonic() < until:
+        began = time.monotonic()
+        while shown < printed() and time.monotonic() - began < (patience if shown else at_first):
             time.sleep(0.05)
     finally:
         dispatcher.remove_handler("automm_hpo")

@@ -19,7 +19,7 @@ CHOICES = {"optim.optim_type": Choice(("adamw", "sgd"))}
         ("random", DRAWN, 10),
         ("random", CHOICES, 2),
         ("random", SIX, 6),
-        ("random", SIX | DRAWN, 10),
+        ("random", SIX | DRAWN, 12),  # each point of the grid as often
         ("random", TWELVE | DRAWN, 12),
         ("grid", CHOICES, 2),
         ("grid", TWELVE | CHOICES, 24),

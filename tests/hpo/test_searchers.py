@@ -420,7 +420,7 @@ def test_what_is_gone_says_why_and_what_serves(name):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("hyperop", r"got 'hyperop'\. Did you mean hyperopt\?"),
+        ("hyperop", r"got 'hyperop'\. Did you mean hyperopt"),
         (3, r"got 3 \(int\)"),
         (OptunaSearch, r"got the class OptunaSearch; make an object of it: OptunaSearch\(\)"),
     ],
