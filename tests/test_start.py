@@ -293,6 +293,7 @@ def test_several_things_are_refused_together(old, here):
     assert all(word in str(refused.value) for word in ("hidden_size", "optim.peft", "column_types"))
 
 
+@pytest.mark.slow
 def test_a_copy_that_goes_on_keeps_its_predictor_until_a_trial_is_better(here, ray_session):
     """It has no trial's weights but those that became the predictor."""
     data, kwargs = table(), {"searcher": "grid", "scheduler": "FIFO", "num_trials": 1}

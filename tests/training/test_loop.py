@@ -28,7 +28,7 @@ def weights(state):
         {"optim__optim_type": "sgd", "optim__lr": 0.05},
         {"model__timm_image__drop_rate": 0.5, "optim__val_check_interval": 0.5},
         {"env__per_gpu_batch_size": 4, "optim__lr_schedule": "linear_decay"},
-        {"env__precision": "16-mixed", "optim__lr": 0.03},
+        pytest.param({"env__precision": "16-mixed", "optim__lr": 0.03}, marks=pytest.mark.slow),  # which a processor has to emulate
     ],
     ids=["adamw", "sgd", "dropout and half epochs", "accumulation", "float16"],
 )
