@@ -79,7 +79,7 @@ IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "optim.beta2": ("optim.optim_type", lambda name: name != "sgd", "sgd has none"),
     "optim.lr_mult": ("optim.lr_choice", lambda choice: choice != "", "optim.lr_choice is ''"),
     "optim.lr_decay": ("optim.lr_choice", lambda choice: choice == "layerwise_decay", "optim.lr_choice is not 'layerwise_decay'"),
-    "optim.lora.": ("optim.peft", lambda peft: peft in ("lora", "lora_bias", "lora_norm"), "optim.peft adds none"),
+    "optim.lora.": ("optim.peft", lambda peft: (peft or "").startswith("lora"), "optim.peft adds none"),
     "optim.end_lr": ("optim.lr_schedule", lambda schedule: schedule != "constant", "optim.lr_schedule is 'constant'"),
     "optim.focal_loss.": ("optim.loss_func", lambda loss: loss == "focal_loss", "optim.loss_func is another"),
     "data.mixup.": ("data.mixup.turn_on", bool, "data.mixup.turn_on is False"),

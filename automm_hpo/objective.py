@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,8 +215,9 @@ def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
     settings, longest = plan.settings, max((record.epochs for record in trials), default=0)
     if plan.max_epochs is not None or settings.scheduler not in FIRST_LOOKS or any(record.status == STOPPED for record in trials):
         return ""
-    given = [settings.scheduler_init_args[name] for name in FIRST_LOOKS[settings.scheduler] if name in settings.scheduler_init_args]
-    first = given[0] if given else math.ceil(math.sqrt(MOST_REPORTS))
+    from .hpo.schedulers.plan import SchedulerPlan  # with Ray, which has just been used
+
+    first = SchedulerPlan(settings.scheduler_init_args, MOST_REPORTS).grace(*FIRST_LOOKS[settings.scheduler])
     if not 1 < longest < first:
         return ""
     name = FIRST_LOOKS[settings.scheduler][0]
