@@ -204,3 +204,19 @@ def test_resources_that_would_not_be_read_are_refused():
 def test_the_words_of_hyperdrive_for_the_goal(mode):
     found = search(lambda config: config["x"], mode=mode)
     assert found.best.metric == min(record.best.metric for record in found.trials)
+
+
+def test_a_process_that_is_told_to_go_is_replaced(tmp_path):
+    """By SIGTERM, as a machine that runs out of memory or is shut down tells it; that is no fault of the objective's."""
+    marker = tmp_path / "told"
+
+    class Told(Counting):
+        def step(self):
+            if self.iteration == 3 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step()
+
+    [record] = search(Told, num_trials=1, max_epochs=9).trials
+    assert record.status == "COMPLETED"
+    assert [result.extra["seen"] for result in record.results] == [0, 1, 2, 3, 4]

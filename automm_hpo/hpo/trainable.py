@@ -89,8 +89,9 @@ class TrialRunner(tune.Trainable):
                         self.steps.close()  # what an objective has in its ``finally``: when the search is over, its process is no more
                     return self._report(step, step.result)
         except (Exception, SystemExit) as error:
-            if "CUDA error" in str(error):
-                raise  # this process cannot be used again; Ray starts another, in which the trial goes on
+            # this process cannot be used again, or was told by a signal to go; Ray starts another, in which the trial goes on
+            if "CUDA error" in str(error) or hasattr(error, "ray_terminate_msg"):
+                raise
             self.folder.write_error(traceback.format_exc())
             # the actor is sound: told as a result, a failure costs no new one
             return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport)} | self._best()
