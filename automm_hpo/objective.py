@@ -22,7 +22,7 @@ from .hpo.settings import TuneSettings, canonical_mode, check_resources, parse_t
 from .hpo.warm_start import WarmStart, read_warm_start
 from .metrics import Metric
 from .results import SearchResults
-from .searching import Session, trials_deadline
+from .session import Session, trials_deadline
 from .space import RawProposal, SearchSpace, describe_space
 from .space.kinds import text_of
 

@@ -17,24 +17,24 @@ from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_unused
 from .artifact import Artifact, Embedder, load_artifact, load_summary, save_artifact
-from .call import FitCall, plan_embedding, plan_fit, restored_call, target_again
 from .config import Config
 from .data.batch import TensorCache, ahead
 from .data.cache import build_cache
 from .data.decoding import BadImage, describe
 from .data.encoders import EncodedTable, Encoders
 from .data.tables import load_table
-from .data_plan import FEATURE_EXTRACTION, check_problem_type
 from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
 from .files import is_predictor
-from .fitting import run_fit, trial_artifact
+from .fit.call import FitCall, plan_embedding, plan_fit, restored_call, target_again
+from .fit.data_plan import FEATURE_EXTRACTION, check_problem_type
+from .fit.plan import Target
+from .fit.preview import Preview, preview
+from .fit.run import run_fit, trial_artifact
 from .hpo.identity import is_search
 from .hpo.progress import print_line
 from .hpo.records import SearchRecords
 from .metrics import Metric, check_fits, find_metric, stored_metric
-from .plan import Target
 from .presets import check_preset
-from .preview import Preview, preview
 from .results import SearchResults
 from .sections import unwrapped
 from .training.evaluate import compute_metric, pick_device, probabilities, usual_torch, values

@@ -25,7 +25,7 @@ from demo_accuracy import tutorial_settings
 from automm_hpo import MultiModalPredictor, fitting
 from automm_hpo.artifact import Artifact
 from automm_hpo.datasets import fashion_mnist
-from automm_hpo.finishing import run_after_search
+from automm_hpo.fit.finishing import run_after_search
 
 METHOD = "optim.top_k_average_method"
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {

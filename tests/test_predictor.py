@@ -640,5 +640,5 @@ def test_a_finished_search_learns_no_words_again(mixed, here, fast, reader_folde
     call = {"hyperparameters": fast_tables(fast, reader_folder), "save_path": here / "predictor", "tracking": None}
     table = mixed[["title", "age", "label"]]
     expected = MultiModalPredictor("label", verbosity=0).fit(table, **call).predict_proba(table)
-    monkeypatch.setattr("automm_hpo.plan.fit_ngrams", None)  # calling it would fail
+    monkeypatch.setattr("automm_hpo.fit.plan.fit_ngrams", None)  # calling it would fail
     assert MultiModalPredictor("label", verbosity=0).fit(table, **call).predict_proba(table).equals(expected)

@@ -8,10 +8,10 @@ import pytest
 from automm_hpo import MultiModalPredictor, space
 from automm_hpo.config import FIELDS, Config
 from automm_hpo.errors import InvalidArgument
+from automm_hpo.fit.search_plan import plan_search
 from automm_hpo.hpo.ray_space import split_hyperparameters
 from automm_hpo.models import MODELS, check_model
 from automm_hpo.presets import PRESETS, Occasion, check_preset, default_hyperparameters, is_searching, join_tune_kwargs, resolve_preset
-from automm_hpo.search_plan import plan_search
 
 OCCASIONS = [
     Occasion(models, pretrained and bool({"timm_image", "hf_text"} & set(models)), num_rows, problem_type, device)

@@ -17,7 +17,7 @@ from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchR
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric
-from automm_hpo.searching import Session, is_anything_left, run_trials
+from automm_hpo.session import Session, is_anything_left, run_trials
 from automm_hpo.space import choice, loguniform
 
 ACCURACY = find_metric("accuracy")

@@ -13,28 +13,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .artifact import Artifact, Member, save_artifact
-from .config import Config
-from .data.batch import join_rows
-from .data.cache import open_cache
-from .errors import CorruptFile
-from .hpo.progress import Progress
-from .hpo.records import SearchRecords, TrialRecord
-from .metrics import find_metric
-from .models import TableModel, architecture
-from .models.folding import shared_copy
+from ..artifact import Artifact, Member, save_artifact
+from ..config import Config
+from ..data.batch import join_rows
+from ..data.cache import open_cache
+from ..errors import CorruptFile
+from ..hpo.progress import Progress
+from ..hpo.records import SearchRecords, TrialRecord
+from ..metrics import find_metric
+from ..models import TableModel, architecture
+from ..models.folding import shared_copy
+from ..training.averaging import SOUPS, Weights
+from ..training.checkpoint import load_predictions, load_weights
+from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
+from ..training.compiling import gpu_kernels
+from ..training.ensemble import select_members
+from ..training.evaluate import Validation, pick_device, predict_logits, validate
+from ..training.gradients import epoch_size
+from ..training.loop import most_steps, train_epochs
+from ..training.probe import start_from_probe, wants_probe
+from ..training.result import EpochResult
+from ..training.state import TrialData
 from .plan import FitPlan, SearchPlan
-from .training.averaging import SOUPS, Weights
-from .training.checkpoint import load_predictions, load_weights
-from .training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
-from .training.compiling import gpu_kernels
-from .training.ensemble import select_members
-from .training.evaluate import Validation, pick_device, predict_logits, validate
-from .training.gradients import epoch_size
-from .training.loop import most_steps, train_epochs
-from .training.probe import start_from_probe, wants_probe
-from .training.result import EpochResult
-from .training.state import TrialData
 
 RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk

@@ -13,21 +13,21 @@ from typing import Any
 
 import torch
 
+from ..config import Env
+from ..data.batch import Batch
+from ..data.columns import IMAGE_TYPES
+from ..data.features import Features
+from ..errors import InvalidHyperparameter
+from ..hpo.ray_space import candidate_configs
+from ..models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_spec, is_pretrained, used_models
+from ..presets import may_be_probed
+from ..session import trials_deadline
+from ..training.evaluate import autocast
+from ..training.gradients import epoch_size
+from ..training.loop import num_validations
 from .capacity import num_parallel
-from .config import Env
-from .data.batch import Batch
-from .data.columns import IMAGE_TYPES
-from .data.features import Features
-from .errors import InvalidHyperparameter
-from .hpo.ray_space import candidate_configs
-from .models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_spec, is_pretrained, used_models
 from .plan import DataPlan, SearchPlan
-from .presets import may_be_probed
-from .searching import trials_deadline
 from .timing import as_in_a_trial
-from .training.evaluate import autocast
-from .training.gradients import epoch_size
-from .training.loop import num_validations
 
 KEY = "model.timm_image.image_size"
 START_SECONDS = 8.0  # of a search, until its first trial's first step

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from automm_hpo.call import FitCall
 from automm_hpo.errors import InvalidArgument
+from automm_hpo.fit.call import FitCall
 
 BEGAN = FitCall(save_path=Path("/runs/first"), resume=True, time_limit=60, seed=7, hyperparameters={"optim.lr": 0.1}, ensemble_size=3)
 

@@ -7,29 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .config import Config, without_effect
-from .data.cache import MEND
-from .data.columns import IMAGE_TYPES
-from .data.decoding import decode_all, describe, find_absent
-from .data.encoders import Encoders, fit_encoders
-from .data.features import Features
-from .data.images import cover
-from .data.ngrams import MOST_CLASSES, score_names
-from .data.text import cover_texts, load_tokenizer
-from .errors import BadImages, InvalidData, InvalidTuneSettings, Problems
-from .hpo.cluster import known_resources
-from .hpo.job import first_points, resolve_settings
-from .hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
-from .hpo.settings import TuneSettings, check_resources, parse_tune_settings
-from .hpo.warm_start import read_warm_start
-from .metrics import Metric
-from .models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
+from ..config import Config, without_effect
+from ..data.cache import MEND
+from ..data.columns import IMAGE_TYPES
+from ..data.decoding import decode_all, describe, find_absent
+from ..data.encoders import Encoders, fit_encoders
+from ..data.features import Features
+from ..data.images import cover
+from ..data.ngrams import MOST_CLASSES, score_names
+from ..data.text import cover_texts, load_tokenizer
+from ..errors import BadImages, InvalidData, InvalidTuneSettings, Problems
+from ..hpo.cluster import known_resources
+from ..hpo.job import first_points, resolve_settings
+from ..hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
+from ..hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from ..hpo.warm_start import read_warm_start
+from ..metrics import Metric
+from ..models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
+from ..presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
+from ..problem import Problem
+from ..space import SearchSpace, tuned_keys
+from ..training.evaluate import find_device
 from .plan import DataPlan, SearchPlan
-from .presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
-from .problem import Problem
-from .space import SearchSpace, tuned_keys
 from .start import Start
-from .training.evaluate import find_device
 
 
 def plan_search(

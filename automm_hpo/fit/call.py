@@ -11,27 +11,27 @@ from typing import Any, Self
 
 import pandas as pd
 
-from .arguments import absolute_path, check_tracking, checked_numbers, plan_path
-from .artifact import Artifact
+from ..arguments import absolute_path, check_tracking, checked_numbers, plan_path
+from ..artifact import Artifact
+from ..config import Config, Data
+from ..data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
+from ..data.encoders import Encoders, count_pictures, fit_encoders
+from ..data.images import cover
+from ..data.tables import fingerprint as fingerprint_table
+from ..errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
+from ..files import is_predictor
+from ..hpo.identity import SearchIdentity, check_same_search, is_search, read_identity
+from ..hpo.job import check_resumable, limits_of
+from ..metrics import OBJECT
+from ..models import image_spec
+from ..presets import TUNE_PRESETS, check_preset, is_searching
+from ..space import describe_space, space_from_json, space_to_json
 from .capacity import check_quota
 from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
-from .config import Config, Data
-from .data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
-from .data.encoders import Encoders, count_pictures, fit_encoders
-from .data.images import cover
-from .data.tables import fingerprint as fingerprint_table
 from .data_plan import plan_data
-from .errors import InvalidArgument, InvalidData, InvalidSpace, NotSupported, Problems
-from .files import is_predictor
-from .hpo.identity import SearchIdentity, check_same_search, is_search, read_identity
-from .hpo.job import check_resumable, limits_of
-from .metrics import OBJECT
-from .models import image_spec
 from .plan import WORDS_LIMIT, DataPlan, FitPlan, SearchPlan, Target
-from .presets import TUNE_PRESETS, check_preset, is_searching
 from .resolution import chosen_resolution, fit_resolution
 from .search_plan import plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
-from .space import describe_space, space_from_json, space_to_json
 from .start import START_FOLDER, Start, read_start
 
 

@@ -11,20 +11,20 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from .config import Config
-from .data.columns import ColumnTypes
-from .data.encoders import EncodedTable, Encoders, count_pictures
-from .data.ngrams import fit_ngrams
-from .data.seen import row_digests
-from .errors import InvalidArgument, InvalidTuneSettings
-from .hpo.identity import SearchIdentity
-from .hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
-from .hpo.warm_start import WarmStart
-from .metrics import OBJECT, Metric, find_metric
-from .problem import Problem, encode_weights
-from .space import RawProposal, SearchSpace
+from ..config import Config
+from ..data.columns import ColumnTypes
+from ..data.encoders import EncodedTable, Encoders, count_pictures
+from ..data.ngrams import fit_ngrams
+from ..data.seen import row_digests
+from ..errors import InvalidArgument, InvalidTuneSettings
+from ..hpo.identity import SearchIdentity
+from ..hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
+from ..hpo.warm_start import WarmStart
+from ..metrics import OBJECT, Metric, find_metric
+from ..problem import Problem, encode_weights
+from ..space import RawProposal, SearchSpace
+from ..training.building import ModelBuilder
 from .start import Start
-from .training.building import ModelBuilder
 
 WORDS_LIMIT = "words_time_limit"  # of what is chosen for a search: the time limit by which as many words are learned from
 

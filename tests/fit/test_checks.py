@@ -3,12 +3,12 @@
 import pytest
 from ray import tune
 
-from automm_hpo.capacity import peak_bytes
-from automm_hpo.checks import idle_keys
 from automm_hpo.data.features import Features
+from automm_hpo.fit.capacity import peak_bytes
+from automm_hpo.fit.checks import idle_keys
+from automm_hpo.fit.search_plan import plan_search
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.models import used_groups
-from automm_hpo.search_plan import plan_search
 
 TABLE = Features(numeric=("a", "b"))
 LR = tune.loguniform(1e-4, 1e-2)

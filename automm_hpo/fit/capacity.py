@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .config import Config
-from .errors import InvalidTuneSettings
-from .hpo.cluster import known_resources
-from .hpo.ray_space import candidate_configs, values_of
-from .hpo.scheduler_args import WAITING
-from .hpo.settings import TuneSettings, local_resources
-from .hpo.trial import NUM_STATES
-from .models import MODEL_KEYS, SIZE_KEYS
+from ..config import Config
+from ..errors import InvalidTuneSettings
+from ..hpo.cluster import known_resources
+from ..hpo.ray_space import candidate_configs, values_of
+from ..hpo.scheduler_args import WAITING
+from ..hpo.settings import TuneSettings, local_resources
+from ..hpo.trial import NUM_STATES
+from ..models import MODEL_KEYS, SIZE_KEYS
+from ..space import tuned_keys
 from .plan import FitPlan, SearchPlan
-from .space import tuned_keys
 
 
 def num_parallel(search: SearchPlan) -> int:

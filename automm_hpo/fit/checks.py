@@ -6,18 +6,18 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
-from .arguments import check_flag, check_number
-from .data.features import Features
-from .errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
-from .hpo.job import check_scheduled_by
-from .hpo.ray_space import candidate_configs, values_of
-from .hpo.settings import TuneSettings
-from .metrics import Metric
-from .models import MODEL_KEYS, check_model, used_groups
+from ..arguments import check_flag, check_number
+from ..data.features import Features
+from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
+from ..hpo.job import check_scheduled_by
+from ..hpo.ray_space import candidate_configs, values_of
+from ..hpo.settings import TuneSettings
+from ..metrics import Metric
+from ..models import MODEL_KEYS, check_model, used_groups
+from ..problem import Problem
+from ..space import tuned_keys
+from ..training.losses import losses_for
 from .plan import SearchPlan
-from .problem import Problem
-from .space import tuned_keys
-from .training.losses import losses_for
 
 
 def check_same_metric(metric: Metric) -> None:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..config import Config
+from ..training.evaluate import find_device
+from ..training.loop import train_epochs
 from .capacity import largest_configs
-from .config import Config
 from .plan import FitPlan
 from .timing import miniature
-from .training.evaluate import find_device
-from .training.loop import train_epochs
 
 MOST_TRIALS = 8  # on a GPU; each is a process with Python, torch and a context of its own
 MEMORY_SHARE = 0.85  # of a GPU's memory that trials may plan with; the rest is for what was not measured, such as larger batches in validation

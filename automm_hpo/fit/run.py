@@ -10,31 +10,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from . import __version__
-from .artifact import Artifact, Member, load_artifact, load_summary, save_artifact
+from .. import __version__
+from ..artifact import Artifact, Member, load_artifact, load_summary, save_artifact
+from ..config import Config
+from ..data.cache import store_caches
+from ..data.decoding import Course
+from ..errors import CorruptFile
+from ..files import is_predictor
+from ..hpo.cluster import known_resources, ray_cluster
+from ..hpo.job import SearchJob, search_line
+from ..hpo.progress import Progress
+from ..hpo.ray_space import candidate_configs, values_of
+from ..hpo.records import SearchRecords, TrialRecord
+from ..hpo.table import value_text
+from ..hpo.training_trial import Training, splits_closed
+from ..models import MODEL_KEYS, used_groups
+from ..process import Interruption
+from ..session import Session, trials_deadline
+from ..space import tuned_keys
+from ..training.building import ModelBuilder
+from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
+from ..training.evaluate import find_device, generators_unchanged, has_bfloat16
 from .checks import idle_keys
-from .config import Config
-from .data.cache import store_caches
-from .data.decoding import Course
-from .errors import CorruptFile
-from .files import is_predictor
 from .finishing import kept_epochs, reserved_seconds, run_after_search
-from .hpo.cluster import known_resources, ray_cluster
-from .hpo.job import SearchJob, search_line
-from .hpo.progress import Progress
-from .hpo.ray_space import candidate_configs, values_of
-from .hpo.records import SearchRecords, TrialRecord
-from .hpo.table import value_text
-from .hpo.training_trial import Training, splits_closed
-from .models import MODEL_KEYS, used_groups
 from .packing import plan_gpu_share
 from .plan import FitPlan
-from .process import Interruption
-from .searching import Session, trials_deadline
-from .space import tuned_keys
-from .training.building import ModelBuilder
-from .training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
-from .training.evaluate import find_device, generators_unchanged, has_bfloat16
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:

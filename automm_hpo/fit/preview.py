@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..config import Config
+from ..hpo.searcher_args import BLIND
+from ..models import MODEL_KEYS, SIZE_KEYS
+from ..process import process_unchanged
+from ..results import SHOWN_ROWS
+from ..space import finish_proposal
+from ..training.evaluate import predict_logits
+from ..training.gradients import epoch_size
+from ..training.loop import num_validations, train_epochs
 from .capacity import is_averaged, num_parallel, peak_bytes
-from .config import Config
-from .hpo.searcher_args import BLIND
-from .models import MODEL_KEYS, SIZE_KEYS
 from .plan import FitPlan
-from .process import process_unchanged
-from .results import SHOWN_ROWS
-from .space import finish_proposal
 from .timing import miniature
-from .training.evaluate import predict_logits
-from .training.gradients import epoch_size
-from .training.loop import num_validations, train_epochs
 
 TIMED_STEPS = 3  # the first of them warms up
 
@@ -93,7 +93,7 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
     search = plan.search
     if not search.space:
         return [({}, search.config)]
-    from .hpo.once import build_proposer
+    from ..hpo.once import build_proposer
 
     searcher = build_proposer(search.settings, search.space, plan.seed, search.first_points)
     known = search.num_trials if search.settings.searcher in BLIND else max(1, len(search.first_points))

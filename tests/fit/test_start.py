@@ -12,14 +12,14 @@ from sklearn.metrics import make_scorer, mean_absolute_error
 
 from automm_hpo import MultiModalPredictor, errors
 from automm_hpo.artifact import Member, load_artifact, save_artifact
-from automm_hpo.call import FitCall, plan_fit
 from automm_hpo.config import Config
 from automm_hpo.data.features import Features
 from automm_hpo.files import sha256
+from automm_hpo.fit.call import FitCall, plan_fit
+from automm_hpo.fit.plan import Target
+from automm_hpo.fit.start import START_FOLDER, read_start
 from automm_hpo.hpo.records import SearchRecords
 from automm_hpo.models import architecture
-from automm_hpo.plan import Target
-from automm_hpo.start import START_FOLDER, read_start
 from automm_hpo.training.building import ModelBuilder
 from automm_hpo.training.checkpoint import digest_weights
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from .config import Data
-from .data.columns import ColumnTypes, check_names, infer_columns
-from .data.split import train_valid_split
-from .data.tables import load_table
-from .errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
-from .metrics import DEFAULT_METRIC, check_fits, find_metric
+from ..config import Data
+from ..data.columns import ColumnTypes, check_names, infer_columns
+from ..data.split import train_valid_split
+from ..data.tables import load_table
+from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
+from ..metrics import DEFAULT_METRIC, check_fits, find_metric
+from ..problem import PROBLEM_TYPES, encode_weights, infer_problem
+from ..training.evaluate import undefined_on
 from .plan import DataPlan, Split, Target
-from .problem import PROBLEM_TYPES, encode_weights, infer_problem
 from .start import Start
-from .training.evaluate import undefined_on
 
 REFUSED_TYPES = (  # AutoMM's, that are known here by name only
     "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",

@@ -17,17 +17,17 @@ from automm_hpo.config import Config, Data
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
-from automm_hpo.data_plan import plan_data
 from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput
 from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
-from automm_hpo.finishing import run_after_search
-from automm_hpo.fitting import _commit_best
+from automm_hpo.fit.data_plan import plan_data
+from automm_hpo.fit.finishing import run_after_search
+from automm_hpo.fit.plan import FitPlan, SearchPlan, Target
+from automm_hpo.fit.run import _commit_best
 from automm_hpo.hpo.identity import SearchIdentity
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.models import architecture, image_spec
-from automm_hpo.plan import FitPlan, SearchPlan, Target
 from automm_hpo.space import Float
 from automm_hpo.training.checkpoint import save_checkpoint
 from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints

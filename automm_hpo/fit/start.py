@@ -10,20 +10,20 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from .arguments import absolute_path
-from .artifact import Artifact, load_artifact, save_artifact, weights_file
-from .config import FIELDS, Config
-from .data.columns import ColumnTypes
-from .data.encoders import MOST_PICTURES
-from .data.seen import row_digests
-from .errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems
-from .files import is_predictor
-from .hpo.identity import is_search, read_identity
-from .hpo.ray_space import candidate_configs
-from .models import architecture, used_groups
-from .problem import Problem
-from .space import SearchSpace
-from .training.checkpoint import digest_weights
+from ..arguments import absolute_path
+from ..artifact import Artifact, load_artifact, save_artifact, weights_file
+from ..config import FIELDS, Config
+from ..data.columns import ColumnTypes
+from ..data.encoders import MOST_PICTURES
+from ..data.seen import row_digests
+from ..errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems
+from ..files import is_predictor
+from ..hpo.identity import is_search, read_identity
+from ..hpo.ray_space import candidate_configs
+from ..models import architecture, used_groups
+from ..problem import Problem
+from ..space import SearchSpace
+from ..training.checkpoint import digest_weights
 
 START_FOLDER = "start"  # in the search's own: the search goes on after the other predictor is gone, or another one
 # where weights come from, which is settled by where they are

@@ -9,11 +9,11 @@ from pretend_gpu import pretend_gpu
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.call import FitCall, plan_fit
-from automm_hpo.capacity import num_parallel
+from automm_hpo.fit.call import FitCall, plan_fit
+from automm_hpo.fit.capacity import num_parallel
+from automm_hpo.fit.packing import Occupancy, plan_gpu_share, trials_per_gpu
+from automm_hpo.fit.plan import Target
 from automm_hpo.hpo.settings import TuneSettings, local_resources
-from automm_hpo.packing import Occupancy, plan_gpu_share, trials_per_gpu
-from automm_hpo.plan import Target
 from automm_hpo.training.evaluate import find_device
 
 GB = 10**9
@@ -43,7 +43,7 @@ def test_what_the_user_says_stands():
 
 def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, monkeypatch):
     """One at a time, on a machine with one GPU and many processors."""
-    monkeypatch.setattr("automm_hpo.capacity.known_resources", lambda num_gpus: {"cpu": 16.0, "gpu": 1.0})
+    monkeypatch.setattr("automm_hpo.fit.capacity.known_resources", lambda num_gpus: {"cpu": 16.0, "gpu": 1.0})
     plans = {}
 
     def planned(plan):
@@ -63,7 +63,7 @@ def test_trials_share_a_gpu_by_what_the_profiler_saw(small, here, fast, monkeypa
     def profile(activities):
         yield SimpleNamespace(key_averages=lambda: [SimpleNamespace(self_device_time_total=1e6 * kernel_seconds)])
 
-    monkeypatch.setattr("automm_hpo.packing.profile", profile)
+    monkeypatch.setattr("automm_hpo.fit.packing.profile", profile)
     settings = {"num_trials": 20, "searcher": "random"}
     with pretend_gpu():
         call = FitCall(hyperparameters=fast | {"optim.lr": tune.loguniform(1e-3, 1e-2)}, hyperparameter_tune_kwargs=settings)
@@ -85,8 +85,8 @@ def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
     def profile(activities):
         yield SimpleNamespace(key_averages=lambda: [SimpleNamespace(self_device_time_total=1.0)])
 
-    monkeypatch.setattr("automm_hpo.packing.profile", profile)
-    monkeypatch.setattr("automm_hpo.packing.CONTEXT_BYTES", 0)
+    monkeypatch.setattr("automm_hpo.fit.packing.profile", profile)
+    monkeypatch.setattr("automm_hpo.fit.packing.CONTEXT_BYTES", 0)
     with pretend_gpu():
         plan = _plan(small[0], fast).with_scorer()
         rows = len(small[0]) * plan.encoders.geometry.side**2 * 3

@@ -1,0 +1,1 @@
+"""A call of ``fit``: planned, previewed, carried out."""
