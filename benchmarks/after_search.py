@@ -22,7 +22,8 @@ from unittest import mock
 from common import parser, print_figure, print_header, print_machine
 from demo_accuracy import tutorial_settings
 
-from automm_hpo import MultiModalPredictor, fitting
+from automm_hpo import MultiModalPredictor
+from automm_hpo.fit import run
 from automm_hpo.artifact import Artifact
 from automm_hpo.datasets import fashion_mnist
 from automm_hpo.fit.finishing import run_after_search
@@ -52,7 +53,7 @@ def every_way() -> Iterator[dict[str, tuple[Artifact, float]]]:
             found[way] = result, time.perf_counter() - started
         return artifact
 
-    with mock.patch.object(fitting, "run_after_search", compare):
+    with mock.patch.object(run, "run_after_search", compare):
         yield found
 
 

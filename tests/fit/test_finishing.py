@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from ray import tune
 
-from automm_hpo import MultiModalPredictor, finishing
+from automm_hpo import MultiModalPredictor
 from automm_hpo.artifact import load_artifact
 from automm_hpo.config import Config, Data
 from automm_hpo.data.cache import open_cache, store_caches
@@ -19,6 +19,7 @@ from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
 from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput
 from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
+from automm_hpo.fit import finishing
 from automm_hpo.fit.data_plan import plan_data
 from automm_hpo.fit.finishing import run_after_search
 from automm_hpo.fit.plan import FitPlan, SearchPlan, Target

@@ -7,8 +7,9 @@ import pytest
 import torch
 from ray import tune
 
-from automm_hpo import MultiModalPredictor, resolution
+from automm_hpo import MultiModalPredictor
 from automm_hpo.errors import SearchMismatch
+from automm_hpo.fit import resolution
 
 SLOW_MODEL = {"model.timm_image.checkpoint_name": "test_resnet", "model.timm_image.pretrained": False, "optim.max_epochs": 1}  # for 160 pixels
 
