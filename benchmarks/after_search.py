@@ -23,9 +23,9 @@ from common import parser, print_figure, print_header, print_machine
 from demo_accuracy import tutorial_settings
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.fit import run
 from automm_hpo.artifact import Artifact
 from automm_hpo.datasets import fashion_mnist
+from automm_hpo.fit import run
 from automm_hpo.fit.finishing import run_after_search
 
 METHOD = "optim.top_k_average_method"
