@@ -263,6 +263,6 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         interruption.signal = interruption.signal or signal.SIGINT
     reason = monitor.over or (INTERRUPTED if interruption.signal is not None else TIME_LIMIT)
     monitor.close_open(reason)
-    if interruption.signal is not None or not all(record.has_ended for record in monitor.records.trials()):
+    if monitor.ending or interruption.signal is not None or not all(record.has_ended for record in monitor.records.trials()):
         monitor.over = reason
     return interruption

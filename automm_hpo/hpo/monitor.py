@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from ..errors import raised_in
 from ..training.result import EpochResult
 from .identity import GOAL
-from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
+from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, ends_for_good, reaches
 
 
 class Listener(Protocol):
@@ -41,6 +42,7 @@ class SearchMonitor:
     Attributes:
         over: why the whole search ends now; empty while it goes on.
         ending: why no further trial begins; those under way end by themselves.
+        seconds_to_score: in which the quickest trial came to its first result; 0 while none has. One that begins later than that would come to none.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SearchMonitor:
         self._open: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
+        self._quickest = math.inf
 
     def resume(self) -> None:
         """Takes note of what earlier sessions left. What they did not get to, or were not asked for, may be there already: the goal."""
@@ -67,8 +70,18 @@ class SearchMonitor:
             if record.has_ended:
                 self.records.remember(record)
                 self._num_failed += record.status == FAILED
+            for result in record.results[:1]:
+                self._time_first(result)
             for listener in self.listeners:
                 listener.trial_resumed(record)
+
+    @property
+    def seconds_to_score(self) -> float:
+        return self._quickest if math.isfinite(self._quickest) else 0.0
+
+    def _time_first(self, result: EpochResult) -> None:
+        if result.end is None or ends_for_good(result.end):  # else it was cut short
+            self._quickest = min(self._quickest, result.seconds)
 
     def trial_started(self, number: int) -> None:
         """A trial has a place now; one that had it before, and lost it for a while, is not told again."""
@@ -87,6 +100,8 @@ class SearchMonitor:
 
     def trial_reported(self, number: int, result: EpochResult) -> None:
         record, last = self._open[number], self._last.get(number)
+        if last is None:
+            self._time_first(result)
         if last and last.segment != result.segment:
             self._open[number] = record = self.records.folder_of(number).read()
             for listener in self.listeners:

@@ -14,7 +14,7 @@ from ..space import RawProposal, finish_proposal, range_scales
 from . import records
 from .job import SearchJob
 from .monitor import SearchMonitor
-from .records import TrialRecord
+from .records import TIME_LIMIT, TrialRecord
 from .result_keys import FAILED, METRIC
 from .scheduler_args import POPULATIONS
 
@@ -44,7 +44,9 @@ class RecordingSearcher(Searcher):
         if self.num_proposed >= self.job.num_trials:
             return Searcher.FINISHED  # Ray counts only what it was given
         repeats = self.num_proposed < self.num_recorded
-        if self.monitor.over or self.monitor.ending or (self.deadline is not None and time.time() > self.deadline and not repeats):
+        if self.deadline is not None and not repeats and time.time() + self.monitor.seconds_to_score > self.deadline:
+            self.monitor.ending = self.monitor.ending or TIME_LIMIT
+        if self.monitor.over or self.monitor.ending:
             return Searcher.FINISHED
         raw = self.inner.suggest(trial_id)
         if raw is None or raw == Searcher.FINISHED:

@@ -1,6 +1,7 @@
 """The searcher between the searchers and Ray: what the inner one is told of trials that end."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from ray.tune.search import Searcher
 
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.recording import RecordingSearcher
-from automm_hpo.hpo.records import COMPLETED, FAILED, SearchRecords
+from automm_hpo.hpo.records import COMPLETED, FAILED, TIME_LIMIT, SearchRecords
 from automm_hpo.training.result import EpochResult
 
 
@@ -61,3 +62,38 @@ def test_ended_trials_on_record_go_through_ray_only_where_a_scheduler_learns_fro
         proposed.append(config["trial"])
     assert proposed == expected
     assert inner.ends == ({"recorded 0": score, "recorded 1": "error"} if scheduler == "FIFO" else {})
+
+
+def test_no_trial_begins_that_could_not_come_to_a_score_in_time(tmp_path):
+    """By the quickest that came to one; a trial that was cut short says nothing of that."""
+
+    class Inner(Told):
+        def suggest(self, trial_id):
+            return {"x": 0.5}
+
+    def searcher(monitor, seconds_left):
+        job = SimpleNamespace(settings=SimpleNamespace(scheduler="ASHA"), space={}, fixed={}, seed=0, num_trials=9, complete=lambda tuned: tuned)
+        return RecordingSearcher(Inner(), job, monitor, time.time() + seconds_left)
+
+    def report(monitor, number, seconds, end=None):
+        result = EpochResult(1.0, 1, 0.5, 0.5, math.nan, math.nan, math.nan, seconds, end)
+        monitor.records.folder_of(number).append(result)
+        monitor.trial_reported(number, result)
+
+    monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1)
+    ample = searcher(monitor, seconds_left=60)
+    for number, (seconds, end) in enumerate([(1.0, "time_limit"), (30.0, None), (20.0, None), (40.0, None)]):
+        assert ample.suggest(f"id{number}")["trial"] == number
+        monitor.trial_started(number)
+        report(monitor, number, seconds, end)
+    report(monitor, 2, 25.0)
+    assert monitor.seconds_to_score == 20
+    assert ample.suggest("id4")["trial"] == 4
+    assert not monitor.ending
+
+    again = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1)
+    again.resume()
+    short = searcher(again, seconds_left=15)
+    assert [short.suggest(f"id{number}")["trial"] for number in range(5)] == [0, 1, 2, 3, 4]  # these have begun
+    assert short.suggest("id5") == Searcher.FINISHED
+    assert again.ending == TIME_LIMIT
