@@ -69,7 +69,8 @@ class Problem:
         if not self.is_classification:
             return _as_floats(labels, self.label)
         index = {unwrapped(value): i for i, value in enumerate(self.class_labels)}
-        codes = labels.map(lambda value: index.get(unwrapped(value), -1)).to_numpy(dtype=np.int64)
+        positions, values = _distinct(labels)
+        codes = np.array([index.get(value, -1) for value in values], np.int64)[positions]
         if (codes < 0).any():
             unseen = labels[codes < 0].astype(object)
             counts = ", ".join(f"{value!r} ({count} rows)" for value, count in unseen.value_counts().head(5).items())
@@ -240,17 +241,28 @@ def _check_labels(labels: pd.Series, label: str) -> None:
     Raises:
         InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
     """
-    values = [unwrapped(value) for value in labels.astype(object)]
-    bad = labels.isna().to_numpy(dtype=bool) | np.array([isinstance(value, float) and math.isinf(value) for value in values], dtype=bool)
+    positions, values = _distinct(labels)
+    infinite = np.array([*(isinstance(value, float) and math.isinf(value) for value in values), True], dtype=bool)  # the last one is of missing labels
+    bad = labels.isna().to_numpy(dtype=bool) | infinite[positions]
     if bad.any():
         rows = ", ".join(repr(unwrapped(row)) for row in labels.index[bad][:5])
         raise InvalidData(f"label column {label!r}: {int(bad.sum())} of {len(labels)} labels are missing or infinite; first in rows {rows}. Drop or fill them.")
-    for row, value in zip(labels.index, values, strict=True):
+    for position, value in enumerate(values):
         if not isinstance(value, (str, int, float)):
+            row = labels.index[positions == position][0]
             raise InvalidData(
                 f"label column {label!r}: expected strings, numbers or booleans, got {type(value).__name__} {value!r} in row {unwrapped(row)!r}. "
                 "Convert the column: astype(str) gives classes, astype(float) numbers."
             )
+
+
+def _distinct(labels: pd.Series) -> tuple[np.ndarray, list[Any]]:
+    """(N,) int64, each label's position among the values, -1 where it is missing; and these, Python's own.
+
+    Of a column of objects all values, for pandas would take some for others there: True for 1, in its version 2 names that are not UTF-8.
+    """
+    positions, values = pd.factorize(labels) if labels.dtype != object else (np.arange(len(labels)), labels)
+    return positions, [unwrapped(value) for value in pd.Series(values).astype(object)]
 
 
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:

@@ -38,7 +38,8 @@ class CategoryEncoder:
         if set(codes) <= {"True", "False"}:  # which many files and databases write as numbers
             codes |= {word: codes.get(value, UNKNOWN) for value, words in WRITTEN.items() for word in words}
         missing = self.cardinality - 1 if self.has_missing else UNKNOWN
-        return np.fromiter((missing if key is None else codes.get(key, UNKNOWN) for key in category_keys(column)), np.int64, len(column))
+        positions, keys = find_categories(column)
+        return np.array([*(codes.get(key, UNKNOWN) for key in keys), missing], np.int64)[positions]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,18 +56,32 @@ def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> C
         minimum_count: rows that a category needs for a code of its own; the rest share 0, which so learns what to make of the unknown.
         maximum_num: most categories with a code of their own.
     """
-    counts = Counter(category_keys(column))
-    has_missing = counts.pop(None, 0) > 0
-    frequent = sorted((key for key, count in counts.items() if key is not None and count >= minimum_count), key=lambda key: (-counts[key], key))
-    return CategoryEncoder(column.name, tuple(frequent[:maximum_num]), has_missing)
+    positions, keys = find_categories(column)
+    counts: Counter[str] = Counter()
+    for key, count in zip(keys, np.bincount(positions[positions >= 0], minlength=len(keys)), strict=True):
+        counts[key] += int(count)
+    frequent = sorted((key for key, count in counts.items() if count >= minimum_count), key=lambda key: (-counts[key], key))
+    return CategoryEncoder(column.name, tuple(frequent[:maximum_num]), bool((positions < 0).any()))
 
 
-def category_keys(column: pd.Series) -> list[str | None]:
-    """None where missing. 1, 1.0 and "1" are one category: a column of whole numbers turns to floats as soon as one is missing."""
-    return [None if absent else _key(value) for value, absent in zip(column.astype(object), column.isna(), strict=True)]
+def find_categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """What a column's cells say, told apart once for each distinct value.
+
+    Returns:
+        (N,) int64, each row's position among the categories, -1 where the cell is missing; and the categories, one of which may come twice:
+        1, 1.0 and "1" are one, for a column of whole numbers turns to floats as soon as one is missing.
+    """
+    if column.dtype != object:
+        positions, values = pd.factorize(column)
+        return positions.astype(np.int64), [_key(value) for value in pd.Series(values).astype(object)]
+    found: dict[str, int] = {}  # pandas would take True for 1 here
+    cells = zip(column, column.isna(), strict=True)
+    return np.array([-1 if absent else found.setdefault(_key(value), len(found)) for value, absent in cells], np.int64), list(found)
 
 
 def _key(value: Any) -> str:
+    if isinstance(value, str):  # first, for most are
+        return str(value)
     if isinstance(value, (bool, np.bool_)):
         return str(value)
     if isinstance(value, numbers.Integral):

@@ -124,6 +124,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else single
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
         return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else single
+    present = present.astype(object)  # Arrow's texts are slow to walk
     cells = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
     sampled = [next(iter(value), "") if is_several(value) else value for value in cells]  # the first of several pictures in a cell
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):

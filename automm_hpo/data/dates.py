@@ -104,7 +104,8 @@ def to_dates(column: pd.Series) -> pd.DatetimeIndex:
     """
     missing = column.isna().to_numpy(dtype=bool)
     is_known = pd.api.types.is_datetime64_any_dtype(column.dtype)
-    plain = column if is_known else pd.Series([None if absent else _as_text(value) for value, absent in zip(column, missing, strict=True)], dtype=object)
+    cells = zip(column.astype(object), missing, strict=True)
+    plain = column if is_known else pd.Series([None if absent else _as_text(value) for value, absent in cells], dtype=object)
     when = pd.DatetimeIndex(pd.to_datetime(plain, errors="coerce", format="ISO8601", utc=True))
     when = when.tz_localize("UTC") if when.tz is None else when.tz_convert("UTC")  # Arrow's dates are left as they came
     refuse_rows(column, np.asarray(when.isna()) & ~missing, "expected dates, as datetimes or ISO 8601 texts such as 2026-05-31 or 2026-05-31T18:30:00")
@@ -115,7 +116,7 @@ def _zoned(column: pd.Series) -> np.ndarray:
     """(N,) bool: which dates say what time it was elsewhere."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return np.full(len(column), "tz=" in str(column.dtype) or isinstance(column.dtype, pd.DatetimeTZDtype))  # Arrow's says so in its name
-    return np.array([ZONED.search(_as_text(value)) is not None for value in column], dtype=bool)
+    return np.array([ZONED.search(_as_text(value)) is not None for value in column.astype(object)], dtype=bool)
 
 
 def _as_text(value: object) -> str:

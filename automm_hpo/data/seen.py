@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ..errors import InvalidData
 from ..sections import unwrapped
-from .categorical import category_keys
+from .categorical import find_categories
 from .columns import ColumnTypes
 from .dates import to_dates
 from .images import SEPARATOR, identify, is_several, pictures_in, resolve_path
@@ -47,9 +48,12 @@ def _bits(values: pd.Series, kind: str, folder: Path) -> np.ndarray:
             numbers = to_floats(values) + 0.0  # -0.0 is 0.0
             return np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)
     if kind == "categorical":
-        texts = [key or "" for key in category_keys(values)]
-    else:
-        texts = [_paths(value, folder) if kind == "image_path" else _text(value) for value in values.astype(object)]
+        positions, keys = find_categories(values)
+        return _checksums([*keys, ""])[positions]
+    return _checksums(_paths(value, folder) if kind == "image_path" else _text(value) for value in values.astype(object))
+
+
+def _checksums(texts: Iterable[str]) -> np.ndarray:
     return np.array([zlib.crc32(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
 
 

@@ -122,7 +122,7 @@ def check(config: Config) -> None:
         )
     if own.checkpoint_name.startswith("local-dir:"):
         _try_shapes(own)
-    else:
+    elif own != TimmImageConfig():  # which fits; and a table may have no pictures
         _try_shapes_once(own)
     if own.checkpoint_path is not None and not Path(own.checkpoint_path).is_file():
         raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")

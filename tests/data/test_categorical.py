@@ -54,6 +54,18 @@ def test_values_of_any_kind():
     assert fit_categories(column([[1], {"a": 2}, (3,), None, 4, "five", b"six"], dtype=object), 1, 100).cardinality == 8
 
 
+def test_a_column_of_objects_tells_apart_what_python_takes_for_equal():
+    encoder = fit_categories(column([True, 1, True, 1.0, "1", "True", None, "\udcff", "\udcfe"], dtype=object), 1, 100)
+    assert encoder.categories == ("1", "True", "\udcfe", "\udcff")
+    assert encoder.transform(column([1, True, "1", None, 2], dtype=object)).tolist() == [1, 2, 1, 5, 0]
+
+
+def test_categories_of_a_dtype_that_are_written_alike_are_one():
+    encoder = fit_categories(column(pd.Categorical([1, "1", None, 2.0], categories=[2.0, "1", 1, "unused"])), 1, 100)
+    assert encoder.categories == ("1", "2")
+    assert encoder.transform(column(["2", "1", "unused"])).tolist() == [2, 1, 0]
+
+
 def test_json_round_trip():
     encoder = fit_categories(column(["ä", "b", None, "b"]), 1, 100)
     assert CategoryEncoder.from_json(json.loads(json.dumps(encoder.to_json()))) == encoder

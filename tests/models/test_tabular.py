@@ -7,7 +7,7 @@ from automm_hpo.config import Config
 from automm_hpo.data.features import Features
 from automm_hpo.errors import InvalidHyperparameter
 from automm_hpo.models import build_model, check_model
-from automm_hpo.models.tabular import ACTIVATIONS, LearnedActivation, NumberEmbedding, OneHot, TangentLinear
+from automm_hpo.models.tabular import ACTIVATIONS, Dropout, LearnedActivation, NumberEmbedding, OneHot, TangentLinear
 from automm_hpo.training.optim import lr_scales
 
 
@@ -95,3 +95,33 @@ def test_members_answer_by_themselves_and_are_averaged(make_batch):
     assert torch.allclose(members.mean(0), model(batch), atol=1e-5)
     [gradient] = torch.autograd.grad(members[1].sum(), [model.backbones["real_mlp"].layers[0].weight])
     assert [bool(member.any()) for member in gradient] == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 200, 500), (0, 4), ()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_as_much_as_it_says_and_keeps_the_mean(shape, dtype):
+    inputs = torch.ones(shape, dtype=dtype).requires_grad_()
+    layer = Dropout(0.15)
+    kept = layer(inputs)
+    kept.sum().backward()
+    assert (kept.dtype, kept.shape) == (dtype, inputs.shape)
+    assert torch.equal(inputs.grad, kept.detach())  # of ones: what was dropped learns nothing, and the rest as much more
+    if kept.numel() > 1_000:
+        assert (kept == 0).float().mean().item() == pytest.approx(0.15, abs=0.005)
+        assert kept.float().mean().item() == pytest.approx(1, abs=0.01)
+        lags = [(kept.flatten()[lag:] * kept.flatten()[:-lag]).float().mean().item() for lag in range(1, 9)]  # four values share a random word
+        assert lags == pytest.approx([1] * 8, abs=0.02)
+    assert torch.equal(layer.eval()(inputs), inputs)
+
+
+def test_dropout_is_drawn_from_torchs_generator():
+    inputs, layer = torch.ones(64, 64).T, Dropout(0.5)
+    torch.manual_seed(1)
+    first = layer(inputs)
+    assert not torch.equal(layer(inputs), first)
+    torch.manual_seed(1)
+    assert torch.equal(layer(inputs), first)
+    layer.p = 0.0  # population-based training changes it
+    assert torch.equal(layer(inputs), inputs)
+    layer.p = 1.0
+    assert not layer(inputs).any()
