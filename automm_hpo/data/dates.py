@@ -104,8 +104,10 @@ def to_dates(column: pd.Series) -> pd.DatetimeIndex:
     """
     missing = column.isna().to_numpy(dtype=bool)
     is_known = pd.api.types.is_datetime64_any_dtype(column.dtype)
-    cells = zip(column.astype(object), missing, strict=True)
-    plain = column if is_known else pd.Series([None if absent else _as_text(value) for value, absent in cells], dtype=object)
+    plain = column
+    if not is_known:
+        cells = zip(column.astype(object), missing, strict=True)
+        plain = pd.Series([None if absent else _as_text(value) for value, absent in cells], dtype=object)
     when = pd.DatetimeIndex(pd.to_datetime(plain, errors="coerce", format="ISO8601", utc=True))
     when = when.tz_localize("UTC") if when.tz is None else when.tz_convert("UTC")  # Arrow's dates are left as they came
     refuse_rows(column, np.asarray(when.isna()) & ~missing, "expected dates, as datetimes or ISO 8601 texts such as 2026-05-31 or 2026-05-31T18:30:00")

@@ -181,6 +181,8 @@ class Encoders:
             InvalidData: a column is missing, or has a value that cannot be a picture.
         """
         self._check_columns(table, self.image_columns)
+        if not self.image_columns:  # many rows have none
+            return [[]] * len(table)
         rows: list[list[ImageSource | None]] = [[] for _ in range(len(table))]
         for column, kind in self.image_columns.items():
             most, more = self.num_pictures.get(column, 1), 0

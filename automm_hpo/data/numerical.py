@@ -142,8 +142,10 @@ def to_floats(column: pd.Series) -> np.ndarray:
         values = column.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     else:
         is_real = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
-        cells = zip(column.astype(object), missing, strict=True)  # Arrow's texts are slow to walk
-        plain = column if is_real else pd.Series([None if absent else _as_real(value) for value, absent in cells], dtype=object)
+        plain = column
+        if not is_real:
+            cells = zip(column.astype(object), missing, strict=True)  # Arrow's texts are slow to walk
+            plain = pd.Series([None if absent else _as_real(value) for value, absent in cells], dtype=object)
         values = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         blank = np.array([isinstance(value, str) and not value.strip() for value in plain], dtype=bool) if plain.dtype == object else missing
         refuse_rows(column, np.isnan(values) & ~missing & ~blank, "expected numbers")
