@@ -354,7 +354,7 @@ class Optim(Section):
     warmup_steps: Fraction = 0.1
     """Linear warm-up, as a fraction of all steps."""
     end_lr: NonNegativeFloat = 0.0
-    """The learning rate that a falling schedule ends at."""
+    """The learning rate that a falling schedule ends at; one that begins below it stays where it is."""
     peft: Annotated[Literal["lora", "lora_bias", "lora_norm", "bit_fit", "norm_fit"] | None, Mark.BUILDING] = None
     """What learns of a pretrained backbone, in place of all of it. ``lora``: low-rank additions to its linear layers, and norms; see ``optim.lora``.
     ``lora_bias``: additions and biases. ``lora_norm``: additions, norms and biases. ``bit_fit``: biases (Ben Zaken et al. 2021, arXiv:2106.10199).

@@ -26,7 +26,7 @@ from .hpo.identity import (
 from .hpo.job import SearchJob
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
+from .hpo.records import FAILED, INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
 from .hpo.settings import TuneSettings
 from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
 from .metrics import Metric
@@ -166,12 +166,14 @@ class Session:
         self.records.raise_if_all_failed()
         return interruption
 
-    def close(self, interruption: Interruption, best: TrialRecord | None) -> None:
-        """All is done that the search was for.
+    def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True) -> None:
+        """All is done that there was time for.
 
         Args:
             best: the trial that became of it; not the records' own best where that one's weights are damaged.
+            had_time: also for what follows the trials.
         """
+        self._ended_by = self._ended_by or ("" if had_time else TIME_LIMIT)
         self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False)
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:
@@ -242,8 +244,9 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         late = time.time() - task.deadline
         raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all, and {late:.1f} s more are needed")
 
-    if job is not None:
-        monitor.resume()  # also where nothing is left to run: what has ended must not be taken for what was cut short
+    # also where nothing is left to run: what has ended must not be taken for what was cut short. A fit of one trial that failed tries again
+    if job is not None or not any(record.status == FAILED for record in monitor.records.trials()):
+        monitor.resume()
 
     def end_soon() -> None:
         monitor.ending = INTERRUPTED

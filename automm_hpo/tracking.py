@@ -55,7 +55,7 @@ class MlflowTracker:
         tags = {**tags, "mlflow.parentRunId": around} if around else tags
         self._parent = ""
         self._runs: dict[int, str] = {}
-        self._validations: dict[int, int] = {}
+        self._logged: dict[int, list[tuple[int, float]]] = {}  # of each trial, where its validations are
         self._failure: Exception | None = None
         self._levels: dict[logging.Logger, int] = {}
         self._ending: tuple[str, Any] = ("KILLED", None)
@@ -66,7 +66,7 @@ class MlflowTracker:
 
     def trial_resumed(self, record: Any) -> None:
         """Completes what an earlier session, cut short, did not get to log."""
-        self._validations[record.number] = len(record.results)
+        self._logged[record.number] = [(result.segment, result.epoch) for result in record.results]
         self._jobs.put(lambda: self._resume_trial(record))
 
     def trial_retried(self, record: Any, cause: str) -> None:
@@ -83,8 +83,10 @@ class MlflowTracker:
 
     def trial_reported(self, record: Any, result: Any) -> None:
         now, values = _now(), self._values(result)
-        # MLflow's axis is whole numbers: validations, which are the epochs where there is one an epoch
-        self._validations[record.number] = validation = self._validations.get(record.number, 0) + 1
+        # MLflow's axis is whole numbers: validations, which are the epochs where there is one an epoch. A trial that begins again has them again
+        place = (result.segment, result.epoch)
+        self._logged[record.number] = [*(before for before in self._logged.get(record.number, ()) if before < place), place]
+        validation = len(self._logged[record.number])
         self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, validation, now))
 
     def trial_ended(self, record: Any) -> None:

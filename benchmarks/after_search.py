@@ -45,13 +45,13 @@ def every_way() -> Iterator[dict[str, tuple[Artifact, float]]]:
     """While it lasts, a fit goes on from its search in all ways; yields what each gave, and its seconds."""
     found: dict[str, tuple[Artifact, float]] = {}
 
-    def compare(plan, records, progress, best, artifact, deadline, *_):
+    def compare(plan, records, progress, best, artifact, deadline):
         for way, (method, options) in WAYS.items():
             started = time.perf_counter()
             search = replace(plan.search, config=plan.search.config.with_overrides({METHOD: method}))
-            result = run_after_search(replace(plan, search=search), records, progress, best, artifact, None, **options)
+            result, _ = run_after_search(replace(plan, search=search, **options), records, progress, best, artifact, None)
             found[way] = result, time.perf_counter() - started
-        return artifact
+        return artifact, True
 
     with mock.patch.object(run, "run_after_search", compare):
         yield found

@@ -21,7 +21,7 @@ predictor = MultiModalPredictor(label="label", verbosity=int(sys.argv[2])).fit(
     sys.argv[1],
     hyperparameters={fast!r} | {{"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 1}},
     hyperparameter_tune_kwargs={{"searcher": "bayes", "scheduler": "ASHA", "num_trials": 8}},
-    save_path="run", time_limit=100,
+    save_path="run", time_limit=400,
 )
 import ray
 assert not ray.is_initialized()

@@ -93,6 +93,20 @@ def test_a_trial_can_be_ranked_by_its_best_epoch(opened, curve):
     assert trial.data.metrics["mae"] == 0.7
 
 
+def test_a_trial_that_begins_again_has_its_validations_again(opened, curve):
+    tracker, client = opened()
+    results = curve(find_metric("mae"), [0.9, 0.4, 0.7])
+    record = TrialRecord(0, {}, {"a": 1}, COMPLETED, results=results)
+    tracker.trial_started(replace(record, results=()))
+    for result in (*results[:2], *results):
+        tracker.trial_reported(record, result)
+    tracker.trial_ended(record)
+    tracker.close("FINISHED", record)
+    _, [trial] = runs_of(client)
+    history = client.get_metric_history(trial.info.run_id, "epoch")
+    assert {(metric.step, metric.value) for metric in history} == {(1, 1.0), (2, 2.0), (3, 3.0)}
+
+
 def test_what_other_trials_tune_is_told_of_all(opened):
     """In a branch that leaves it alone it has its default."""
     tracker, client = opened(tuned=["optim.lr", "optim.optim_type"])

@@ -69,6 +69,19 @@ def test_where_it_is_ended_it_tidies_up(tmp_path):
     assert len(list(tmp_path.glob("tidied_*"))) == 2
 
 
+def test_where_it_catches_everything_it_is_ended_all_the_same(tmp_path):
+    def objective(config):
+        for epoch in range(50):
+            try:
+                tune.report({"loss": epoch})
+            except:  # noqa: E722  # as people write it
+                Path(tmp_path, f"caught_{config['x']}_{epoch}").touch()
+
+    found = search(objective, num_trials=1, max_epochs=3)
+    assert [record.epochs for record in found.trials] == [3]
+    assert len(list(tmp_path.glob("caught_*"))) == 48
+
+
 def test_it_may_report_and_return_a_last_value():
     def objective(config):
         tune.report({"loss": 2.0})

@@ -190,7 +190,8 @@ class Encoders:
                 row += [*cell[:most], *[None] * (most - len(cell))]
                 more += len(cell) > most
             if more:
-                report(f"{column!r}: of the pictures in a cell the first {'one is' if most == 1 else f'{most} are'} read ({MOST_PICTURES})")
+                first = "one is" if most == 1 else f"{most} are"
+                report(f"{column!r}: of the pictures in a cell the first {first} read: no training row had more, or {MOST_PICTURES} allows no more")
         return rows
 
     def image_files(self, table: pd.DataFrame, folder: Path) -> list[str]:

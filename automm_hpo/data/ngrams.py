@@ -57,7 +57,7 @@ class NgramScorer:
         buckets: (F,) int32, those that have a weight.
         weight: (F, S) float32.
         bias: (S,) float32; the scores are about N(0, 1).
-        fold_weight, fold_bias: the same of each fold, (folds, F, S) and (folds, S); only where the model was fitted.
+        fold_weight, fold_bias: the same of each fold, (folds, F, S) and (folds, S), for the rows that all of them were fitted to.
     """
 
     columns: tuple[Hashable, ...]
@@ -86,11 +86,15 @@ class NgramScorer:
 
     def to_json(self) -> dict[str, Any]:
         arrays = {name: _array_to_json(getattr(self, name)) for name in ("buckets", "weight", "bias")}
+        if self.fold_weight is not None and self.fold_bias is not None:  # a fit that begins with this predictor may have the same rows; half the digits do
+            arrays |= {"fold_weight": _array_to_json(self.fold_weight.astype(np.float16)), "fold_bias": _array_to_json(self.fold_bias)}
         return {"columns": list(self.columns), "names": list(self.names), **arrays}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        arrays = {name: _array_from_json(values[name]) for name in ("buckets", "weight", "bias")}
+        arrays = {name: _array_from_json(values[name]) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias") if name in values}
+        if "fold_weight" in arrays:
+            arrays["fold_weight"] = arrays["fold_weight"].astype(np.float32)
         return cls(tuple(values["columns"]), tuple(values["names"]), **arrays)
 
 

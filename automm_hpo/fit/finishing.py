@@ -51,7 +51,9 @@ def reserved_seconds(search: SearchPlan, ensemble_size: int, seconds: float) -> 
     return RESERVED_SHARE * seconds if ensemble_size > 1 or kept_epochs(search) > 1 else 0.0
 
 
-def run_after_search(plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, artifact: Artifact, deadline: float | None) -> Artifact:
+def run_after_search(
+    plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, artifact: Artifact, deadline: float | None
+) -> tuple[Artifact, bool]:
     """Improves the predictor that was committed, and commits what is better by the validation rows.
 
     Args:
@@ -59,11 +61,11 @@ def run_after_search(plan: FitPlan, records: SearchRecords, progress: Progress, 
         deadline: time.time() at which the last commit must begin; None: no limit.
 
     Returns:
-        What is now in the plan's folder, with what was compared in its summary.
+        What is now in the plan's folder, with what was compared in its summary; and whether there was time for all of it.
     """
     started, spent = time.time(), artifact.summary["training_time"]
+    finish = _Finish(plan, records, progress, best, deadline)
     try:
-        finish = _Finish(plan, records, progress, best, deadline)
         for step in [finish.refit] if plan.refit else [finish.soup, finish.ensemble]:
             better = step(artifact)
             if better is not artifact:
@@ -72,7 +74,7 @@ def run_after_search(plan: FitPlan, records: SearchRecords, progress: Progress, 
                 artifact = better
     except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # a full disk, a full GPU: nothing of this is needed, and the best is safe
         progress.say(f"what follows a search ended in {type(problem).__name__}, the predictor stays as it is: {problem}", level=1)
-    return artifact
+    return artifact, finish.had_time
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class _Finish:
         self.cache = plan.path / "search" / "cache"
         self.valid = open_cache(self.cache, "valid")
         self.souped: Validation | None = None
+        self.had_time = True
         # until one is measured here: in a trial, a row that was trained on cost as much as two that were validated, or more
         trained, validated = best.epochs * len(plan.data.train.table), len(best.results) * len(self.valid)
         self.validation_seconds = best.seconds * len(self.valid) / (validated + 2 * trained)
@@ -211,7 +214,8 @@ class _Finish:
         state = self.models.state(config, self.plan.seed, device)
 
         def should_stop(ahead: float) -> str | None:
-            return "best epoch" if state.step >= last_step else "time limit" if self._late(ahead) else None
+            # not by what is ahead: the schedule is longer than what is trained of it here, for which there was time
+            return "best epoch" if state.step >= last_step else "time limit" if self._late() else None
 
         with gpu_kernels(config.env, device):
             if self.plan.start is None and wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
@@ -219,6 +223,7 @@ class _Finish:
                 start_from_probe(state, probed, config, self.cache, should_stop)
             state.is_unscored = False  # its score is known
             *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
+        self.had_time = last.end != "time limit"
         if last.end in ("diverged", "time limit"):
             self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)
             return artifact
@@ -278,6 +283,7 @@ class _Finish:
         return self.deadline is not None and time.time() + ahead > self.deadline
 
     def _no_time(self, artifact: Artifact, what: str) -> Artifact:
+        self.had_time = False
         self.progress.say(f"no time is left for {what}; the predictor stays as it is", level=1)
         return artifact
 

@@ -7,23 +7,25 @@ import time
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..config import Config
+from ..hpo.records import SearchRecords
 from ..hpo.searcher_args import BLIND
-from ..models import MODEL_KEYS, SIZE_KEYS
 from ..process import process_unchanged
 from ..results import SHOWN_ROWS
 from ..space import finish_proposal
 from ..training.evaluate import predict_logits
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations, train_epochs
-from .capacity import is_averaged, num_parallel, peak_bytes
+from .capacity import num_parallel, peak_bytes
 from .plan import FitPlan
 from .timing import miniature
 
 TIMED_STEPS = 3  # the first of them warms up
+LENGTHS = ("optim.max_epochs", "optim.max_steps", "optim.patience")  # of a trial, not of its steps
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,16 @@ class Preview:
     Attributes:
         trials: a row for each trial that is known beforehand, with its tuned values, ``epochs`` and estimated ``seconds``.
         num_trials: all of them.
+        num_ended: of these, those that the folder has already.
         num_parallel: trials at a time.
-        seconds: of the whole search, start-up not counted.
+        seconds: of all that is left of the search, start-up not counted.
         disk_bytes: of checkpoints, at their peak.
         path: where the predictor would lie.
     """
 
     trials: pd.DataFrame
     num_trials: int
+    num_ended: int
     num_parallel: int
     seconds: float
     disk_bytes: int
@@ -49,8 +53,10 @@ class Preview:
     @property
     def summary(self) -> str:
         known = f"{len(self.trials)} of them known beforehand" if len(self.trials) < self.num_trials else "all known beforehand"
+        known += f", {self.num_ended} of them done" if self.num_ended else ""
+        trials = "1 trial" if self.num_trials == 1 else f"{self.num_trials} trials"
         return (
-            f"{self.num_trials} trials ({known}), {self.num_parallel} at a time: about {_duration(self.seconds)} of training if none is stopped, "
+            f"{trials} ({known}), {self.num_parallel} at a time: about {_duration(self.seconds)} of training if none is stopped, "
             f"starting up not counted, checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
         )
 
@@ -71,21 +77,25 @@ def preview(plan: FitPlan) -> Preview:
 def _preview(plan: FitPlan) -> Preview:
     search = plan.search
     slots, configs = num_parallel(search), _known_configs(plan)
-    costs: dict[str, tuple[float, int]] = {}
+    seconds_per_epoch: dict[str, float] = {}
     rows = []
     for number, (tuned, config) in enumerate(configs):
-        key = repr([config.flat()[name] for name in (*MODEL_KEYS, *SIZE_KEYS, "env.batch_size")])  # what a step's time depends on
-        if key not in costs:
-            costs[key] = _measure(plan, config)
-        seconds_per_epoch, _ = costs[key]
+        key = repr([(name, value) for name, value in config.flat().items() if name in tuned and _takes_time(name, value)])
+        if key not in seconds_per_epoch:
+            seconds_per_epoch[key] = _measure(plan, config)
         epochs = _num_epochs(config, len(plan.data.train.table))
-        rows.append({"trial": number, **tuned, "epochs": epochs, "seconds": seconds_per_epoch * epochs})
+        rows.append({"trial": number, **tuned, "epochs": epochs, "seconds": seconds_per_epoch[key] * epochs})
     trials = pd.DataFrame(rows)
-    mean_seconds = float(trials["seconds"].mean())
-    rounds = math.ceil(search.num_trials / slots)
-    weights = max(size for _, size in costs.values())
-    peak = peak_bytes(search.settings, slots, weights, is_averaged(search), plan.ensemble_size)
-    return Preview(trials, search.num_trials, slots, mean_seconds * rounds, peak, plan.path)
+    num_ended = sum(record.has_ended for record in SearchRecords(plan.path / "search").trials()) if plan.resuming else 0
+    left = search.num_trials - num_ended
+    seconds = float(trials["seconds"].mean()) * math.ceil(left / slots)
+    peak, _ = peak_bytes(plan)
+    return Preview(trials, search.num_trials, num_ended, slots, seconds, peak, plan.path)
+
+
+def _takes_time(key: str, value: Any) -> bool:
+    """Whether an epoch may take longer for this value of a hyperparameter: rates, shares and probabilities take none, but how often is validated."""
+    return key == "optim.val_check_interval" or not (isinstance(value, float) or key in LENGTHS)
 
 
 def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
@@ -113,8 +123,8 @@ def _num_epochs(config: Config, num_rows: int) -> float:
     return config.optim.max_epochs if limit < 0 else min(config.optim.max_epochs, limit / steps_per_epoch)
 
 
-def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
-    """(seconds of an epoch, bytes of one set of weights)."""
+def _measure(plan: FitPlan, config: Config) -> float:
+    """Seconds of an epoch."""
     _, steps_per_epoch = epoch_size(config.env, len(plan.data.train.table))
     with miniature(plan, config, TIMED_STEPS) as (short, state, few):
         predict_logits(state.model, few.valid, short.env)  # warms up
@@ -123,8 +133,7 @@ def _measure(plan: FitPlan, config: Config) -> tuple[float, int]:
         valid_row = (time.perf_counter() - began) / len(few.valid)
         results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
         step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))  # one, where it diverged
-    size = sum(tensor.nbytes for tensor in state.model.state_dict().values())
-    return steps_per_epoch * step + num_validations(config.optim, steps_per_epoch) * valid_row * len(plan.data.valid.table), size
+    return steps_per_epoch * step + num_validations(config.optim, steps_per_epoch) * valid_row * len(plan.data.valid.table)
 
 
 def _duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ from ..hpo.ray_space import candidate_configs, values_of
 from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.table import value_text
 from ..hpo.training_trial import Training, splits_closed
-from ..models import MODEL_KEYS, used_groups
+from ..models import MODEL_KEYS, is_pretrained, used_groups
 from ..process import Interruption
 from ..session import Session, trials_deadline
 from ..space import tuned_keys
@@ -73,9 +73,11 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 keep_epochs=kept_epochs(plan.search),
             )
             best, artifact = _commit_best(plan, session.records, session.progress, started)
-            if interruption.signal is None and list_checkpoints(session.records.folder_of(best.number).checkpoints):
-                artifact = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
-            session.close(interruption, best)
+            had_time = True
+            # a copy has no trial's weights, which a refit does without
+            if interruption.signal is None and (plan.refit or list_checkpoints(session.records.folder_of(best.number).checkpoints)):
+                artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
+            session.close(interruption, best, had_time)
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
@@ -265,6 +267,9 @@ def _notes(plan: FitPlan) -> Iterator[str]:
     if "quadratic_kappa" in (plan.data.eval_metric.name, plan.data.validation_metric.name) and isinstance(problem.class_labels[0], str) and not problem.ordered:
         order = " < ".join(map(repr, problem.class_labels))
         yield f"quadratic_kappa goes by the order of the classes, here that of the alphabet: {order}; an ordered category has its own"
+    methods = {method for method in values_of("optim.peft", search.config, search.space) if method is not None}
+    if methods and not any(is_pretrained(config, plan.encoders.features) for config in candidate_configs(search.config, search.space, MODEL_KEYS)):
+        yield f"optim.peft: {', '.join(sorted(methods))} is of no effect, no network begins from pretrained weights; all of them learn whole"
     if device.type == "cpu" and "16-mixed" in values_of("env.precision", search.config, search.space):
         yield "env.precision: a processor has no float16 of its own, and is many times slower with '16-mixed' than with '32'"
     if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:

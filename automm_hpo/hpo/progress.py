@@ -164,7 +164,8 @@ class Progress:
         """What an earlier session left, if there was one."""
         if trials := records.trials():
             ended = sum(record.has_ended for record in trials)
-            self.say(f"resuming {path}: {ended} trials are kept, {len(trials) - ended} go on", level=1)
+            kept, on = ("1 trial is" if ended == 1 else f"{ended} trials are"), len(trials) - ended
+            self.say(f"resuming {path}: {kept} kept, {on} go{'es' * (on == 1)} on", level=1)
 
     def summary(self, records: SearchRecords) -> None:
         """The table of the best trials, best first, and where the rest is."""

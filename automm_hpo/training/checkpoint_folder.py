@@ -26,8 +26,12 @@ WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.s
 
 
 def checkpoint_name(result: EpochResult) -> str:
-    """Names have the order of writing, by ``checkpoint_order``; a new segment may go back in epochs."""
-    return f"{result.segment:03d}-{result.epoch:08.3f}"
+    """Names have the order of writing, by ``checkpoint_order``; a new segment may go back in epochs.
+
+    An epoch of more than a thousand steps may be cut short one step after a validation.
+    """
+    digits = 3 if result.step <= 1_000.5 * result.epoch else 6
+    return f"{result.segment:03d}-{result.epoch:0{5 + digits}.{digits}f}"
 
 
 def checkpoint_order(name: str) -> list[tuple[int, str]]:

@@ -97,9 +97,10 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         pace.validated(time.perf_counter() - validation_started)
         state.seconds += time.perf_counter() - started
 
-        improved = score > state.best_score
+        improved, is_due = score > state.best_score, end is None
         state.best_score = score if improved else state.best_score
-        state.validations_since_best = 0 if improved else state.validations_since_best + 1
+        if improved or is_due:  # where an epoch was cut short, the validation is one more than an uninterrupted training has
+            state.validations_since_best = 0 if improved else state.validations_since_best + 1
         if has_diverged:
             end = "diverged"
         elif state.step >= all_steps:

@@ -83,9 +83,9 @@ def _backbones(model: nn.Module) -> list[tuple[str, Backbone]]:
 
 
 def lr_factor(optim: Optim, step: int, total_steps: int) -> float:
-    """Factor of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule down to ``end_lr`` at the last step."""
+    """Factor of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule down to ``end_lr`` at the last step, never up to it."""
     warmup = round(optim.warmup_steps * total_steps)
     if step < warmup:
         return (step + 1) / warmup
-    factor, least = LR_SCHEDULES[optim.lr_schedule]((step - warmup) / max(1, total_steps - warmup)), optim.end_lr / optim.lr
+    factor, least = LR_SCHEDULES[optim.lr_schedule]((step - warmup) / max(1, total_steps - warmup)), min(1.0, optim.end_lr / optim.lr)
     return least + (1 - least) * factor

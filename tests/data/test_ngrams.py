@@ -68,6 +68,14 @@ def test_json_round_trip_gives_the_same_scores_to_the_bit():
     assert (read.transform(later) == scorer.transform(later)).all()
 
 
+def test_whoever_goes_on_with_a_stored_one_sees_its_rows_by_models_that_have_not():
+    table = mails(300).assign(label=np.random.default_rng(5).choice(["ham", "spam"], 300))  # nothing to learn
+    scorer = fitted(table)
+    read = NgramScorer.from_json(json.loads(json.dumps(scorer.to_json())))
+    assert read.transform(table, held_out=True) == pytest.approx(scorer.transform(table, held_out=True), abs=0.01)
+    assert abs(np.corrcoef(read.transform(table, held_out=True)[:, 0], table["label"] == "spam")[0, 1]) < 0.2
+
+
 def test_a_score_for_each_of_several_classes_though_a_fold_may_lack_one():
     table = mails(300, labels=("ham", "spam", "list"))
     table.loc[0, "label"] = "only one such"

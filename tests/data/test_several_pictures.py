@@ -102,7 +102,9 @@ def test_what_is_not_read_is_said(folder):
     told = []
     table = pd.DataFrame({"image": ["a.png;b.png;c.png", "d.png"]})
     assert encoders(1).transform(table, folder, report=told.append).images == [[str(folder / "a.png")], [str(folder / "d.png")]]
-    assert told == ["'image': of the pictures in a cell the first one is read (model.timm_image.max_image_num_per_column)"]
+    assert told == [
+        "'image': of the pictures in a cell the first one is read: no training row had more, or model.timm_image.max_image_num_per_column allows no more"
+    ]
     assert [Path(path).name for path in encoders(2).image_files(table, folder)] == ["a.png", "b.png", "d.png"]
 
 

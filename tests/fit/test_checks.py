@@ -4,7 +4,6 @@ import pytest
 from ray import tune
 
 from automm_hpo.data.features import Features
-from automm_hpo.fit.capacity import peak_bytes
 from automm_hpo.fit.checks import idle_keys
 from automm_hpo.fit.search_plan import plan_search
 from automm_hpo.hpo.settings import TuneSettings
@@ -38,8 +37,7 @@ def test_what_is_searched_in_vain(given, expected):
 
 
 def test_an_ensembles_trials_keep_their_weights_and_count():
-    settings = TuneSettings(num_to_keep=1)
-    assert peak_bytes(settings, 1, 100, False, 10) - peak_bytes(settings, 1, 100, False, 1) == (10 - 3) * 100
+    assert TuneSettings(num_to_keep=1).num_kept(10) - TuneSettings(num_to_keep=1).num_kept(1) == 10 - 3
     assert TuneSettings(keep_trials=2).num_kept(10) == 2
 
 

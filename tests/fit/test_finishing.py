@@ -72,7 +72,7 @@ class Searched:
         self.records.close_trial(number, COMPLETED, "")
 
     def finish(self, deadline=None, **options):
-        artifact = run_after_search(replace(self.plan, **options), self.records, self.progress, self.best, self.artifact, deadline)
+        artifact, self.had_time = run_after_search(replace(self.plan, **options), self.records, self.progress, self.best, self.artifact, deadline)
         stored = load_artifact(self.folder)
         assert stored.summary == artifact.summary
         assert [member.weight for member in stored.members] == [member.weight for member in artifact.members]
@@ -363,6 +363,25 @@ def test_a_refit_ends_at_the_deadline_and_leaves_the_best(searched, monkeypatch)
     assert search.finish(refit=True) is search.artifact
     assert files_of(search.folder) == before
     assert any("(time limit)" in line for line in search.said)
+    assert not search.had_time
+
+
+def test_a_refit_under_a_time_limit_keeps_the_rate_of_its_trial(searched, monkeypatch):
+    """Its schedule is that of a whole training, most of which it leaves out, and for which there is no time."""
+    search, rates = searched({"optim.max_epochs": 4, "optim.lr_schedule": "linear_decay"}), []
+
+    def watched(*arguments):
+        for result in train_epochs(*arguments):
+            rates.append(result.lr)
+            yield result
+
+    search.best = replace(search.best, results=search.best.results[:2])
+    monkeypatch.setattr(finishing, "train_epochs", watched)
+    search.finish(refit=True)
+    monkeypatch.setattr(finishing._Finish, "_late", lambda self, ahead=0.0: ahead > 1.5 * self.first.result.seconds)
+    search.finish(refit=True)
+    assert rates[-1] == rates[len(rates) // 2 - 1]
+    assert search.had_time
 
 
 # --------------------------------------------------------------------------------------------------- whatever happens meanwhile
@@ -379,6 +398,7 @@ def test_without_time_left_the_best_stays(searched, options):
     assert files_of(search.folder) == before
     assert all("no time is left" in line for line in search.said)
     assert search.said
+    assert not search.had_time
 
 
 @WAYS
@@ -392,7 +412,7 @@ def test_a_full_disk_leaves_the_best(searched, monkeypatch, options, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
-        artifact = run_after_search(replace(search.plan, **options), search.records, search.progress, search.best, search.artifact, None)
+        artifact, _ = run_after_search(replace(search.plan, **options), search.records, search.progress, search.best, search.artifact, None)
     assert artifact is search.artifact
     assert load_artifact(search.folder).summary == artifact.summary
     assert equal(search.weights_of(load_artifact(search.folder))[0], before[0])
@@ -450,6 +470,22 @@ def test_a_time_limit_leaves_time_for_the_soup(small, here, fast, monkeypatch):
     assert predictor.leaderboard().loc[0, "seconds"] < 0.6 * 7
     assert predictor.fit_summary()["soup"]["tried"] > 0
     assert predictor.fit_summary()["training_time"] < 7 + 5
+
+
+def test_a_refit_may_follow_a_fit_that_has_ended(small, here, fast, monkeypatch):
+    """Its trial is not trained again; and where there was no time for it, the next call finds some. A copy will do, for it needs no trial's weights."""
+    alone = fit(small[0], here, fast)
+    alone.save(here / "copy")
+    trials = manifest_of(here / "run" / "search" / "trials" / "0000", ["metrics.jsonl"])
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing._Finish, "_late", lambda self, ahead=0.0: True)
+        assert "refit" not in fit(small[0], here, fast, refit=True).fit_summary()
+    again = fit(small[0], here, fast, refit=True)
+    assert again.fit_summary()["refit"]["rows"] == len(small[0])
+    assert again.fit_summary()["best_epoch"] == alone.fit_summary()["best_epoch"]
+    assert manifest_of(here / "run" / "search" / "trials" / "0000", ["metrics.jsonl"]) == trials
+    copy = MultiModalPredictor.load(here / "copy", verbosity=0, resume=True).fit(small[0], refit=True)
+    assert copy.predict_proba(small[1]).equals(again.predict_proba(small[1]))
 
 
 def test_a_fit_with_a_refit(small, here, fast):

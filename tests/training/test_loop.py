@@ -86,6 +86,20 @@ def test_patience_counts_validations_without_gain(trial):
     assert len(results) < 20
 
 
+def test_being_interrupted_costs_no_patience(trial, tmp_path):
+    """A validation where an epoch was cut short is one more than an uninterrupted training has."""
+    one = trial(optim__lr=1e-12, optim__max_epochs=50, optim__patience=3)
+    state = one.state()
+    for _ in range(3):
+        [cut] = one.epochs(state, lambda ahead: "interrupted")
+        assert cut.end == "interrupted"
+        path, state = save_checkpoint(tmp_path, state, cut), one.state()
+        load_checkpoint(path, state)
+    results = list(one.epochs(state))
+    assert [result.epoch for result in results] == [1.0, 2.0, 3.0]  # the first cut found the best
+    assert results[-1].end == "patience"
+
+
 def test_divergence_is_seen_within_one_validation(trial):
     one = trial(optim__lr=1e30, optim__gradient_clip_val=0, optim__warmup_steps=0)
     results = list(one.epochs(one.state()))
@@ -210,6 +224,12 @@ def test_no_two_validations_name_their_checkpoints_alike(steps, interval):
     due = [step for step in range(1, steps + 1) if step * count // steps > (step - 1) * count // steps]
     assert len(due) == count
     assert len({checkpoint_name(replace(RESULT, epoch=3 + step / steps)) for step in due}) == count
+
+
+def test_a_cut_just_after_a_validation_has_a_name_of_its_own():
+    names = {checkpoint_name(replace(RESULT, epoch=step / 4_000, step=step)) for step in range(3_990, 4_010)}
+    assert len(names) == 20
+    assert sorted(names) == [checkpoint_name(replace(RESULT, epoch=step / 4_000, step=step)) for step in range(3_990, 4_010)]
 
 
 def test_float16_halves_its_scale_and_leaves_out_a_step_that_overflows(trial):

@@ -146,3 +146,8 @@ def test_a_schedule_ends_at_the_rate_that_was_asked_for(name):
     assert max(rates) == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-4, rel=0.15)
     assert min(rates[100:]) >= 1e-4
+
+
+def test_a_falling_schedule_never_rises():
+    optim = Optim(lr=1e-5, end_lr=1e-3, lr_schedule="cosine_decay", warmup_steps=0.0)
+    assert {lr_factor(optim, step, 10) for step in range(10)} == {1.0}
