@@ -326,6 +326,7 @@ def test_points_come_first_and_count():
     assert len(found) == 3
 
 
+@pytest.mark.slow
 def test_a_warm_start_knows_what_earlier_searches_found(capsys):
     coarse = search(falling, {"x": tune.uniform(-1, 1), "k": tune.choice(["a", "b"])}, num_trials=12, save_path="coarse")
     fine = {"searcher": "bayes", "kwargs": {"warm_start": coarse.path}, "save_path": "fine", "verbosity": 2}

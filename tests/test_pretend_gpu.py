@@ -57,6 +57,7 @@ def test_a_fit_of_every_kind_of_column(small, here, fast, reader_folder, capsys)
     assert np.allclose(loaded.predict_proba(train), probabilities, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_plan_and_a_time_limit_measure_on_the_gpu(small, here, fast, gpu):
     del fast["model.timm_image.image_size"]
     predictor = MultiModalPredictor("label", verbosity=0)

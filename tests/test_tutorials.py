@@ -130,6 +130,7 @@ AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
                 '["10", "20"]': '["1", "2"]',
             },
             id="AutoMM",
+            marks=pytest.mark.slow,
         ),
         pytest.param(HYPERDRIVE, {'"num_trials": 100': '"num_trials": 6'}, id="HyperDrive", marks=pytest.mark.slow),
         pytest.param(RAY_TUNE, {'"num_trials": 10': '"num_trials": 4'}, id="Ray Tune", marks=pytest.mark.slow),

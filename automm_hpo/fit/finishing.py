@@ -64,17 +64,18 @@ def run_after_search(
         What is now in the plan's folder, with what was compared in its summary; and whether there was time for all of it.
     """
     started, spent = time.time(), artifact.summary["training_time"]
-    finish = _Finish(plan, records, progress, best, deadline)
     try:
+        finish = _Finish(plan, records, progress, best, deadline)
         for step in [finish.refit] if plan.refit else [finish.soup, finish.ensemble]:
             better = step(artifact)
             if better is not artifact:
                 better = better.with_summary(training_time=round(spent + time.time() - started, 2))
                 save_artifact(better, plan.path)
                 artifact = better
+        return artifact, finish.had_time
     except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # a full disk, a full GPU: nothing of this is needed, and the best is safe
         progress.say(f"what follows a search ended in {type(problem).__name__}, the predictor stays as it is: {problem}", level=1)
-    return artifact, finish.had_time
+        return artifact, True
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 from ..errors import raised_in
@@ -60,7 +59,7 @@ class SearchMonitor:
         self._open: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
-        self._quickest = math.inf
+        self._firsts: list[float] = []  # of trials, the seconds to their first result
 
     def resume(self) -> None:
         """Takes note of what earlier sessions left. What they did not get to, or were not asked for, may be there already: the goal."""
@@ -77,11 +76,11 @@ class SearchMonitor:
 
     @property
     def seconds_to_score(self) -> float:
-        return self._quickest if math.isfinite(self._quickest) else 0.0
+        return min(self._firsts, default=0.0)
 
     def _time_first(self, result: EpochResult) -> None:
         if result.end is None or ends_for_good(result.end):  # else it was cut short
-            self._quickest = min(self._quickest, result.seconds)
+            self._firsts.append(result.seconds)
 
     def trial_started(self, number: int) -> None:
         """A trial has a place now; one that had it before, and lost it for a while, is not told again."""

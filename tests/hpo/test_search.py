@@ -109,6 +109,7 @@ def test_the_winner_is_chosen_by_a_metric_to_minimise(small, here, fast):
     assert math.isfinite(valid)
 
 
+@pytest.mark.slow
 def test_what_is_kept_on_disk_is_bounded(small, here, fast):
     space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 3}
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2, "keep_trials": 2}
