@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import contextlib
 import hashlib
 import io
 import math
@@ -281,13 +283,21 @@ def is_several(value: object) -> TypeGuard[Collection]:
 
 
 def pictures_in(value: object, is_path: bool, folder: Path) -> list[object]:
-    """What a cell has of pictures, one or several: a list of them, or paths between semicolons. A file may have a semicolon in its name."""
+    """What a cell has of pictures, one or several: a list of them, which a CSV file holds as text, or paths between semicolons.
+
+    A file may have a semicolon in its name.
+    """
     if is_several(value):
         return list(value) or [""]
-    has_more = is_path and isinstance(value, str) and SEPARATOR in value and not is_long_base64(value)
+    has_more = is_path and isinstance(value, str) and (SEPARATOR in value or value.startswith("[")) and not is_long_base64(value)
     if not has_more or os.path.lexists(resolve_path(value, folder)):
         return [value]
-    return [path for path in map(str.strip, str(value).split(SEPARATOR)) if path] or [""]
+    text = str(value)
+    if text.startswith("[") and text.endswith("]"):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):  # of brackets within brackets, too
+            listed = ast.literal_eval(text)
+            return listed or [""] if all(path is None or isinstance(path, str) for path in listed) else [value]
+    return [path for path in map(str.strip, text.split(SEPARATOR)) if path] or [""]
 
 
 def resolve_path(value: object, folder: Path) -> str:

@@ -43,6 +43,11 @@ def test_what_a_cell_has(folder):
     assert pictures_in(["a.png", None], True, folder) == ["a.png", None]
     assert pictures_in(np.array(["a.png", "b.png"], object), True, folder) == ["a.png", "b.png"]  # from a parquet file
     assert pictures_in([], True, folder) == [""]
+    assert pictures_in(str(["a.png", "e;f.png", None]), True, folder) == ["a.png", "e;f.png", None]  # from a CSV file
+    assert pictures_in('["a.png"]', True, folder) == ["a.png"]
+    assert pictures_in("[]", True, folder) == [""]
+    for other in ("[a.png]", "[1, 2]", "[a.png"):
+        assert pictures_in(other, True, folder) == [other]
     assert pictures_in(";", True, folder) == [""]
     assert pictures_in("a;b", False, folder) == ["a;b"]
 
@@ -55,7 +60,9 @@ def test_the_most_of_a_cell_up_to_a_limit(folder):
     assert count_pictures(COLUMNS, table[1:], folder, 9) == {}
 
 
-@pytest.mark.parametrize("cells", [["a.png;b.png", "c.png"], [["a.png", "b.png"], ["c.png"]], [[b"", "b.png"], "c.png"]], ids=str)
+@pytest.mark.parametrize(
+    "cells", [["a.png;b.png", "c.png"], [["a.png", "b.png"], ["c.png"]], ["['a.png', 'b.png']", "['c.png']"], [[b"", "b.png"], "c.png"]], ids=str
+)
 def test_columns_of_them_are_inferred(folder, cells):
     cells = [[(folder / "a.png").read_bytes(), "b.png"] if isinstance(cell, list) and b"" in cell else cell for cell in cells]
     table = pd.DataFrame({"image": cells * 5, "label": range(10)})
