@@ -27,6 +27,7 @@ EXPERIMENT = "automm_hpo"
 MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
 SQLITE = "sqlite:///"  # and a path
 CLOSE_TIMEOUT = 20.0  # seconds that the end of a fit waits for the last records to be written
+OPEN_TIMEOUT = 60.0  # after which it is not waited for a server that has not answered yet
 
 
 class MlflowTracker:
@@ -60,6 +61,7 @@ class MlflowTracker:
         self._levels: dict[logging.Logger, int] = {}
         self._ending: tuple[str, Any] = ("KILLED", None)
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._started = time.time()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
         self._jobs.put(lambda: self._open(name, params, tags))
@@ -110,7 +112,8 @@ class MlflowTracker:
         """
         self._ending = (status, best)
         self._jobs.put(None)
-        timeout = CLOSE_TIMEOUT if deadline is None else min(CLOSE_TIMEOUT, max(2.0, deadline - time.time()))
+        until = [time.time() + CLOSE_TIMEOUT] + ([] if deadline is None else [deadline]) + ([] if self._parent else [self._started + OPEN_TIMEOUT])
+        timeout = max(2.0, min(until) - time.time())
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._failure = TimeoutError(f"not done after {timeout:.0f} s")

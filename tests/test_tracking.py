@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,18 @@ def test_a_broken_server_costs_one_warning(small, here, fast, monkeypatch):
         predictor.fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "run")
     assert len([warning for warning in caught if "MLflow tracking" in str(warning.message)]) == 1  # MLflow's own import may warn beside it
     assert len(predictor.predict(small[1])) == 100
+
+
+def test_a_server_that_never_answered_is_not_waited_for(here, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(MlflowTracker, "_open", lambda *arguments: answer.wait(30))
+    tracker = MlflowTracker(here / "search", "run", {}, {})
+    tracker._started -= 60
+    started = time.time()
+    with pytest.warns(UserWarning, match="not done after 2 s"):
+        tracker.close("FINISHED")
+    assert time.time() - started < 10
+    answer.set()
 
 
 def test_a_fit_that_raises_closes_its_runs(small, here, fast):
