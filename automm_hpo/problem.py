@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -261,8 +262,12 @@ def _distinct(labels: pd.Series) -> tuple[np.ndarray, list[Any]]:
 
     Of a column of objects all values, for pandas would take some for others there: True for 1, in its version 2 names that are not UTF-8.
     """
-    positions, values = pd.factorize(labels) if labels.dtype != object else (np.arange(len(labels)), labels)
-    return positions, [unwrapped(value) for value in pd.Series(values).astype(object)]
+    positions, values = np.arange(len(labels)), labels
+    if labels.dtype != object:
+        with contextlib.suppress(NotImplementedError):  # Arrow's lists have no such function
+            positions, distinct = pd.factorize(labels)
+            values = pd.Series(distinct)
+    return positions, [unwrapped(value) for value in values.astype(object)]
 
 
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:

@@ -166,8 +166,13 @@ def test_labels_of_a_kind_that_json_cannot_keep(value):
             call(labels, "y")
 
 
+LISTS = pd.ArrowDtype(pa.list_(pa.int64()))
+
+
 @pytest.mark.parametrize(
-    "labels", [pd.cut(Series(range(9)), 3), Series(pd.date_range("2020", periods=3)), Series(pd.to_timedelta([1, 2, 3]))], ids=["intervals", "dates", "times"]
+    "labels",
+    [pd.cut(Series(range(9)), 3), Series(pd.date_range("2020", periods=3)), Series(pd.to_timedelta([1, 2, 3])), Series([[1], [2], [1]], dtype=LISTS)],
+    ids=["intervals", "dates", "times", "lists"],
 )
 @pytest.mark.parametrize("problem_type", [None, "regression"])
 def test_dtypes_that_are_no_labels(labels, problem_type):

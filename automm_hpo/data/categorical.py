@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -72,10 +73,11 @@ def find_categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
         1, 1.0 and "1" are one, for a column of whole numbers turns to floats as soon as one is missing.
     """
     if column.dtype != object:
-        positions, values = pd.factorize(column)
-        return positions.astype(np.int64), [_key(value) for value in pd.Series(values).astype(object)]
+        with contextlib.suppress(NotImplementedError):  # Arrow's lists have no such function
+            positions, values = pd.factorize(column)
+            return positions.astype(np.int64), [_key(value) for value in pd.Series(values).astype(object)]
     found: dict[str, int] = {}  # pandas would take True for 1 here
-    cells = zip(column, column.isna(), strict=True)
+    cells = zip(column.astype(object), column.isna(), strict=True)
     return np.array([-1 if absent else found.setdefault(_key(value), len(found)) for value, absent in cells], np.int64), list(found)
 
 

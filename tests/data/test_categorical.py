@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from automm_hpo.data.categorical import CategoryEncoder, fit_categories
@@ -64,6 +65,11 @@ def test_categories_of_a_dtype_that_are_written_alike_are_one():
     encoder = fit_categories(column(pd.Categorical([1, "1", None, 2.0], categories=[2.0, "1", 1, "unused"])), 1, 100)
     assert encoder.categories == ("1", "2")
     assert encoder.transform(column(["2", "1", "unused"])).tolist() == [2, 1, 0]
+
+
+def test_lists_of_arrow_are_written_as_they_are():
+    lists = column([[1, 2], None, [1, 2]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))
+    assert fit_categories(lists, 1, 100).transform(lists).tolist() == [1, 2, 1]
 
 
 def test_json_round_trip():
