@@ -152,7 +152,8 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     """
     _check_labels(labels, label)
     # an object column of numbers is numbers
-    kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels.infer_objects()
+    is_text = labels.dtype == object and any(isinstance(label, str) for label in labels)  # Arrow's texts hold no names that are not UTF-8
+    kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels if is_text else labels.infer_objects()
     distinct = list(kept.cat.categories) if isinstance(kept.dtype, pd.CategoricalDtype) else sorted(kept.unique().tolist(), key=_order)
     if len(distinct) < 2:
         only = f"only {unwrapped(distinct[0])!r}" if distinct else "none"

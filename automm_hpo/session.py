@@ -106,7 +106,9 @@ class Session:
 
     @property
     def is_anything_left(self) -> bool:
-        return is_anything_left(self.records, self._num_trials, self.goal)
+        most = self._settings.max_failed_trials
+        may_fail = most is None or sum(record.status == FAILED for record in self.records.trials()) <= most
+        return may_fail and is_anything_left(self.records, self._num_trials, self.goal)
 
     @contextlib.contextmanager
     def tracked(self, tracking: str | None, params: Mapping[str, Any], space: SearchSpace, **tags: str) -> Iterator[None]:

@@ -225,7 +225,8 @@ class MlflowTracker:
         if record.best:
             self._log_metrics(run_id, self._best_values(record.best), 0, _now())
             changed = {key: value for key, value in record.best_tuned.items() if value != record.segments[0].tuned.get(key)}
-            self._log_params(run_id, {f"best/{key}": value for key, value in changed.items()})  # a parameter keeps what it was at first
+            if record.has_ended:  # a parameter keeps what it was at first, and a trial that goes on may find a better one
+                self._log_params(run_id, {f"best/{key}": value for key, value in changed.items()})
         for tag, value in (("automm_hpo.status", record.status), ("automm_hpo.reason", record.reason)):
             self._client.set_tag(run_id, tag, value)
         self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])

@@ -141,7 +141,9 @@ def to_floats(column: pd.Series) -> np.ndarray:
     elif pd.api.types.is_bool_dtype(dtype):
         values = column.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     else:
-        is_real = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
+        is_real = (
+            pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype) and "decimal" not in str(dtype)
+        )  # pandas stumbles over Arrow's
         plain = column
         if not is_real:
             cells = zip(column.astype(object), missing, strict=True)  # Arrow's texts are slow to walk

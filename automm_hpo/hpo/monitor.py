@@ -73,6 +73,7 @@ class SearchMonitor:
                 self._time_first(result)
             for listener in self.listeners:
                 listener.trial_resumed(record)
+        self._note_failures()
 
     @property
     def seconds_to_score(self) -> float:
@@ -138,8 +139,16 @@ class SearchMonitor:
             if number not in self._open and not self.records.is_closed(number):
                 self._open[number] = self.records.folder_of(number).read()  # it was proposed and never got a place
         for number in sorted(self._open):
-            found_it = reason != GOAL or reaches(self.records.folder_of(number).read().best, self.goal)
+            record = self.records.folder_of(number).read()
+            if record.results and ends_for_good(record.results[-1].end):  # with what reached the goal, say
+                self._close(number, *ENDS[record.results[-1].end])
+                continue
+            found_it = reason != GOAL or reaches(record.best, self.goal)
             self._close(number, STOPPED, reason if found_it else f"{GOAL} by another trial")
+
+    def _note_failures(self) -> None:
+        if self.max_failed_trials is not None and self._num_failed > self.max_failed_trials:
+            self.over = f"more than {self.max_failed_trials} failed trials"
 
     def _close(self, number: int, status: str, reason: str) -> None:
         if self._open.pop(number, None) is None:
@@ -147,7 +156,6 @@ class SearchMonitor:
         record = self.records.close_trial(number, status, reason)
         self.records.prune(self.keep_trials, self.keep_epochs)
         self._num_failed += status == FAILED
-        if self.max_failed_trials is not None and self._num_failed > self.max_failed_trials:
-            self.over = f"more than {self.max_failed_trials} failed trials"
+        self._note_failures()
         for listener in self.listeners:
             listener.trial_ended(record)

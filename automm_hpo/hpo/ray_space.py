@@ -342,7 +342,9 @@ def plain_spaces(space: SearchSpace, searcher_name: str) -> dict[str, Space]:
     for key, domain in space.items():
         with problems.gather():
             if isinstance(domain, Branches):
-                raise NotSupported(f"{key}: the searcher {searcher_name!r} cannot take a conditional space; random, grid and Optuna's searchers can")
+                raise NotSupported(
+                    f"{key}: the searcher {searcher_name!r} cannot take a conditional space; random, grid, bayes and sampler objects of Optuna's can"
+                )
             if isinstance(domain, Choice) and domain.exhaustive:
                 raise NotSupported(
                     f"{key}: the searcher {searcher_name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options"

@@ -60,6 +60,15 @@ class RecordingSearcher(Searcher):
         self.num_proposed += 1
         return {"trial": record.number, "segment": record.segments[-1].number} | (dict(record.tuned) if self.with_values else {})
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the search ends before it has proposed all that it would."""
+        return bool(self.monitor.ending or self.monitor.over)
+
+    def end_search(self) -> None:
+        """Nobody is under way any more."""
+        self.monitor.over = self.monitor.over or self.monitor.ending
+
     def _tell_ended(self) -> None:
         """Where no scheduler has to learn from them, recorded trials that have ended need no place in Ray: of a thousand it would take half a minute."""
         while self.job.settings.scheduler == "FIFO" and self.num_proposed < self.num_recorded and self.records.has_ended(self.num_proposed):

@@ -177,4 +177,4 @@ def closest(domain: Any, value: float) -> Any:
     """The value of a range that is closest to a number."""
     low, high = domain.corners()
     value = min(max(value, low), high)
-    return domain.finish(math.log(value) if isinstance(domain, Normal) and getattr(domain, "log", False) else value)
+    return domain.finish(domain.raw_of(value) if isinstance(domain, Normal) else value)

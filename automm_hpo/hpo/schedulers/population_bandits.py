@@ -15,7 +15,7 @@ from ray.tune.schedulers.pb2 import PB2 as RayPB2
 from ray.tune.schedulers.pbt import _PBTTrialState
 from sklearn import config_context
 
-from ...space import Space
+from ...space import Normal, Space
 from ..result_keys import SCORE, TIME_ATTR
 from .population import Population, closest, number_of, segment_of, step
 
@@ -80,6 +80,8 @@ def _name(trial: Trial) -> str:
 
 
 def _ends(domain: Space) -> tuple[float, float]:
+    if isinstance(domain, Normal):  # whose corners may be rounded to 0, which has no logarithm
+        return domain.mean - 4 * domain.sd, domain.mean + 4 * domain.sd
     low, high = domain.corners()
     return (math.log(low), math.log(high)) if _is_log(domain) else (low, high)
 
@@ -90,7 +92,8 @@ def _is_log(domain: Space) -> bool:
 
 def _to_unit(domain: Space, value: float) -> float:
     low, high = _ends(domain)
-    return ((math.log(value) if _is_log(domain) else value) - low) / (high - low) if high > low else 0.0
+    place = domain.raw_of(value) if isinstance(domain, Normal) else math.log(value) if _is_log(domain) else value
+    return (place - low) / (high - low) if high > low else 0.0
 
 
 def _from_unit(domain: Space, unit: float) -> float:

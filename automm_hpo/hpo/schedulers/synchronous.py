@@ -87,7 +87,11 @@ class Synchronous(FIFOScheduler):
         self.forget(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self.meet(tune_controller)
+        searcher = _searcher(tune_controller)
+        if not getattr(searcher, "is_cut_short", False):
+            self.meet(tune_controller)
+        elif all(trial in self._waiting and not trial.is_saving for trial in self._live):
+            searcher.end_search()  # nothing is decided among those that wait: others may come when the search goes on
         self._settle_reservations(tune_controller)
         pending = [trial for trial in self._live if trial.status == Trial.PENDING]
         paused = self._paused()
@@ -137,6 +141,14 @@ class Synchronous(FIFOScheduler):
                 self._reserved.discard(trial)
                 controller._staged_trials.discard(trial)
                 controller._actor_cache.decrease_max(trial.placement_group_factory)
+
+
+def _searcher(tune_controller: Any) -> Any:
+    """The searcher that Ray was given."""
+    searcher = getattr(tune_controller.search_alg, "searcher", None)
+    while isinstance(searcher, ConcurrencyLimiter):
+        searcher = searcher.searcher
+    return searcher
 
 
 def unwrapped(tune_controller: Any) -> Any:
