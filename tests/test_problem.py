@@ -289,3 +289,10 @@ def test_numbers_may_be_scaled_to_0_and_1_or_left():
     minmax = problem.scaled_to(labels, np.array([1.0, 1.0, 1.0, 0.0]), "minmaxscaler")
     assert minmax.standardise(labels.to_numpy())[:3].tolist() == [0, 0.5, 1]
     assert problem.scaled_to(labels, None, None).standardise(labels.to_numpy()).tolist() == labels.tolist()
+
+
+def test_names_that_are_not_utf8_may_be_classes():
+    labels = Series(["a\udcff", "b", "a\udcff", "b"], dtype=object, name="y")
+    problem = infer_problem(labels, "y")
+    assert problem.class_labels == ("a\udcff", "b")
+    assert problem.encode(labels).tolist() == [0, 1, 0, 1]

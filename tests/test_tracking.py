@@ -140,6 +140,24 @@ def test_what_won_is_told_beside_what_it_began_with(opened, curve):
     assert trial.data.params == {"a": "1", "optim.lr": "0.1", "best/optim.lr": "0.2"}
 
 
+def test_what_won_is_told_when_nothing_better_can_come(opened, curve):
+    """MLflow takes no second value of a parameter."""
+    tracker, client = opened(tuned=["optim.lr"])
+    results = curve(find_metric("mae"), [0.9, 0.4, 0.2])
+    segments = tuple(Segment(number, number, float(number), {"optim.lr": lr}) for number, lr in enumerate((0.1, 0.2, 0.3)))
+    rows = tuple(replace(result, segment=number) for number, result in enumerate(results))
+    record = TrialRecord(0, {"optim.lr": 0.1}, {"a": 1, "optim.lr": 0.1}, segments=segments[:1])
+    tracker.trial_started(record)
+    cut = replace(record, status=STOPPED, reason=TIME_LIMIT, results=rows[:2], segments=segments[:2])
+    tracker.trial_ended(cut)
+    tracker.trial_resumed(cut)
+    tracker.trial_ended(replace(record, status=COMPLETED, results=rows, segments=segments))
+    tracker.close("FINISHED")
+    _, [trial] = runs_of(client)
+    assert trial.data.params == {"a": "1", "optim.lr": "0.1", "best/optim.lr": "0.3"}
+    assert trial.info.status == "FINISHED"
+
+
 def test_what_an_objective_reports_takes_no_name_of_ours(opened, curve):
     tracker, client = opened()
     [result] = curve(find_metric("mae"), [0.5])

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.preprocessing import QuantileTransformer
 
@@ -80,6 +81,7 @@ def test_missing_values_have_an_indicator_where_training_had_some():
         column(["1", " 2 ", pd.NA], dtype="string[pyarrow]"),
         column(["1", "2", ""], dtype=object),
         column([decimal.Decimal(1), 2, None], dtype=object),
+        column([decimal.Decimal(1), 2, None], dtype=pd.ArrowDtype(pa.decimal128(10, 2))),
         column([np.float32(1), "2", float("nan")], dtype=object),
         column(pd.to_timedelta([1, 2, None], unit="s")),
         column([1, 2, None], dtype="category"),

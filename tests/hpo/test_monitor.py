@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from automm_hpo.hpo.monitor import SearchMonitor
-from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, TrialRecord
+from automm_hpo.hpo.records import COMPLETED, FAILED, RUNNING, STOPPED, SearchRecords, TrialRecord
 from automm_hpo.metrics import find_metric
 
 
@@ -37,3 +37,21 @@ def test_only_who_reached_the_goal_is_said_to_have(tmp_path, store, curve):
     monitor.trial_reported(0, curve(accuracy, [0.5, 0.9])[-1])
     monitor.close_open(monitor.over)
     assert [record.reason for record in SearchRecords(tmp_path).trials()] == ["goal reached", "goal reached by another trial"]
+
+
+def test_who_reached_the_goal_with_all_that_it_had_to_say_has_completed(tmp_path, store, curve):
+    rows = curve(find_metric("accuracy"), [0.9])
+    store(tmp_path, [TrialRecord(0, {}, {}, RUNNING, results=(replace(rows[0], end="returned"),))])
+    monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1, goal=0.8)
+    monitor.trial_started(0)
+    monitor.trial_reported(0, rows[0])
+    monitor.close_open(monitor.over)
+    assert [(record.status, record.reason) for record in SearchRecords(tmp_path).trials()] == [(COMPLETED, "")]
+
+
+def test_failures_of_earlier_sessions_count(tmp_path, store):
+    store(tmp_path, [TrialRecord(number, {}, {}, FAILED) for number in range(2)])
+    for most, over in ((1, "more than 1 failed trials"), (2, "")):
+        monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1, max_failed_trials=most)
+        monitor.resume()
+        assert monitor.over == over

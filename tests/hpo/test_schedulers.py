@@ -11,6 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandForBOHB, 
 from simulated_ray import SimulatedSearch, SimulatedTrial
 from toy_trials import read_rows, run_toys
 
+from automm_hpo import space as words
 from automm_hpo.errors import InvalidTuneSettings, NotSupported
 from automm_hpo.hpo.scheduler_args import SCHEDULER_ARGS
 from automm_hpo.hpo.schedulers import SCHEDULERS, build_scheduler, check_given_scheduler
@@ -60,6 +61,35 @@ def search(name, curves, places=2, interval=1.0, **arguments):
 
 
 # ------------------------------------------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("name", ["HyperBand", "BOHB", "PBT"])
+def test_where_a_search_is_cut_short_nothing_is_decided_among_those_that_wait(name):
+    """Others may come when it goes on."""
+    args = {"perturbation_interval": 1.0} if name == "PBT" else {}
+    found, ends = search(name, ladder(9, 9), places=9, args=args, kill_after=5).run(), []
+    found.searcher.is_cut_short, found.searcher.end_search = True, lambda: ends.append(len(found.stopped))
+    found.search_alg.is_finished = lambda: True
+    for trial in found.trials:
+        if trial.trains:
+            found._end(trial)  # interrupted
+    for _ in range(5):
+        found.scheduler.choose_trial_to_run(found)
+    assert set(ends) == {0}
+    assert len(found.scheduler._live) == 5
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_a_rounded_log_normal_may_be_0(name):
+    domain = words.qlognormal(-3, 1, 0.1)
+    assert domain.corners()[0] == 0
+    space = {"optim.weight_decay": domain}
+    found = SimulatedSearch(
+        build(name, perturbation_interval=3.0, space=space), lambda config: 1 - config["optim.weight_decay"], configs(4, space=space), length=12, places=4
+    ).run()
+    values = {trial.config["optim.weight_decay"] for trial in found.trials}
+    assert all(0 <= value <= domain.corners()[1] for value in values)
+    assert 0 in values
 
 
 def test_every_scheduler_has_its_arguments():

@@ -177,4 +177,6 @@ def closest(domain: Any, value: float) -> Any:
     """The value of a range that is closest to a number."""
     low, high = domain.corners()
     value = min(max(value, low), high)
-    return domain.finish(domain.raw_of(value) if isinstance(domain, Normal) else value)
+    if isinstance(domain, Normal) and domain.log:
+        return domain.finish(math.log(value) if value > 0 else -math.inf)  # which is clipped
+    return domain.finish(value)
