@@ -208,7 +208,7 @@ def test_the_seed_decides(name):
     assert (once != other) == (name != "grid")
 
 
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", but_slow(GUIDED, "ax"))
 def test_first_points_are_learned_from(name):
     """The same points with opposite scores lead elsewhere."""
     points, scores = run(make("random", MIXED), MIXED, 24)
@@ -222,7 +222,7 @@ def test_first_points_are_learned_from(name):
     assert after[0] != after[1]
 
 
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", but_slow(GUIDED, "ax"))
 def test_what_is_known_from_elsewhere_is_learned_from_and_not_proposed(name):
     points, scores = run(make("random", MIXED), MIXED, 24)
     first = [points[3] | {"optim.lr": 1e-1}]
@@ -445,7 +445,7 @@ EVERY_ARG = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", but_slow(NAMES, "ax"))
 def test_every_argument_arrives(name):
     given = EVERY_ARG.get(name, {})
     assert {key.removeprefix("searcher_init_args.") for key in SEARCHER_ARGS[name]} == set(given)
