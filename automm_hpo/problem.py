@@ -70,7 +70,7 @@ class Problem:
         if not self.is_classification:
             return _as_floats(labels, self.label)
         index = {unwrapped(value): i for i, value in enumerate(self.class_labels)}
-        positions, values = _distinct(labels)
+        positions, values = distinct_values(labels)
         codes = np.array([index.get(value, -1) for value in values], np.int64)[positions]
         if (codes < 0).any():
             unseen = labels[codes < 0].astype(object)
@@ -151,9 +151,11 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
         InvalidData: missing or infinite labels, a single class, or labels that the given type cannot have.
     """
     _check_labels(labels, label)
-    # an object column of numbers is numbers
-    is_text = labels.dtype == object and any(isinstance(label, str) for label in labels)  # Arrow's texts hold no names that are not UTF-8
-    kept = labels.cat.remove_unused_categories() if isinstance(labels.dtype, pd.CategoricalDtype) else labels if is_text else labels.infer_objects()
+    kept = labels
+    if isinstance(labels.dtype, pd.CategoricalDtype):
+        kept = labels.cat.remove_unused_categories()
+    elif not any(isinstance(value, str) for value in labels):  # names that are not UTF-8 would not become Arrow's texts
+        kept = labels.infer_objects()  # an object column of numbers is numbers
     distinct = list(kept.cat.categories) if isinstance(kept.dtype, pd.CategoricalDtype) else sorted(kept.unique().tolist(), key=_order)
     if len(distinct) < 2:
         only = f"only {unwrapped(distinct[0])!r}" if distinct else "none"
@@ -243,7 +245,7 @@ def _check_labels(labels: pd.Series, label: str) -> None:
     Raises:
         InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
     """
-    positions, values = _distinct(labels)
+    positions, values = distinct_values(labels)
     infinite = np.array([*(isinstance(value, float) and math.isinf(value) for value in values), True], dtype=bool)  # the last one is of missing labels
     bad = labels.isna().to_numpy(dtype=bool) | infinite[positions]
     if bad.any():
@@ -258,17 +260,20 @@ def _check_labels(labels: pd.Series, label: str) -> None:
             )
 
 
-def _distinct(labels: pd.Series) -> tuple[np.ndarray, list[Any]]:
-    """(N,) int64, each label's position among the values, -1 where it is missing; and these, Python's own.
+def distinct_values(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
+    """What a column's cells hold, told apart as far as pandas can.
 
-    Of a column of objects all values, for pandas would take some for others there: True for 1, in its version 2 names that are not UTF-8.
+    Of a column of objects all cells, for it would take some for others there: True for 1, in its version 2 names that are not UTF-8.
+
+    Returns:
+        (N,) int64, each row's position among the values, -1 where the cell is missing; and the values, Python's own.
     """
-    positions, values = np.arange(len(labels)), labels
-    if labels.dtype != object:
+    positions, values = np.where(column.isna(), -1, np.arange(len(column))), column
+    if column.dtype != object:
         with contextlib.suppress(NotImplementedError):  # Arrow's lists have no such function
-            positions, distinct = pd.factorize(labels)
+            positions, distinct = pd.factorize(column)
             values = pd.Series(distinct)
-    return positions, [unwrapped(value) for value in values.astype(object)]
+    return positions.astype(np.int64), [unwrapped(value) for value in values.astype(object)]
 
 
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:

@@ -43,14 +43,17 @@ def trials_deadline(deadline: float | None, with_ray: bool) -> float | None:
     return None if deadline is None else deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if with_ray else 0.0)
 
 
-def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None) -> bool:
+def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None, max_failed_trials: int | None = None) -> bool:
     """Whether a trial has yet to be proposed, or to go on.
 
     Args:
         goal: the score at which the search is over; None: there is none.
+        max_failed_trials: beyond which it is, too; None: any number.
     """
     trials = records.trials()
     if any(reaches(record.best, goal) for record in trials):
+        return False
+    if max_failed_trials is not None and sum(record.status == FAILED for record in trials) > max_failed_trials:
         return False
     return len(trials) < num_trials or not all(record.has_ended for record in trials)
 
@@ -106,9 +109,7 @@ class Session:
 
     @property
     def is_anything_left(self) -> bool:
-        most = self._settings.max_failed_trials
-        may_fail = most is None or sum(record.status == FAILED for record in self.records.trials()) <= most
-        return may_fail and is_anything_left(self.records, self._num_trials, self.goal)
+        return is_anything_left(self.records, self._num_trials, self.goal, self._settings.max_failed_trials)
 
     @contextlib.contextmanager
     def tracked(self, tracking: str | None, params: Mapping[str, Any], space: SearchSpace, **tags: str) -> Iterator[None]:

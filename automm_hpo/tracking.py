@@ -86,9 +86,11 @@ class MlflowTracker:
     def trial_reported(self, record: Any, result: Any) -> None:
         now, values = _now(), self._values(result)
         # MLflow's axis is whole numbers: validations, which are the epochs where there is one an epoch. A trial that begins again has them again
-        place = (result.segment, result.epoch)
-        self._logged[record.number] = [*(before for before in self._logged.get(record.number, ()) if before < place), place]
-        validation = len(self._logged[record.number])
+        place, logged = (result.segment, result.epoch), self._logged.setdefault(record.number, [])
+        while logged and logged[-1] >= place:
+            logged.pop()
+        logged.append(place)
+        validation = len(logged)
         self._jobs.put(lambda: self._log_metrics(self._runs[record.number], values, validation, now))
 
     def trial_ended(self, record: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import numbers
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -11,6 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+
+from ..problem import distinct_values
 
 UNKNOWN = 0
 WRITTEN = {"True": ("1", "true", "TRUE"), "False": ("0", "false", "FALSE")}
@@ -66,19 +67,14 @@ def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> C
 
 
 def find_categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """What a column's cells say, told apart once for each distinct value.
+    """What a column's cells say.
 
     Returns:
         (N,) int64, each row's position among the categories, -1 where the cell is missing; and the categories, one of which may come twice:
         1, 1.0 and "1" are one, for a column of whole numbers turns to floats as soon as one is missing.
     """
-    if column.dtype != object:
-        with contextlib.suppress(NotImplementedError):  # Arrow's lists have no such function
-            positions, values = pd.factorize(column)
-            return positions.astype(np.int64), [_key(value) for value in pd.Series(values).astype(object)]
-    found: dict[str, int] = {}  # pandas would take True for 1 here
-    cells = zip(column.astype(object), column.isna(), strict=True)
-    return np.array([-1 if absent else found.setdefault(_key(value), len(found)) for value, absent in cells], np.int64), list(found)
+    positions, values = distinct_values(column)
+    return positions, [_key(value) for value in values]
 
 
 def _key(value: Any) -> str:

@@ -141,9 +141,8 @@ def to_floats(column: pd.Series) -> np.ndarray:
     elif pd.api.types.is_bool_dtype(dtype):
         values = column.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     else:
-        is_real = (
-            pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype) and "decimal" not in str(dtype)
-        )  # pandas stumbles over Arrow's
+        is_plain = "decimal" not in str(dtype) and not pd.api.types.is_complex_dtype(dtype)  # pandas stumbles over Arrow's decimals
+        is_real = is_plain and pd.api.types.is_numeric_dtype(dtype)
         plain = column
         if not is_real:
             cells = zip(column.astype(object), missing, strict=True)  # Arrow's texts are slow to walk
