@@ -61,7 +61,11 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One Ray for all tests that search, as a user would who started it before; its daemons cost seconds and memory."""
+    """One Ray for all tests that search, as a user would who started it before; its daemons cost seconds and memory.
+
+    It has one CPU, so that a search starts one process, for its imports take longer than most tests' trials. Where it matters that trials run side
+    by side, a trial asks for half of it.
+    """
     from automm_hpo.hpo.cluster import RAY_ENVIRONMENT
 
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +73,7 @@ def ray_session():
             patch.setenv(name, value)
         import ray
 
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100_000_000)
         yield ray
         ray.shutdown()
 

@@ -305,7 +305,7 @@ def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatc
     def call(**options):
         return search(endless, num_trials=2, verbosity=2, tracking="mlflow", **options), capsys.readouterr().out
 
-    found, said = call(time_limit=100)  # without a warning: each trial has ended once, for MLflow too
+    found, said = call(time_limit=100, kwargs={"resources_per_trial": {"cpu": 0.5}})  # without a warning: each trial has ended once, for MLflow too
     assert {record.reason for record in found.trials} == {"time limit"}
     assert said.count(" ends ") == 2
     assert f"saved in {here / 'run'}" in said

@@ -687,7 +687,7 @@ def rows_of(folder):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_on_ray(name, ray_session, tmp_path):
-    """Seven trials on two CPUs, in half epochs; one ends by itself, one loses its process."""
+    """Seven trials, two at a time, in half epochs; one ends by itself, one loses its process."""
     scheduler = build(name, 12, **({"perturbation_interval": 3.0} if name in POPULATIONS else {}))
     grid = run_toys(scheduler, RATES, tmp_path, interval=0.5, ends_at={2: 9}, dies_at={4: 3})
     assert (grid.num_errors, grid.num_terminated) == (0, 7), [str(error)[-600:] for error in grid.errors]  # none is left pending or paused

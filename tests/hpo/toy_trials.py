@@ -140,7 +140,7 @@ def run_toys(
     """Runs as many trials as there are rates, two at a time."""
     arguments = {"folder": str(folder), "epochs": epochs, "interval": interval, "ends_at": dict(ends_at or {}), "dies_at": dict(dies_at or {})}
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(Toy, **arguments), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(Toy, **arguments), {"cpu": 0.5}),
         tune_config=tune.TuneConfig(
             search_alg=ToySearcher(rates, folder), scheduler=scheduler, num_samples=len(rates), max_concurrent_trials=2, reuse_actors=True
         ),
