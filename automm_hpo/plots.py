@@ -10,7 +10,7 @@ import functools
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -25,7 +25,7 @@ from .errors import InvalidArgument
 from .hpo.axes import Axis, MetricAxis, metric_axis, tuned_axes
 from .hpo.importance import EVALUATORS, MOST_TRIALS, importances
 from .hpo.records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord
-from .hpo.table import STATUS_COLORS, cut, number_text, printable
+from .hpo.table import STATUS_COLORS, cut, number_text, printable, short_name, value_text, value_texts
 from .metrics import Metric
 from .training.result import EpochResult
 
@@ -76,15 +76,13 @@ def _picture(name: str) -> Callable[[Picture], Picture]:
     return register
 
 
-def figures(trials: Sequence[TrialRecord], metric: Metric) -> dict[str, Figure]:
-    """Every picture that can be drawn, by file name; never raises."""
-    drawn: dict[str, Figure] = {}
+def figures(trials: Sequence[TrialRecord], metric: Metric) -> Iterator[tuple[str, Figure]]:
+    """Every picture that can be drawn, after its file's name, one at a time: the last takes longest. Never raises."""
     for name, draw in PICTURES.items():
         with contextlib.suppress(Exception):
             figure = draw(trials, metric)
             if figure.axes:
-                drawn[f"{name}.png"] = figure
-    return drawn
+                yield f"{name}.png", figure
 
 
 # ------------------------------------------------------------------------------------------------------------------- curves
@@ -94,13 +92,15 @@ def figures(trials: Sequence[TrialRecord], metric: Metric) -> dict[str, Figure]:
 def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     """The metric of every trial over its epochs; dashed and marked where a trial was stopped, the best one on top.
 
-    A trial of population-based training has a curve for each segment.
+    A trial of population-based training has a curve for each segment. Where no trial has more than one result, it is drawn over the trials.
     """
     values = [result.metric for record in trials for result in record.results if math.isfinite(result.metric)]
     if not values:
         raise NothingToDraw("curves: no trial has a score yet")
     best, scale = _best(trials), metric_axis(values, metric)
     best_place = best[0] if best else None
+    if best and all(len(record.results) <= 1 for record in trials):
+        return _plot_scores(trials, metric, scale, *best)
     figure = SearchFigure(9, 5)
     axes = _frame(figure.add_subplot(), grid="both")
     many = len(trials) > MANY
@@ -121,8 +121,7 @@ def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     _metric_scale(axes, scale)
     axes.set(xlabel="epoch", ylabel=_metric_label(metric))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if scale.num_beyond:
-        axes.text(0.99, 0.98, f"values beyond the axis: {scale.num_beyond}", transform=axes.transAxes, ha="right", va="top", fontsize=8, color=TEXT_COLOR)
+    _say_beyond(axes, scale)
     drawn = [record for record in trials if any(math.isfinite(result.metric) for result in record.results)]
     handles = _status_handles(drawn, lambda status: {"linestyle": LINES[status], "marker": ENDS[status]})
     if len(drawn) < len(trials):
@@ -131,6 +130,35 @@ def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
         handles.insert(0, Line2D([], [], color=BEST_COLOR, lw=2.6, marker="*", markersize=11, markeredgecolor="white", label=_best_text(trials, *best)))
     _legend(figure, handles)
     return figure
+
+
+def _plot_scores(trials: Sequence[TrialRecord], metric: Metric, scale: MetricAxis, best_place: int, best: EpochResult) -> Figure:
+    """Of trials with one result each, these in the order of proposal, and the best of the first ones as a line."""
+    figure = SearchFigure(9, 5)
+    axes = _frame(figure.add_subplot(), grid="both")
+    numbers = np.array([record.number for record in trials])
+    values = np.array([record.metric for record in trials])
+    for status in STATUS_COLORS:
+        drawn = np.array([record.status == status for record in trials]) & np.isfinite(values)
+        axes.scatter(numbers[drawn], values[drawn], s=40, color=STATUS_COLORS[status], marker=POINTS[status], edgecolors="white", linewidths=0.6, zorder=3)
+    so_far = (np.fmax if metric.higher_is_better else np.fmin).accumulate(values)
+    axes.step(numbers, so_far, where="post", color=BEST_COLOR, lw=1.4, zorder=2)
+    axes.plot(trials[best_place].number, best.metric, marker="*", markersize=14, color=BEST_COLOR, markeredgecolor="white", zorder=5)
+    _metric_scale(axes, scale)
+    axes.set(xlabel="trial", ylabel=_metric_label(metric), xlim=(-0.5, numbers.max() + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    _say_beyond(axes, scale)
+    handles = [
+        Line2D([], [], color=BEST_COLOR, marker="*", markersize=11, markeredgecolor="white", label=_best_text(trials, best_place, best)),
+        Line2D([], [], color=BEST_COLOR, lw=1.4, label="the best so far"),
+    ]
+    _legend(figure, handles + _status_handles(trials, lambda status: {"linestyle": "", "marker": POINTS[status]}))
+    return figure
+
+
+def _say_beyond(axes: Axes, scale: MetricAxis) -> None:
+    if scale.num_beyond:
+        axes.text(0.99, 0.98, f"values beyond the axis: {scale.num_beyond}", transform=axes.transAxes, ha="right", va="top", fontsize=8, color=TEXT_COLOR)
 
 
 def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -161,7 +189,8 @@ def plot_parallel_coordinates(trials: Sequence[TrialRecord], metric: Metric) -> 
     is_absent = np.isnan(levels)
     levels[is_absent] = ABSENT_LEVEL
 
-    figure = SearchFigure(max(7.0, 2.2 + 1.5 * len(tuned)), 5)
+    longest = max(len(_label(name)) for name in (metric.name, *(axis.name for axis in tuned)))
+    figure = SearchFigure(max(7.0, 2.2 + max(1.5, 0.09 * longest) * len(tuned)), 5)
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set(xlim=(-0.45, len(tuned) + 0.45), ylim=(ABSENT_LEVEL - 0.04 if is_absent.any() else -0.04, 1.12))
@@ -228,43 +257,11 @@ def _score_ticks(scale: MetricAxis, metric: Metric) -> list[tuple[float, str]]:
     positions = scale.unit_positions(np.array([*ends, *inner]))
     apart = [index for index in range(len(ends), len(positions)) if min(positions[index], 1 - positions[index]) > 0.06]
     chosen = [*range(len(ends)), *apart]
-    texts = _distinct_texts([[*ends, *inner][index] for index in chosen])
+    texts = value_texts([[*ends, *inner][index] for index in chosen])
     if scale.num_beyond:
         bad = 0 if metric.higher_is_better else len(ends) - 1
         texts[bad] += f" and {scale.num_beyond} {'below' if metric.higher_is_better else 'above'}"
     return [(float(positions[index]), text) for index, text in zip(chosen, texts, strict=True)]
-
-
-# --------------------------------------------------------------------------------------------------------------- importance
-
-
-@_picture("importance")
-def plot_importance(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova") -> Figure:
-    """The share of each hyperparameter in the differences between the trials' scores (``hpo/importance.py``).
-
-    Args:
-        evaluator: ``fanova``, ``mdi`` or ``ped_anova``.
-
-    Raises:
-        InvalidArgument: the evaluator is unknown.
-    """
-    try:
-        shares = importances(trials, metric, evaluator)
-    except InvalidArgument as missing:
-        if evaluator not in EVALUATORS:
-            raise
-        raise NothingToDraw(str(missing)) from None
-    num_scored = sum(record.best is not None for record in trials)
-    over = f"{num_scored} trials" if num_scored <= MOST_TRIALS else f"{MOST_TRIALS} of {num_scored} trials"
-    figure = SearchFigure(8, 1.6 + 0.36 * len(shares))
-    axes = _frame(figure.add_subplot(), grid="x")
-    bars = axes.barh([_label(str(key), 40) for key in shares.index], shares.to_numpy() * 100, color=STATUS_COLORS[RUNNING], height=0.65)
-    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=4, fontsize=9, color=TEXT_COLOR)
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, max(10.0, shares.max() * 110))
-    axes.set(xlabel=f"share of the differences in {_label(metric.name)}, %\n({EVALUATORS[evaluator][0]} over {over} with a score)")
-    return figure
 
 
 # -------------------------------------------------------------------------------------------------------------------- slice
@@ -286,7 +283,7 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     inside = scored & (shown == scores)
     num_rows = math.ceil(len(tuned) / 4)
     num_columns = math.ceil(len(tuned) / num_rows)
-    figure = SearchFigure(max(5.0, 0.8 + 2.9 * num_columns), 0.9 + 2.7 * num_rows)
+    figure = SearchFigure(max(6.5, 0.8 + 2.9 * num_columns), 0.9 + 2.7 * num_rows)
     grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flatten()
     size = 22 if len(trials) > MANY else 40
     for axes, axis in zip(grid, tuned, strict=False):
@@ -310,7 +307,7 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     for axes in grid[len(tuned) :]:
         axes.set_axis_off()
     for axes in grid[::num_columns]:
-        axes.set_ylabel(_metric_label(metric))
+        axes.set_ylabel(_metric_label(metric, LABEL_LENGTH).replace(" (", "\n("))
     handles = [Line2D([], [], linestyle="", color=BEST_COLOR, marker="*", markersize=12, label=_best_text(trials, *best))]
     handles += _status_handles(trials, lambda status: {"linestyle": "", "marker": POINTS[status]})
     if scale.num_beyond:
@@ -335,7 +332,8 @@ def _value_ticks(axes: Axes, axis: Axis) -> None:
     low, high = axis.bounds
     unit_ticks = _unit_ticks(axis)
     if axis.kind != "options":
-        unit_ticks = unit_ticks[:: math.ceil(len(unit_ticks) / 5)]
+        longest = max(len(text) for _, text in unit_ticks)
+        unit_ticks = unit_ticks[:: math.ceil(len(unit_ticks) * longest / 26)]  # characters there is room for
     room = 0.06 * (high - low) or 0.5
     axes.set_xlim(low - room, high + room)
     axes.xaxis.set_major_locator(FixedLocator([low + height * (high - low) for height, _ in unit_ticks]))
@@ -379,6 +377,40 @@ def _ended(record: TrialRecord) -> float:
     return max(record.started, getattr(record, "ended", 0.0) or record.started + record.seconds)
 
 
+# --------------------------------------------------------------------------------------------------------------- importance
+
+
+@_picture("importance")
+def plot_importance(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova") -> Figure:
+    """The share of each hyperparameter in the differences between the trials' scores (``hpo/importance.py``).
+
+    Args:
+        evaluator: ``fanova``, ``mdi`` or ``ped_anova``.
+
+    Raises:
+        InvalidArgument: the evaluator is unknown.
+    """
+    try:
+        shares = importances(trials, metric, evaluator)
+    except InvalidArgument as missing:
+        if evaluator not in EVALUATORS:
+            raise
+        raise NothingToDraw(str(missing)) from None
+    num_scored = sum(record.best is not None for record in trials)
+    over = f"{num_scored} trials" if num_scored <= MOST_TRIALS else f"{MOST_TRIALS} of {num_scored} trials"
+    figure = SearchFigure(8, 1.6 + 0.36 * len(shares))
+    axes = _frame(figure.add_subplot(), grid="x")
+    bars = axes.barh(
+        [_label(short_name(str(key), shares.index), 40) for key in shares.index], shares.to_numpy() * 100, color=STATUS_COLORS[RUNNING], height=0.65
+    )
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=4, fontsize=9, color=TEXT_COLOR)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, max(10.0, shares.max() * 110))
+    axes.set(xlabel=f"share of the differences in {_label(metric.name)}, %\n({EVALUATORS[evaluator][0]} over {over} with a score)")
+    return figure
+
+
 # ------------------------------------------------------------------------------------------------------- what they share
 
 
@@ -402,8 +434,8 @@ def _label(text: str, length: int = LABEL_LENGTH) -> str:
     return cut(printable(text), length, in_the_middle=True).replace("$", r"\$")
 
 
-def _metric_label(metric: Metric) -> str:
-    return _label(metric.name, 40) + ("" if metric.higher_is_better else " (lower is better)")
+def _metric_label(metric: Metric, length: int = 40) -> str:
+    return _label(metric.name, length) + ("" if metric.higher_is_better else " (lower is better)")
 
 
 def _frame(axes: Axes, grid: Any) -> Axes:
@@ -413,15 +445,6 @@ def _frame(axes: Axes, grid: Any) -> Axes:
     axes.grid(axis=grid, color="#E8E8E8", lw=0.8)
     axes.set_axisbelow(True)
     return axes
-
-
-def _distinct_texts(numbers: Sequence[float]) -> list[str]:
-    """Three digits of each, or as many as tell them apart."""
-    for digits in range(3, 17):
-        texts = [f"{number:.{digits}g}" for number in numbers]
-        if len(set(texts)) == len(set(numbers)):
-            break
-    return texts
 
 
 def _metric_scale(axes: Axes, scale: MetricAxis) -> None:
@@ -445,7 +468,8 @@ def _nice_ticks(low: float, high: float, is_log: bool) -> list[float]:
     else:
         decades = math.log10(high / low)
         ticks = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=8).tick_values(low, high)
-    return [float(tick) for tick in ticks if low * (1 - 1e-9 * np.sign(low)) <= tick <= high * (1 + 1e-9 * np.sign(high))]
+    rounding = 1e-9 * (high - low)
+    return [float(tick) for tick in ticks if low - rounding <= tick <= high + rounding]
 
 
 def _unit_ticks(axis: Axis) -> list[tuple[float, str]]:
@@ -456,10 +480,10 @@ def _unit_ticks(axis: Axis) -> list[tuple[float, str]]:
         return [((place + 0.5) / len(axis.options), text) for place, text in list(enumerate(axis.options))[::step]]
     first, last = (10**low, 10**high) if axis.kind == "log" else (low, high)
     if first == last:
-        return [(0.5, f"{first:.3g}")]
+        return [(0.5, value_text(float(first)))]
     ticks = _nice_ticks(first, last, axis.kind == "log")
     positions = np.log10(ticks) if axis.kind == "log" else np.array(ticks)
-    return [(float((position - low) / (high - low)), f"{tick:.4g}") for position, tick in zip(positions, ticks, strict=True)]
+    return [(float((position - low) / (high - low)), text) for position, text in zip(positions, value_texts(ticks), strict=True)]
 
 
 def _status_handles(trials: Sequence[TrialRecord], style: Callable[[str], dict[str, Any]], text: str = "{status}") -> list[Line2D]:

@@ -33,6 +33,7 @@ from .fit.run import run_fit, trial_artifact
 from .hpo.identity import is_search
 from .hpo.progress import print_line
 from .hpo.records import SearchRecords
+from .hpo.table import number_text
 from .metrics import Metric, check_fits, find_metric, stored_metric
 from .presets import check_preset
 from .results import SearchResults
@@ -439,7 +440,7 @@ class MultiModalPredictor:
         if self._artifact is None:
             return f"MultiModalPredictor(label={self.label!r}, not fitted)"
         metric, summary = self._artifact.validation_metric, self._artifact.summary
-        return f"MultiModalPredictor(label={self.label!r}, {self.problem_type}, validation {metric} {summary[f'val_{metric}']:.4f}, {self.path})"
+        return f"MultiModalPredictor(label={self.label!r}, {self.problem_type}, validation {metric} {number_text(summary[f'val_{metric}'])}, {self.path})"
 
     @property
     def _fitted(self) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,10 @@ class SearchResults:
 
     def figures(self) -> dict[str, Figure]:
         """Every picture that can be drawn, by file name; never raises."""
+        return dict(self.each_figure())
+
+    def each_figure(self) -> Iterator[tuple[str, Figure]]:
+        """The same one after another, with their names, each when it is drawn; the last takes longest."""
         return _plots().figures(self.trials, self.metric)
 
     # --------------------------------------------------------------------------------------------------------------- text

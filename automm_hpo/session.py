@@ -162,7 +162,7 @@ class Session:
             interruption = run_trials(task, job, monitor, available, self.progress)
         self._ended_by = monitor.over
         if self._tracker and job:
-            self._tracker.log_figures(SearchResults(self.records, self._metric).figures)  # while Ray ends
+            self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # while Ray ends
         cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
         if interruption.signal is not None and self.records.best() is None:
             interruption.reraise()

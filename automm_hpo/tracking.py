@@ -96,13 +96,13 @@ class MlflowTracker:
     def trial_ended(self, record: Any) -> None:
         self._jobs.put(lambda: self._end_trial(record))
 
-    def log_figures(self, draw: Callable[[], Mapping[str, Any]]) -> None:
+    def log_figures(self, draw: Callable[[], Iterable[tuple[str, Any]]]) -> None:
         """Puts pictures on the parent run's page.
 
         Args:
-            draw: gives them by file name; called on the thread.
+            draw: gives them one after another, with the names of their files; called on the thread.
         """
-        self._jobs.put(lambda: [self._client.log_figure(self._parent, figure, name) for name, figure in draw().items()])
+        self._jobs.put(lambda: [self._client.log_figure(self._parent, figure, name) for name, figure in draw()])
 
     def close(self, status: str, best: Any = None, deadline: float | None = None) -> None:
         """Ends the parent run and waits, within bounds, until all is written.

@@ -127,12 +127,12 @@ def test_the_timeline_has_a_bar_for_the_time_of_each_trial(make_trials):
 
 def test_figures_are_those_that_can_be_drawn_and_never_raise(make_trials, monkeypatch):
     names = {f"{name}.png" for name in plots.PICTURES}
-    assert set(plots.figures(make_trials(15), ACCURACY)) == names
-    assert set(plots.figures([], ACCURACY)) == set()
+    assert set(dict(plots.figures(make_trials(15), ACCURACY))) == names
+    assert set(dict(plots.figures([], ACCURACY))) == set()
     untuned = [replace(trial, tuned={}) for trial in make_trials(5)]
-    assert set(plots.figures(untuned, ACCURACY)) == {"curves.png", "timeline.png"}
+    assert set(dict(plots.figures(untuned, ACCURACY))) == {"curves.png", "timeline.png"}
     monkeypatch.setitem(plots.PICTURES, "curves", lambda trials, metric: 1 / 0)
-    assert set(plots.figures(make_trials(15), ACCURACY)) == names - {"curves.png"}
+    assert set(dict(plots.figures(make_trials(15), ACCURACY))) == names - {"curves.png"}
 
 
 def test_pyplot_and_its_settings_are_left_alone():
@@ -142,3 +142,14 @@ def test_pyplot_and_its_settings_are_left_alone():
         "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams.copy() == before)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False True"
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOG_LOSS])
+def test_trials_of_one_result_are_drawn_in_their_order_with_the_best_so_far(make_trials, metric):
+    trials = [replace(trial, results=trial.results[:1]) for trial in make_trials(15, metric.name)]
+    figure = plots.plot_curves(trials, metric)
+    assert figure.axes[0].get_xlabel() == "trial"
+    values = [trial.metric for trial in trials]
+    found = (np.fmax if metric.higher_is_better else np.fmin).accumulate(values)
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), found)
+    assert "the best so far" in texts(figure)

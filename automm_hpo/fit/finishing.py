@@ -20,6 +20,7 @@ from ..data.cache import open_cache
 from ..errors import CorruptFile
 from ..hpo.progress import Progress
 from ..hpo.records import SearchRecords, TrialRecord
+from ..hpo.table import number_text
 from ..metrics import find_metric
 from ..models import TableModel, architecture
 from ..models.folding import shared_copy
@@ -228,7 +229,7 @@ class _Finish:
         if last.end in ("diverged", "time limit"):
             self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)
             return artifact
-        score = f"{self.metric.name} {self.first.result.metric:.4f}"
+        score = f"{self.metric.name} {number_text(self.first.result.metric)}"
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
         seen = np.concatenate([artifact.seen, self.plan.data.digests(self.plan.data.valid)])
@@ -294,5 +295,7 @@ class _Finish:
 
     def _improved(self, artifact: Artifact, what: str, validation: Validation, members: list[Member]) -> Artifact:
         name, best = self.metric.name, self.first.result
-        self.progress.say(f"{what}: {name} {validation.metric:.4f} on the validation rows, where the best trial alone has {best.metric:.4f}", level=1)
+        found, alone = number_text(validation.metric), number_text(best.metric)
+        tie = " at a higher loss" if found == alone else ""
+        self.progress.say(f"{what}: {name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
         return replace(artifact, members=tuple(members)).with_summary(**{f"val_{name}": validation.metric})

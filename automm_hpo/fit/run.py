@@ -22,7 +22,7 @@ from ..hpo.job import SearchJob, search_line
 from ..hpo.progress import Progress
 from ..hpo.ray_space import candidate_configs, values_of
 from ..hpo.records import SearchRecords, TrialRecord
-from ..hpo.table import value_text
+from ..hpo.table import number_text, value_text
 from ..hpo.training_trial import Training, splits_closed
 from ..models import MODEL_KEYS, is_pretrained, used_groups
 from ..process import Interruption
@@ -217,7 +217,7 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
     """The predictor in a few words, with its validation metric; the best trial's own beside it where they differ."""
     metric, summary = artifact.validation_metric, artifact.summary
     soup = len(summary.get("soup", {}).get("ingredients", ()))
-    what, alone = f"trial {best.number}", f" (trial {best.number} alone {best.metric:.4f})"
+    what, alone = f"trial {best.number}", f" (trial {best.number} alone {number_text(best.metric)})"
     if len(artifact.members) > 1:
         what = f"an ensemble of {len(artifact.members)} models"
     elif soup > 1:
@@ -225,7 +225,7 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
     else:
         alone = ""
     again = ", trained again on all rows" if "refit" in summary else ""
-    return f"{what}{again}, {metric} {summary[f'val_{metric}']:.4f}{alone}"
+    return f"{what}{again}, {metric} {number_text(summary[f'val_{metric}'])}{alone}"
 
 
 def _announce(plan: FitPlan, session: Session) -> None:

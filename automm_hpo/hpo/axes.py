@@ -11,7 +11,7 @@ import numpy as np
 
 from ..metrics import Metric
 from .records import TrialRecord
-from .table import short_name, value_text
+from .table import short_name, value_texts
 
 FEW = 6  # so many different numbers, each drawn again and again, came from a choice
 
@@ -63,17 +63,30 @@ def _axis(key: str, name: str, values: list[Any], scale: str | None) -> Axis:
         scale: of the range they were drawn from; None: it was none, and they must tell themselves.
     """
     present = [value for value in values if value is not _ABSENT]
-    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in present)
-    different = sorted(set(present)) if are_numbers else sorted(present, key=value_text)
-    options = tuple(dict.fromkeys(map(value_text, different)))
-    if not are_numbers or 2 <= len(options) == len(different) <= min(FEW, len(present) / 2):
-        index = {text: float(position) for position, text in enumerate(options)}
-        return Axis(key, name, "options", np.array([math.nan if value is _ABSENT else index[value_text(value)] for value in values]), options)
+    different = sorted({_identity(value): value for value in reversed(present)}.items(), key=lambda item: _order(item[1]))
+    if not all(map(_is_number, present)) or 2 <= len(different) <= min(FEW, len(present) / 2):
+        index = {identity: float(position) for position, (identity, _) in enumerate(different)}
+        positions = np.array([math.nan if value is _ABSENT else index[_identity(value)] for value in values])
+        return Axis(key, name, "options", positions, tuple(value_texts([value for _, value in different])))
     numbers = np.array([math.nan if value is _ABSENT else float(value) for value in values])
     found = numbers[~np.isnan(numbers)]
     if found.min() > 0 and (scale == "log" or (scale is None and is_logarithmic(found))):
         return Axis(key, name, "log", np.log10(numbers))
     return Axis(key, name, "linear", numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _identity(value: Any) -> Any:
+    """What is equal is one option, and a text, or True, is no number."""
+    return float(value) if _is_number(value) else repr(value)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers first, in theirs."""
+    return (False, float(value), "") if _is_number(value) else (True, 0.0, str(value))
 
 
 def is_logarithmic(numbers: np.ndarray) -> bool:

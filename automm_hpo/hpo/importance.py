@@ -5,7 +5,6 @@ To add one: a function ``seed -> evaluator`` and an entry in ``EVALUATORS``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..metrics import Metric
 from .axes import Axis, metric_axis, tuned_axes
 from .records import TrialRecord
 
+MOST_OPTIONS = 6  # that are columns of their own: the time of fANOVA doubles with each, of 18 it is a minute and a half
 MOST_TRIALS = 300  # fANOVA takes 3 seconds over 300 trials and 18 over 1,000, and the same shares come out
 
 
@@ -51,7 +51,7 @@ def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = 
 
     A trial without a score does not count, and of very many only ``MOST_TRIALS`` do. Numbers that were drawn log-uniformly, and losses
     over orders of magnitude, count by their logarithm. Where a trial does not have a hyperparameter, the middle of its range stands
-    in, or an option of its own.
+    in, or an option of its own. Of more than ``MOST_OPTIONS`` options the places in their order count, as numbers, which trees take apart as well.
 
     Args:
         evaluator: ``fanova`` (Hutter et al. 2014), ``mdi`` (mean decrease in impurity) or ``ped_anova`` (Watanabe et al. 2023; it asks what
@@ -86,17 +86,15 @@ def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = 
         optuna.trial.create_trial(params={key: column[row] for key, (column, _) in columns.items()}, distributions=distributions, value=float(target))
         for row, target in enumerate(targets)
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of experimental evaluators, and of few trials: the picture says how many there are
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            study = optuna.create_study(direction="maximize" if metric.higher_is_better else "minimize")
-            study.add_trials(frozen)
-            # sorted: Optuna 5.0's mean decrease in impurity gives its shares to the names in that order, whatever order they are asked in
-            found = optuna.importance.get_param_importances(study, evaluator=EVALUATORS[evaluator][1](seed), params=sorted(columns))
-        finally:
-            optuna.logging.set_verbosity(level)
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(direction="maximize" if metric.higher_is_better else "minimize")
+        study.add_trials(frozen)
+        # sorted: Optuna 5.0's mean decrease in impurity gives its shares to the names in that order, whatever order they are asked in
+        found = optuna.importance.get_param_importances(study, evaluator=EVALUATORS[evaluator][1](seed), params=sorted(columns))
+    finally:
+        optuna.logging.set_verbosity(level)
     return pd.Series(found, name="importance", dtype=np.float64).sort_values(ascending=False, kind="stable")
 
 
@@ -104,5 +102,6 @@ def _column(axis: Axis) -> tuple[list[Any], int]:
     """Values for Optuna and the number of options, 0 for a number; to be absent is one more option, or the middle."""
     if axis.kind == "options":
         column = [int(position) if np.isfinite(position) else len(axis.options) for position in axis.positions]
-        return column, max(column) + 1
+        num_options = max(column) + 1
+        return (column, num_options) if num_options <= MOST_OPTIONS else ([place / num_options for place in column], 0)
     return [float(position) for position in np.nan_to_num(axis.unit_positions, nan=0.5)], 0

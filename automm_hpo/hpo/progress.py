@@ -129,8 +129,8 @@ class Progress:
         why = f" ({record.reason})" if record.reason else ""
         when = f" after epoch {record.epochs:g}" if record.results else ""
         best = f" | best so far {number_text(self.best[0].metric)} (trial {self.best[1]})" if self.best and self.num_trials > 1 else ""
-        word = "fails " if record.status == FAILED else "ends  "
-        line = f"{self._trial(record)} {word}  {record.status.lower()}{why}{when}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}"
+        word = "fails" if record.status == FAILED else f"ends    {record.status.lower()}"
+        line = f"{self._trial(record)} {word}{why}{when}: {outcome}, {record.seconds:.1f} s{best}{self._time_left()}"
         if record.status == FAILED:
             self.say(line)  # the table has no room for the reason
         else:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def is_for_good(status: str, reason: str) -> bool:
 def ends_for_good(end: str | None) -> bool:
     """Whether a trial with this as the ``end`` of its last result never goes on, in a resumed search neither."""
     return end is not None and is_for_good(*ENDS[end])
+
+
+def count_causes(causes: Iterable[str]) -> list[tuple[str, int]]:
+    """How often each occurs, the most frequent first; those that differ in their numbers only, as of bytes, are one, named by its first."""
+    named: dict[str, str] = {}
+    counts = Counter[str]()
+    for cause in causes:
+        counts[named.setdefault(re.sub(r"\d+(\.\d+)?", "0", cause), cause)] += 1
+    return counts.most_common()
 
 
 LEADERBOARD = ("trial", "status", "score", "best_epoch", "epochs", "seconds", "size_mb", "reason")
@@ -300,7 +310,7 @@ class SearchRecords:
         if any(record.best for record in trials):
             return
         broken = [record for record in trials if record.status in (FAILED, DIVERGED)]  # the others were not tried, or had no time
-        causes = Counter(record.reason or record.status for record in broken or trials).most_common()
+        causes = count_causes(record.reason or record.status for record in broken or trials)
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
         raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}{first}")

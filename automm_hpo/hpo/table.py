@@ -14,11 +14,12 @@ from rich.cells import cell_len, set_cell_size
 
 from ..metrics import Metric
 from ..training.result import EpochResult
-from .records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord
+from .records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord, count_causes
 
 # of Okabe and Ito's palette, which people with any kind of colour vision tell apart
 STATUS_COLORS = {RUNNING: "#56B4E9", COMPLETED: "#009E73", STOPPED: "#E69F00", DIVERGED: "#CC79A7", FAILED: "#D55E00"}
 
+MOST_CAUSES = 3
 NARROWEST_HEADER, NARROWEST_WORD = 6, 8  # characters; a number is shown whole or not at all
 GAP = "  "
 
@@ -183,8 +184,9 @@ def count_text(statuses: Iterable[str]) -> str:
 def notes_on(trials: Sequence[TrialRecord], num_shown: int) -> list[str]:
     """Lines below a table of the best trials: where the rest is, and what went wrong how often."""
     rest = [f"the best {num_shown} are shown; leaderboard() has all {len(trials)}"] if len(trials) > num_shown else []
-    causes = Counter(cut(printable(record.reason) or record.status.lower(), 95) for record in trials if record.status in (FAILED, DIVERGED))
-    return rest + [f"{count} x {cause}" for cause, count in causes.most_common(3)]
+    causes = count_causes(record.reason or record.status.lower() for record in trials if record.status in (FAILED, DIVERGED))
+    more = sum(count for _, count in causes[MOST_CAUSES:])
+    return rest + [f"{count} x {cut(printable(cause), 95)}" for cause, count in causes[:MOST_CAUSES]] + ([f"{more} x something else"] if more else [])
 
 
 def short_name(key: str, keys: Iterable[str]) -> str:
@@ -193,17 +195,33 @@ def short_name(key: str, keys: Iterable[str]) -> str:
     return key if sum(other.rsplit(".", 1)[-1] == last for other in keys) > 1 else last
 
 
-def value_text(value: object) -> str:
+def value_text(value: object, digits: int = 3) -> str:
+    """A hyperparameter's value, so many digits of a float. Those of 0.9995 are counted from 1, for it is the distance from there that counts."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(value_text, value)) or "[]"
-    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
+        return ", ".join(value_text(item, digits) for item in value) or "[]"
+    if not isinstance(value, float):
+        return printable(str(value))
+    if 0.9 < abs(value) < 1:
+        return f"{value:.{digits - math.ceil(math.log10(1 - abs(value)))}f}".rstrip("0")
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def value_texts(values: Sequence[object]) -> list[str]:
+    """Of different values different texts, of as few digits as tell them apart; words that look like numbers are quoted."""
+    for digits in range(3, 18):
+        texts = [value_text(value, digits) for value in values]
+        if len(set(texts)) == len(texts):
+            return texts
+    return [repr(value) for value in values]
 
 
 def number_text(value: float) -> str:
-    """A metric's value, four digits behind the point while that is short; empty for nan."""
+    """A metric's value, four digits behind the point, or as many in all of one that is very small or large; empty for nan."""
     if math.isnan(value):
         return ""
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3e}"
+    if 1e4 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
 def printable(text: str) -> str:

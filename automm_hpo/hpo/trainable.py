@@ -92,7 +92,7 @@ class TrialRunner(tune.Trainable):
             # this process cannot be used again, or was told by a signal to go; Ray starts another, in which the trial goes on
             if "CUDA error" in str(error) or hasattr(error, "ray_terminate_msg"):
                 raise
-            self.folder.write_error(traceback.format_exc())
+            self.folder.write_error(traceback_of(error))
             # the actor is sound: told as a result, a failure costs no new one
             return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport)} | self._best()
 
@@ -119,6 +119,14 @@ class TrialRunner(tune.Trainable):
         if math.isfinite(result.score):  # an objective's metric may have one of these names, which schedulers go by
             report = {self.metric_name: result.metric} | report | {SCORE: result.score}
         return report | self._best()
+
+
+def traceback_of(error: BaseException) -> str:
+    """As Python prints it, without the frames of this folder that lead to the trial's own code."""
+    frames, here = error.__traceback__, os.path.dirname(__file__)
+    while frames is not None and os.path.dirname(frames.tb_frame.f_code.co_filename) == here:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
 
 
 def leave_with(host: str, pid: int, latest: float) -> None:

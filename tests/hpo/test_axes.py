@@ -98,3 +98,18 @@ def test_a_trial_stands_where_it_was_at_its_best(curve):
     assert tuned_axes([record])[0].positions == [0.1]
     assert TrialRow.of(replace(record, status=COMPLETED)).tuned == {"lr": 0.1}
     assert TrialRow.of(record).tuned == {"lr": 0.5}  # while it runs
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ([[0.9, 0.9995], [0.9, 0.9999], [0.9, 0.9995]], ("0.9, 0.9995", "0.9, 0.9999")),
+        ([1001.0, None, 1001.4, "none"] * 2, ("1001", "1001.4", "none")),  # as axis_of has it, None is absent
+        ([20, "auto", 5, 10.0, True], ("5", "10", "20", "True", "auto")),
+        ([1, "1", 1.0], ("1", "'1'")),
+    ],
+)
+def test_what_is_written_alike_is_not_one_option(values, options):
+    axis = axis_of(values)
+    assert (axis.kind, axis.options) == ("options", options)
+    assert set(axis.positions[~np.isnan(axis.positions)]) == set(range(len(options)))

@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import replace
 
@@ -5,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from automm_hpo.hpo.records import FAILED, STOPPED, TrialRecord
-from automm_hpo.hpo.table import TrialRow, count_text, cut, fit_width, notes_on, printable, table_html, table_lines, trial_columns, value_text
+from automm_hpo.hpo.table import TrialRow, count_text, cut, fit_width, notes_on, number_text, printable, table_html, table_lines, trial_columns, value_text
 from automm_hpo.metrics import find_metric
 
 ACCURACY = find_metric("accuracy")
@@ -69,6 +70,35 @@ def test_notes_say_where_the_rest_is_and_count_causes():
     trials = [TrialRecord(number, {}, {}, FAILED, "ValueError: too much") for number in range(3)] + [TrialRecord(3, {}, {}, STOPPED, "scheduler")]
     assert notes_on(trials, 2) == ["the best 2 are shown; leaderboard() has all 4", "3 x ValueError: too much"]
     assert notes_on(trials, 4) == ["3 x ValueError: too much"]
+
+
+def test_causes_that_differ_in_their_numbers_are_one_and_none_is_passed_over():
+    trials = [TrialRecord(number, {}, {}, FAILED, f"OutOfMemoryError: {number}.5 GiB of {10 + number}") for number in range(40)]
+    trials += [TrialRecord(40 + number, {}, {}, FAILED, cause) for number, cause in enumerate(["one", "two", "two", "three"])]
+    assert notes_on(trials, 44) == ["40 x OutOfMemoryError: 0.5 GiB of 10", "2 x two", "1 x one", "1 x something else"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9995, "0.9995"),
+        (-0.98765, "-0.9877"),
+        (0.95, "0.95"),
+        (0.1 + 0.2, "0.3"),
+        (1.0, "1"),
+        (1234.0, "1234"),
+        (99999.0, "99999"),
+        (2e6, "2e+06"),
+        (3e-4, "0.0003"),
+    ],
+)
+def test_a_value_is_not_rounded_to_another(value, text):
+    assert value_text(value) == text
+
+
+def test_a_metric_is_written_with_the_digits_that_tell():
+    written = [number_text(value) for value in (0.0, 0.86512, -1234.5, 43217.4, 13609739.2, 1.8123e-7, math.nan)]
+    assert written == ["0.0000", "0.8651", "-1234.5000", "43217", "1.361e+07", "1.812e-07", ""]
 
 
 def test_words():
