@@ -13,11 +13,12 @@ from . import errors, space
 if TYPE_CHECKING:
     from .objective import tune_objective
     from .predictor import MultiModalPredictor
+    from .results import load_search
 
 __version__ = "0.1.0"
-__all__ = ["MultiModalPredictor", "tune_objective", "space", "errors", "__version__"]
+__all__ = ["MultiModalPredictor", "tune_objective", "load_search", "space", "errors", "__version__"]
 
-LAZY = {"MultiModalPredictor": "predictor", "tune_objective": "objective"}
+LAZY = {"MultiModalPredictor": "predictor", "tune_objective": "objective", "load_search": "results"}
 
 
 def __getattr__(name: str):  # PEP 562: pandas and torch load when the predictor is first asked for, not with the package

@@ -192,6 +192,15 @@ def stored_metric(name: str) -> Metric:
     return Metric(name, _not_computed, "scorer", problem_types=_fitting(None)) if name.startswith(OBJECT) else find_metric(name)
 
 
+def searched_metric(name: str, mode: str) -> Metric:
+    """What an objective of the user's reports under this name; it is never computed here.
+
+    Args:
+        mode: ``max`` or ``min``.
+    """
+    return Metric(name, lambda target, prediction: float("nan"), "values", mode == "max")
+
+
 def _is_scorer(value: object) -> bool:
     """Whether it is called with (estimator, X, target); a function of (target, prediction) does not say which direction is better."""
     if not callable(value) or isinstance(value, type):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
-from .hpo.cluster import known_resources, ray_cluster
+from .hpo.cluster import known_resources, ray_cluster, set_ray_environment
 from .hpo.identity import SearchIdentity, check_same_search, read_identity
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
@@ -20,7 +20,7 @@ from .hpo.objective_trial import Objective, check_objective, function_of, sent_b
 from .hpo.records import STOPPED, SearchRecords, TrialRecord
 from .hpo.settings import TuneSettings, canonical_mode, check_resources, parse_tune_settings
 from .hpo.warm_start import WarmStart, read_warm_start
-from .metrics import Metric
+from .metrics import Metric, searched_metric
 from .results import SearchResults
 from .session import Session, trials_deadline
 from .space import RawProposal, SearchSpace, describe_space
@@ -53,8 +53,8 @@ def tune_objective(
             once an epoch, or calls ``ray.tune.report`` with one, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class,
             whose ``step`` does the same. ``save_checkpoint`` and ``load_checkpoint`` (with files, or a dict that JSON can hold), or
             ``report(metrics, checkpoint=...)`` and ``ray.tune.get_checkpoint()``, let it go on where it was. It is sent to the trials'
-            processes by value. A reported ``done=True`` ends the trial; values that are no numbers are left out. What it prints is shown with the
-            name of its process.
+            processes by value. A reported ``done=True`` ends the trial, and so does nan or an infinite value of the metric; other values that are no
+            numbers are left out. What it prints is shown with the name of its process.
         space: name -> value or search space; nested dicts are welcome.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
@@ -97,7 +97,9 @@ def tune_objective(
             check_resources(settings, there)
         fixed, spaces = split_objective_space(space)
         if not spaces:
-            raise InvalidTuneSettings("space: has no search space, only fixed values; nothing is to be searched")
+            listed = next(((name, value) for name, value in fixed.items() if isinstance(value, (list, tuple)) and len(value) > 1), None)
+            hint = f". To search among the values of {listed[0]!r}: tune.choice({list(listed[1])!r})" if listed else ""
+            raise InvalidTuneSettings(f"space: has no search space, only fixed values; nothing is to be searched{hint}")
         # a Trainable may be given new values at each takeover; a function begins and ends with one config
         settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
@@ -152,6 +154,11 @@ class ObjectivePlan:
         return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": self.metric.name, "mode": self.metric.mode})
 
     @property
+    def trial(self) -> Objective:
+        metric, settings = self.metric, self.settings
+        return Objective(self.objective, self.space, self.fixed, metric.name, metric.higher_is_better, settings.num_to_keep, self.seed, self.max_epochs)
+
+    @property
     def job(self) -> SearchJob:
         return SearchJob(
             self.space,
@@ -180,34 +187,26 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         check_resumable(settings)
         check_same_search(read_identity(plan.path / "search"), identity, plan.path / "search")
     session = Session(plan.path, identity, plan.resuming, settings, plan.num_trials, metric, plan.deadline, verbosity)
-    with session.open(), contextlib.ExitStack() as cluster:
+    with session.open(), contextlib.ExitStack() as sent, contextlib.ExitStack() as cluster:
         if session.is_finished:
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
-            return SearchResults(session.records, metric)
+            return SearchResults(session.records, metric, plan.trial.best_config_of)
         session.progress.say(search_line(settings, plan.num_trials, plan.space))
         if plan.warm_start.trials:
             session.progress.say(plan.warm_start.line)
         session.progress.resumes(session.records, plan.path)
+        set_ray_environment()
+        sent.enter_context(sent_by_value(plan.objective))  # which may refuse it, before Ray is started
         available = cluster.enter_context(ray_cluster(report=session.progress.say, show_output=verbosity > 1)) if session.is_anything_left else {}
-        with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space), sent_by_value(plan.objective):
-            trial = Objective(
-                plan.objective,
-                plan.space,
-                plan.fixed,
-                metric.name,
-                metric.higher_is_better,
-                settings.num_to_keep,
-                plan.seed,
-                plan.max_epochs,
-                tracked=tracking is not None,
-            )
+        with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space):
+            trial = replace(plan.trial, tracked=tracking is not None)
             interruption = session.run(trial, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
         if line := _unseen(plan, session.records.trials()):
             session.progress.say(line, level=1)
     session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
-    return SearchResults(SearchRecords(plan.path / "search"), metric)
+    return SearchResults(SearchRecords(plan.path / "search"), metric, plan.trial.best_config_of)
 
 
 def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
@@ -235,4 +234,4 @@ def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Met
     name, direction = metric or settings.metric or "objective", canonical_mode(mode or settings.mode)
     if direction not in ("max", "min"):
         raise InvalidArgument(f"mode: expected 'max' or 'min', whether more or less of {name!r} is better, got {direction!r}")
-    return Metric(name, lambda target, prediction: float("nan"), "values", direction == "max")
+    return searched_metric(name, direction)

@@ -310,7 +310,7 @@ class MultiModalPredictor:
         table, folder = load_table(data, "data", known.encoders.columns if known else None)
         if self._artifact is None and self._target.problem_type == FEATURE_EXTRACTION:
             if self._embedder is None:
-                self._embedder = Embedder.build(*plan_embedding(self._layers, table, folder, self.label))
+                self._embedder = Embedder.build(*plan_embedding(self._layers, table, folder, self.label, self._say))
             embedder = self._embedder
         else:
             artifact = self._fitted

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from .arguments import absolute_path
+from .errors import NotAPredictor
+from .hpo.identity import is_search, read_identity
 from .hpo.importance import importances
 from .hpo.objective_space import nest
 from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord
 from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
-from .metrics import Metric
+from .metrics import Metric, searched_metric, stored_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_ROWS = 20
+ConfigOf = Callable[[TrialRecord], dict[str, Any]]
+
+
+def load_search(path: str | Path) -> SearchResults:
+    """The search of a ``fit`` or of a ``tune_objective``, finished or not, from its ``save_path``. Nothing else is needed, and nothing is changed.
+
+    Raises:
+        NotAPredictor: there is no search.
+    """
+    folder = absolute_path(path, "path") / "search"
+    if not is_search(folder):
+        raise NotAPredictor(f"{folder.parent} holds no search")
+    identity = read_identity(folder)
+    if identity.call.get("kind") == "objective":
+        metric = searched_metric(identity.call["metric"], identity.call["mode"])
+    else:
+        metric = stored_metric(identity.fingerprint["validation_metric"])
+    return SearchResults(SearchRecords(folder), metric)
 
 
 class SearchResults:
@@ -30,8 +52,13 @@ class SearchResults:
         trials: in the order of proposal.
     """
 
-    def __init__(self, records: SearchRecords, metric: Metric) -> None:
-        self.records, self.metric = records, metric
+    def __init__(self, records: SearchRecords, metric: Metric, config_of: ConfigOf | None = None) -> None:
+        """For ``fit`` and ``tune_objective``.
+
+        Args:
+            config_of: gives a trial's best config in the user's own objects, where this process has them.
+        """
+        self.records, self.metric, self._config_of = records, metric, config_of
         self.trials: list[TrialRecord] = records.trials()
 
     def __len__(self) -> int:
@@ -51,10 +78,12 @@ class SearchResults:
     def best_config(self) -> dict[str, Any] | None:
         """All values of the best trial at its best epoch; None where none has a score.
 
-        Of a fit by dotted key, as ``hyperparameters`` takes them; of an objective nested, as it is called with them, but what JSON cannot hold
-        is a text.
+        Of a fit by dotted key, as ``hyperparameters`` takes them; of an objective nested, as it is called with them. What ``load_search`` gives has
+        of an objective's values that JSON cannot hold, such as classes, the texts.
         """
-        return nest(self.best.best_config) if self.best else None
+        if self.best is None:
+            return None
+        return self._config_of(self.best) if self._config_of else nest(self.best.best_config)
 
     def checkpoint(self, trial: int | None = None) -> str | None:
         """The folder of a trial's best epoch: its weights, or what a Trainable or a function of the user's saved there.

@@ -108,7 +108,20 @@ class HyperField:
         except ValidationError:
             words = [word for word in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(word, str) and word not in self.options]
             hint = did_you_mean(words[0], self.options) if words else ""
+            if error is InvalidHyperparameter and not hint and self._are_all(value):
+                hint = f" To search among these: tune.choice({list(value)!r})."
             raise error(f"{key}: expected {self.expected}, got {value!r} ({type(value).__name__}).{hint}") from None
+
+    def _are_all(self, value: Any) -> bool:
+        """Whether it is a list of what the field expects one of."""
+        if not isinstance(value, (list, tuple)) or not value:
+            return False
+        try:
+            for item in value:
+                self.adapter.validate_python(item)
+        except ValidationError:
+            return False
+        return True
 
 
 def _expected(hint: Any) -> str:

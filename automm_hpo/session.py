@@ -100,6 +100,8 @@ class Session:
         """
         with process_unchanged(), search_folder(self.path, self._identity, self._resuming):
             self.records = SearchRecords(self.folder)
+            if self._resuming:
+                self.records.reopen_if_all_failed()
             yield self
 
     @property

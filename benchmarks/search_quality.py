@@ -54,8 +54,8 @@ FAMILIES = {"MLP": (HPOBench, "vehicle", "val_acc"), "FCNet": (HPOLib, "protein_
 
 OPTUNA: dict[str, Callable[[int], BaseSampler]] = {  # what ours are told to be, made without us
     "random": lambda seed: RandomSampler(seed=seed),
-    "bayes": lambda seed: TPESampler(seed=seed),
-    "gp": lambda seed: GPSampler(seed=seed),
+    "bayes": lambda seed: TPESampler(seed=seed, n_startup_trials=4),
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=4),
     "cmaes": lambda seed: CmaEsSampler(seed=seed, independent_sampler=TPESampler(seed=seed)),
     "evolution": lambda seed: NSGAIISampler(seed=seed, population_size=10),
     "qmc": lambda seed: QMCSampler(seed=seed, scramble=True),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from automm_hpo import MultiModalPredictor, errors, tune_objective
+from automm_hpo import MultiModalPredictor, errors, load_search, tune_objective
 from automm_hpo.hpo.objective_space import split_objective_space
 from automm_hpo.hpo.objective_trial import Objective, sent_by_value
 from automm_hpo.hpo.records import SearchRecords, TrialFolder
@@ -443,7 +443,69 @@ def test_a_state_may_hold_a_value_that_is_no_number():
 
 def test_a_function_that_returns_nan_diverged():
     found = search(lambda config: float("nan") if config["x"] else 1.0, {"x": choice([True, False])}, "grid", num_trials=2)
-    assert [record.status for record in found.trials] == ["DIVERGED", "COMPLETED"]
+    assert [(record.status, record.reason) for record in found.trials] == [("DIVERGED", "the objective reported nan or an infinite value"), ("COMPLETED", "")]
+
+
+def test_what_a_generator_returns_is_its_last_report():
+    def objective(config):
+        for epoch in range(2):
+            yield {"loss": 2.0 - epoch}
+        return {"loss": config["x"], "test": 1}
+
+    found = search(objective, {"x": tune.uniform(-1, 0)}, num_trials=2)
+    assert [record.metric for record in found.trials] == [record.tuned["x"] for record in found.trials]
+    assert found.curves().groupby("trial").size().tolist() == [3, 3]
+
+
+def test_relative_paths_are_the_callers():
+    """Though Ray, which runs already, was started in another folder."""
+    Path("offset.txt").write_text("3")
+    assert search(lambda config: float(Path("offset.txt").read_text()), num_trials=1).best.metric == 3
+
+
+def test_where_all_trials_failed_the_same_call_tries_them_again():
+    Path("bug").touch()
+
+    def objective(config):
+        for epoch in range(2):
+            if Path("bug").exists():
+                raise KeyError("mistyped")
+            yield {"loss": config["x"] + epoch}
+
+    with pytest.raises(errors.AllTrialsFailed, match=r"(?s)2 x KeyError: 'mistyped'; the same call with save_path='.*run' tries them again") as caught:
+        search(objective, num_trials=2)
+    assert "automm_hpo" not in str(caught.value).partition("Traceback")[2]  # only the user's frames
+    Path("bug").unlink()
+    found = search(objective, num_trials=2)
+    assert [(record.status, len(record.results)) for record in found.trials] == [("COMPLETED", 2)] * 2
+    assert found.failures().empty
+
+
+def test_a_search_is_read_from_its_folder_alone():
+    found = search(falling, num_trials=2, max_epochs=3)
+    again = load_search("run")
+    assert again.leaderboard().equals(found.leaderboard())
+    assert (again.metric.name, again.metric.higher_is_better, again.best_config) == ("loss", False, found.best_config)
+    with pytest.raises(errors.NotAPredictor, match="holds no search"):
+        load_search("elsewhere")
+
+
+def test_the_best_config_has_the_users_own_objects():
+    kinds = [Counter, dict]
+    found = search(lambda config: float(config["kind"] is dict), {"kind": choice(kinds)}, "grid", num_trials=2)
+    assert found.best_config["kind"] is Counter
+    assert load_search("run").best_config["kind"] == str(Counter)
+
+
+@pytest.mark.parametrize("objective", [lambda config, data: 0.0, lambda: 0.0])
+def test_a_function_that_does_not_take_a_config_alone_is_refused(objective):
+    with pytest.raises(errors.InvalidArgument, match=r"objective: expected a function of a config alone, got .*<lambda>"):
+        search(objective)
+
+
+def test_a_list_in_place_of_a_space_is_pointed_at():
+    with pytest.raises(errors.InvalidTuneSettings, match=r"To search among the values of 'x': tune.choice\(\[1, 2, 3\]\)"):
+        tune_objective(lambda config: 0.0, {"x": [1, 2, 3]}, mode="min")
 
 
 @pytest.mark.parametrize("stopping", [False, True], ids=["", "while it is asked to end"])

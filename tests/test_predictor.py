@@ -555,8 +555,9 @@ def test_a_search_by_a_scorer_object_is_not_resumed(mixed, here, fast):
         fit()
 
 
-def test_embeddings_without_a_fit(mixed, here, fast, reader_folder):
+def test_embeddings_without_a_fit(mixed, here, fast, reader_folder, capsys):
     hyperparameters = fast_tables(fast, reader_folder)
+    mixed = mixed[["image", "title", "body", "age"]]
     predictor = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters, verbosity=0)
     both = predictor.extract_embedding(mixed.head(20))
     assert both.dtype == np.float32
@@ -567,6 +568,10 @@ def test_embeddings_without_a_fit(mixed, here, fast, reader_folder):
     assert predictor.extract_embedding(mixed.head(0)).shape == (0, both.shape[1])
     assert predictor.extract_embedding(mixed.head(3), as_pandas=True).index.tolist() == [0, 1, 2]
     assert not list(here.iterdir())
+    first = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters)
+    assert np.allclose(first.extract_embedding(mixed[["title", "body", "age"]].head(1)), texts[[0]], atol=1e-5)  # of one row, every column is constant
+    assert "not read, being neither images nor texts: 'age' (constant)" in capsys.readouterr().out
+    assert np.allclose(first.extract_embedding(mixed.head(5)), texts[:5], atol=1e-5)
     with pytest.raises(ValueError, match="expected images or texts, got 'age' "):
         MultiModalPredictor(problem_type="feature_extraction").extract_embedding(mixed[["age"]])
     with pytest.raises(NotImplementedError, match="call extract_embedding"):

@@ -137,8 +137,10 @@ def test_a_name_that_no_folder_can_have(here):
         fit(table(), save_path="x" * 300)
 
 
-def test_an_objective_that_cannot_be_sent(here, ray_session):
+def test_an_objective_that_cannot_be_sent_is_refused_before_ray_is_started(here, monkeypatch):
     import threading
+
+    monkeypatch.setattr("automm_hpo.objective.ray_cluster", None)
 
     lock = threading.Lock()
 

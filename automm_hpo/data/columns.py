@@ -110,6 +110,23 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
     return ColumnTypes(types, reasons)
 
 
+def infer_readable(table: pd.DataFrame, targets: Collection[Hashable], folder: Path) -> ColumnTypes:
+    """The columns of pictures and texts; the others are ``null``. How often a value comes, which a table to learn from is judged by, does not matter here."""
+    types, reasons = {}, {}
+    for column in table.columns:
+        if column not in targets:
+            kind, reasons[column] = _infer(table[column], folder)
+            if kind in ("null", "categorical") and _are_texts(table[column]):
+                kind, reasons[column] = "text", "texts"
+            types[column] = kind if kind in (*IMAGE_TYPES, "text") else "null"
+    return ColumnTypes(types, reasons)
+
+
+def _are_texts(column: pd.Series) -> bool:
+    present = column.dropna()
+    return not isinstance(column.dtype, pd.CategoricalDtype) and len(present) > 0 and all(isinstance(value, str) for value in present.astype(object))
+
+
 def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     """(type, reason): the first that fits; pictures before categories, for a few of them are still pictures."""
     present = column.dropna()

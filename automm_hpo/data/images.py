@@ -191,7 +191,8 @@ def identify(source: ImageSource) -> tuple[object, ...]:
         case bytes() | bytearray():
             content, kind = source, "bytes"
         case Image.Image():
-            content, kind = source.tobytes(), f"{source.mode} {source.size} {source.info.get('transparency')!r} {_exif_orientation(source)}"
+            palette = source.getpalette("RGBA") if source.mode in ("P", "PA") else None
+            content, kind = source.tobytes(), f"{source.mode} {source.size} {source.info.get('transparency')!r} {_exif_orientation(source)} {palette}"
         case _:
             content, kind = source.tobytes(), f"{source.shape} {source.dtype}"
     return kind, hashlib.sha256(content).hexdigest()
@@ -294,7 +295,7 @@ def pictures_in(value: object, is_path: bool, folder: Path) -> list[object]:
         return [value]
     text = str(value)
     if text.startswith("[") and text.endswith("]"):
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):  # of brackets within brackets, too
+        with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # of brackets within brackets, too
             listed = ast.literal_eval(text)
             return listed or [""] if all(path is None or isinstance(path, str) for path in listed) else [value]
     return [path for path in map(str.strip, text.split(SEPARATOR)) if path] or [""]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ import pandas as pd
 from ..arguments import absolute_path, check_tracking, checked_numbers, plan_path
 from ..artifact import Artifact
 from ..config import Config, Data
-from ..data.columns import IMAGE_TYPES, ColumnTypes, infer_columns
+from ..data.columns import infer_readable
 from ..data.encoders import Encoders, count_pictures, fit_encoders
 from ..data.images import cover
 from ..data.tables import fingerprint as fingerprint_table
@@ -215,22 +215,27 @@ def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mappi
     return target, call.get("fit", {}).get("column_types")
 
 
-def plan_embedding(layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None) -> tuple[Config, Encoders]:
+def plan_embedding(
+    layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None, report: Callable[[str], None] = lambda line: None
+) -> tuple[Config, Encoders]:
     """What an untrained, pretrained model makes of a table's images and texts; it has nothing to say of the other columns.
+
+    Args:
+        report: is told of columns that are not read.
 
     Raises:
         InvalidData: there is neither an image nor a text column.
         WeightsUnavailable, InvalidInput
     """
     search = plan_search(layers, None)
-    columns = infer_columns(table, [label], folder)
-    read = {column: kind if kind in (*IMAGE_TYPES, "text") else "null" for column, kind in columns.items()}
-    if set(read.values()) == {"null"}:
-        found = ", ".join(f"{column!r} ({kind}: {columns.reasons[column]})" for column, kind in columns.items())
-        raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {found}")
+    columns = infer_readable(table, [label], folder)
+    others = ", ".join(f"{column!r} ({columns.reasons[column]})" for column in columns.of_type("null"))
+    if not columns.used:
+        raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {others or 'none'}")
+    if others:
+        report(f"not read, being neither images nor texts: {others}")
     geometry = cover([image_spec(search.config)], search.config.data.image.max_pixels)
-    kept = ColumnTypes(read, columns.reasons)
-    pictures = count_pictures(kept, table, folder, search.config.model.timm_image.max_image_num_per_column)
-    encoders = fit_encoders(kept, table, search.config.data, geometry, pictures)
+    pictures = count_pictures(columns, table, folder, search.config.model.timm_image.max_image_num_per_column)
+    encoders = fit_encoders(columns, table, search.config.data, geometry, pictures)
     check_models(search, encoders.features)
     return search.config, plan_weights(search, encoders)

@@ -279,9 +279,19 @@ def _notes(plan: FitPlan) -> Iterator[str]:
 def _told(plan: FitPlan) -> dict[str, Any]:
     """What MLflow is told of a search: the hyperparameters of all that it may use, those that it tunes by their space."""
     search = plan.search
-    models = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), plan.encoders.features)
+    features = plan.encoders.features
+    models = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
+    silent = {
+        ("data.image.", "data.mixup."): features.num_images,
+        ("data.text.",): features.num_texts,
+        ("data.numerical.",): len(features.numeric) > features.num_scores,
+        ("data.categorical.",): features.cardinalities,
+        ("optim.lora.",): any(config.optim.adds_lora for config in candidate_configs(search.config, search.space, ("optim.peft",))),
+    }
+    idle = tuple(prefix for prefixes, has_say in silent.items() if not has_say for prefix in prefixes)
     tuned = tuned_keys(search.space)
-    return {key: value for key, value in search.config.flat().items() if key not in tuned and _concerns(key, models)} | dict(search.space)
+    told = {key: value for key, value in search.config.flat().items() if key not in tuned and not key.startswith(idle) and _concerns(key, models)}
+    return told | dict(search.space)
 
 
 def _tags(plan: FitPlan) -> dict[str, str]:

@@ -33,6 +33,12 @@ RAY_ENVIRONMENT = {
 }
 
 
+def set_ray_environment() -> None:
+    """To be called before Ray is imported."""
+    for key, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
 def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
     """``cpu`` and ``gpu`` that a search will have, by the names of ``resources_per_trial``; None before a cluster is connected to.
 
@@ -64,8 +70,7 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
     Yields:
         The cluster's resources.
     """
-    for key, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_ray_environment()
     import ray
 
     own = _own_ray.locked() or not ray.is_initialized()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from ..errors import raised_in
+from ..training.checkpoint_folder import list_checkpoints
 from ..training.result import EpochResult
 from .identity import GOAL
 from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, ends_for_good, reaches
@@ -88,6 +90,8 @@ class SearchMonitor:
         if number in self._open or self.records.has_ended(number):
             return
         self._open[number] = record = self.records.reopen_trial(number)
+        if record.results and not list_checkpoints(self.records.folder_of(number).checkpoints):
+            record = replace(record, results=())  # with nothing to go on from it begins again, a function say
         if record.results:
             self._last[number] = record.results[-1]
         for listener in self.listeners:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,8 +54,24 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
             raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
     elif not callable(objective):
         raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
+    elif not takes_config(objective):
+        name, takes = function_of(objective).__qualname__, inspect.signature(objective)
+        raise InvalidArgument(f"objective: expected a function of a config alone, got {name}{takes}; functools.partial gives it the rest")
     if getattr(function_of(objective), "_resources", None) is not None or getattr(objective, "__name__", "") == "ResourceTrainable":
         raise InvalidArgument("objective: what tune.with_resources asks for is not read here; give resources_per_trial in hyperparameter_tune_kwargs")
+
+
+def takes_config(objective: Callable[..., Any]) -> bool:
+    """Whether it can be called with one argument, as far as can be known."""
+    try:
+        signature = inspect.signature(objective)
+    except ValueError:  # of some that are written in C
+        return True
+    try:
+        signature.bind({})
+    except TypeError:
+        return False
+    return True
 
 
 def function_of(objective: Any) -> Any:
@@ -127,9 +143,17 @@ class Objective:
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
         """What the objective is called with: the user's own objects, which need not be JSON."""
+        return self._config(record, record.segments[-1])
+
+    def best_config_of(self, record: TrialRecord) -> dict[str, Any]:
+        """The same of a trial that has a best result: with what it was called when it came to that."""
+        assert record.best, "the caller has looked"
+        return self._config(record, record.segments[record.best.segment])
+
+    def _config(self, record: TrialRecord, segment: Segment) -> dict[str, Any]:
         values = {**self.fixed, **finish_proposal(self.space, dict(record.raw), self.fixed, (self.seed, record.number))}
-        if record.segments[-1].number > 0:
-            values |= record.segments[-1].tuned
+        if segment.number > 0:
+            values |= segment.tuned
         return nest(values)
 
     def recover(self, folder: TrialFolder) -> TrialRecord:
@@ -192,7 +216,7 @@ class Objective:
                 if said.is_last and session.misused:
                     raise InvalidReport(session.misused)
                 if said.is_last and _is_generator(said.values):
-                    for values, more in _timed(said.values):
+                    for values, more in _timed(_with_returned(said.values)):
                         epoch += 1
                         yield ended(self._result(values, epoch, before + spent + more, segment))
                 elif said.is_last and said.values is None and epoch:  # it has reported all that it had to say
@@ -252,13 +276,20 @@ class Objective:
             raise InvalidReport(f"the objective's {self.metric!r}: expected a number, got {metric!r} ({type(metric).__name__}){hint}")
         extra = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
         score = float(metric) if self.higher_is_better else -float(metric)
-        end = "diverged" if not math.isfinite(score) else "returned" if done else None
+        end = "not_finite" if not math.isfinite(score) else "returned" if done else None
         score = score if math.isfinite(score) else math.nan
         return EpochResult(float(epoch), epoch, score, float(metric), math.nan, math.nan, math.nan, seconds, end, segment, extra=extra)
 
 
 def _is_generator(returned: Any) -> bool:
     return inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping))
+
+
+def _with_returned(values: Generator[Any, Any, Any]) -> Iterator[Any]:
+    """What a generator yields, and last what it returns, if anything."""
+    returned = yield from values
+    if returned is not None:
+        yield returned
 
 
 def _build(trainable: Any, config: dict[str, Any], folder: TrialFolder) -> Any:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,7 @@ ENDS = {
     "interrupted": (STOPPED, INTERRUPTED),
     "trial_time_limit": (STOPPED, TRIAL_TIME_LIMIT),
     "diverged": (DIVERGED, "loss or predictions became nan or infinite"),
+    "not_finite": (DIVERGED, "the objective reported nan or an infinite value"),
     None: (STOPPED, BY_SCHEDULER),
 }
 
@@ -250,6 +252,16 @@ class SearchRecords:
         self.folder_of(number).write(record)
         return record
 
+    def reopen_if_all_failed(self) -> None:
+        """Where no trial has a score, all begin again: what they failed of may be mended."""
+        trials = self.trials()
+        if any(record.best for record in trials):
+            return
+        for record in trials:
+            shutil.rmtree(self.folder_of(record.number).checkpoints, ignore_errors=True)
+            self.folder_of(record.number).rewrite_results(())
+            self.reopen_trial(record.number)
+
     def close_trial(self, number: int, status: str, reason: str) -> TrialRecord:
         folder = self.folder_of(number)
         stored = list_checkpoints(folder.checkpoints)
@@ -313,7 +325,8 @@ class SearchRecords:
         causes = count_causes(record.reason or record.status for record in broken or trials)
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
-        raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}{first}")
+        again = f"the same call with save_path={str(self.folder.parent)!r} tries them again" if broken else ""
+        raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}" + (f"; {again}" if again else "") + first)
 
     def leaderboard(self, metric: Metric) -> pd.DataFrame:
         """One row a trial, best first, trials without a score last.

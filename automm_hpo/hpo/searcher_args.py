@@ -23,10 +23,10 @@ Population = Annotated[int, Number, Field(ge=2), Expected("an integer >= 2")]
 
 
 class BayesArgs(Section):
-    """Of Optuna's TPESampler; what is absent takes Optuna's default."""
+    """Of Optuna's TPESampler; what is absent takes Optuna's default, but for the first trials."""
 
     n_startup_trials: NonNegativeInt
-    """Random trials before the first that is modelled."""
+    """Random trials before the first that is modelled; 4 by default, as a search has few."""
     n_ei_candidates: PositiveInt
     """Candidates drawn for each proposal."""
     multivariate: Flag
@@ -38,10 +38,10 @@ class BayesArgs(Section):
 
 
 class GpArgs(Section):
-    """Of Optuna's GPSampler; what is absent takes Optuna's default."""
+    """Of Optuna's GPSampler; what is absent takes Optuna's default, but for the first trials."""
 
     n_startup_trials: NonNegativeInt
-    """Random trials before the first that is modelled."""
+    """Random trials before the first that is modelled; 4 by default, as a search has few."""
     deterministic_objective: Flag
     """The same configuration always scores the same: model no noise."""
 

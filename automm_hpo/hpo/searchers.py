@@ -229,16 +229,19 @@ def _optuna_options(space: Choice) -> tuple[Any, ...]:
     return space.options if plain and len(set(space.options)) == len(space.options) else tuple(range(len(space.options)))
 
 
+STARTUP_TRIALS = 4  # Optuna's ten would leave little of a usual search to be modelled; measured by benchmarks/startup_trials.py
+
+
 def _bayes(args: Args, seed: int) -> Any:
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, **args)
+    return TPESampler(seed=seed, **{"n_startup_trials": STARTUP_TRIALS, **args})
 
 
 def _gp(args: Args, seed: int) -> Any:
     from optuna.samplers import GPSampler
 
-    return GPSampler(seed=seed, **args)
+    return GPSampler(seed=seed, **{"n_startup_trials": STARTUP_TRIALS, **args})
 
 
 def _cmaes(args: Args, seed: int) -> Any:

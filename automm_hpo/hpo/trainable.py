@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import math
@@ -31,7 +32,7 @@ class TrialRunner(tune.Trainable):
     """Advances ``run_trial`` one validation a step. All state is in the trial's folder; Ray only ever sees a pointer to it."""
 
     def setup(  # type: ignore[override]  # with_parameters adds them
-        self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int]
+        self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int, str]
     ) -> None:
         gc.freeze()  # what was imported stays; else every collection walks through torch's million objects, a tenth of a second each
         for name in ("ray.train", "ray.tune"):
@@ -39,7 +40,10 @@ class TrialRunner(tune.Trainable):
         os.environ["OMP_NUM_THREADS"] = str(num_threads)  # for an objective that imports torch later, or never
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(num_threads)
-        leave_with(*driver, math.inf if task.deadline is None else task.deadline + STAY_SECONDS)
+        host, pid, folder = driver
+        with contextlib.suppress(OSError):  # another machine need not have it
+            os.chdir(folder)  # a Ray that runs already may have been started elsewhere, and relative paths are the caller's
+        leave_with(host, pid, math.inf if task.deadline is None else task.deadline + STAY_SECONDS)
         self.task, self.metric_name = task, metric
         self._begin(config)
 

@@ -331,6 +331,13 @@ def test_pictures_in_memory_are_told_apart_by_content():
     sources = [b"a", b"b", Base64("a"), array, array.reshape(6, 4), Image.fromarray(array), Image.new("L", (4, 6)), Image.new("P", (4, 6))]
     assert len({identify(source) for source in sources}) == len(sources)
     assert identify(array) == identify(array.copy())
+
+
+def test_pictures_that_differ_in_their_palette_alone_are_told_apart():
+    pictures = [Image.new("RGB", (4, 4), color).quantize(2) for color in ("red", "blue", "red")]
+    assert len({picture.tobytes() for picture in pictures}) == 1  # the same indices
+    red, blue, again = map(identify, pictures)
+    assert red == again != blue
     assert [name_source(source) for source in (b"abc", Base64("abcd"), "/a.png")] == ["3 bytes", "base64 text of 4 characters", "/a.png"]
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from ray import tune
 
-from automm_hpo import MultiModalPredictor
+from automm_hpo import MultiModalPredictor, load_search
 from automm_hpo.errors import AllTrialsFailed
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchRecords
 from automm_hpo.space import Choice, Float, draw_space
@@ -77,6 +77,7 @@ def test_all_trials_failing_raises_with_the_first_cause_and_counts(small, here, 
     with pytest.raises(AllTrialsFailed, match=r"none of 2 trials has a score: 2 x ValueError: Expected more than 1 value.*\n.*\nTraceback"):
         search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 2})
     assert len(SearchRecords(here / "run" / "search").trials()) == 2
+    assert load_search("run").metric.name == "accuracy"
 
 
 def test_a_time_limit_keeps_the_best_so_far(small, here, fast):
