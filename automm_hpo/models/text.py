@@ -215,17 +215,26 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
             warnings.simplefilter("ignore")
             if pretrained:
                 # torch's own format is read with weights_only by transformers; neither runs code
-                encoder = AutoModel.from_pretrained(str(folder), config=config, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
+                encoder, report = AutoModel.from_pretrained(
+                    str(folder), config=config, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+                )
             else:
-                encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+                encoder, report = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32), {}
     except Exception as error:  # no files, files of another model, files that would run code
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} cannot be loaded: {str(error).splitlines()[0]}") from None
     finally:
         logging.set_verbosity(shown)
         if bars:
             logging.enable_progress_bar()
+    filled = {name: value for name, value in encoder.named_parameters() if name in report.get("missing_keys", ())}
     if getattr(encoder, "decoder", None) is not None:
         encoder = encoder.get_encoder()
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    used = {id(parameter) for parameter in encoder.parameters()}
+    if absent := [name for name, value in filled.items() if id(value) in used]:
+        raise WeightsUnavailable(
+            f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} lack {len(absent)} of the {len(used)} tensors of this {config.model_type}, "
+            f"and would leave them random: {', '.join(absent[:3])}{', ...' if absent[3:] else ''}"
+        )
     return encoder

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel, T5Config, T5EncoderModel, ViTConfig
 
 from automm_hpo import hub
@@ -29,6 +30,25 @@ def test_published_weights_are_loaded_without_a_pooler(make_config, encoder_fold
     own = model.backbones["hf_text"].encoder.state_dict()
     assert not any(name.startswith("pooler") for name in own)
     assert all(torch.equal(value, own[name]) for name, value in donor.state_dict().items() if not name.startswith("pooler"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {f"encoder_q.{name}": value for name, value in weights.items()}, r"lack 37 of the 37 tensors of this bert.*embeddings.*, \.\.\."),
+        (
+            lambda weights: {name: value for name, value in weights.items() if "layer.1.output.dense.bias" not in name},
+            "lack 1 of the 37 .*layer.1.output.dense.bias$",
+        ),
+        (lambda weights: {name: value[:1] if name.endswith("query.weight") else value for name, value in weights.items()}, "cannot be loaded"),
+    ],
+    ids=["another prefix", "one is absent", "another shape"],
+)
+def test_tensors_that_the_file_lacks_are_not_left_random(make_config, encoder_folder, tmp_path, change, message):
+    (tmp_path / "config.json").write_text((Path(encoder_folder) / "config.json").read_text())
+    save_file(change(load_file(f"{encoder_folder}/model.safetensors")), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsUnavailable, match=message):
+        build_model(make_config("hf_text", model__hf_text__checkpoint_name=str(tmp_path)), TEXTS, 3)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
