@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 KEY = "model.hf_text"
 CONFIG = "config.json"
+DROPOUTS = (  # of a configuration; each kind has some of them
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout", "dropout_rate"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout"),
+)
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -201,7 +205,7 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
     from transformers import AutoModel
     from transformers.utils import logging
 
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+    for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, own.dropout)
     folder = _folder(own.checkpoint_name)

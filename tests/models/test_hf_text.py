@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel, T5Config, T5EncoderModel, ViTConfig
+from transformers import (
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    GPTNeoXConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5EncoderModel,
+    ViTConfig,
+)
 
 from automm_hpo import hub
 from automm_hpo.config import Config
@@ -18,6 +31,7 @@ from automm_hpo.training.optim import build_optimizer, lr_scales
 
 TEXTS = Features(num_texts=1)
 SMALL = {"vocab_size": 50, "max_position_embeddings": 40}
+MARKS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
 
 
 def test_the_spec_is_what_the_data_needs(make_config, encoder_folder):
@@ -125,6 +139,27 @@ def test_dropout_is_the_configs(make_config):
     for dropout in (0.0, 0.3):
         model = build_model(make_config("hf_text", model__hf_text__dropout=dropout), TEXTS, 3)
         assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {dropout}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0),
+        T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+        ModernBertConfig(**SMALL, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, **MARKS),
+        GPTNeoXConfig(**SMALL, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16),
+    ],
+    ids=lambda kind: kind.model_type,
+)
+def test_dropout_is_the_configs_whatever_a_kind_calls_it(kind, tmp_path):
+    kind.save_pretrained(tmp_path)
+    tokens = torch.arange(12).view(2, 6)
+    for dropout in (0.0, 0.3):
+        own = {"checkpoint_name": str(tmp_path), "pretrained": False, "dropout": dropout}
+        encoder = text.build(Config.from_flat({f"model.hf_text.{key}": value for key, value in own.items()}), TEXTS, False).train().encoder
+        first, second = (encoder(input_ids=tokens).last_hidden_state for _ in range(2))
+        assert {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)} <= {dropout}
+        assert torch.equal(first, second) == (not dropout)
 
 
 def test_a_frozen_encoder_does_not_learn_and_its_head_does(make_config, make_batch):
