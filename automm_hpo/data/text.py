@@ -17,7 +17,10 @@ from .batch import text_ends
 
 KEY = "model.hf_text.checkpoint_name"
 ROWS_A_CALL = 4_096  # texts tokenised at once
-COUNTING_FROM_PADDING = ("roberta", "camembert", "longformer", "mpnet", "data2vec-text")  # kinds whose first position is the one after the padding's
+COUNTING_FROM_PADDING = (  # kinds whose first position is the one after the padding's; xlm-roberta, roberta-prelayernorm are roberta, too
+    *("roberta", "camembert", "longformer", "mpnet", "data2vec-text", "ibert", "luke", "xmod", "lilt", "markuplm", "esm", "layoutlmv3"),
+    *("altclip_text_model", "clap_text_model", "bridgetower_text_model"),
+)
 
 
 @dataclass(frozen=True)

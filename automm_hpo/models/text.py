@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,17 +126,46 @@ def check(config: Config) -> None:
 
 
 def fetch_weights(config: Config) -> None:
-    """Has configuration and weights of the config's model on this machine.
+    """Has configuration and weights of the config's model on this machine, and tries them.
 
     Raises:
-        WeightsUnavailable: what the model needs of the hub cannot be had.
+        WeightsUnavailable: what the model needs of the hub cannot be had, or is not this model's.
+        InvalidHyperparameter: it does not read rows of tokens one by one.
     """
     own = config.model.hf_text
-    _check_kind(own.checkpoint_name, _config(own.checkpoint_name))
-    if not own.pretrained or _local(own.checkpoint_name).is_dir():
-        return
-    if not any(hub.cached(own.checkpoint_name, file) for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")):
-        _fetch(own.checkpoint_name, _weights_among)
+    name = own.checkpoint_name
+    _check_kind(name, _config(name))
+    wants_hub = own.pretrained and not _local(name).is_dir()
+    if wants_hub and not any(hub.cached(name, file) for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")):
+        _fetch(name, _weights_among)
+    folder = _folder(name)
+    files = folder.iterdir() if folder else ()
+    _try_once(name, own.pretrained, tuple(sorted((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())))
+
+
+@functools.lru_cache(maxsize=100)
+def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -> None:
+    """Has an encoder read a short row alone, and beside a longer one; again only where its files have changed."""
+    config = _config(name)
+    words = [token for token in range(min(config.vocab_size, 9)) if token != getattr(config, "pad_token_id", None)]
+    tokens = torch.tensor([words[:6], words[:3] + 3 * [getattr(config, "pad_token_id", None) or 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        encoder = _create(HfTextConfig(checkpoint_name=name, pretrained=pretrained), config, pretrained).eval()
+        try:
+            with _quiet():
+                together, alone = (
+                    encoder(input_ids=tokens[rows, :length], attention_mask=mask[rows, :length]).last_hidden_state[-1, :3]
+                    for rows, length in ((slice(2), 6), (slice(1, 2), 3))
+                )
+        except Exception as error:  # of many kinds
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which cannot read rows of any length: {first}") from None
+    if not torch.allclose(together, alone, rtol=0, atol=1e-4 * float(alone.abs().max())):
+        raise InvalidHyperparameter(
+            f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which does not tell padding from words, so that a row's answer would depend on "
+            "the rows beside it; choose another"
+        )
 
 
 def is_pretrained(config: Config) -> bool:
@@ -203,7 +234,6 @@ def _check_kind(name: str, config: PretrainedConfig) -> None:
 def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> Any:
     """The encoder without a pooler of its own, whose weights no loss of ours would reach."""
     from transformers import AutoModel
-    from transformers.utils import logging
 
     for name in DROPOUTS:
         if hasattr(config, name):
@@ -211,12 +241,8 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
     folder = _folder(own.checkpoint_name)
     if pretrained and folder is None:
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} are not on this machine")
-    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # reports of tensors that we do not want
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             if pretrained:
                 # torch's own format is read with weights_only by transformers; neither runs code
                 encoder, report = AutoModel.from_pretrained(
@@ -226,15 +252,11 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
                 encoder, report = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32), {}
     except Exception as error:  # no files, files of another model, files that would run code
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} cannot be loaded: {str(error).splitlines()[0]}") from None
-    finally:
-        logging.set_verbosity(shown)
-        if bars:
-            logging.enable_progress_bar()
     filled = {name: value for name, value in encoder.named_parameters() if name in report.get("missing_keys", ())}
     if getattr(encoder, "decoder", None) is not None:
         encoder = encoder.get_encoder()
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.pooler = nn.Identity()  # some kinds call it whatever it is
     used = {id(parameter) for parameter in encoder.parameters()}
     if absent := [name for name, value in filled.items() if id(value) in used]:
         raise WeightsUnavailable(
@@ -242,3 +264,21 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
             f"and would leave them random: {', '.join(absent[:3])}{', ...' if absent[3:] else ''}"
         )
     return encoder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' reports of tensors that we do not want, its bars and its advice."""
+    from transformers.utils import logging
+
+    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(shown)
+        if bars:
+            logging.enable_progress_bar()

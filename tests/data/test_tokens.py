@@ -53,6 +53,7 @@ def test_a_longer_cache_gives_what_a_shorter_one_would(tokenizer, length):
     [
         ({"model_type": "bert", "max_position_embeddings": 40}, 40),
         ({"model_type": "roberta", "max_position_embeddings": 40, "pad_token_id": 1}, 38),
+        ({"model_type": "ibert", "max_position_embeddings": 40, "pad_token_id": 1}, 38),
         ({"model_type": "deberta-v2", "max_position_embeddings": 40, "position_biased_input": False}, 100),
         ({"model_type": "t5"}, 100),
     ],

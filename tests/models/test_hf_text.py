@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -7,15 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModel,
     BertModel,
+    ConvBertConfig,
     DistilBertConfig,
     DistilBertModel,
+    FNetConfig,
     GPT2Config,
     GPT2Model,
     GPTNeoXConfig,
     ModernBertConfig,
+    NystromformerConfig,
     RobertaConfig,
     RobertaModel,
+    SqueezeBertConfig,
     T5Config,
     T5EncoderModel,
     ViTConfig,
@@ -229,6 +235,45 @@ def test_weights_out_of_reach_are_refused_in_time_with_the_ways_out(make_config,
         with pytest.raises(WeightsUnavailable, match=r"all-MiniLM-L6-v2.*a folder you have.*model.names.*leave the columns out"):
             act()
     assert time.monotonic() - started < 10
+
+
+SIZES = {**SMALL, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lambda: FNetConfig(**SIZES, tpu_short_seq_length=20), "is a fnet, which does not tell padding from words"),
+        (lambda: ConvBertConfig(**SIZES, embedding_size=16), "is a convbert, which does not tell padding from words"),
+        (lambda: NystromformerConfig(**SIZES, num_landmarks=4, segment_means_seq_len=20), "is a nystromformer, which cannot read rows of any length"),
+    ],
+    ids=["fnet", "convbert", "nystromformer"],
+)
+def test_kinds_that_do_not_read_row_by_row_are_refused_before_a_search(kind, message, tmp_path, make_config):
+    torch.manual_seed(0)
+    AutoModel.from_config(kind()).save_pretrained(tmp_path)
+    with pytest.raises(InvalidHyperparameter, match=message):
+        fetch_weights(make_config("hf_text", model__hf_text__checkpoint_name=str(tmp_path)), TEXTS)
+
+
+def test_a_pooler_that_is_always_called_is_none(tmp_path, make_config):
+    AutoModel.from_config(SqueezeBertConfig(**SIZES, embedding_size=16, q_groups=1, k_groups=1)).save_pretrained(tmp_path)
+    config = make_config("hf_text", model__hf_text__checkpoint_name=str(tmp_path))
+    fetch_weights(config, TEXTS)
+    assert not any("pooler" in name for name in build_model(config, TEXTS, 3).state_dict())
+
+
+def test_weights_are_tried_before_a_search_and_once(make_config, encoder_folder, tmp_path, monkeypatch):
+    shutil.copytree(encoder_folder, tmp_path / "encoder")
+    config, tries = make_config("hf_text", model__hf_text__checkpoint_name=str(tmp_path / "encoder")), []
+    create = text._create
+    monkeypatch.setattr(text, "_create", lambda *args: tries.append(args) or create(*args))
+    for batch_size in (32, 64):
+        fetch_weights(config.with_overrides({"env.batch_size": batch_size}), TEXTS)
+    assert len(tries) == 1
+    (tmp_path / "encoder" / "model.safetensors").unlink()
+    with pytest.raises(WeightsUnavailable, match="cannot be loaded"):
+        fetch_weights(config, TEXTS)
 
 
 def test_without_the_library_only_a_table_with_text_is_refused(make_config, monkeypatch):
