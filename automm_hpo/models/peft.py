@@ -60,5 +60,8 @@ def _add_lora(backbone: Backbone, own: LoraConfig) -> None:
     pointwise = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1]
     if not linear and not pointwise:
         raise InvalidHyperparameter("optim.peft: the backbone has neither linear layers nor 1 x 1 convolutions for LoRA to attach to; leave it at None")
+    apart: list[Any] = [module for module in backbone.modules() if hasattr(module, "qkv_bias_separate")]
+    for attention in apart:  # timm's BEiT, EVA and SwinV2, which would take the layer's weight and go around what is added to it
+        attention.qkv_bias_separate = True
     options: dict[str, Any] = {"r": own.r, "lora_alpha": own.alpha, "lora_dropout": own.dropout, "bias": "none"}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=linear or pointwise, **options), backbone)

@@ -1,10 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models import beit, eva
 
+from automm_hpo.config import Optim
 from automm_hpo.data.features import Features
 from automm_hpo.errors import NotSupported
 from automm_hpo.models import build_model, check_model
+from automm_hpo.models.backbone import Backbone
+from automm_hpo.models.peft import freeze
 from automm_hpo.training.checkpoint import load_weights, save_weights
 from automm_hpo.training.optim import build_optimizer, lr_scales
 
@@ -62,6 +66,47 @@ def test_only_adapters_norms_and_what_is_new_learn(make_config, weights, feature
     assert {"head.weight", "backbones.real_mlp.input_scale", "fusion.layers.0.weight"} <= changed
     share = sum(parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad and name in pretrained)
     assert share < sum(value.numel() for name, value in before.items() if name in pretrained)
+
+
+class Attention(Backbone):
+    """An attention of timm's that has the biases of ``qkv`` apart, alone."""
+
+    is_pretrained, num_features = True, 16
+
+    def __init__(self, attention):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = attention()
+
+    def forward(self, tokens):
+        return self.attention(tokens)
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        lambda: beit.Attention(16, num_heads=2, qkv_bias=True),
+        lambda: eva.EvaAttention(16, num_heads=2, norm_layer=torch.nn.LayerNorm),
+    ],
+    ids=["beit", "eva"],
+)
+def test_additions_to_a_fused_qkv_take_part_where_its_biases_are_apart(attention, tmp_path):
+    optim, tokens = Optim(peft="lora"), torch.randn(2, 5, 16)
+    plain, model = Attention(attention), Attention(attention)
+    freeze(model, optim)
+    assert torch.allclose(model.eval()(tokens), plain.eval()(tokens), atol=1e-5)
+    model(tokens).square().sum().backward()
+    learning = {name: parameter for name, parameter in model.named_parameters() if "lora_B" in name}
+    assert len(learning) == 2
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in learning.values())
+    for parameter in learning.values():
+        torch.nn.init.normal_(parameter)
+    save_weights(model, tmp_path / "w.safetensors")
+    again = Attention(attention)
+    freeze(again, optim)
+    load_weights(again, tmp_path / "w.safetensors")
+    assert torch.equal(again.eval()(tokens), model(tokens))
+    assert not torch.allclose(model(tokens), plain(tokens), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["test_vit4", "test_efficientnet_evos"])
