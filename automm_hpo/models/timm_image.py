@@ -134,9 +134,11 @@ def _try_shapes(own: TimmImageConfig) -> None:
     with torch.device("meta"):  # shapes without memory or arithmetic
         backbone = _create(own, source, pretrained=False).eval()
         try:
-            backbone(torch.empty(1, 3, size, size))
+            features = backbone(torch.empty(1, 3, size, size))
         except Exception as error:  # models refuse sizes by assertions and shape errors of many kinds
             raise InvalidHyperparameter(f"{KEY}.image_size: {own.checkpoint_name} does not take {size} pixels: {error}") from None
+    if not isinstance(features, torch.Tensor) or features.shape != (1, _feature_size(backbone)):  # encoders of larger models
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {own.checkpoint_name} gives tokens or a map of features, not one row a picture; choose another")
 
 
 _try_shapes_once = functools.lru_cache(maxsize=1_000)(_try_shapes)  # a tenth of a second or two each, and planning asks several times
@@ -163,12 +165,22 @@ def _create(own: TimmImageConfig, source: Source, pretrained: bool) -> nn.Module
         options["drop_path_rate"] = own.drop_path_rate
     if own.image_size and source.cfg.fixed_input_size:
         options["img_size"] = own.image_size
+
+    def create() -> nn.Module:
+        if pretrained:
+            return timm.create_model(own.checkpoint_name, pretrained=True, num_classes=0, **options)
+        return timm.create_model(source.architecture, **{**source.arguments, **options, "num_classes": 0})
+
     try:
         with warnings.catch_warnings():  # "mapping deprecated model name": the user's choice of name stands
             warnings.simplefilter("ignore")
-            if pretrained:
-                return timm.create_model(own.checkpoint_name, pretrained=True, num_classes=0, **options)
-            return timm.create_model(source.architecture, **{**source.arguments, **options, "num_classes": 0})
+            try:
+                return create()
+            except TypeError:
+                if own.drop_rate:
+                    raise
+                del options["drop_rate"]  # which it does not know, and nobody wants; some others have dropout unless told so
+                return create()
     except TypeError as error:
         raise InvalidHyperparameter(f"{KEY}: {own.checkpoint_name} does not take {', '.join(options)}: {error}") from None
 
