@@ -29,6 +29,7 @@ from .backbone import Backbone
 from .folding import fold_norms, shared_copy
 
 KEY = "model.timm_image"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder or repository, the first that is there
 
 
 class TimmImage(Backbone):
@@ -94,10 +95,10 @@ class TimmImage(Backbone):
 def build(config: Config, features: Features, load_weights: bool, described: Mapping[str, Any] | None = None) -> TimmImage:
     own = config.model.timm_image
     source = Source.from_json(described) if described else _source(own.checkpoint_name)
-    from_file = load_weights and own.checkpoint_path is not None
-    backbone = _create(own, source, pretrained=load_weights and own.pretrained and not from_file)
-    if from_file:
-        _load_backbone(backbone, Path(str(own.checkpoint_path)))
+    file = _weights_file(own) if load_weights and own.is_pretrained else None
+    backbone = _create(own, source, pretrained=load_weights and own.pretrained and file is None)
+    if file is not None:
+        _load_backbone(backbone, own, file)
     return TimmImage(backbone, own, source)
 
 
@@ -145,14 +146,27 @@ _try_shapes_once = functools.lru_cache(maxsize=1_000)(_try_shapes)  # a tenth of
 
 
 def fetch_weights(config: Config) -> None:
-    """Has the weights of the config's model on this machine.
+    """Has the weights of the config's model on this machine; those that timm does not publish itself are compared with it.
 
     Raises:
-        WeightsUnavailable: pretrained weights are wanted and cannot be had.
+        WeightsUnavailable, InvalidHyperparameter: pretrained weights are wanted, and cannot be had, or are not this model's.
     """
     own = config.model.timm_image
     if own.pretrained and own.checkpoint_path is None:
         _fetch_weights(own.checkpoint_name)
+    if own.is_pretrained and (file := _weights_file(own)) is not None:
+        _try_weights_once(own, file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _try_weights_once(own: TimmImageConfig, file: Path, changed: int) -> None:
+    """Compares names and shapes; loads the weights where that does not settle it. Again only where the file has changed."""
+    source, weights = _source(own.checkpoint_name), _read_weights(own, file)
+    with torch.device("meta"):
+        shapes = _create(own, source, pretrained=False).state_dict()
+    if _absent(shapes, _fitting(shapes, weights)):
+        with torch.random.fork_rng(devices=[]):
+            _load_backbone(_create(own, source, pretrained=False), own, file)
 
 
 def is_pretrained(config: Config) -> bool:
@@ -169,7 +183,7 @@ def _create(own: TimmImageConfig, source: Source, pretrained: bool) -> nn.Module
     def create() -> nn.Module:
         if pretrained:
             return timm.create_model(own.checkpoint_name, pretrained=True, num_classes=0, **options)
-        return timm.create_model(source.architecture, **{**source.arguments, **options, "num_classes": 0})
+        return timm.create_model(source.architecture, pretrained_cfg=source.cfg, **{**source.arguments, **options, "num_classes": 0})
 
     try:
         with warnings.catch_warnings():  # "mapping deprecated model name": the user's choice of name stands
@@ -255,46 +269,89 @@ def _fetch_weights(name: str) -> None:
     if not repo:
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: no pretrained weights are published for {name!r}; set {KEY}.pretrained to False")
     repo, _, revision = repo.partition("@")
-    files = ("model.safetensors", "pytorch_model.bin")
-    if any(hub.cached(repo, file, revision or None) for file in files):
+    if any(hub.cached(repo, file, revision or None) for file in WEIGHTS):
         return
     hub.fetch(
         repo,
         revision or None,
-        lambda there: [next((file for file in files if file in there), files[0])],
+        lambda there: [next((file for file in WEIGHTS if file in there), WEIGHTS[0])],
         f"{KEY}.checkpoint_name: the pretrained weights of {name!r}",
         f"Ways out: {KEY}.pretrained=False starts from random weights; {KEY}.checkpoint_path=<file> or "
         f"{KEY}.checkpoint_name='local-dir:<folder>' use weights you have; or run once where the hub can be reached.",
     )
 
 
-def _load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Loads a weights file that the user named; keys of a classifier are left out.
+def _weights_file(own: TimmImageConfig) -> Path | None:
+    """The file that holds a model's weights; None: timm finds those that it publishes itself.
 
     Raises:
-        InvalidHyperparameter: the file is none, or its tensors are not this model's.
+        WeightsUnavailable: there is none.
+    """
+    if own.checkpoint_path is not None:
+        return Path(own.checkpoint_path)
+    kind, _, place = own.checkpoint_name.partition(":")
+    if not place:
+        return None
+    if kind == "local-dir":
+        folder = Path(place)
+        others = [file for ending in (".safetensors", ".pth", ".bin") for file in sorted(folder.glob(f"*{ending}"))]
+        found = next((file for file in (*(folder / name for name in WEIGHTS), *others) if file.is_file()), None)
+    else:
+        _fetch_weights(own.checkpoint_name)  # of a process on another machine
+        repo, _, revision = place.partition("@")
+        found = next((file for name in WEIGHTS if (file := hub.cached(repo, name, revision or None))), None)
+    if found is None:
+        raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} has no weights: no {' or '.join(WEIGHTS)}")
+    return found
+
+
+def _unfit(own: TimmImageConfig, file: Path, what: str) -> InvalidHyperparameter | WeightsUnavailable:
+    if own.checkpoint_path is not None:
+        return InvalidHyperparameter(f"{KEY}.checkpoint_path: {file} {what}")
+    return WeightsUnavailable(f"{KEY}.checkpoint_name: {file.name} of {own.checkpoint_name} {what}")
+
+
+def _read_weights(own: TimmImageConfig, file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name, without what wraps them.
+
+    Raises:
+        InvalidHyperparameter, WeightsUnavailable: it holds no such thing.
     """
     try:
         # the one file read that is not ours; weights_only runs no code
-        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InvalidHyperparameter(f"{KEY}.checkpoint_path: {path} holds no plain weights: {type(error).__name__}: {error}") from None
+        first = (str(error).splitlines() or [""])[0]
+        raise _unfit(own, file, f"holds no plain weights: {type(error).__name__}: {first}") from None
     for wrapper in ("state_dict", "model"):
-        weights = weights.get(wrapper, weights)
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    own = backbone.state_dict()
+        if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
+            weights = weights[wrapper]
+    if not isinstance(weights, Mapping):
+        raise _unfit(own, file, f"holds no weights by name, but a {type(weights).__name__}")
+    return {str(key).removeprefix("module."): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
 
-    def fits() -> dict[str, torch.Tensor]:
-        return {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
 
-    fitting = fits()
+def _fitting(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
+
+
+def _absent(own: Mapping[str, torch.Tensor], fitting: Mapping[str, torch.Tensor]) -> list[str]:
+    return sorted(key for key in own.keys() - fitting.keys() if not key.endswith("num_batches_tracked"))  # which older files do not have
+
+
+def _load_backbone(backbone: nn.Module, chosen: TimmImageConfig, file: Path) -> None:
+    """Loads the weights of a file; those of a classifier are left out.
+
+    Raises:
+        InvalidHyperparameter, WeightsUnavailable: it holds no weights, or those of another model.
+    """
+    weights, own = _read_weights(chosen, file), backbone.state_dict()
+    fitting = _fitting(own, weights)
     adapt: Any = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if own.keys() - fitting.keys() and adapt:  # timm's own: other sizes of image, names that other libraries give
+    if _absent(own, fitting) and adapt:  # timm's own: other sizes of image, names that other libraries give
         with contextlib.suppress(Exception):
-            weights = adapt(weights, backbone)
-            fitting = fits()
-    if absent := own.keys() - fitting.keys():
-        raise InvalidHyperparameter(
-            f"{KEY}.checkpoint_path: {path} lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape; first {min(absent)}"
-        )
+            fitting = _fitting(own, adapt(weights, backbone))
+    if absent := _absent(own, fitting):
+        named = f"{', '.join(absent[:3])}{', ...' if absent[3:] else ''}"
+        raise _unfit(chosen, file, f"lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape: {named}")
     backbone.load_state_dict(fitting)

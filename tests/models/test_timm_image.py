@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from automm_hpo.data.batch import Batch
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageSpec
 from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavailable
-from automm_hpo.models import build_model, check_model, fetch_weights, image_spec
+from automm_hpo.models import build_model, check_model, fetch_weights, image_spec, timm_image
 
 IMAGES = Features(num_images=1)
 
@@ -94,7 +95,7 @@ def test_weights_at_hand_are_those_of_the_revision_that_is_asked_for(monkeypatch
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "v2").write_text(snapshot.name)
     for revision in ("@v2", "@v3", ""):
-        fetch_weights(config(checkpoint_name=f"hf-hub:owner/name{revision}", pretrained=True), IMAGES)
+        timm_image._fetch_weights(f"hf-hub:owner/name{revision}")
     assert asked == ["v3", None]
 
 
@@ -130,8 +131,26 @@ def test_a_local_weights_file_is_loaded(donor, tmp_path, form):
 def test_another_models_weights_are_refused(donor, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(donor.state_dict(), path)
-    with pytest.raises(InvalidHyperparameter, match=r"lacks \d+ of the \d+ tensors"):
-        build_model(config(checkpoint_name="test_vit", checkpoint_path=str(path)), IMAGES, 3)
+    own = config(checkpoint_name="test_vit", checkpoint_path=str(path))
+    for act in (lambda: fetch_weights(own, IMAGES), lambda: build_model(own, IMAGES, 3)):
+        with pytest.raises(InvalidHyperparameter, match=r"checkpoint_path: .*lacks 78 of the 78 tensors .*attn.proj.bias, .*, \.\.\."):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(3), "holds no weights by name, but a Tensor"),
+        ([1, 2], "but a list"),
+        ({"epoch": 3, 5: 1}, "lacks 75 of the 90"),
+        ({"model": torch.zeros(2)}, "lacks 75"),
+    ],
+    ids=["tensor", "list", "numbers", "a tensor called model"],
+)
+def test_files_without_weights_are_refused_before_a_search(content, message, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InvalidHyperparameter, match=message):
+        fetch_weights(config(checkpoint_path=str(tmp_path / "w.pth")), IMAGES)
 
 
 class Bomb:
@@ -162,6 +181,65 @@ def test_a_local_folder_is_a_model(donor, tmp_path):
     assert same_backbone(build_model(own, IMAGES, 3), donor)
     with pytest.raises(WeightsUnavailable, match="cannot be read"):
         check_model(config(checkpoint_name="local-dir:/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {f"backbone.{key}": value for key, value in weights.items()}, r"model\.safetensors of local-dir:.* lacks 75 of the 90 tensors .*bn1"),
+        (lambda weights: {key: value for key, value in weights.items() if key != "layer1.0.conv1.weight"}, r"lacks 1 of the 90 .*: layer1\.0\.conv1\.weight$"),
+        (lambda weights: timm.create_model("test_vit").state_dict(), "lacks 75"),
+        (lambda weights: None, r"local-dir:.* has no weights: no model\.safetensors or pytorch_model\.bin"),
+    ],
+    ids=["another prefix", "one is absent", "another model's", "no file"],
+)
+def test_a_folder_with_other_weights_is_refused_and_not_left_random(donor, tmp_path, change, message):
+    folder_of(donor, tmp_path, change(donor.state_dict()))
+    own = config(checkpoint_name=f"local-dir:{tmp_path}", pretrained=True)
+    check_model(own)
+    for act in (lambda: fetch_weights(own, IMAGES), lambda: build_model(own, IMAGES, 3)):
+        with pytest.raises(WeightsUnavailable, match=message):
+            act()
+
+
+def folder_of(model, folder, weights):
+    from timm.models import save_for_hf
+
+    save_for_hf(model, folder, model_args={})
+    for file in (*folder.glob("*.bin"), *folder.glob("*.safetensors")):
+        file.unlink()
+    if weights is not None:
+        save_file(weights, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("image_size", [32, None])
+def test_a_folder_with_a_size_of_its_own(tmp_path, image_size):
+    own = timm.create_model("test_vit", img_size=96, num_classes=10)
+    folder_of(own, tmp_path, own.state_dict())
+    described = json.loads((tmp_path / "config.json").read_text())
+    cfg = described["pretrained_cfg"] | {"input_size": [3, 96, 96], "fixed_input_size": True}
+    (tmp_path / "config.json").write_text(json.dumps({**described, "pretrained_cfg": cfg, "model_args": {}}))
+    chosen = config(checkpoint_name=f"local-dir:{tmp_path}", pretrained=True, image_size=image_size)
+    check_model(chosen)
+    fetch_weights(chosen, IMAGES)
+    model = build_model(chosen, IMAGES, 3)
+    assert same_backbone(model, own) == (image_size is None)  # else the positions are resampled
+    assert image_spec(chosen).size == (image_size or 96)
+
+
+def test_weights_without_counted_batches_are_whole(donor, tmp_path):
+    save_file({key: value for key, value in donor.state_dict().items() if "num_batches" not in key}, tmp_path / "w.safetensors")
+    own = config(checkpoint_path=str(tmp_path / "w.safetensors"))
+    fetch_weights(own, IMAGES)
+    assert same_backbone(build_model(own, IMAGES, 3), donor)
+
+
+def test_a_weights_file_is_read_once_for_a_search(published, monkeypatch):
+    reads, read = [], timm_image._read_weights
+    monkeypatch.setattr(timm_image, "_read_weights", lambda *args: reads.append(args) or read(*args))
+    for batch_size in (32, 64):
+        fetch_weights(config(checkpoint_path=published).with_overrides({"env.batch_size": batch_size}), IMAGES)
+    assert len(reads) == 1
 
 
 def test_the_same_weights_come_without_fetching_when_ours_follow():
