@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 from ..config import FIELDS, Config, keys_marked
 from ..data.features import Features
 from ..data.images import ImageSpec
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter
-from ..sections import Mark
+from ..sections import Mark, Section
 from . import peft, tabular, text, timm_image
 from .backbone import Backbone
 from .fusion import FusionMlp, Only, TableModel
@@ -176,6 +179,20 @@ def check_model(config: Config, features: Features | None = None) -> None:
 
 
 def fetch_weights(config: Config, features: Features) -> None:
-    """Has the pretrained weights that the config asks for on this machine."""
+    """Has the pretrained weights that the config asks for on this machine.
+
+    Raises:
+        WeightsUnavailable, InvalidHyperparameter: they cannot be had, are not the model's, or ``optim.peft`` finds nothing in it that could learn.
+    """
     for name in used_models(config, features):
         MODELS[name].fetch_weights(config)
+        if config.optim.peft is not None and MODELS[name].is_pretrained(config):
+            _try_peft_once(name, getattr(config.model, name), config.optim.peft)
+
+
+@lru_cache(maxsize=1_000)
+def _try_peft_once(name: str, own: Section, kind: str) -> None:
+    config = Config.model_validate({"model": {name: own}, "optim": {"peft": kind}})
+    with torch.device("meta"):  # shapes without memory or arithmetic
+        backbone = MODELS[name].build(config, Features(num_images=1, num_texts=1), False)
+        peft.freeze(backbone, config.optim)

@@ -2,11 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.models import beit, eva
+from transformers import GPT2Config, GPT2Model
 
 from automm_hpo.config import Optim
 from automm_hpo.data.features import Features
-from automm_hpo.errors import NotSupported
-from automm_hpo.models import build_model, check_model
+from automm_hpo.errors import InvalidHyperparameter, NotSupported
+from automm_hpo.models import build_model, check_model, fetch_weights
 from automm_hpo.models.backbone import Backbone
 from automm_hpo.models.peft import freeze
 from automm_hpo.training.checkpoint import load_weights, save_weights
@@ -174,6 +175,18 @@ def test_adapters_learn_at_the_rate_of_what_is_new(make_config, weights, feature
     scales = lr_scales(build_model(config, features, 3), config.optim)
     assert {scale for name, scale in scales.items() if "lora_" in name} == {5}
     assert scales["backbones.timm_image.backbone.blocks.0.norm1.weight"] < 1
+
+
+def test_what_nothing_can_be_added_to_is_refused_before_a_search(make_config, tmp_path):
+    GPT2Model(GPT2Config(vocab_size=50, n_positions=40, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    config = make_config("hf_text", optim__peft="lora", model__hf_text__checkpoint_name=str(tmp_path))
+    with pytest.raises(InvalidHyperparameter, match="neither linear layers nor 1 x 1 convolutions"):
+        fetch_weights(config, Features(num_texts=1))
+    fetch_weights(config.with_overrides({"optim.peft": "bit_fit"}), Features(num_texts=1))
+
+
+def test_what_can_be_added_to_is_not(make_config, weights, features):
+    fetch_weights(lora_config(make_config, weights("test_vit")), features)
 
 
 def test_without_the_library_it_is_refused(make_config, monkeypatch):
