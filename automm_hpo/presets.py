@@ -125,16 +125,19 @@ TEXT_MODELS = {
     "high_quality": {"cpu": "sentence-transformers/all-MiniLM-L12-v2", "cuda": "sentence-transformers/all-mpnet-base-v2"},
     "best_quality": {"cpu": "sentence-transformers/all-mpnet-base-v2", "cuda": "BAAI/bge-large-en-v1.5"},
 }
+POOLED_BY_FIRST_TOKEN = ("BAAI/bge-large-en-v1.5",)  # as published; the others by the mean of all
 NUM_MEMBERS = {"medium_quality": 1, "high_quality": 4, "best_quality": 8}  # of real_mlp
 NUM_TRIALS = {"medium_quality": 8, "high_quality": 20, "best_quality": 50}
 
 
 def _fixed(quality: str, occasion: Occasion) -> Preset:
+    encoder = TEXT_MODELS[quality][occasion.device]
     return Preset(
         default_hyperparameters(occasion)
         | {
             "model.timm_image.checkpoint_name": IMAGE_MODELS[quality][occasion.device],
-            "model.hf_text.checkpoint_name": TEXT_MODELS[quality][occasion.device],
+            "model.hf_text.checkpoint_name": encoder,
+            "model.hf_text.pooling_mode": "cls" if encoder in POOLED_BY_FIRST_TOKEN else "mean",
             "model.real_mlp.num_members": NUM_MEMBERS[quality],
         }
     )

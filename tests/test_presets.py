@@ -47,6 +47,13 @@ def test_the_named_image_models_exist_and_have_published_weights(name, device):
     assert timm.list_pretrained(f"{checkpoint}*")
 
 
+@pytest.mark.parametrize(("device", "pooling"), [("cpu", "mean"), ("cuda", "cls")])
+def test_texts_are_pooled_as_their_encoder_was_published(device, pooling):
+    for name in ("best_quality", "best_quality_hpo"):
+        found = resolve_preset(name, Occasion(("hf_text",), True, 1_000, "binary", device)).hyperparameters
+        assert (found["model.hf_text.checkpoint_name"].startswith("BAAI/bge"), found["model.hf_text.pooling_mode"]) == (device == "cuda", pooling)
+
+
 def test_defaults_follow_the_models():
     assert MODELS.keys() >= {model for occasion in OCCASIONS for model in occasion.models}
     table = default_hyperparameters(Occasion(("real_mlp",), False, 3_000, "regression", "cpu"))
