@@ -132,14 +132,15 @@ NUM_TRIALS = {"medium_quality": 8, "high_quality": 20, "best_quality": 50}
 
 def _fixed(quality: str, occasion: Occasion) -> Preset:
     encoder = TEXT_MODELS[quality][occasion.device]
+    pooling = {"model.hf_text.pooling_mode": "cls"} if encoder in POOLED_BY_FIRST_TOKEN else {}
     return Preset(
         default_hyperparameters(occasion)
         | {
             "model.timm_image.checkpoint_name": IMAGE_MODELS[quality][occasion.device],
             "model.hf_text.checkpoint_name": encoder,
-            "model.hf_text.pooling_mode": "cls" if encoder in POOLED_BY_FIRST_TOKEN else "mean",
             "model.real_mlp.num_members": NUM_MEMBERS[quality],
         }
+        | pooling
     )
 
 

@@ -27,7 +27,7 @@ import itertools
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,21 @@ class Table:
         score: one axis a hyperparameter.
     """
 
-    def __init__(self, name: str) -> None:
-        family, dataset, metric = FAMILIES[name]
-        source = family(dataset)
-        values = source._dataset_properties.search_space
+    def __init__(self, name: str, source: tuple[Any, str, str] | None = None) -> None:
+        """Reads it.
+
+        Args:
+            source: family, data set and metric; None: those that ``FAMILIES`` has by this name.
+        """
+        family, dataset, metric = source or FAMILIES[name]
+        found = family(dataset)
+        values = found._dataset_properties.search_space
         self.name, self.sizes = name, {key: len(options) for key, options in values.items()}
-        self.ordered = {key for key, kind in source._dataset_properties.param_types.items() if kind is not str}
-        sign = 1 if source._metric_directions[metric] == "maximize" else -1
+        self.ordered = {key for key, kind in found._dataset_properties.param_types.items() if kind is not str}
+        sign = 1 if found._metric_directions[metric] == "maximize" else -1
         # the whole table by its keys, which are the values' places one after the other: the benchmark's own call draws one repetition by chance
         places = itertools.product(*map(range, self.sizes.values()))
-        self.score = np.array([sign * np.mean(source._dataset["".join(map(str, place))][metric]) for place in places]).reshape(*self.sizes.values())
+        self.score = np.array([sign * np.mean(found._dataset["".join(map(str, place))][metric]) for place in places]).reshape(*self.sizes.values())
 
     def regret(self, scores: list[float]) -> np.ndarray:
         """(trials,): after each trial, of the best so far."""
@@ -106,9 +111,9 @@ def space_of(table: Table) -> dict[str, Any]:
     return {key: tune.randint(0, size) if key in table.ordered else tune.choice(list(range(size))) for key, size in table.sizes.items()}
 
 
-def in_process(table: Table, searcher: str, num_trials: int, seed: int) -> Search:
+def in_process(table: Table, searcher: str, num_trials: int, seed: int, args: Mapping[str, Any] | None = None) -> Search:
     _, space = split_objective_space(space_of(table))
-    inner = build_searcher(TuneSettings(searcher=searcher), space, seed, ())
+    inner = build_searcher(TuneSettings(searcher=searcher, searcher_init_args=dict(args or {})), space, seed, ())
     search: Search = [], []
     for number in range(num_trials):
         values = finish_proposal(space, inner.suggest(str(number)), {}, (seed, number))

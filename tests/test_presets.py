@@ -8,10 +8,12 @@ import pytest
 from automm_hpo import MultiModalPredictor, space
 from automm_hpo.config import FIELDS, Config
 from automm_hpo.errors import InvalidArgument
+from automm_hpo.fit.call import FitCall, plan_fit
+from automm_hpo.fit.plan import Target
 from automm_hpo.fit.search_plan import plan_search
 from automm_hpo.hpo.ray_space import split_hyperparameters
 from automm_hpo.models import MODELS, check_model
-from automm_hpo.presets import PRESETS, Occasion, check_preset, default_hyperparameters, is_searching, join_tune_kwargs, resolve_preset
+from automm_hpo.presets import PRESETS, TEXT_MODELS, Occasion, check_preset, default_hyperparameters, is_searching, join_tune_kwargs, resolve_preset
 
 OCCASIONS = [
     Occasion(models, pretrained and bool({"timm_image", "hf_text"} & set(models)), num_rows, problem_type, device)
@@ -47,11 +49,18 @@ def test_the_named_image_models_exist_and_have_published_weights(name, device):
     assert timm.list_pretrained(f"{checkpoint}*")
 
 
-@pytest.mark.parametrize(("device", "pooling"), [("cpu", "mean"), ("cuda", "cls")])
+@pytest.mark.parametrize(("device", "pooling"), [("cpu", None), ("cuda", "cls")])
 def test_texts_are_pooled_as_their_encoder_was_published(device, pooling):
     for name in ("best_quality", "best_quality_hpo"):
         found = resolve_preset(name, Occasion(("hf_text",), True, 1_000, "binary", device)).hyperparameters
-        assert (found["model.hf_text.checkpoint_name"].startswith("BAAI/bge"), found["model.hf_text.pooling_mode"]) == (device == "cuda", pooling)
+        assert (found["model.hf_text.checkpoint_name"].startswith("BAAI/bge"), found.get("model.hf_text.pooling_mode")) == (device == "cuda", pooling)
+
+
+def test_another_encoder_is_not_pooled_as_the_presets_own(table, here, reader_folder, monkeypatch):
+    monkeypatch.setattr("automm_hpo.presets.POOLED_BY_FIRST_TOKEN", tuple(TEXT_MODELS["best_quality"].values()))
+    rows = table.assign(words=[f"a good bag, number {row}" for row in range(len(table))])
+    call = FitCall(presets="best_quality", hyperparameters={"model.hf_text.checkpoint_name": reader_folder})
+    assert plan_fit(call, Target("label", None, None, None), (), rows, None).search.config.model.hf_text.pooling_mode == "mean"
 
 
 def test_defaults_follow_the_models():

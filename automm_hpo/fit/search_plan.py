@@ -144,7 +144,10 @@ def plan_defaults(
         may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
     )
     preset = resolve_preset(presets, occasion)
-    preset = replace(preset, hyperparameters={**names, **preset.hyperparameters})
+    brought = {**names, **preset.hyperparameters}
+    if "model.hf_text.checkpoint_name" in {*search.given, *search.space}:
+        brought.pop("model.hf_text.pooling_mode", None)  # of the preset's own encoder
+    preset = replace(preset, hyperparameters=brought)
     begins = {**searched_from(presets, occasion), **(start.hyperparameters(presets) if start else {})}
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
     return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
