@@ -37,7 +37,7 @@ train.head(3)
 # ## One call
 #
 # Hyperparameters are dotted keys. A plain value is fixed; a `tune.*` space is searched. Here a Bayesian searcher proposes the learning
-# rate, the model and the augmentation, and ASHA ends the weak trials early.
+# rate, the model and the augmentation, from the fifth trial on by the scores so far, and ASHA ends weak trials early.
 
 # %%
 predictor = MultiModalPredictor(label="label")
@@ -70,7 +70,8 @@ predictor.leaderboard()
 predictor.fit_summary()
 
 # %% [markdown]
-# The predictor is the best epoch of the best trial. It predicts labels in their own dtype, and probabilities.
+# The predictor is the best epoch of the best trial, or the average of its best epochs where that is better. It predicts labels in their own dtype, and
+# probabilities.
 
 # %%
 predictor.predict(test.head())

@@ -150,8 +150,8 @@ plt.show()
 # - **random** leaves holes and heaps. It needs no results, so any number of trials can run at once.
 # - **qmc** (quasi-random) is as independent, and even.
 # - **grid** tries every combination: sixteen trials, but only four different rates. For small spaces that must be covered.
-# - **bayes** (Optuna's TPE), the default, begins with ten random trials and then looks where the good ones were. It is worth it when
-#   trials are dear and there are more than ten of them. `gp` models sooner and closer, for a few numeric ranges.
+# - **bayes** (Optuna's TPE), the default, begins with four random trials and then looks where the good ones were. It is worth it when
+#   trials are dear and there are more than a few of them. `gp` models more closely, for a few numeric ranges.
 #
 # Eleven more go by name: `cmaes`, `evolution`, `hyperopt`, `nevergrad`, `bohb`, `bayesopt`, `zoopt`, `ax`, `blendsearch`, `cfo`, and `gp`.
 # An Optuna sampler or a Ray `Searcher` object is taken as well. What you know goes into `points_to_evaluate`: it is tried first.

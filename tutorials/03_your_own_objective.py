@@ -207,8 +207,8 @@ classes = tune_objective(
 classes.plot_curves()
 
 # %% [markdown]
-# States are files in the trials' folders: of a running trial the best and the newest, of those that have ended the best trial's best
-# (`num_to_keep`, `keep_trials`).
+# States are files in the trials' folders: of a running trial the best and the newest (`num_to_keep`), of those that have ended the best one of the best
+# three trials (`keep_trials`).
 
 # %%
 sorted(str(path.relative_to(folder)) for path in (folder / "class").rglob("state.pt"))

@@ -78,7 +78,7 @@ search.curves().tail()
 search.failures()
 
 # %% [markdown]
-# Where the time went. The row STOPPED is what was spent on trials that were given up, and saved by giving them up:
+# Where the time went. The row STOPPED is what was spent on trials that were given up:
 
 # %%
 search.costs_by_status()
@@ -134,7 +134,7 @@ predictor.load_trial(runner_up).evaluate(test, metrics=["accuracy"])
 # ## What the predictor is made of
 #
 # The best epochs of a trial can be averaged (a soup), several trials' weights too, and several models can vote (`ensemble_size`). Each is kept
-# only where it scores better on the validation rows; `fit_summary` tells what was tried and what was taken.
+# only where it scores better on the validation rows, or the same at a lower loss; `fit_summary` tells what was tried and what was taken.
 
 # %%
 predictor.fit_summary()
