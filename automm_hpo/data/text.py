@@ -16,6 +16,7 @@ from ..errors import NotSupported, WeightsUnavailable
 from .batch import text_ends
 
 KEY = "model.hf_text.checkpoint_name"
+WORDS_ALONE = "model.names=['timm_image', 'real_mlp', 'fusion_mlp'] reads texts by their words alone"
 ROWS_A_CALL = 4_096  # texts tokenised at once
 COUNTING_FROM_PADDING = (  # kinds whose first position is the one after the padding's; xlm-roberta, roberta-prelayernorm are roberta, too
     *("roberta", "camembert", "longformer", "mpnet", "data2vec-text", "ibert", "luke", "xmod", "lilt", "markuplm", "esm", "layoutlmv3"),
@@ -103,8 +104,8 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise WeightsUnavailable(
             f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {reason}. Ways out: {KEY}=<folder> uses files you have "
-            "(config.json, tokenizer.json and the weights); run once where the hub can be reached; leave 'hf_text' out of model.names, then "
-            "texts are read by their words alone; or leave the columns out, with column_types={column: 'null'}."
+            f"(config.json, tokenizer.json and the weights); run once where the hub can be reached; {WORDS_ALONE}; or leave the columns out, with "
+            "column_types={column: 'null'}."
         ) from None
     if not tokenizer.is_fast:
         raise NotSupported(f"{KEY}: {spec.checkpoint_name!r} has a tokenizer without a tokenizer.json; choose a model that has one")

@@ -19,7 +19,7 @@ from ..config import Config
 from ..config import HfText as HfTextConfig
 from ..data.batch import Batch
 from ..data.features import Features
-from ..data.text import TextSpec
+from ..data.text import WORDS_ALONE, TextSpec
 from ..errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
 from .backbone import Backbone
 
@@ -184,7 +184,7 @@ def _fetch(name: str, choose: Any) -> None:
         choose,
         f"{KEY}.checkpoint_name: {name!r}",
         f"Ways out: {KEY}.checkpoint_name=<a folder you have>; run once where the hub can be reached; "
-        "leave 'hf_text' out of model.names, then texts are read by their words alone; or leave the columns out, with column_types={column: 'null'}.",
+        f"{WORDS_ALONE}; or leave the columns out, with column_types={{column: 'null'}}.",
     )
 
 
