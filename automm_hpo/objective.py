@@ -54,7 +54,8 @@ def tune_objective(
             whose ``step`` does the same. ``save_checkpoint`` and ``load_checkpoint`` (with files, or a dict that JSON can hold), or
             ``report(metrics, checkpoint=...)`` and ``ray.tune.get_checkpoint()``, let it go on where it was. It is sent to the trials'
             processes by value. A reported ``done=True`` ends the trial, and so does nan or an infinite value of the metric; other values that are no
-            numbers are left out. What it prints is shown with the name of its process.
+            numbers are left out. A number or a dict with the metric that a generator returns is its last report. What it prints is shown with the name of
+            its process.
         space: name -> value or search space; nested dicts are welcome.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
@@ -154,7 +155,7 @@ class ObjectivePlan:
         return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": self.metric.name, "mode": self.metric.mode})
 
     @property
-    def trial(self) -> Objective:
+    def function(self) -> Objective:
         metric, settings = self.metric, self.settings
         return Objective(self.objective, self.space, self.fixed, metric.name, metric.higher_is_better, settings.num_to_keep, self.seed, self.max_epochs)
 
@@ -190,7 +191,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     with session.open(), contextlib.ExitStack() as sent, contextlib.ExitStack() as cluster:
         if session.is_finished:
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
-            return SearchResults(session.records, metric, plan.trial.best_config_of)
+            return SearchResults(session.records, metric, plan.function.best_config_of)
         session.progress.say(search_line(settings, plan.num_trials, plan.space))
         if plan.warm_start.trials:
             session.progress.say(plan.warm_start.line)
@@ -199,14 +200,14 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         sent.enter_context(sent_by_value(plan.objective))  # which may refuse it, before Ray is started
         available = cluster.enter_context(ray_cluster(report=session.progress.say, show_output=verbosity > 1)) if session.is_anything_left else {}
         with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space):
-            trial = replace(plan.trial, tracked=tracking is not None)
-            interruption = session.run(trial, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
+            function = replace(plan.function, tracked=tracking is not None)
+            interruption = session.run(function, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
         if line := _unseen(plan, session.records.trials()):
             session.progress.say(line, level=1)
     session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
-    return SearchResults(SearchRecords(plan.path / "search"), metric, plan.trial.best_config_of)
+    return SearchResults(SearchRecords(plan.path / "search"), metric, plan.function.best_config_of)
 
 
 def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:

@@ -23,7 +23,7 @@ from .hpo.identity import (
     write_identity,
     write_outcome,
 )
-from .hpo.job import SearchJob
+from .hpo.job import SearchJob, takes_first_points
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
 from .hpo.records import FAILED, INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
@@ -51,6 +51,8 @@ def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None
         max_failed_trials: beyond which it is, too; None: any number.
     """
     trials = records.trials()
+    if records.have_all_failed():
+        return True  # they are tried again
     if any(reaches(record.best, goal) for record in trials):
         return False
     if max_failed_trials is not None and sum(record.status == FAILED for record in trials) > max_failed_trials:
@@ -100,8 +102,6 @@ class Session:
         """
         with process_unchanged(), search_folder(self.path, self._identity, self._resuming):
             self.records = SearchRecords(self.folder)
-            if self._resuming:
-                self.records.reopen_if_all_failed()
             yield self
 
     @property
@@ -168,7 +168,8 @@ class Session:
         cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
         if interruption.signal is not None and self.records.best() is None:
             interruption.reraise()
-        self.records.raise_if_all_failed()
+        again = f"the same call with save_path={str(self.path)!r} tries them again" if takes_first_points(self._settings) else ""
+        self.records.raise_if_all_failed(again)
         return interruption
 
     def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True) -> None:
@@ -249,6 +250,8 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         late = time.time() - task.deadline
         raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all, and {late:.1f} s more are needed")
 
+    if monitor.records.have_all_failed():
+        monitor.records.reopen_all()
     # also where nothing is left to run: what has ended must not be taken for what was cut short. A fit of one trial that failed tries again
     if job is not None or not any(record.status == FAILED for record in monitor.records.trials()):
         monitor.resume()

@@ -111,13 +111,18 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
 
 
 def infer_readable(table: pd.DataFrame, targets: Collection[Hashable], folder: Path) -> ColumnTypes:
-    """The columns of pictures and texts; the others are ``null``. How often a value comes, which a table to learn from is judged by, does not matter here."""
+    """The columns of pictures and texts; the others are ``null``. How often a value comes, which a table to learn from is judged by, does not matter here.
+
+    Strings that are all numbers, or all dates, are no texts to it.
+    """
     types, reasons = {}, {}
     for column in table.columns:
         if column not in targets:
             kind, reasons[column] = _infer(table[column], folder)
             if kind in ("null", "categorical") and _are_texts(table[column]):
                 kind, reasons[column] = "text", "texts"
+            elif kind == "categorical":
+                reasons[column] = "not all values are texts"
             types[column] = kind if kind in (*IMAGE_TYPES, "text") else "null"
     return ColumnTypes(types, reasons)
 

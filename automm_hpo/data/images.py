@@ -191,8 +191,9 @@ def identify(source: ImageSource) -> tuple[object, ...]:
         case bytes() | bytearray():
             content, kind = source, "bytes"
         case Image.Image():
-            palette = source.getpalette("RGBA") if source.mode in ("P", "PA") else None
-            content, kind = source.tobytes(), f"{source.mode} {source.size} {source.info.get('transparency')!r} {_exif_orientation(source)} {palette}"
+            content, kind = source.tobytes(), f"{source.mode} {source.size} {source.info.get('transparency')!r} {_exif_orientation(source)}"
+            if source.mode in ("P", "PA"):
+                content += bytes(source.getpalette("RGBA") or ())
         case _:
             content, kind = source.tobytes(), f"{source.shape} {source.dtype}"
     return kind, hashlib.sha256(content).hexdigest()

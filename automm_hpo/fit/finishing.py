@@ -296,6 +296,6 @@ class _Finish:
     def _improved(self, artifact: Artifact, what: str, validation: Validation, members: list[Member]) -> Artifact:
         name, best = self.metric.name, self.first.result
         found, alone = number_text(validation.metric), number_text(best.metric)
-        tie = " at a higher loss" if found == alone else ""
+        tie = " at a higher loss" if validation.metric == best.metric else ""
         self.progress.say(f"{what}: {name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
         return replace(artifact, members=tuple(members)).with_summary(**{f"val_{name}": validation.metric})

@@ -145,8 +145,9 @@ def plan_defaults(
     )
     preset = resolve_preset(presets, occasion)
     brought = {**names, **preset.hyperparameters}
-    if "model.hf_text.checkpoint_name" in {*search.given, *search.space}:
-        brought.pop("model.hf_text.pooling_mode", None)  # of the preset's own encoder
+    encoder = "model.hf_text.checkpoint_name"
+    if encoder in search.space or search.given.get(encoder, brought.get(encoder)) != brought.get(encoder):
+        brought.pop("model.hf_text.pooling_mode", None)  # which is that of the preset's own
     preset = replace(preset, hyperparameters=brought)
     begins = {**searched_from(presets, occasion), **(start.hyperparameters(presets) if start else {})}
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)

@@ -216,7 +216,7 @@ class Objective:
                 if said.is_last and session.misused:
                     raise InvalidReport(session.misused)
                 if said.is_last and _is_generator(said.values):
-                    for values, more in _timed(_with_returned(said.values)):
+                    for values, more in _timed(_with_returned(said.values, self.metric)):
                         epoch += 1
                         yield ended(self._result(values, epoch, before + spent + more, segment))
                 elif said.is_last and said.values is None and epoch:  # it has reported all that it had to say
@@ -285,10 +285,11 @@ def _is_generator(returned: Any) -> bool:
     return inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping))
 
 
-def _with_returned(values: Generator[Any, Any, Any]) -> Iterator[Any]:
-    """What a generator yields, and last what it returns, if anything."""
-    returned = yield from values
-    if returned is not None:
+def _with_returned(values: Generator[Any, Any, Any], metric: str) -> Iterator[Any]:
+    """What a generator yields, and last what it returns, if that is a report, and not a model or a history."""
+    returned = unwrapped((yield from values))
+    is_report = metric in returned if isinstance(returned, Mapping) else isinstance(returned, numbers.Real) and not isinstance(returned, bool)
+    if is_report:
         yield returned
 
 

@@ -252,15 +252,17 @@ class SearchRecords:
         self.folder_of(number).write(record)
         return record
 
-    def reopen_if_all_failed(self) -> None:
-        """Where no trial has a score, all begin again: what they failed of may be mended."""
+    def have_all_failed(self) -> bool:
+        """Whether there are trials, all have ended, and none has a score."""
         trials = self.trials()
-        if any(record.best for record in trials):
-            return
-        for record in trials:
-            shutil.rmtree(self.folder_of(record.number).checkpoints, ignore_errors=True)
-            self.folder_of(record.number).rewrite_results(())
-            self.reopen_trial(record.number)
+        return bool(trials) and all(record.has_ended and not record.best for record in trials)
+
+    def reopen_all(self) -> None:
+        """Every trial begins again: what it failed of may be mended."""
+        for number in self._numbers():
+            shutil.rmtree(self.folder_of(number).checkpoints, ignore_errors=True)
+            self.folder_of(number).rewrite_results(())
+            self.reopen_trial(number)
 
     def close_trial(self, number: int, status: str, reason: str) -> TrialRecord:
         folder = self.folder_of(number)
@@ -312,8 +314,11 @@ class SearchRecords:
         """By their best epoch, those without a score last."""
         return sorted(self.trials(), key=_rank, reverse=True)
 
-    def raise_if_all_failed(self) -> None:
+    def raise_if_all_failed(self, again: str = "") -> None:
         """Ends a search that found nothing.
+
+        Args:
+            again: how its trials are tried again.
 
         Raises:
             AllTrialsFailed: no trial has a score; the causes are counted, and the first traceback is in the message.
@@ -325,8 +330,7 @@ class SearchRecords:
         causes = count_causes(record.reason or record.status for record in broken or trials)
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
-        again = f"the same call with save_path={str(self.folder.parent)!r} tries them again" if broken else ""
-        raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}" + (f"; {again}" if again else "") + first)
+        raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}" + (f"; {again}" if again and broken else "") + first)
 
     def leaderboard(self, metric: Metric) -> pd.DataFrame:
         """One row a trial, best first, trials without a score last.

@@ -45,7 +45,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     proposer = build_proposer(settings, job.space, job.seed, first_points, job.known, len(recorded))
     searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
-    driver = (socket.gethostname(), os.getpid(), os.getcwd())
+    driver = (socket.gethostname(), os.getpid(), _here())
     runner = tune.with_parameters(TrialRunner, task=task, num_threads=settings.num_threads, metric=job.metric, driver=driver)
     remove_orphans()
     ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
@@ -72,6 +72,14 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
         ).fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
+
+
+def _here() -> str:
+    """The current folder; empty where it is no more."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 class NoReporter(tune.ProgressReporter):

@@ -203,7 +203,8 @@ def value_text(value: object, digits: int = 3) -> str:
         return printable(str(value))
     if 0.9 < abs(value) < 1:
         return f"{value:.{digits - math.ceil(math.log10(1 - abs(value)))}f}".rstrip("0")
-    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if 10**digits <= abs(float(text)) < 1e6 else text
 
 
 def value_texts(values: Sequence[object]) -> list[str]:

@@ -32,6 +32,7 @@ DROPOUTS = (  # of a configuration; each kind has some of them
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout", "dropout_rate"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout"),
 )
+UNUSED = ("contact_head.",)  # ESM's, which has no part in what a text's tokens become
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -147,7 +148,7 @@ def fetch_weights(config: Config) -> None:
 def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -> None:
     """Has an encoder read a short row alone, and beside a longer one; again only where its files have changed."""
     config = _config(name)
-    words = [token for token in range(min(config.vocab_size, 9)) if token != getattr(config, "pad_token_id", None)]
+    words = 6 * [token for token in range(min(config.vocab_size, 9)) if token != getattr(config, "pad_token_id", None)]
     tokens = torch.tensor([words[:6], words[:3] + 3 * [getattr(config, "pad_token_id", None) or 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -160,7 +161,7 @@ def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -
                 )
         except Exception as error:  # of many kinds
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which cannot read rows of any length: {first}") from None
+            raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which could not be given rows of tokens: {first}") from None
     if not torch.allclose(together, alone, rtol=0, atol=1e-4 * float(alone.abs().max())):
         raise InvalidHyperparameter(
             f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which does not tell padding from words, so that a row's answer would depend on "
@@ -257,7 +258,7 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
         encoder = encoder.get_encoder()
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = nn.Identity()  # some kinds call it whatever it is
-    used = {id(parameter) for parameter in encoder.parameters()}
+    used = {id(parameter) for name, parameter in encoder.named_parameters() if not name.startswith(UNUSED)}
     if absent := [name for name, value in filled.items() if id(value) in used]:
         raise WeightsUnavailable(
             f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} lack {len(absent)} of the {len(used)} tensors of this {config.model_type}, "

@@ -29,7 +29,6 @@ from .backbone import Backbone
 from .folding import fold_norms, shared_copy
 
 KEY = "model.timm_image"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder or repository, the first that is there
 
 
 class TimmImage(Backbone):
@@ -95,10 +94,10 @@ class TimmImage(Backbone):
 def build(config: Config, features: Features, load_weights: bool, described: Mapping[str, Any] | None = None) -> TimmImage:
     own = config.model.timm_image
     source = Source.from_json(described) if described else _source(own.checkpoint_name)
-    file = _weights_file(own) if load_weights and own.is_pretrained else None
-    backbone = _create(own, source, pretrained=load_weights and own.pretrained and file is None)
-    if file is not None:
-        _load_backbone(backbone, own, file)
+    from_file = load_weights and own.checkpoint_path is not None
+    backbone = _create(own, source, pretrained=load_weights and own.pretrained and not from_file)
+    if from_file:
+        _load_backbone(backbone, Path(str(own.checkpoint_path)))
     return TimmImage(backbone, own, source)
 
 
@@ -152,21 +151,56 @@ def fetch_weights(config: Config) -> None:
         WeightsUnavailable, InvalidHyperparameter: pretrained weights are wanted, and cannot be had, or are not this model's.
     """
     own = config.model.timm_image
-    if own.pretrained and own.checkpoint_path is None:
+    if own.checkpoint_path is not None:
+        file = Path(own.checkpoint_path)
+        _try_file_once(own, file, file.stat().st_mtime_ns)
+    elif own.pretrained:
         _fetch_weights(own.checkpoint_name)
-    if own.is_pretrained and (file := _weights_file(own)) is not None:
-        _try_weights_once(own, file, file.stat().st_mtime_ns)
+        kind, _, place = own.checkpoint_name.partition(":")
+        if place:
+            files = sorted(Path(place).iterdir()) if kind == "local-dir" else []
+            _try_others_once(own, tuple((str(file), file.stat().st_mtime_ns) for file in files))
 
 
 @functools.lru_cache(maxsize=1_000)
-def _try_weights_once(own: TimmImageConfig, file: Path, changed: int) -> None:
+def _try_file_once(own: TimmImageConfig, file: Path, changed: int) -> None:
     """Compares names and shapes; loads the weights where that does not settle it. Again only where the file has changed."""
-    source, weights = _source(own.checkpoint_name), _read_weights(own, file)
+    source, weights = _source(own.checkpoint_name), _read_weights(file)
     with torch.device("meta"):
         shapes = _create(own, source, pretrained=False).state_dict()
     if _absent(shapes, _fitting(shapes, weights)):
         with torch.random.fork_rng(devices=[]):
-            _load_backbone(_create(own, source, pretrained=False), own, file)
+            _load_backbone(_create(own, source, pretrained=False), file)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _try_others_once(own: TimmImageConfig, files: tuple[tuple[str, int], ...]) -> None:
+    """Has timm load weights that it does not publish itself: it leaves random, without an error, what they lack. That is then as without them.
+
+    Raises:
+        WeightsUnavailable
+    """
+
+    def parameters(seed: int, pretrained: bool) -> dict[str, torch.Tensor]:
+        torch.default_generator.manual_seed(seed)
+        return dict(_create(own, _source(own.checkpoint_name), pretrained).named_parameters())
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        begun, others = parameters(0, False), parameters(1, False)
+        try:
+            loaded = parameters(0, True)
+        except InvalidHyperparameter:
+            raise
+        except Exception as error:  # no file, files of other models, files that would run code
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise WeightsUnavailable(f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} cannot be loaded: {first}") from None
+        random = [name for name, value in loaded.items() if torch.equal(value, begun[name]) and not torch.equal(value, others[name])]
+    if random:
+        named = f"{', '.join(random[:3])}{', ...' if random[3:] else ''}"
+        raise WeightsUnavailable(
+            f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} lack {len(random)} of the {len(loaded)} tensors of this model, which would stay "
+            f"random: {named}"
+        )
 
 
 def is_pretrained(config: Config) -> bool:
@@ -269,66 +303,37 @@ def _fetch_weights(name: str) -> None:
     if not repo:
         raise WeightsUnavailable(f"{KEY}.checkpoint_name: no pretrained weights are published for {name!r}; set {KEY}.pretrained to False")
     repo, _, revision = repo.partition("@")
-    if any(hub.cached(repo, file, revision or None) for file in WEIGHTS):
+    files = ("model.safetensors", "pytorch_model.bin")
+    if any(hub.cached(repo, file, revision or None) for file in files):
         return
     hub.fetch(
         repo,
         revision or None,
-        lambda there: [next((file for file in WEIGHTS if file in there), WEIGHTS[0])],
+        lambda there: [next((file for file in files if file in there), files[0])],
         f"{KEY}.checkpoint_name: the pretrained weights of {name!r}",
         f"Ways out: {KEY}.pretrained=False starts from random weights; {KEY}.checkpoint_path=<file> or "
         f"{KEY}.checkpoint_name='local-dir:<folder>' use weights you have; or run once where the hub can be reached.",
     )
 
 
-def _weights_file(own: TimmImageConfig) -> Path | None:
-    """The file that holds a model's weights; None: timm finds those that it publishes itself.
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file that the user named, without what wraps them.
 
     Raises:
-        WeightsUnavailable: there is none.
-    """
-    if own.checkpoint_path is not None:
-        return Path(own.checkpoint_path)
-    kind, _, place = own.checkpoint_name.partition(":")
-    if not place:
-        return None
-    if kind == "local-dir":
-        folder = Path(place)
-        others = [file for ending in (".safetensors", ".pth", ".bin") for file in sorted(folder.glob(f"*{ending}"))]
-        found = next((file for file in (*(folder / name for name in WEIGHTS), *others) if file.is_file()), None)
-    else:
-        _fetch_weights(own.checkpoint_name)  # of a process on another machine
-        repo, _, revision = place.partition("@")
-        found = next((file for name in WEIGHTS if (file := hub.cached(repo, name, revision or None))), None)
-    if found is None:
-        raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} has no weights: no {' or '.join(WEIGHTS)}")
-    return found
-
-
-def _unfit(own: TimmImageConfig, file: Path, what: str) -> InvalidHyperparameter | WeightsUnavailable:
-    if own.checkpoint_path is not None:
-        return InvalidHyperparameter(f"{KEY}.checkpoint_path: {file} {what}")
-    return WeightsUnavailable(f"{KEY}.checkpoint_name: {file.name} of {own.checkpoint_name} {what}")
-
-
-def _read_weights(own: TimmImageConfig, file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name, without what wraps them.
-
-    Raises:
-        InvalidHyperparameter, WeightsUnavailable: it holds no such thing.
+        InvalidHyperparameter: it holds no such thing.
     """
     try:
         # the one file read that is not ours; weights_only runs no code
         weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        raise _unfit(own, file, f"holds no plain weights: {type(error).__name__}: {first}") from None
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_path: {file} holds no plain weights: {type(error).__name__}: {first}") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
             weights = weights[wrapper]
     if not isinstance(weights, Mapping):
-        raise _unfit(own, file, f"holds no weights by name, but a {type(weights).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_path: {file} holds no weights by name, but a {type(weights).__name__}")
+    return {str(key).removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
 
 
 def _fitting(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -339,13 +344,13 @@ def _absent(own: Mapping[str, torch.Tensor], fitting: Mapping[str, torch.Tensor]
     return sorted(key for key in own.keys() - fitting.keys() if not key.endswith("num_batches_tracked"))  # which older files do not have
 
 
-def _load_backbone(backbone: nn.Module, chosen: TimmImageConfig, file: Path) -> None:
-    """Loads the weights of a file; those of a classifier are left out.
+def _load_backbone(backbone: nn.Module, file: Path) -> None:
+    """Loads the weights of a file that the user named; those of a classifier are left out.
 
     Raises:
-        InvalidHyperparameter, WeightsUnavailable: it holds no weights, or those of another model.
+        InvalidHyperparameter: it holds no weights, or those of another model.
     """
-    weights, own = _read_weights(chosen, file), backbone.state_dict()
+    weights, own = _read_weights(file), backbone.state_dict()
     fitting = _fitting(own, weights)
     adapt: Any = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if _absent(own, fitting) and adapt:  # timm's own: other sizes of image, names that other libraries give
@@ -353,5 +358,7 @@ def _load_backbone(backbone: nn.Module, chosen: TimmImageConfig, file: Path) -> 
             fitting = _fitting(own, adapt(weights, backbone))
     if absent := _absent(own, fitting):
         named = f"{', '.join(absent[:3])}{', ...' if absent[3:] else ''}"
-        raise _unfit(chosen, file, f"lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape: {named}")
+        raise InvalidHyperparameter(
+            f"{KEY}.checkpoint_path: {file} lacks {len(absent)} of the {len(own)} tensors of this model, or has them in another shape: {named}"
+        )
     backbone.load_state_dict(fitting)

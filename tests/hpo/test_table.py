@@ -87,6 +87,7 @@ def test_causes_that_differ_in_their_numbers_are_one_and_none_is_passed_over():
         (0.1 + 0.2, "0.3"),
         (1.0, "1"),
         (1234.0, "1234"),
+        (999.6, "1000"),
         (99999.0, "99999"),
         (2e6, "2e+06"),
         (3e-4, "0.0003"),
