@@ -333,7 +333,7 @@ def _value_ticks(axes: Axes, axis: Axis) -> None:
     unit_ticks = _unit_ticks(axis)
     if axis.kind != "options":
         longest = max(len(text) for _, text in unit_ticks)
-        unit_ticks = unit_ticks[:: math.ceil(len(unit_ticks) * longest / 26)]  # characters there is room for
+        unit_ticks = unit_ticks[:: math.ceil(len(unit_ticks) * longest / 30)]  # characters there is room for
     room = 0.06 * (high - low) or 0.5
     axes.set_xlim(low - room, high + room)
     axes.xaxis.set_major_locator(FixedLocator([low + height * (high - low) for height, _ in unit_ticks]))
@@ -463,12 +463,11 @@ def _metric_scale(axes: Axes, scale: MetricAxis) -> None:
 
 def _nice_ticks(low: float, high: float, is_log: bool) -> list[float]:
     """Round values from ``low`` to ``high``, about five."""
-    if not is_log:
-        ticks = MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high)
-    else:
+    if is_log:
         decades = math.log10(high / low)
-        ticks = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=8).tick_values(low, high)
-    rounding = 1e-9 * (high - low)
+        ticks, rounding = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=8).tick_values(low, high), 1e-9 * low
+    else:
+        ticks, rounding = MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high), 1e-9 * (high - low)
     return [float(tick) for tick in ticks if low - rounding <= tick <= high + rounding]
 
 

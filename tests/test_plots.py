@@ -153,3 +153,12 @@ def test_trials_of_one_result_are_drawn_in_their_order_with_the_best_so_far(make
     found = (np.fmax if metric.higher_is_better else np.fmin).accumulate(values)
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), found)
     assert "the best so far" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_log"), [(2.6e-4, 433139.0, True), (1e-4, 2e-4, True), (1e9, 1e9 + 7, False), (-3.0, 5e4, False), (0.0, 1e-12, False)]
+)
+def test_ticks_lie_on_their_axis(low, high, is_log):
+    ticks = plots._nice_ticks(low, high, is_log)
+    assert len(ticks) >= 2
+    assert all(low - 1e-6 * (high - low if not is_log else low) <= tick <= high * (1 + 1e-6) for tick in ticks)
