@@ -570,8 +570,11 @@ def test_embeddings_without_a_fit(mixed, here, fast, reader_folder, capsys):
     assert not list(here.iterdir())
     first = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters)
     assert np.allclose(first.extract_embedding(mixed[["title", "body", "age"]].head(1)), texts[[0]], atol=1e-5)  # of one row, every column is constant
-    assert "not read, being neither images nor texts: 'age' (constant)" in capsys.readouterr().out
+    assert "not read by a pretrained model: 'age' (constant)" in capsys.readouterr().out
     assert np.allclose(first.extract_embedding(mixed.head(5)), texts[:5], atol=1e-5)
+    pictures_alone = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters | {"model.names": ["timm_image"]})
+    assert np.allclose(pictures_alone.extract_embedding(mixed[["image", "title"]].head(5)), images[:5], atol=1e-5)
+    assert "'title' (text, for which model.names has no model)" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected images or texts, got 'age' "):
         MultiModalPredictor(problem_type="feature_extraction").extract_embedding(mixed[["age"]])
     with pytest.raises(NotImplementedError, match="call extract_embedding"):

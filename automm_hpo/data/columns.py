@@ -110,10 +110,13 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
     return ColumnTypes(types, reasons)
 
 
-def infer_readable(table: pd.DataFrame, targets: Collection[Hashable], folder: Path) -> ColumnTypes:
+def infer_readable(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, readable: Collection[str] = (*IMAGE_TYPES, "text")) -> ColumnTypes:
     """The columns of pictures and texts; the others are ``null``. How often a value comes, which a table to learn from is judged by, does not matter here.
 
     Strings that are all numbers, or all dates, are no texts to it.
+
+    Args:
+        readable: the types of columns that there are models for.
     """
     types, reasons = {}, {}
     for column in table.columns:
@@ -123,7 +126,9 @@ def infer_readable(table: pd.DataFrame, targets: Collection[Hashable], folder: P
                 kind, reasons[column] = "text", "texts"
             elif kind == "categorical":
                 reasons[column] = "not all values are texts"
-            types[column] = kind if kind in (*IMAGE_TYPES, "text") else "null"
+            if kind in (*IMAGE_TYPES, "text") and kind not in readable:
+                reasons[column] = f"{kind}, for which model.names has no model"
+            types[column] = kind if kind in readable else "null"
     return ColumnTypes(types, reasons)
 
 

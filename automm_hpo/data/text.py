@@ -104,7 +104,7 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise WeightsUnavailable(
             f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {reason}. Ways out: {KEY}=<folder> uses files you have "
-            f"(config.json, tokenizer.json and the weights); run once where the hub can be reached; {WORDS_ALONE}; or leave the columns out, with "
+            f"(config.json, tokenizer.json and the weights); run once where the hub can be reached; {WORDS_ALONE}; or leave the columns out, in fit with "
             "column_types={column: 'null'}."
         ) from None
     if not tokenizer.is_fast:

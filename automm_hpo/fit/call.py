@@ -14,7 +14,7 @@ import pandas as pd
 from ..arguments import absolute_path, check_tracking, checked_numbers, plan_path
 from ..artifact import Artifact
 from ..config import Config, Data
-from ..data.columns import infer_readable
+from ..data.columns import IMAGE_TYPES, infer_readable
 from ..data.encoders import Encoders, count_pictures, fit_encoders
 from ..data.images import cover
 from ..data.tables import fingerprint as fingerprint_table
@@ -228,12 +228,14 @@ def plan_embedding(
         WeightsUnavailable, InvalidInput
     """
     search = plan_search(layers, None)
-    columns = infer_readable(table, [label], folder)
+    names = search.config.model.names
+    readable = (*(IMAGE_TYPES if "timm_image" in names else ()), *(("text",) if "hf_text" in names else ()))
+    columns = infer_readable(table, [label], folder, readable)
     others = ", ".join(f"{column!r} ({columns.reasons[column]})" for column in columns.of_type("null"))
     if not columns.used:
         raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {others or 'none'}")
     if others:
-        report(f"not read, being neither images nor texts: {others}")
+        report(f"not read by a pretrained model: {others}")
     geometry = cover([image_spec(search.config)], search.config.data.image.max_pixels)
     pictures = count_pictures(columns, table, folder, search.config.model.timm_image.max_image_num_per_column)
     encoders = fit_encoders(columns, table, search.config.data, geometry, pictures)

@@ -185,7 +185,7 @@ def _fetch(name: str, choose: Any) -> None:
         choose,
         f"{KEY}.checkpoint_name: {name!r}",
         f"Ways out: {KEY}.checkpoint_name=<a folder you have>; run once where the hub can be reached; "
-        f"{WORDS_ALONE}; or leave the columns out, with column_types={{column: 'null'}}.",
+        f"{WORDS_ALONE}; or leave the columns out, in fit with column_types={{column: 'null'}}.",
     )
 
 
