@@ -5,6 +5,7 @@ Everything happens on a thread of its own, which also pays for the import; a sea
 
 from __future__ import annotations
 
+import importlib.abc
 import logging
 import math
 import os
@@ -16,7 +17,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import NotSupported
@@ -256,14 +259,22 @@ def _callers() -> tuple[str, str]:
 def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
     """Makes a trial's run the active one, so that ``mlflow.log_metric`` and autologging land there. In the process of the trial.
 
+    It begins when MLflow is imported, for most objectives never do that, and it would take them seconds.
+
     Args:
         timeout: seconds to wait for the tracker to open the run; without it, the trial goes on untracked.
     """
-    if not _start_run(trial_folder, timeout):
-        yield
-        return
-    import mlflow
+    has_begun = False
 
+    def begin() -> None:
+        nonlocal has_begun
+        has_begun = _start_run(trial_folder, timeout)
+
+    import_hook = _AfterImport("mlflow", begin)
+    if "mlflow" in sys.modules:
+        begin()
+    else:
+        sys.meta_path.insert(0, import_hook)
     status = "FINISHED"  # also of a trial that the scheduler stops
     try:
         yield
@@ -271,8 +282,36 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
         status = "FAILED"
         raise
     finally:
-        with suppress(Exception):  # a server that is gone fails no trial
-            mlflow.end_run(status)
+        with suppress(ValueError):
+            sys.meta_path.remove(import_hook)
+        if has_begun:
+            import mlflow
+
+            with suppress(Exception):  # a server that is gone fails no trial
+                mlflow.end_run(status)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Does something when a module has been imported; asking whether there is one, as libraries do, is no import."""
+
+    def __init__(self, module: str, action: Callable[[], None]) -> None:
+        self._module, self._action = module, action
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name != self._module:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is not None and spec.loader is not None:
+            loader, execute = spec.loader, spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                del loader.exec_module
+                execute(module)
+                self._action()
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 _untracked: set[Path] = set()  # searches that this process has waited for in vain

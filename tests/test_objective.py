@@ -1,9 +1,11 @@
 """``tune_objective``: functions, generators and Trainables, through the whole engine on a real Ray."""
 
 import functools
+import importlib.util
 import json
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -375,6 +377,15 @@ def test_mlflow_inside_the_objective_lands_in_the_trials_run(here):
         assert run.data.metrics["mine"] == run.data.metrics["metric"] == record.tuned["x"]
         assert run.data.params["word"] == "said"
         assert run.info.status == "FINISHED"
+
+
+def test_mlflow_is_loaded_only_by_an_objective_that_uses_it(here):
+    def objective(config):
+        assert config["x"] == 2 or importlib.util.find_spec("mlflow")  # to ask is not to use
+        return {"loss": 1.0, "loaded": float("mlflow" in sys.modules)}
+
+    found = search(objective, {"x": tune.grid_search([1, 2])}, "grid", num_trials=2, tracking="mlflow")
+    assert [record.results[-1].extra["loaded"] for record in found.trials] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

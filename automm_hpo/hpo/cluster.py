@@ -151,7 +151,7 @@ def _nothing_collected() -> Iterator[None]:
 
 
 @contextmanager
-def _all_output_shown(patience: float = 3.0, at_first: float = 10.0) -> Iterator[None]:
+def _all_output_shown(patience: float = 3.0, at_first: float = 30.0) -> Iterator[None]:
     """Leaves when all that Ray's processes printed has been shown here.
 
     Ray reads their output from files, some ten times a second, and at its end what it has not read is lost: the last words of the last trial.
