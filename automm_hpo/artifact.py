@@ -31,8 +31,9 @@ from .metrics import stored_metric
 from .models import TableModel, build_model
 from .problem import Problem
 from .training.checkpoint import load_weights, save_weights
+from .training.device import generators_unchanged, pick_device
 from .training.ensemble import combine_logits
-from .training.evaluate import generators_unchanged, pick_device, predict_logits
+from .training.evaluate import predict_logits
 
 FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # 1 and 2: models of one image column, whose weights had other names
 PREDICTOR, ENCODERS = "predictor.json", "encoders.json"

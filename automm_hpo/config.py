@@ -404,8 +404,8 @@ class Optim(Section):
 
 class Compile(Section):
     turn_on: Annotated[Literal["auto"] | StrictBool, BeforeValidator(unwrapped), Expected("True, False or 'auto'")] = "auto"
-    """``torch.compile`` of the pretrained kinds of backbone (images and texts). ``auto``: on a GPU, after the first epoch, where what is left is long
-    enough to repay the minute that compiling may take. What is compiled rounds a little differently."""
+    """``torch.compile`` of the pretrained kinds of backbone (images and texts). ``auto``: on a GPU, after the first epoch, where there is a C compiler
+    and what is left is long enough to repay the minute that compiling may take. What is compiled rounds a little differently."""
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """Of ``torch.compile``: ``reduce-overhead`` records CUDA graphs, for small models on a fast GPU; ``max-autotune`` tries kernels for minutes."""
     backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
@@ -422,7 +422,7 @@ class Env(Section):
     """Validation and prediction use batches this many times larger."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(_precision)] = "auto"
     """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does. ``16-mixed``: float16 with
-    scaled losses, for GPUs without bfloat16, such as a T4 or a V100: a step whose gradient overflows is left out, and the next loss scaled by half. On a
+    scaled losses, for GPUs without bfloat16, such as a T4: a step whose gradient overflows is left out, and the next loss scaled by half. On a
     processor it is many times slower than ``32``."""
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Fixed("all trials run on one kind of device")] = "auto"
     """``auto``: a GPU where there is one."""

@@ -38,7 +38,8 @@ from .metrics import Metric, check_fits, find_metric, stored_metric
 from .presets import check_preset
 from .results import SearchResults
 from .sections import unwrapped
-from .training.evaluate import compute_metric, pick_device, probabilities, usual_torch, values
+from .training.device import pick_device, usual_torch
+from .training.evaluate import compute_metric, probabilities, values
 
 MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once

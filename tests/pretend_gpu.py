@@ -135,6 +135,8 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
         "is_bf16_supported": lambda including_emulation=True: True,
         "device_count": lambda: num_gpus,
         "current_device": lambda: 0,
+        "get_arch_list": lambda: ["sm_80", "sm_90"],
+        "get_device_capability": of_first((9, 0)),
         "get_device_name": of_first("pretended"),
         "mem_get_info": of_first((MEMORY, MEMORY)),
         "max_memory_reserved": of_first(2**30),

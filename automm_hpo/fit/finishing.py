@@ -15,7 +15,7 @@ import torch
 
 from ..artifact import Artifact, Member, save_artifact
 from ..config import Config
-from ..data.batch import join_rows
+from ..data.batch import TensorCache, join_rows
 from ..data.cache import open_cache
 from ..errors import CorruptFile
 from ..hpo.progress import Progress
@@ -28,8 +28,9 @@ from ..training.averaging import SOUPS, Weights
 from ..training.checkpoint import load_predictions, load_weights
 from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
 from ..training.compiling import gpu_kernels
+from ..training.device import pick_device, resident
 from ..training.ensemble import select_members
-from ..training.evaluate import Validation, pick_device, predict_logits, validate
+from ..training.evaluate import Validation, predict_logits, validate
 from ..training.gradients import epoch_size
 from ..training.loop import most_steps, train_epochs
 from ..training.probe import start_from_probe, wants_probe
@@ -113,6 +114,10 @@ class _Finish:
         # until one is measured here: in a trial, a row that was trained on cost as much as two that were validated, or more
         trained, validated = best.epochs * len(plan.data.train.table), len(best.results) * len(self.valid)
         self.validation_seconds = best.seconds * len(self.valid) / (validated + 2 * trained)
+
+    @functools.cached_property
+    def _valid_there(self) -> TensorCache:
+        return resident(self.valid, pick_device(self.first.config.env))
 
     # ------------------------------------------------------------------------------------------------------------- a soup
 
@@ -211,8 +216,8 @@ class _Finish:
         # the loop wants to validate: these rows are learned from as well, and show no more than that it has not diverged
         few = self.valid.head(config.env.batch_size)
         harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
-        data = TrialData.of(rows, few, self.problem, harmless)
         device = pick_device(config.env)
+        data = TrialData.of(resident(rows, device), few.to(device), self.problem, harmless)
         state = self.models.state(config, self.plan.seed, device)
 
         def should_stop(ahead: float) -> str | None:
@@ -221,7 +226,7 @@ class _Finish:
 
         with gpu_kernels(config.env, device):
             if self.plan.start is None and wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
-                probed = TrialData.of(train, self.valid, self.problem, self.metric)
+                probed = TrialData.of(resident(train, device), self._valid_there, self.problem, self.metric)
                 start_from_probe(state, probed, config, self.cache, should_stop)
             state.is_unscored = False  # its score is known
             *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
@@ -266,7 +271,7 @@ class _Finish:
 
     def _validate(self, model: TableModel, config: Config) -> Validation:
         started = time.time()
-        found = self._judge(predict_logits(model, self.valid, config.env))
+        found = self._judge(predict_logits(model, self._valid_there, config.env))
         self.validation_seconds = time.time() - started
         return found
 

@@ -16,14 +16,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..config import Config
-from ..training.evaluate import find_device
+from ..training.device import find_device
 from ..training.loop import train_epochs
 from .capacity import largest_configs
 from .plan import FitPlan
 from .timing import miniature
 
 MOST_TRIALS = 8  # on a GPU; each is a process with Python, torch and a context of its own
-MEMORY_SHARE = 0.85  # of a GPU's memory that trials may plan with; the rest is for what was not measured, such as larger batches in validation
+MEMORY_SHARE = 0.85  # of a GPU's free memory that trials may plan with; the rest is for what was not measured, such as larger batches in validation
 MOST_KINDS = 4  # of models in a search that are measured
 STEPS = 8
 CONTEXT_BYTES = 500_000_000  # of CUDA itself, in each process; this one has its own by the time that anything is measured
@@ -42,9 +42,9 @@ class Occupancy:
     busy: float
 
 
-def trials_per_gpu(occupancy: Occupancy, gpu_bytes: int, cpus_per_gpu: float) -> int:
+def trials_per_gpu(occupancy: Occupancy, free_bytes: int, cpus_per_gpu: float) -> int:
     """Trials at a time of which none waits long for another: bounded by memory, time on the GPU, and the processors that feed it."""
-    by_memory = math.floor(MEMORY_SHARE * gpu_bytes / max(1, occupancy.memory_bytes))
+    by_memory = math.floor(MEMORY_SHARE * free_bytes / max(1, occupancy.memory_bytes))
     by_time = round(1 / max(occupancy.busy, 1 / MOST_TRIALS))
     return max(1, min(by_memory, by_time, math.floor(cpus_per_gpu), MOST_TRIALS))
 
@@ -59,6 +59,7 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     """
     search = plan.search
     device = find_device(search.config.env)
+    torch.cuda.empty_cache()  # of what was timed: the memory is the trials'
     if not search.config.env.allows_gpu:
         return 0.0, ""
     if there is None or not there["gpu"]:
@@ -71,10 +72,10 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     measured = [_measure(plan, config, device) for config in kinds]
     torch.cuda.empty_cache()  # the memory is the trials'
     worst = Occupancy(max(each.memory_bytes for each in measured), max(each.busy for each in measured))
-    total = torch.cuda.mem_get_info(device)[1]
+    free, _ = torch.cuda.mem_get_info(device)  # others may use this GPU, too
     cpus = search.settings.resources.get("cpu", 1.0)
-    count = min(trials_per_gpu(worst, total, num_cpus / num_gpus / cpus), math.ceil(search.num_trials / num_gpus))
-    used = f"one takes {worst.memory_bytes / 1e9:.1f} of {total / 1e9:.0f} GB and {worst.busy:.0%} of its time"
+    count = min(trials_per_gpu(worst, free, num_cpus / num_gpus / cpus), math.ceil(search.num_trials / num_gpus))
+    used = f"one takes {worst.memory_bytes / 1e9:.1f} of {free / 1e9:.0f} GB and {worst.busy:.0%} of its time"
     return 1 / count, f"{count} trials share a GPU: {used}" if count > 1 else ""
 
 

@@ -22,7 +22,7 @@ from ..hpo.ray_space import candidate_configs
 from ..models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_spec, is_pretrained, used_models
 from ..presets import may_be_probed
 from ..session import trials_deadline
-from ..training.evaluate import autocast
+from ..training.device import autocast, is_out_of_memory
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations
 from .capacity import num_parallel
@@ -102,8 +102,8 @@ def _row_seconds(search: SearchPlan, features: Features) -> float:
         while True:
             try:
                 return _step_seconds(model, num_rows, features.num_images, config.env, device) / num_rows
-            except torch.OutOfMemoryError:
-                if num_rows == 1:
+            except RuntimeError as error:
+                if num_rows == 1 or not is_out_of_memory(error):
                     raise
             num_rows = (num_rows + 1) // 2
 

@@ -30,7 +30,7 @@ from ..session import Session, trials_deadline
 from ..space import tuned_keys
 from ..training.building import ModelBuilder
 from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
-from ..training.evaluate import find_device, generators_unchanged, has_bfloat16
+from ..training.device import find_device, generators_unchanged, has_bfloat16
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .packing import plan_gpu_share

@@ -20,14 +20,14 @@ from ..errors import BadImages, InvalidData, InvalidTuneSettings, Problems
 from ..hpo.cluster import known_resources
 from ..hpo.job import first_points, resolve_settings
 from ..hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
-from ..hpo.settings import TuneSettings, check_resources, parse_tune_settings
+from ..hpo.settings import TuneSettings, check_resources, local_resources, parse_tune_settings
 from ..hpo.warm_start import read_warm_start
 from ..metrics import Metric
 from ..models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
 from ..presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from ..problem import Problem
 from ..space import SearchSpace, tuned_keys
-from ..training.evaluate import find_device
+from ..training.device import find_device
 from .plan import DataPlan, SearchPlan
 from .start import Start
 
@@ -51,17 +51,18 @@ def plan_search(
         AutoMMHPOError: all problems together.
     """
     problems = Problems()
-    settings, points = TuneSettings(), []
+    settings, points, available = TuneSettings(), [], None if tune_kwargs is None else known_resources()
     understood = tune_kwargs is None
     if tune_kwargs is not None:
         with problems.gather():
             settings = parse_tune_settings(tune_kwargs)
             understood = True
-            if (available := known_resources()) is not None:
+            if available is not None:
                 check_resources(settings, available)
     with problems.gather():
         fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
-        if settings.resources.get("gpu") == 0:  # not to be had, and so not to be used
+        without = available is not None and not available["gpu"] and bool(local_resources()["gpu"])  # the user's own Ray, and Ray hides none of them
+        if settings.resources.get("gpu") == 0 or (without and fixed.get("env.accelerator") != "gpu"):  # not to be had, and so not to be used
             fixed = {"env.num_gpus": 0} | fixed
         config = Config.from_flat(fixed)
         if config.optim.top_k is not None and "num_to_keep" not in settings.model_fields_set:

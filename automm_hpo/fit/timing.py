@@ -12,7 +12,7 @@ from ..data.cache import MEND, build_cache
 from ..data.decoding import describe
 from ..errors import BadImages
 from ..training.compiling import gpu_kernels
-from ..training.evaluate import find_device, generators_unchanged
+from ..training.device import find_device, generators_unchanged
 from ..training.state import TrainState, TrialData
 from .plan import FitPlan, SearchPlan, Split
 

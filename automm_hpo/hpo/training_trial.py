@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..training.building import ModelBuilder
 from ..training.checkpoint import Snapshot, load_checkpoint, take_snapshot, write_checkpoint
 from ..training.checkpoint_folder import inherit_checkpoint, is_inherited, newest_checkpoint, prune_checkpoints
 from ..training.compiling import gpu_kernels
-from ..training.evaluate import find_device
+from ..training.device import find_device, resident
 from ..training.gradients import micro_batch_size
 from ..training.loop import train_steps
 from ..training.memory import known_micro_batch, note_micro_batch
@@ -63,6 +64,7 @@ class Training:
         config = Config.from_flat(record.config)
         device = find_device(config.env)
         if device.type == "cuda":
+            gc.collect()  # a compiled network refers to itself
             torch.cuda.empty_cache()  # what this actor's last trial had, other trials on the GPU may need
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
         state = self.models.state(config, self.seed, device)
@@ -90,6 +92,7 @@ class Training:
                     writing = writer.submit(self._record, folder, snapshot, result)
                 else:
                     yield self._record(folder, snapshot, result)
+                del snapshot  # the next one's memory
 
     def _record(self, folder: TrialFolder, snapshot: Snapshot | None, result: EpochResult) -> EpochResult:
         """Writes the checkpoint, then the row in the log."""
@@ -132,11 +135,4 @@ def splits_closed() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it
 def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorCache:
-    """On the device where it fits, with as much again left for the model; else mapped, or decoded batch by batch, and each batch travels."""
-    split = open_cache(search_folder / "cache", name)
-    if device.type == "cuda" and (split.is_streamed or 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]):
-        return split
-    try:
-        return split.to(device)
-    except torch.OutOfMemoryError:  # another trial on this GPU was quicker
-        return split
+    return resident(open_cache(search_folder / "cache", name), device)

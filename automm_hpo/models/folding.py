@@ -6,6 +6,7 @@ On a processor, where these networks wait for memory, a prediction so takes two 
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,29 +50,54 @@ def fold_norms(network: nn.Module, sample: torch.Tensor) -> nn.Module | None:
 
 @contextmanager
 def float32_may_round(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may compute float32 in TensorFloat-32, within.
-
-    Torch has older and newer words for that, and raises where both are used: whoever has used the newer ones is answered in them.
-    """
-    backends: Any = torch.backends
-    precision = ""
+    """Whether a GPU may compute float32 in TensorFloat-32, within. It is the process's: the last of several threads puts it back."""
+    global _own
+    mark = object()
+    with _lock:
+        if not _within:
+            _own = _tf32()
+        _within[mark] = allowed
+        _set_tf32(allowed)
     try:
-        precision, convolutions = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
-    except RuntimeError:
-        words = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
-    try:
-        if precision:
-            backends.cudnn.allow_tf32 = allowed
-            torch.set_float32_matmul_precision("high" if allowed else "highest")
-        else:
-            backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
         yield
     finally:
-        if precision:
-            backends.cudnn.allow_tf32 = convolutions
-            torch.set_float32_matmul_precision(precision)
-        else:
-            backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = words
+        with _lock:
+            del _within[mark]
+            if _within:
+                _set_tf32(next(reversed(_within.values())))
+            else:
+                _put_back(_own)
+
+
+_lock = threading.Lock()
+_within: dict[object, bool] = {}
+_own: tuple[Any, ...] = ()
+
+
+def _tf32() -> tuple[Any, ...]:
+    """Torch's settings. It has older and newer words for them, and raises where both are used: whoever has used the newer ones is answered in them."""
+    backends: Any = torch.backends
+    try:
+        return "older", torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    except RuntimeError:
+        return "newer", backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+
+
+def _set_tf32(allowed: bool) -> None:
+    if _own[0] == "older":
+        _put_back(("older", "high" if allowed else "highest", allowed))
+    else:
+        _put_back(("newer", *["tf32" if allowed else "ieee"] * 2))
+
+
+def _put_back(settings: tuple[Any, ...]) -> None:
+    words, products, convolutions = settings
+    backends: Any = torch.backends
+    if words == "older":
+        backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+    else:
+        backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = products, convolutions
 
 
 def shared_copy(network: Network, **changed: nn.Module) -> Network:

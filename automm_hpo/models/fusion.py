@@ -84,9 +84,13 @@ class TableModel(nn.Module):
         backbones: by name.
         fusion: takes their features as a list, and the batch.
         aux_loss_weight: of a head on each backbone alone, in training; 0: there are none.
+
+    Attributes:
+        most_rows: that its device holds when it predicts, where that is less than was asked for.
     """
 
     backbones: Mapping[str, Backbone]
+    most_rows: int | None = None
 
     def __init__(self, backbones: Mapping[str, Backbone], fusion: Only | FusionMlp, num_outputs: int, aux_loss_weight: float = 0.0) -> None:
         super().__init__()

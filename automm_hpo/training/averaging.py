@@ -25,9 +25,25 @@ Soup = tuple[list[int], Weights, Validation]
 """Which of the checkpoints went in, what came out, and how good it is."""
 
 
+class RunningAverage(ModelEmaV3):
+    """timm's, which asks both models for all their tensors by name at every step, and takes longer for that than for averaging them."""
+
+    _values: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        if self._values is None:
+            self._values = list(self.module.state_dict().values()), list(model.state_dict().values())  # training changes them in place
+        pairs = list(zip(*self._values, strict=True))
+        values = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in values], [learning for _, learning in values], weight=1 - decay)
+        for own, learning in pairs:
+            if not own.is_floating_point():
+                own.copy_(learning)
+
+
 def build_average(model: nn.Module, optim: Optim) -> ModelEmaV3 | None:
     """A running average of the weights, as they are now; None where none is wanted. It forgets faster during its first steps."""
-    return ModelEmaV3(model, optim.ema_decay, use_warmup=True) if optim.ema_decay else None
+    return RunningAverage(model, optim.ema_decay, use_warmup=True) if optim.ema_decay else None
 
 
 def mix(weights: Weights, more: Weights, share: float) -> Weights:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,8 +27,18 @@ def wants_compiling(env: Env, device: torch.device, seconds_left: float) -> bool
         seconds_left: of training without it, as far as the pace is known; 0 before the first step.
     """
     if env.compile.turn_on == "auto":
-        return device.type == "cuda" and SHARE * seconds_left > SECONDS
+        return device.type == "cuda" and SHARE * seconds_left > SECONDS and has_compiler()
     return env.compile.turn_on
+
+
+def has_compiler() -> bool:
+    """Whether there is what compiling needs; where there is not, it would be tried in vain for every part of a network."""
+    return bool(os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc"))))
+
+
+def records_graphs(env: Env, device: torch.device) -> bool:
+    """Whether what is compiled may run as CUDA graphs, whose results lie in memory that their next run uses again."""
+    return device.type == "cuda" and env.compile.turn_on is not False and env.compile.mode in ("reduce-overhead", "max-autotune")
 
 
 def compile_networks(model: TableModel, env: Env) -> None:
@@ -40,7 +51,7 @@ def compile_networks(model: TableModel, env: Env) -> None:
 def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
     """Within, a GPU's libraries choose the fastest kernels for the sizes they meet, or repeatable ones; torch's settings are put back.
 
-    A model that is compiled unasked, and cannot be on this machine (without a C compiler, say), goes on uncompiled.
+    A model that is compiled unasked, and cannot be on this machine, goes on uncompiled.
     """
     if device.type != "cuda":
         yield

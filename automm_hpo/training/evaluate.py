@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch.nn.functional as F
 
 from ..config import Env
 from ..data.batch import Batch, TensorCache, batches
-from ..errors import InvalidArgument, InvalidHyperparameter
+from ..errors import InvalidArgument
 from ..metrics import Metric, compute_scorer
 from ..models import TableModel
 from ..problem import Problem
+from .device import autocast, is_out_of_memory, rounding
 from .result import rank
 from .transforms import eval_view
 
@@ -53,61 +53,6 @@ class Validation:
         return own > others
 
 
-def find_device(env: Env) -> torch.device:
-    """The device of a trial.
-
-    Raises:
-        InvalidHyperparameter: a GPU is demanded and there is none.
-    """
-    if (env.accelerator == "gpu" or env.num_gpus > 0) and not torch.cuda.is_available():
-        raise InvalidHyperparameter("env.accelerator, env.num_gpus: a GPU is asked for, and torch finds none; accelerator='auto' takes what there is")
-    return pick_device(env)
-
-
-def pick_device(env: Env) -> torch.device:
-    """A GPU where there is one and the config does not forbid it; a predictor trained on a GPU predicts on what its new machine has."""
-    return torch.device("cuda" if torch.cuda.is_available() and env.allows_gpu else "cpu")
-
-
-def generators_unchanged(device: torch.device) -> AbstractContextManager:
-    """Puts back torch's random generators afterwards: the processor's, and the device's own. Other GPUs are not touched: asking them would start them."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-
-@contextmanager
-def usual_torch() -> Iterator[None]:
-    """Within, torch makes float32 tensors on the processor and follows gradients, whatever the program around has set. Also a decorator."""
-    device = torch.get_default_device()
-    # a default device, also the processor, has every call of torch's looked at
-    as_usual = nullcontext() if device.type == "cpu" else torch.device("cpu")
-    with _lock:  # the type is the process's: the last of several threads puts it back
-        _within.append(_within[0] if _within else torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), as_usual:
-            yield
-    finally:
-        with _lock:
-            dtype = _within.pop()
-            if not _within:
-                torch.set_default_dtype(dtype)
-
-
-_lock = threading.Lock()
-_within: list[torch.dtype] = []  # the program's own, once for each thread that is
-
-
-def autocast(env: Env, device: torch.device) -> AbstractContextManager:
-    """Mixed precision where the config asks for it; ``auto`` means bfloat16 on a GPU that has it."""
-    wanted = env.precision in ("bf16-mixed", "16-mixed") or (env.precision == "auto" and has_bfloat16(device))
-    return torch.autocast(device.type, torch.float16 if env.precision == "16-mixed" else torch.bfloat16, enabled=wanted)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether it is a GPU that has it; not where it is emulated, as on a T4: several times slower than float32."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """What validation reports whatever training minimises: cross entropy for classes, mean squared error on standardised values."""
     return F.cross_entropy(logits.float(), target) if problem.is_classification else F.mse_loss(logits.float().squeeze(1), target)
@@ -125,18 +70,19 @@ def predict_logits(model: TableModel, data: TensorCache, env: Env, function: Cal
     function = function or model
     device = next(model.parameters()).device
     batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio
+    batch_size = min(batch_size, model.most_rows or batch_size)
     logits: list[torch.Tensor] = []
     start = 0
     while start < len(data):
         try:
             for batch in batches(data, [slice(place, place + batch_size) for place in range(start, len(data), batch_size)], device):
-                with autocast(env, device):
+                with autocast(env, device), rounding(env, device):
                     logits.append(function(batch.with_images(eval_view(batch.images, model.image_spec))).float())
                 start += len(batch)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
+        except RuntimeError as error:
+            if batch_size == 1 or not is_out_of_memory(error):
                 raise
-            batch_size = (batch_size + 1) // 2
+            model.most_rows = batch_size = (min(batch_size, len(data) - start) + 1) // 2
     return torch.cat(logits).cpu()
 
 

@@ -14,7 +14,8 @@ import torch
 
 from ..config import Config, Env
 from ..data.batch import Batch, batches
-from .evaluate import autocast
+from .compiling import records_graphs
+from .device import autocast, is_out_of_memory
 from .losses import build_loss, weighted
 from .mixing import build_mixing
 from .state import TrainState, TrialData
@@ -51,7 +52,7 @@ class Gradients:
             Each part's mean loss, still on the device.
 
         Raises:
-            torch.OutOfMemoryError: not even one row fits.
+            RuntimeError: ``torch.OutOfMemoryError``, or what a GPU's libraries say instead; not even one row fits.
         """
         while True:
             randomness = step_seed(self._seed, self._state.step)
@@ -59,8 +60,8 @@ class Gradients:
                 rng.manual_seed(randomness)
             try:
                 return self._backward()
-            except torch.OutOfMemoryError:
-                if self._state.micro_batch_size == 1:
+            except RuntimeError as error:
+                if self._state.micro_batch_size == 1 or not is_out_of_memory(error):
                     raise
             self._state.micro_batch_size = (self._state.micro_batch_size + 1) // 2
             self._state.optimizer.zero_grad()
@@ -73,6 +74,8 @@ class Gradients:
 
     def _backward(self) -> list[torch.Tensor]:
         losses, config = [], self._config
+        if self._num_parts > 1 and records_graphs(config.env, self._device):
+            self._hold_gradients()
         for batch in itertools.islice(self._parts, self._num_parts):
             batch = batch.with_images(train_view(batch.images, self._state.model.image_spec, config.model.timm_image.train_transforms, self._view_rng))
             batch = self._mixed(batch, self._state.step // self._steps_per_epoch)
@@ -81,6 +84,12 @@ class Gradients:
             self._state.scaler.scale(loss * (len(batch) / self._batch_size)).backward()
             losses.append(loss.detach())
         return losses
+
+    def _hold_gradients(self) -> None:
+        """In memory of their own: a recorded graph's gradients lie in its memory, where the next part's would overwrite them."""
+        for weight in self._state.model.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
 
     def _parts_from_here(self) -> Iterator[Batch]:
         """Of all steps from the state's on. They hold nothing of ``self``: so whoever drops it ends the thread that decodes them, too."""

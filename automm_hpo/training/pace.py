@@ -9,6 +9,8 @@ from collections.abc import Callable
 from .result import StopCheck
 
 FIRST_LOOK = 4  # steps, of which the first warms up
+LEAST_COMPILING, MUCH_LONGER = 1.0, 10.0  # seconds of a step, and times the others
+RECOMPILES = 4  # steps that warm up where a model is compiled: other sizes, of texts, are met and compiled for
 
 
 class Pace:
@@ -32,16 +34,16 @@ class Pace:
         self.shortened: str | None = None
         self.ahead = 0.0
         self._validations_per_step, self._steps_per_validation, self._should_stop = validations_per_step, steps_per_validation, should_stop
-        self._clock, self._is_measured = StepClock(), False
+        self._clock, self._is_measured, self._is_cold = StepClock(), False, False
 
     def start(self, afresh: bool = False) -> None:
         """Steps follow; what was done meanwhile is none.
 
         Args:
-            afresh: they go at another pace than those before, and the first of them warms up.
+            afresh: the model was compiled; they go at another pace than those before, and the first of them wait for the compiler.
         """
         if afresh:
-            self._clock = StepClock()
+            self._clock, self._is_cold = StepClock(RECOMPILES), True
         self._clock.start()
 
     def steps_done(self) -> None:
@@ -55,7 +57,7 @@ class Pace:
             step: how many were taken in all.
         """
         is_due = self._clock.tick()
-        if not self._is_measured:
+        if not (self._is_measured or (self._is_cold and self._clock.warms_up)):
             self.ahead = self._clock.seconds * self._steps_per_validation
         if is_due:
             share = self._clock.seconds + self.ahead * self._validations_per_step
@@ -67,7 +69,10 @@ class Pace:
             self.total_steps = step + steps_in_time(self._all_steps - step, too_late) if self.shortened else self._all_steps
 
     def validated(self, seconds: float) -> None:
-        self.ahead, self._is_measured = seconds, True
+        """What the next ones will take; the first after compiling waited for the compiler, too, and says nothing of them."""
+        if not self._is_cold:
+            self.ahead, self._is_measured = seconds, True
+        self._is_cold = False
 
     def stop_reason(self) -> str | None:
         """Why to end now; None: go on."""
@@ -82,12 +87,23 @@ class StepClock:
     """Times the steps of a session.
 
     Attributes:
-        seconds: of a step, on average; the very first counts only as long as it is the only one.
+        seconds: of a step, on average; those that warm up count only as long as there are no others.
     """
 
-    def __init__(self) -> None:
-        self.seconds, self._steps, self._spent, self._due = 0.0, 0, 0.0, FIRST_LOOK
+    def __init__(self, warm_up: int = 1) -> None:
+        """Nothing was timed yet.
+
+        Args:
+            warm_up: steps. Where they are more than one, a compiler is at work, and a later step that takes very much longer than the others
+                is left out as well: it has met another size.
+        """
+        self.seconds, self._steps, self._counted, self._spent = 0.0, 0, 0, 0.0
+        self._warm_up, self._due = warm_up, warm_up - 1 + FIRST_LOOK
         self.start()
+
+    @property
+    def warms_up(self) -> bool:
+        return not self._counted
 
     def start(self) -> None:
         """Steps follow; what was done meanwhile, such as a validation, is none."""
@@ -96,9 +112,9 @@ class StepClock:
     def settle(self) -> None:
         """What has passed since the last tick belongs to the steps before."""
         now = time.perf_counter()
-        if self._steps > 1:
+        if self._counted:
             self._spent += now - self._last
-            self.seconds = self._spent / (self._steps - 1)
+            self.seconds = self._spent / self._counted
         self._last = now
 
     def tick(self) -> bool:
@@ -108,11 +124,13 @@ class StepClock:
             Whether the pace is worth another look: after the fourth step, and whenever there are a quarter more.
         """
         now = time.perf_counter()
+        seconds, self._last = now - self._last, now
         self._steps += 1
-        if self._steps > 1:
-            self._spent += now - self._last
-        self.seconds = self._spent / (self._steps - 1) if self._steps > 1 else now - self._last
-        self._last = now
+        is_compiling = self._warm_up > 1 and self._counted > 0 and seconds > max(LEAST_COMPILING, MUCH_LONGER * self.seconds)
+        if self._steps > self._warm_up and not is_compiling:
+            self._counted += 1
+            self._spent += seconds
+        self.seconds = self._spent / self._counted if self._counted else seconds
         if self._steps < self._due:
             return False
         self._due += max(1, self._due // 4)

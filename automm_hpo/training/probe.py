@@ -77,7 +77,8 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
 def _feature_seconds(model: TableModel, data: TrialData, config: Config) -> float:
     """What the features of all rows will take, from a few of them."""
     few = data.train.head(config.env.batch_size)
-    predict_logits(model, few.head(1), config.env, model.features)  # what a GPU's libraries take to start is taken once, and not by every row
+    on_gpu = next(model.parameters()).device.type == "cuda"  # whose libraries start, and look for this size's fastest kernels
+    predict_logits(model, few if on_gpu else few.head(1), config.env, model.features)
     started = time.perf_counter()
     predict_logits(model, few, config.env, model.features)
     return (time.perf_counter() - started) / len(few) * (len(data.train) + len(data.valid))

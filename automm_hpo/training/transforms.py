@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from ..data.images import ImageSpec
 
 SHIFT = 16  # random_crop may leave the picture by 1/16 of its size; the edge pixels repeat there
-DRAWS = 32  # of a batch: torchvision changes all pictures it is given alike, so it gets the batch in that many parts
+DRAWS, DRAWS_ON_GPU = 32, 8  # of a batch: torchvision changes all pictures it is given alike, so it gets the batch in that many parts; each costs a GPU a wait
 LEAST_AREA = 0.35  # of the picture, that random_resized_crop keeps; ImageNet's 0.08 is for millions of pictures
 
 FLIPS = ("random_horizontal_flip", "random_vertical_flip")
@@ -39,7 +39,7 @@ def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...
     Args:
         transforms: their names; ``random_resized_crop`` takes the place of ``random_crop``.
         rng: draws each image's own window and mirror. torchvision's transforms draw from torch's default generator, once for each of the
-            batch's 32 parts.
+            batch's 32 parts, 8 on a GPU.
     """
     if not images.shape[1]:
         return images
@@ -61,7 +61,8 @@ def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...
 def _in_parts(transform: v2.Transform, images: torch.Tensor) -> torch.Tensor:
     """A transform of torchvision's, drawn anew for each part of a batch (whose rows are shuffled already)."""
     flat = images.flatten(0, 1)
-    changed = torch.cat([transform(part) for part in flat.tensor_split(min(DRAWS, len(flat)))])
+    draws = DRAWS if flat.device.type == "cpu" else DRAWS_ON_GPU
+    changed = torch.cat([transform(part) for part in flat.tensor_split(min(draws, len(flat)))])
     return changed.unflatten(0, images.shape[:2])
 
 

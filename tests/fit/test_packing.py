@@ -14,7 +14,7 @@ from automm_hpo.fit.capacity import num_parallel
 from automm_hpo.fit.packing import Occupancy, plan_gpu_share, trials_per_gpu
 from automm_hpo.fit.plan import Target
 from automm_hpo.hpo.settings import TuneSettings, local_resources
-from automm_hpo.training.evaluate import find_device
+from automm_hpo.training.device import find_device
 
 GB = 10**9
 
@@ -93,7 +93,7 @@ def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
         monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
         for share, count in ((0.2, 4), (0.6, 8)):
             memory = int(rows / share)
-            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (memory, memory))
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (memory, 3 * memory))  # others have the rest
             assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 1.0})[0] == 1 / count
 
 
@@ -136,3 +136,10 @@ def test_small_trials_share_a_gpu(small, here, fast, capsys):
         tracking=None,
     )
     assert "trials share a GPU" in capsys.readouterr().out
+
+
+def test_trials_of_a_ray_without_gpus_do_not_use_one(small, here, fast, monkeypatch):
+    """They would all train on the first, for Ray does not hide it from them."""
+    monkeypatch.setattr("automm_hpo.fit.search_plan.known_resources", lambda: {"cpu": 4.0, "gpu": 0.0})
+    with pretend_gpu():
+        assert find_device(_plan(small[0], fast).search.config.env).type == "cpu"

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
 
-from automm_hpo.training.averaging import SOUPS, greedy_soup, mix, uniform_soup
+from automm_hpo.training.averaging import SOUPS, RunningAverage, greedy_soup, mix, uniform_soup
 from automm_hpo.training.checkpoint import save_weights
 from automm_hpo.training.evaluate import Validation, predict_logits
 
@@ -60,6 +61,23 @@ def test_a_uniform_soup_is_the_plain_average_if_it_is_better(paths):
     assert float(weights["w"]) == pytest.approx(9 / 4)
     assert uniform_soup(paths, validation(-1.0), near(0.0)) is None
     assert uniform_soup(paths[:1], validation(-1.0), near(0.0)) is None
+
+
+def test_a_running_average_is_timms(trial):
+    one = trial(optim__ema_decay=0.9, optim__max_epochs=2)
+    state = one.state()
+    expected = ModelEmaV3(state.model, 0.9, use_warmup=True)
+    assert isinstance(state.average, RunningAverage)
+    update = state.average.update
+
+    def both(model, step):
+        update(model, step)
+        expected.update(model, step)
+
+    state.average.update = both
+    assert len(list(one.epochs(state))) == 2
+    for (name, found), other in zip(state.average.module.state_dict().items(), expected.module.state_dict().values(), strict=True):
+        assert torch.allclose(found, other, atol=1e-6), name
 
 
 def test_batch_norm_is_averaged_and_its_counter_is_not():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from automm_hpo.config import Env
-from automm_hpo.training.compiling import gpu_kernels, wants_compiling
+from automm_hpo.training.compiling import gpu_kernels, records_graphs, wants_compiling
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -17,6 +17,22 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 )
 def test_it_compiles_where_that_is_repaid_or_asked_for(turn_on, device, seconds_left, wanted):
     assert wants_compiling(Env.model_validate({"compile": {"turn_on": turn_on}}), device, seconds_left) is wanted
+
+
+def test_it_compiles_unasked_only_where_there_is_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert not wants_compiling(Env(), GPU, 1e6)
+    assert wants_compiling(Env.model_validate({"compile": {"turn_on": True}}), GPU, 1e6)
+    monkeypatch.setenv("CC", "mine")
+    assert wants_compiling(Env(), GPU, 1e6)
+
+
+@pytest.mark.parametrize(("turn_on", "mode", "recorded"), [("auto", "reduce-overhead", True), (True, "default", False), (False, "reduce-overhead", False)])
+def test_which_modes_record_graphs(turn_on, mode, recorded):
+    env = Env.model_validate({"compile": {"turn_on": turn_on, "mode": mode}})
+    assert records_graphs(env, GPU) is recorded
+    assert not records_graphs(env, CPU)
 
 
 def test_a_compiled_model_learns_the_same_and_is_stored_alike(trial):

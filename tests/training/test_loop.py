@@ -204,6 +204,38 @@ def test_no_row_of_a_batch_is_left_alone(trial):
     assert [result.step for result in one.epochs(one.state())] == [4]
 
 
+def test_a_library_whose_memory_is_full_is_asked_for_less(trial, monkeypatch):
+    one = trial(optim__max_epochs=1)
+    state = one.state()
+    answer = state.model.training_logits
+
+    def small_memory(batch):
+        if len(batch) > 5:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return answer(batch)
+
+    monkeypatch.setattr(state.model, "training_logits", small_memory)
+    assert [result.step for result in one.epochs(state)] == [4]
+    assert state.micro_batch_size == 5
+
+
+def test_parts_of_a_batch_add_to_gradients_that_no_recorded_graph_overwrites(trial, monkeypatch):
+    """A CUDA graph's own lie in its memory."""
+    one = trial(env__per_gpu_batch_size=5, optim__max_epochs=1, model__timm_image__train_transforms=[])
+    expected = [result.valid_loss for result in one.epochs(one.state())]
+    state, held = one.state(), []
+    answer = state.model.training_logits
+
+    def look(batch):
+        held.append(all(weight.grad is not None for weight in state.model.parameters()))
+        return answer(batch)
+
+    monkeypatch.setattr(state.model, "training_logits", look)
+    monkeypatch.setattr("automm_hpo.training.gradients.records_graphs", lambda env, device: True)
+    assert [result.valid_loss for result in one.epochs(state)] == pytest.approx(expected, rel=1e-5)
+    assert held == [True] * 8
+
+
 def test_a_row_that_does_not_fit_is_an_error(trial, monkeypatch):
     one = trial()
     state = one.state()

@@ -63,6 +63,28 @@ def test_a_pace_that_begins_afresh_forgets_the_old_one(monkeypatch):
     assert clocked.seconds_left(steps.taken) == pytest.approx(0.1 * (1000 - steps.taken))
 
 
+def test_what_a_compiler_takes_is_no_pace(monkeypatch):
+    """A text's other length has the model compiled again at the second step and once later; so does the first validation."""
+    now, limit = [0.0], 900.0
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    clocked = pace.Pace(3000, 0, 1 / 100, 5.0, lambda ahead: "time_limit" if now[0] + ahead > limit else None)
+    totals = set()
+    clocked.start(afresh=True)
+    for step in range(1, 301):
+        now[0] += {1: 40.0, 2: 40.0, 210: 30.0}.get(step, 0.08)
+        clocked.step_taken(step)
+        totals.add(clocked.total_steps)
+        assert clocked.stop_reason() is None
+        if step % 100 == 0:
+            seconds = 40.0 if step == 100 else 0.2
+            now[0] += seconds
+            clocked.validated(seconds)
+            clocked.start()
+    assert totals == {3000}
+    assert clocked.seconds_left(300) == pytest.approx(0.08 * 2700)
+    assert clocked.ahead == 0.2
+
+
 def test_the_clock_is_looked_at_ever_more_seldom():
     clock = pace.StepClock()
     looks = [number for number in range(1, 101) if clock.tick()]

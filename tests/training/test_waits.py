@@ -11,6 +11,7 @@ from automm_hpo.data.features import Features
 from automm_hpo.training.building import ModelBuilder
 from automm_hpo.training.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from automm_hpo.training.loop import train_epochs
+from automm_hpo.training.transforms import DRAWS
 
 TRANSFORMS = "model__timm_image__train_transforms"
 VALIDATION = ["__float__", "cpu"]  # the mean loss of an epoch's steps, and the predictions
@@ -44,7 +45,8 @@ def on_gpu(one):
         {"model__timm_image__checkpoint_name": "mobilenetv3_small_050"},
     ],
 )
-def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides):
+def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, monkeypatch):
+    monkeypatch.setattr("automm_hpo.training.transforms.DRAWS_ON_GPU", DRAWS)  # the same pictures on both
     one = trial(**{"optim__max_epochs": 2} | overrides)
     expected = [(result.score, result.train_loss) for result in one.epochs(one.state())]
     with pretend_gpu() as gpu:
