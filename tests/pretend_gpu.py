@@ -54,7 +54,8 @@ class PretendGpu(TorchFunctionMode):
         wanted = _wanted_device(name, args, kwargs)
         is_copied = wanted is not None and bool(tensors) and isinstance(tensors[0], OnGpu) != (wanted == GPU)
         by_mask = name == "__getitem__" and any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:]))
-        if (is_copied and tensors[0].numel() and not kwargs.get("non_blocking")) or (there and (name in WAITING or by_mask)):
+        is_made = name in ("tensor", "as_tensor") and not tensors and wanted == GPU  # of numbers: they travel, and are waited for
+        if is_made or (is_copied and tensors[0].numel() and not kwargs.get("non_blocking")) or (there and (name in WAITING or by_mask)):
             self.waits.append(name)
         if wanted == GPU:
             args, kwargs = tree_map_only((torch.device, str), lambda value: CPU if torch.device(value).type == "cuda" else value, (args, kwargs))

@@ -104,9 +104,11 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
         differences.append(f"num_trials: was {before}, is {now}; it can only be raised")
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)
+        # presets choose by the device, too: the same arguments may be another search on another machine
+        begun = "" if stored.call.get("kind") == "objective" else f" (as MultiModalPredictor.load({str(folder.parent)!r}, resume=True).fit(train_data) does)"
         raise SearchMismatch(
             f"save_path: {folder.parent} holds a search that is not the one asked for, and nothing in it was touched:\n{listed}\n"
-            "Give the same arguments to go on with it, or another save_path."
+            f"Give the arguments that it was begun with to go on with it{begun}, or another save_path."
         )
 
 

