@@ -1,6 +1,6 @@
 """The searchers by name: their arguments, the packages they need, the spaces they take. All of it is checked before anything starts.
 
-Nothing here imports Ray, torch or a searcher's own library; ``searchers.py`` builds what is named here.
+Nothing here imports Ray, torch or a searcher's own library; ``searchers`` builds what is named here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from automm_hpo.hpo.apart import Apart
+from automm_hpo.hpo.searchers.apart import Apart
 
 
 def draws():

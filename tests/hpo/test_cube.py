@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from automm_hpo import space as spaces
-from automm_hpo.hpo.cube import from_cube, to_cube
+from automm_hpo.hpo.searchers.cube import from_cube, to_cube
 from automm_hpo.space import Int
 
 KINDS = [

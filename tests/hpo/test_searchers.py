@@ -22,10 +22,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from automm_hpo import space as spaces
 from automm_hpo.errors import InvalidInput, InvalidTuneSettings, NotSupported
-from automm_hpo.hpo.libraries import Density
 from automm_hpo.hpo.result_keys import METRIC
 from automm_hpo.hpo.searcher_args import NOT_OFFERED, PACKAGES, SEARCHER_ALIASES, SEARCHER_ARGS, check_package, check_searcher, check_space, find_searcher
 from automm_hpo.hpo.searchers import SEARCHERS, build_searcher, takes_first_points
+from automm_hpo.hpo.searchers.libraries import Density
 from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, Normal, finish_proposal, grid_point
 
 MIXED = {

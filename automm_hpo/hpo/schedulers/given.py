@@ -9,7 +9,7 @@ from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, Popul
 
 from ...errors import InvalidTuneSettings, NotSupported
 from ..result_keys import METRIC, SCORE, TIME_ATTR, went_on
-from ..searchers import own_copy
+from ..searchers.given import own_copy
 
 REFUSED = {
     PopulationBasedTraining: "it copies checkpoints of Ray's, and refuses searchers; scheduler='PBT' or 'PB2' does the same on a search that can be resumed",

@@ -1,6 +1,6 @@
 """Optimizers of other packages, and BOHB's model, behind one small interface. None of them sees a search space, only the unit cube.
 
-To add one: a class here, its arguments in ``searcher_args.py``, its line in ``LIBRARIES``, its extra in pyproject.toml.
+To add one: a class here, its arguments in ``hpo/searcher_args.py``, its line in ``LIBRARIES``, its extra in pyproject.toml.
 """
 
 from __future__ import annotations

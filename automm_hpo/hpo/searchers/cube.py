@@ -6,7 +6,7 @@ import math
 from statistics import NormalDist
 from typing import Any
 
-from ..space import Choice, Float, Int, Normal, Space
+from ...space import Choice, Float, Int, Normal, Space
 
 
 def from_cube(space: Space, position: float) -> Any:

@@ -1,0 +1,132 @@
+"""Searchers that are objects of the user's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from ...errors import InvalidSpace, InvalidTuneSettings, NotSupported
+from ...sections import unwrapped
+from ...space import Choice, Normal, RawProposal, SearchSpace
+from ..ray_space import plain_spaces, to_ray
+from ..result_keys import METRIC
+from ..searcher_args import is_sampler
+from .own import Args, OwnSearcher, Points, score_of
+
+
+class RaySearcher(OwnSearcher):
+    """A Ray Searcher of the user's. It is told of scores under its own metric's name, negated where its mode is "min".
+
+    It is given Ray's domains of the raw values, of a choice the index; one that takes no domains proposes the values themselves.
+
+    Args:
+        searcher: is not changed; a copy of it searches.
+
+    Raises:
+        InvalidTuneSettings: it brings a space of its own, or refuses ours.
+        NotSupported: there are first points, and it cannot be told of them.
+    """
+
+    def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points, searcher: Searcher) -> None:
+        super().__init__(space, args, seed, first_points)
+        self.name = type(_core(searcher)).__name__
+        if first_points and not takes_first_points(searcher):
+            raise NotSupported(f"searcher: {self.name} has no add_evaluated_point, and cannot learn from configurations that it did not propose")
+        self.plain = plain_spaces(space, self.name)
+        self.inner = own_copy(searcher)
+        core = _core(self.inner)
+        self.told_as, self.sign = core.metric or METRIC, -1 if core.mode == "min" else 1
+        self.takes_domains = type(core).set_search_properties is not Searcher.set_search_properties
+        if self.takes_domains:
+            try:
+                accepted = self.inner.set_search_properties(self.told_as, core.mode or "max", to_ray(space, self.name))
+            except Exception as error:
+                raise InvalidTuneSettings(f"searcher: {self.name} does not take this search space: {error}") from error
+            if not accepted:
+                raise InvalidTuneSettings(f"searcher: {self.name} has a space of its own; leave it out, the space is that of the hyperparameters")
+        self.proposed: dict[str, dict[str, Any]] = {}
+        self.given: dict[str, RawProposal] = {}
+
+    def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
+        if given is not None:
+            self.given[trial_id] = given
+            return given
+        values = self.inner.suggest(trial_id)
+        if not isinstance(values, dict):
+            return values
+        if values.keys() != self.plain.keys():
+            raise InvalidTuneSettings(f"searcher: {self.name} proposes values of {', '.join(values)}; the search space is of {', '.join(self.plain)}")
+        self.proposed[trial_id] = values
+        return {key: self._raw(key, unwrapped(value)) for key, value in values.items()}
+
+    def _raw(self, key: str, value: Any) -> Any:
+        space = self.plain[key]
+        try:
+            if self.takes_domains:
+                space.finish(value)
+                return value
+            return space.raw_of(value)
+        except (InvalidSpace, TypeError, ValueError, IndexError) as problem:
+            raise InvalidTuneSettings(f"searcher: {self.name} proposes {value!r} for {key}: {problem}") from None
+
+    def _value(self, key: str, raw: Any) -> Any:
+        """The inverse of ``_raw``."""
+        space = self.plain[key]
+        if self.takes_domains and isinstance(space, (Choice, Normal)):
+            return raw
+        return space.finish(raw)
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        score = score_of(result)
+        if trial_id in self.proposed and score is not None:
+            self.inner.on_trial_result(trial_id, self._result(trial_id, score, result))
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        score = None if error else score_of(result)
+        if trial_id in self.given:
+            raw = self.given.pop(trial_id)
+            told: Any = None if score is None else self.sign * score
+            self.inner.add_evaluated_point({key: self._value(key, raw[key]) for key in self.plain}, told, error=score is None)
+        elif score is None:
+            self.inner.on_trial_complete(trial_id, None, error=True)
+        else:
+            self.inner.on_trial_complete(trial_id, self._result(trial_id, score, result or {}))
+
+    def _result(self, trial_id: str, score: float, result: Mapping[str, Any]) -> dict[str, Any]:
+        """As Ray's own results are, which have the configuration among them."""
+        values = self.proposed[trial_id]
+        return {**result, "config": values, **{f"config/{key}": value for key, value in values.items()}, self.told_as: self.sign * score}
+
+    def on_pause(self, trial_id: str) -> None:
+        if hasattr(self.inner, "on_pause"):  # TuneBOHB's
+            self.inner.on_pause(trial_id)
+
+    def on_unpause(self, trial_id: str) -> None:
+        if hasattr(self.inner, "on_unpause"):
+            self.inner.on_unpause(trial_id)
+
+
+def own_copy(given: Any) -> Any:
+    """An object of the user's to search with, which is not changed; the object itself where it holds what cannot be copied, a connection perhaps."""
+    try:
+        return copy.deepcopy(given)
+    except Exception:
+        return given
+
+
+def takes_first_points(searcher: Any) -> bool:
+    """Whether a searcher can be told of configurations that it did not propose: recorded ones, the defaults, points_to_evaluate.
+
+    Args:
+        searcher: a name, an Optuna sampler, or a Ray Searcher.
+    """
+    return isinstance(searcher, str) or is_sampler(searcher) or type(_core(searcher)).add_evaluated_point is not Searcher.add_evaluated_point
+
+
+def _core(searcher: Searcher) -> Searcher:
+    """The searcher within a ConcurrencyLimiter."""
+    inner = getattr(searcher, "searcher", None)
+    return _core(inner) if isinstance(inner, Searcher) else searcher
