@@ -102,12 +102,14 @@ class Session:
         """
         with process_unchanged(), search_folder(self.path, self._identity, self._resuming):
             self.records = SearchRecords(self.folder)
+            if self._settings.retry_failed:
+                self.records.reopen_failed()
             yield self
 
     @property
     def is_finished(self) -> bool:
         """Whether an earlier session has done all there is to do."""
-        return self._resuming and is_finished(self.folder, self._identity)
+        return self._resuming and is_finished(self.folder, self._identity) and all(record.has_ended for record in self.records.trials())
 
     @property
     def is_anything_left(self) -> bool:

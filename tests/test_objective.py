@@ -541,3 +541,24 @@ def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatc
     monkeypatch.undo()
     steps = list(run_trial(task, number))
     assert [(step.result.step, step.result.end) for step in steps if step.result] == [(1, None), (2, None), (3, "max_epochs")]
+
+
+def test_a_failed_trial_goes_on_where_that_is_asked_for(here):
+    def objective(config):
+        for epoch in range(1, 4):
+            if config["x"] == 2 and epoch == 3 and not (here / "mended").exists():
+                raise MemoryError("too large")
+            with open(here / "runs", "a") as file:
+                file.write(str(config["x"]))
+            yield {"loss": config["x"] + 1 / epoch}
+
+    def found(**kwargs):
+        trials = search(objective, {"x": tune.grid_search([1, 2])}, "grid", num_trials=2, kwargs=kwargs).trials
+        return [(record.status, record.epochs) for record in trials]
+
+    failed = [("COMPLETED", 3), ("FAILED", 2)]
+    assert [found(), found()] == [failed] * 2
+    (here / "mended").touch()
+    assert found(retry_failed=True) == [("COMPLETED", 3)] * 2
+    assert (here / "runs").read_text() == "111" + "22" + "222"  # a function has no state to go on from
+    assert found() == found(retry_failed=True) == [("COMPLETED", 3)] * 2

@@ -90,7 +90,7 @@ failing.failures()[["trial", "status", "reason"]]  # the fourth column is the tr
 
 # %% [markdown]
 # Where all trials must succeed, `max_failed_trials` ends the search instead of burning the budget on the same mistake; and if no trial at all
-# has a score, that is an error with the causes counted.
+# has a score, that is an error with the causes counted. Where a cause is mended, the same call with `"retry_failed": True` has the failed trials go on.
 
 # %%
 from automm_hpo.errors import AllTrialsFailed

@@ -161,7 +161,7 @@ def check_resumable(settings: TuneSettings) -> None:
 
 LIMITS = (
     "num_trials", "num_to_keep", "keep_trials", "disk_quota_mb", "max_concurrent_trials", "resources_per_trial", "trial_time_limit",
-    "max_failed_trials", "goal", "warm_start",
+    "max_failed_trials", "retry_failed", "goal", "warm_start",
 )  # fmt: skip
 
 

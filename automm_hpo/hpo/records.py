@@ -257,6 +257,12 @@ class SearchRecords:
         trials = self.trials()
         return bool(trials) and all(record.has_ended and not record.best for record in trials)
 
+    def reopen_failed(self) -> None:
+        """Those go on from their newest checkpoints, where they have any."""
+        for record in self.trials():
+            if record.status == FAILED:
+                self.reopen_trial(record.number)
+
     def reopen_all(self) -> None:
         """Every trial begins again: what it failed of may be mended."""
         for number in self._numbers():

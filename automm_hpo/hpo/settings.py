@@ -98,6 +98,8 @@ class TuneSettings(Section):
     """Seconds of one trial; it ends then with the best it has."""
     max_failed_trials: NonNegativeInt | None = None
     """The search ends when more than this many trials have failed; None: it tries them all."""
+    retry_failed: Flag = False
+    """Whether a search that goes on has its failed trials go on, too: what they failed of may be mended. A search of nothing but failures does so unasked."""
     goal: Finite | None = None
     """The search ends when a trial's validation metric, in its natural sign, is as good as this."""
     metric: Text | None = None
