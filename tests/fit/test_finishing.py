@@ -1,6 +1,8 @@
 """After the search: what is made of its trials, what wins, and that the best trial is never lost on the way."""
 
 import os
+import shutil
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,18 +47,28 @@ class Searched:
     """A search in this process, without Ray: each trial trained, recorded and pruned as a search would leave it, and the best committed."""
 
     def __init__(self, folder: Path, train: pd.DataFrame, valid: pd.DataFrame, trials: list[dict], metric: str | None = None) -> None:
-        self.folder, self.valid, configs = folder, valid, [Config.from_flat(trial) for trial in trials]
+        self.valid, self.configs = valid, [Config.from_flat(trial) for trial in trials]
         data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0, Data())
-        encoders = fit_encoders(data.columns, data.train.table, configs[0].data, cover([image_spec(config) for config in configs]))
-        search = SearchPlan(configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
+        encoders = fit_encoders(data.columns, data.train.table, self.configs[0].data, cover([image_spec(config) for config in self.configs]))
+        search = SearchPlan(self.configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
         self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None)
         store_caches(folder / "search" / "cache", {name: data.encode(split, encoders) for name, split in data.splits.items()}, encoders.geometry)
-        self.records = SearchRecords(folder / "search")
-        for config in configs:
+        self.lies_in(folder)
+        for config in self.configs:
             self.run_trial(config)
-        self.said: list[str] = []
-        self.progress = Progress(data.validation_metric, 2, len(trials), None, write=self.said.append)
-        self.best, self.artifact = _commit_best(self.plan, self.records, self.progress, 0.0)
+
+    def lies_in(self, folder: Path) -> None:
+        self.folder, self.plan, self.records = folder, replace(self.plan, path=folder), SearchRecords(folder / "search")
+
+    def copied(self, folder: Path) -> "Searched":
+        """The same search in another folder, its best committed there; both may go on without each other."""
+        other = copy(self)
+        shutil.copytree(self.folder, folder)
+        other.lies_in(folder)
+        other.said = []
+        other.progress = Progress(self.plan.data.validation_metric, 2, len(self.configs), None, write=other.said.append)
+        other.best, other.artifact = _commit_best(other.plan, other.records, other.progress, 0.0)
+        return other
 
     def run_trial(self, config: Config) -> None:
         data = self.plan.data
@@ -95,11 +107,20 @@ def files_of(folder: Path) -> dict[str, str]:
     return manifest_of(folder, [path.name for path in folder.iterdir() if path.is_file()])
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """The searches that were trained so far: most tests look at what becomes of the same two."""
+    return {}
+
+
 @pytest.fixture
-def searched(small, tmp_path, fast):
+def searched(small, tmp_path, tmp_path_factory, fast, trained):
     def search(*trials: dict, metric: str | None = "log_loss", label=lambda table: table["label"]):
-        train, valid = (table.assign(label=label(table)) for table in small)
-        return Searched(tmp_path / "predictor", train, valid, [fast | trial for trial in trials], metric)
+        key = repr((trials, metric, label.__name__))
+        if key not in trained:
+            train, valid = (table.assign(label=label(table)) for table in small)
+            trained[key] = Searched(tmp_path_factory.mktemp("searched") / "predictor", train, valid, [fast | trial for trial in trials], metric)
+        return trained[key].copied(tmp_path / "predictor")
 
     return search
 
@@ -244,8 +265,8 @@ def test_an_ensemble_of_regressions_averages_values(searched):
 
 
 def test_a_metric_that_needs_classes(searched):
-    search = searched(*MIXED, metric="f1_macro")
-    artifact = search.finish(ensemble_size=3)
+    search = searched(*MIXED[:2], metric="f1_macro")
+    artifact = search.finish(ensemble_size=2)
     predictor = MultiModalPredictor.load(search.folder)
     assert predictor.evaluate(search.valid)["f1_macro"] == pytest.approx(artifact.summary["val_f1_macro"])
     assert artifact.summary["val_f1_macro"] >= search.best.best.metric
