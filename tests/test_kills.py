@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 
 
 RUNS = [
+    "--kills 2",
     "--kills 6",
     "--kills 2 --ray --objective",
     "--kills 2 --ray --objective --searcher bayes --scheduler ASHA",
@@ -19,7 +20,7 @@ RUNS = [
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("arguments", [pytest.param(run.split(), marks=pytest.mark.slow if "--ray" in run else (), id=run) for run in RUNS])
+@pytest.mark.parametrize("arguments", [pytest.param(run.split(), marks=() if run == RUNS[0] else pytest.mark.slow, id=run) for run in RUNS])
 def test_nothing_is_lost(arguments):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def fitted(config, callback, epochs=9):
         callback.on_epoch_end({"loss": config["x"] ** 2 + 1 / epoch, "twice": 2 * epoch})
 
 
+@pytest.mark.slow  # as test_rays_hyperband_ends_weak_trials, with a scheduler of ours
 def test_what_is_reported_is_a_row_and_ends_a_trial_early():
     def objective(config):
         for epoch in range(1, 10):
@@ -47,55 +49,112 @@ def test_what_is_reported_is_a_row_and_ends_a_trial_early():
     assert table.loc[table["status"] == "COMPLETED", "epochs"].eq(9).all()
 
 
-def test_a_callback_far_below_reports_as_well_and_other_values_stand_in_the_leaderboard():
-    found = search(lambda config: fitted(config, Callback()), num_trials=2)
-    table = found.leaderboard()
-    assert table["epochs"].tolist() == [9, 9]
-    assert table["twice"].tolist() == [18, 18]
-    assert {record.results[-1].end for record in found.trials} == {"returned"}
+def tidies_up(config):
+    try:
+        while True:
+            tune.report({"loss": 1.0})
+    finally:
+        time.sleep(0.3)  # when the search is over, its processes are no more
+        Path("tidied").touch()
 
 
-def test_where_it_is_ended_it_tidies_up(tmp_path):
-    def objective(config):
+def catches_everything(config):
+    for epoch in range(50):
         try:
-            while True:
-                tune.report({"loss": config["x"] ** 2})
-        finally:
-            time.sleep(0.3)  # when the search is over, its processes are no more
-            Path(tmp_path, f"tidied_{config['x']}").touch()
-
-    found = search(objective, num_trials=2, max_epochs=3)
-    assert [record.epochs for record in found.trials] == [3, 3]
-    assert len(list(tmp_path.glob("tidied_*"))) == 2
+            tune.report({"loss": epoch})
+        except:  # noqa: E722  # as people write it
+            Path(f"caught_{epoch}").touch()
 
 
-def test_where_it_catches_everything_it_is_ended_all_the_same(tmp_path):
-    def objective(config):
-        for epoch in range(50):
-            try:
-                tune.report({"loss": epoch})
-            except:  # noqa: E722  # as people write it
-                Path(tmp_path, f"caught_{config['x']}_{epoch}").touch()
-
-    found = search(objective, num_trials=1, max_epochs=3)
-    assert [record.epochs for record in found.trials] == [3]
-    assert len(list(tmp_path.glob("caught_*"))) == 48
+def reports_and_returns(config):
+    tune.report({"loss": 2.0})
+    return 1.0
 
 
-def test_it_may_report_and_return_a_last_value():
-    def objective(config):
-        tune.report({"loss": 2.0})
-        return 1.0
-
-    [record] = search(objective, num_trials=1).trials
-    assert [result.metric for result in record.results] == [2.0, 1.0]
+def yields_and_reports(config):
+    yield {"loss": 1.0}
+    tune.report({"loss": 2.0})
 
 
-def test_a_trial_knows_its_name():
-    def objective(config):
-        return {"loss": 0.0, "number": float(tune.get_context().get_trial_id())}
+def reports_in_a_thread(config):
+    thread = threading.Thread(target=lambda: tune.report({"loss": 1.0}))
+    thread.start()
+    thread.join()
 
-    assert search(objective, num_trials=3).leaderboard()["number"].tolist() == [0, 1, 2]
+
+def exits(config):
+    sys.exit(3)
+
+
+def lets_a_stop_iteration_out(config):
+    next(iter([]))
+
+
+CASES = {  # in order, in one process
+    "callback": lambda config: fitted({"x": 0.5}, Callback(), 8),
+    "its name": lambda config: {"loss": 0.0, "number": float(tune.get_context().get_trial_id())},
+    "report and return": reports_and_returns,
+    "another thread": reports_in_a_thread,
+    "yields": yields_and_reports,
+    "exit": exits,
+    "StopIteration": lets_a_stop_iteration_out,
+    "catches": catches_everything,
+    "tidies up": tidies_up,
+}
+
+
+@pytest.fixture(scope="module")
+def said(ray_session, tmp_path_factory):
+    """The search whose trials are ``CASES``, in the folder of its call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("said"))
+        kwargs = {"searcher": "grid"}
+        cases = {"case": tune.grid_search(list(CASES))}
+        yield search(lambda config: CASES[config["case"]](config), cases, num_trials=len(CASES), max_epochs=9, kwargs=kwargs)
+
+
+@pytest.fixture
+def record_of(said):
+    """Case -> the record of its trial."""
+    return {record.tuned["case"]: record for record in said.trials}.__getitem__
+
+
+def test_a_callback_far_below_reports_as_well_and_other_values_stand_in_the_leaderboard(said, record_of):
+    row = said.leaderboard().set_index("trial").loc[record_of("callback").number]
+    assert (row["epochs"], row["twice"]) == (8, 16)
+    assert record_of("callback").results[-1].end == "returned"
+
+
+def test_where_it_is_ended_it_tidies_up(said, record_of):
+    assert record_of("tidies up").epochs == 9
+    assert Path(said.path).with_name("tidied").exists()
+
+
+def test_where_it_catches_everything_it_is_ended_all_the_same(said, record_of):
+    assert record_of("catches").epochs == 9
+    assert len(list(Path(said.path).parent.glob("caught_*"))) == 42
+
+
+def test_it_may_report_and_return_a_last_value(record_of):
+    assert [result.metric for result in record_of("report and return").results] == [2.0, 1.0]
+
+
+def test_a_trial_knows_its_name(record_of):
+    assert record_of("its name").results[-1].extra["number"] == record_of("its name").number == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("yields", "in one that yields"),
+        ("another thread", "called in another thread than the objective"),
+        ("exit", "SystemExit: 3"),
+        ("StopIteration", "let its StopIteration out"),
+    ],
+)
+def test_what_reports_where_none_is_heard_or_leaves_by_another_door_fails_by_its_name(record_of, case, reason):
+    assert record_of(case).status == "FAILED"
+    assert reason in record_of(case).reason
 
 
 def test_a_checkpoint_lets_a_function_go_on(tmp_path):
@@ -125,37 +184,6 @@ def test_a_checkpoint_lets_a_function_go_on(tmp_path):
     assert found.checkpoint(7) is None
 
 
-def test_reports_beside_yields_are_refused():
-    def objective(config):
-        yield {"loss": 1.0}
-        tune.report({"loss": 2.0})
-
-    [record] = search(objective, num_trials=1).trials
-    assert record.status == "FAILED"
-    assert "in one that yields" in record.reason
-
-
-def test_reports_from_another_thread_are_refused_by_their_name():
-    def objective(config):
-        thread = threading.Thread(target=lambda: tune.report({"loss": 1.0}))
-        thread.start()
-        thread.join()
-
-    with pytest.raises(errors.AllTrialsFailed, match="called in another thread than the objective"):
-        search(objective, num_trials=1)
-
-
-@pytest.mark.parametrize(("mistake", "reason"), [("sys.exit(3)", "SystemExit: 3"), ("next(iter([]))", "let its StopIteration out")])
-def test_what_leaves_an_objective_by_another_door_is_its_trials_reason(mistake, reason):
-    def objective(config):
-        import sys  # noqa: F401  # of the mistake
-
-        exec(mistake)
-
-    with pytest.raises(errors.AllTrialsFailed, match=reason):
-        search(objective, num_trials=1)
-
-
 class Counting(tune.Trainable):
     """Goes by what Ray counts for it."""
 
@@ -172,26 +200,28 @@ class Counting(tune.Trainable):
         assert checkpoint == {"iteration": 2}
 
 
-def test_a_trainable_knows_how_far_it_is_and_who_it_is(monkeypatch, tmp_path):
-    found = search(Counting, num_trials=2, max_epochs=9)
+def test_a_trainable_knows_how_far_it_is_and_who_it_is_and_goes_on_with_the_dict_it_saved(tmp_path):
+    """Also where its process is told to go, as a machine that runs out of memory or is shut down tells it; that is no fault of the objective's."""
+
+    class Mortal(Counting):
+        def setup(self, config):
+            super().setup(config)
+            self.signal, self.marker = config["signal"], tmp_path / str(config["signal"])
+
+        def step(self):
+            if self.iteration == 3 and self.signal and not self.marker.exists():
+                self.marker.touch()
+                os.kill(os.getpid(), self.signal)
+            return super().step()
+
+    signals = {"signal": tune.grid_search([0, int(signal.SIGKILL), int(signal.SIGTERM)])}
+    found = search(Mortal, signals, num_trials=3, max_epochs=9, kwargs={"searcher": "grid"})
+    assert [record.status for record in found.trials] == ["COMPLETED"] * 3
     for record in found.trials:
         assert [result.extra["seen"] for result in record.results] == [0, 1, 2, 3, 4]
         assert {result.extra["named"] for result in record.results} == {record.number}
-        assert not (Path("run/search/trials") / f"{record.number:04}" / "files").exists()  # nothing was written there
-
-
-def test_a_trainable_goes_on_with_the_dict_it_saved(tmp_path):
-    marker = tmp_path / "killed"
-
-    class Mortal(Counting):
-        def step(self):
-            if self.iteration == 3 and not marker.exists():
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().step()
-
-    [record] = search(Mortal, num_trials=1, max_epochs=9).trials
-    assert [result.extra["seen"] for result in record.results] == [0, 1, 2, 3, 4]
+    assert not Path("run/search/trials/0000/files").exists()  # nothing was written there
+    assert len(list(tmp_path.glob("[0-9]*"))) == 2
 
 
 def test_rays_hyperband_ends_weak_trials():
@@ -213,23 +243,7 @@ def test_resources_that_would_not_be_read_are_refused():
         search(tune.with_resources(lambda config: config["x"], {"cpu": 2}))
 
 
-@pytest.mark.parametrize("mode", ["MINIMIZE", "minimize"])
+@pytest.mark.parametrize("mode", ["MINIMIZE", pytest.param("minimize", marks=pytest.mark.slow)])
 def test_the_words_of_hyperdrive_for_the_goal(mode):
     found = search(lambda config: config["x"], mode=mode)
     assert found.best.metric == min(record.best.metric for record in found.trials)
-
-
-def test_a_process_that_is_told_to_go_is_replaced(tmp_path):
-    """By SIGTERM, as a machine that runs out of memory or is shut down tells it; that is no fault of the objective's."""
-    marker = tmp_path / "told"
-
-    class Told(Counting):
-        def step(self):
-            if self.iteration == 3 and not marker.exists():
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().step()
-
-    [record] = search(Told, num_trials=1, max_epochs=9).trials
-    assert record.status == "COMPLETED"
-    assert [result.extra["seen"] for result in record.results] == [0, 1, 2, 3, 4]
