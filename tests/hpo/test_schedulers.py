@@ -685,7 +685,11 @@ def rows_of(folder):
     return [tuple(row) for number in range(len(RATES)) for row in read_rows(folder / str(number))]
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+# one that waits for others, one that exchanges, one of the policies; their kin go the same way, and ASHA and FIFO are in test_objective.py's searches
+ON_RAY = ("HyperBand", "PBT", "median")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ON_RAY else pytest.mark.slow) for name in SCHEDULERS])
 def test_on_ray(name, ray_session, tmp_path):
     """Seven trials, two at a time, in half epochs; one ends by itself, one loses its process."""
     scheduler = build(name, 12, **({"perturbation_interval": 3.0} if name in POPULATIONS else {}))
