@@ -26,8 +26,8 @@ FIT = """
         "model.timm_image.image_size": 32,
         "env.batch_size": 16,
         "optim.lr": 3e-3,
-        "optim.max_epochs": 60,
-        "optim.patience": 60,
+        "optim.max_epochs": 30,
+        "optim.patience": 30,
         "optim.top_k_average_method": "best",
     }
     MultiModalPredictor("label", verbosity=1).fit(pd.read_csv("train.csv"), hyperparameters=hyperparameters, save_path="run", tracking=None)
@@ -54,13 +54,29 @@ def begun(small, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
-def test_one_signal_keeps_the_best_so_far_and_says_how_to_go_on(begun, number, status):
+def test_one_signal_keeps_the_best_so_far_and_a_folder_that_moved_goes_on(begun, here, number, status):
     fit, folder = begun
     fit.send_signal(number)
     printed, _ = fit.communicate(timeout=60)
     assert fit.returncode == status
     assert "resume=True" in printed
     assert MultiModalPredictor.load(folder / "run").fit_summary()["best_epoch"] >= 1
+    if number == signal.SIGTERM:
+        goes_on(folder, here)
+
+
+def goes_on(folder, here):
+    """Elsewhere, to its end, and keeps what it had."""
+    before = epochs_of(folder / "run")
+    shutil.move(folder / "run", here / "moved")
+    predictor = MultiModalPredictor.load(here / "moved", resume=True, verbosity=0)
+    predictor.fit(folder / "train.csv", tracking=None)
+    after = epochs_of(here / "moved")
+    assert after[: len(before)] == before
+    assert after[-1] == 30
+    assert predictor.path == str(here / "moved")
+    assert len(predictor.leaderboard()) == 1
+    return after
 
 
 def test_a_second_ctrl_c_ends_at_once_and_loses_no_epoch(begun):
@@ -73,19 +89,12 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_no_epoch(begun):
     assert epochs_of(folder / "run")[: len(before)] == before
 
 
-def test_a_folder_that_moved_goes_on(begun, here):
+@pytest.mark.slow  # as above after SIGTERM, and as test_kills.py in one place
+def test_a_folder_of_a_killed_fit_that_moved_goes_on(begun, here):
     fit, folder = begun
     fit.kill()
     fit.wait()
-    before = epochs_of(folder / "run")
-    shutil.move(folder / "run", here / "moved")
-    predictor = MultiModalPredictor.load(here / "moved", resume=True, verbosity=0)
-    predictor.fit(folder / "train.csv", tracking=None)
-    after = epochs_of(here / "moved")
-    assert after == [float(epoch) for epoch in range(1, 61)]
-    assert after[: len(before)] == before
-    assert predictor.path == str(here / "moved")
-    assert len(predictor.leaderboard()) == 1
+    assert goes_on(folder, here) == [float(epoch) for epoch in range(1, 31)]
 
 
 @pytest.mark.parametrize("names", [[], ["lock"], ["lock", ".settings.json.tmp"]])

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from automm_hpo import MultiModalPredictor
 
 PACKAGE = Path(__file__).parent.parent / "automm_hpo"
 LAYERS = [
@@ -134,29 +138,18 @@ def test_an_objectives_worker_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_a_fit_without_a_space_needs_no_ray(small, here, fast):
-    """In a process of its own: this one has Ray loaded already."""
-    train = small[0].head(60)
-    train.to_csv(here / "train.csv", index=False)
+def test_a_fit_without_a_space_needs_no_ray_and_predicts_the_same_in_another_process(small, here, fast):
+    """Fitted in a process of its own, for this one has Ray loaded already; and loaded in this one."""
+    small[0].head(60).to_csv(here / "train.csv", index=False)
+    small[1].to_csv(here / "test.csv", index=False)
     code = (
         "import sys; from automm_hpo import MultiModalPredictor as P; "
-        f"P(label='label', verbosity=0).fit('train.csv', hyperparameters={fast | {'optim.max_epochs': 1}!r}, tracking=None); "
+        f"p = P(label='label', verbosity=0).fit('train.csv', hyperparameters={fast | {'optim.max_epochs': 1}!r}, tracking=None); "
+        "p.predict_proba('test.csv').to_csv('out.csv', index=False); p.save('elsewhere'); "
         "print('ray' in sys.modules, 'mlflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
-
-
-def test_a_search_of_its_own_ray_starts_nothing_twice_and_loads_no_mlflow(here):
-    """Tune's actors take the processes that Ray holds ready, with the variables of this one; its telemetry would import mlflow."""
-    code = (
-        "import os, sys, ray; from ray import tune; from automm_hpo import tune_objective\n"
-        "def objective(config):\n"
-        "    assert 'PL_DISABLE_FORK' in os.environ and os.environ['RAY_CHDIR_TO_TRIAL_DIR'] == '0'\n"
-        "    return len(ray.get_runtime_context().runtime_env)\n"
-        "before, settings = dict(os.environ), {'searcher': 'random', 'num_trials': 2}\n"
-        "found = tune_objective(objective, {'x': tune.uniform(0, 1)}, settings, metric='y', mode='min', tracking=None, save_path='s', verbosity=0)\n"
-        "print(found.best.metric, 'mlflow' in sys.modules, os.environ == before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0.0 False True"
+    loaded = MultiModalPredictor.load(here / "elsewhere")
+    assert np.allclose(pd.read_csv(here / "out.csv"), loaded.predict_proba(small[1]), atol=1e-6)
+    assert len(loaded.leaderboard()) == 1

@@ -26,17 +26,29 @@ def fitted(table, columns=("body",), weight=None):
     return fit_ngrams(table, columns, problem.encode(table["label"]), weight, problem, 0)
 
 
-def test_words_that_tell_are_found_and_later_rows_scored_by_them():
-    scorer, later = fitted(mails(300)), mails(200, seed=1)
+@pytest.fixture(scope="module")
+def scorer():
+    return fitted(mails(300))
+
+
+def test_words_that_tell_are_found_and_later_rows_scored_by_them(scorer):
+    later = mails(200, seed=1)
     scores = scorer.transform(later)
     assert scores.shape == (200, 1)
     assert scores.dtype == np.float32
     assert ((scores[:, 0] > 0) == (later["label"] == "spam")).mean() > 0.97
 
 
-def test_a_training_row_is_scored_by_a_model_that_has_not_seen_it():
-    table = mails(300).assign(label=np.random.default_rng(5).choice(["ham", "spam"], 300))  # nothing to learn
-    scorer, is_spam = fitted(table), (table["label"] == "spam").to_numpy()
+@pytest.fixture(scope="module")
+def nothing_to_learn():
+    """A table, and its scorer."""
+    table = mails(300).assign(label=np.random.default_rng(5).choice(["ham", "spam"], 300))
+    return table, fitted(table)
+
+
+def test_a_training_row_is_scored_by_a_model_that_has_not_seen_it(nothing_to_learn):
+    table, scorer = nothing_to_learn
+    is_spam = (table["label"] == "spam").to_numpy()
     honest, flattered = (scorer.transform(table, held_out)[:, 0] for held_out in (True, False))
     assert abs(np.corrcoef(honest, is_spam)[0, 1]) < 0.2
     assert np.corrcoef(flattered, is_spam)[0, 1] > 0.7
@@ -61,16 +73,15 @@ def test_row_i_depends_on_row_i_only(held_out, monkeypatch):
     assert scorer.transform(table.head(0), held_out).shape == (0, 1)
 
 
-def test_json_round_trip_gives_the_same_scores_to_the_bit():
-    scorer, later = fitted(mails(300)), mails(50, seed=1)
+def test_json_round_trip_gives_the_same_scores_to_the_bit(scorer):
+    later = mails(50, seed=1)
     read = NgramScorer.from_json(json.loads(json.dumps(scorer.to_json())))
     assert read == scorer
     assert (read.transform(later) == scorer.transform(later)).all()
 
 
-def test_whoever_goes_on_with_a_stored_one_sees_its_rows_by_models_that_have_not():
-    table = mails(300).assign(label=np.random.default_rng(5).choice(["ham", "spam"], 300))  # nothing to learn
-    scorer = fitted(table)
+def test_whoever_goes_on_with_a_stored_one_sees_its_rows_by_models_that_have_not(nothing_to_learn):
+    table, scorer = nothing_to_learn
     read = NgramScorer.from_json(json.loads(json.dumps(scorer.to_json())))
     assert read.transform(table, held_out=True) == pytest.approx(scorer.transform(table, held_out=True), abs=0.01)
     assert abs(np.corrcoef(read.transform(table, held_out=True)[:, 0], table["label"] == "spam")[0, 1]) < 0.2
@@ -105,8 +116,7 @@ def test_a_word_means_in_each_column_what_it_means_there():
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, ""])
-def test_a_missing_text_says_nothing(missing):
-    scorer = fitted(mails(300))
+def test_a_missing_text_says_nothing(scorer, missing):
     table = pd.DataFrame({"body": pd.Series([missing, "free prize"], dtype=object)})
     scores = scorer.transform(table)[:, 0]
     assert scores[0] == pytest.approx(scorer.bias[0])
@@ -146,15 +156,14 @@ def test_of_very_much_text_or_in_little_time_some_rows_are_learned_from(monkeypa
     assert sizes[0] > sizes[1] == sizes[2] > 1.1 * sizes[3]
 
 
-def test_of_a_very_long_text_both_ends_are_read():
-    scorer = fitted(mails(300))
+def test_of_a_very_long_text_both_ends_are_read(scorer):
     ends = {"short": "free", "first": "free" + " w1" * 50_000, "last": "w1 " * 50_000 + "free", "middle": "w1 " * 50_000 + "free" + " w1" * 50_000}
     short, first, last, middle = scorer.transform(pd.DataFrame({"body": list(ends.values())}))[:, 0]
     assert short > first > middle
     assert last > middle
 
 
-def test_the_same_rows_give_the_same_scorer_to_the_bit():
+def test_the_same_rows_give_the_same_scorer_to_the_bit(scorer):
     """A resumed search fits it again, and must find its cache as it left it."""
-    first, second = fitted(mails(300)), fitted(mails(300))
-    assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias"))
+    second = fitted(mails(300))
+    assert all(np.array_equal(getattr(scorer, name), getattr(second, name)) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias"))

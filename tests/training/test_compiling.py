@@ -75,24 +75,33 @@ def test_who_wants_repeatable_kernels_gets_them_as_before(warn_only):
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(
-    "said", ["backends.fp32_precision = 'tf32'", "backends.cuda.matmul.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'"]
-)
-def test_precision_may_be_set_in_torchs_newer_words(said):
-    """In a process of its own: these words cannot be taken back."""
-    script = f"""
-import torch
+IN_NEWER_WORDS = """
+import os, torch
 from automm_hpo.config import Env
 from automm_hpo.training.compiling import gpu_kernels
-torch.{said}
-words = lambda: (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
-before = words()
-for precision, expected in (("auto", "tf32"), ("32", "ieee")):
-    with gpu_kernels(Env(precision=precision), torch.device("cuda")):
-        assert words() == (expected, expected), words()
-    assert words() == before, words()
+
+def check():
+    words = lambda: (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+    before = words()
+    for precision, expected in (("auto", "tf32"), ("32", "ieee")):
+        with gpu_kernels(Env(precision=precision), torch.device("cuda")):
+            assert words() == (expected, expected), words()
+        assert words() == before, words()
+
+for said in ("backends.fp32_precision = 'tf32'", "backends.cuda.matmul.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'"):
+    if not os.fork():
+        exec(f"torch.{said}")
+        check()
+        print("as expected after", said, flush=True)
+        os._exit(0)
+    os.wait()
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+
+
+def test_precision_may_be_set_in_torchs_newer_words():
+    """In processes of their own, forked from one that has imported torch: these words cannot be taken back."""
+    done = subprocess.run([sys.executable, "-c", IN_NEWER_WORDS], check=True, timeout=100, capture_output=True, text=True)
+    assert done.stdout.count("as expected after") == 3, done.stderr
 
 
 class Network(nn.Module):  # one of torch's own is not compiled by itself, in some versions
