@@ -108,3 +108,9 @@ FAST = {
 def fast() -> dict[str, object]:
     """Hyperparameters of a fit that takes about a second."""
     return dict(FAST)
+
+
+@pytest.fixture(scope="session")
+def always_fast() -> dict[str, object]:
+    """The same, for fixtures that many tests share; not to be changed."""
+    return dict(FAST)

@@ -80,29 +80,6 @@ def test_a_folder_that_cannot_be_made_is_refused_by_name(small, here, fast):
         MultiModalPredictor("label", verbosity=0).fit(small[0].head(60), hyperparameters=fast, save_path="/proc/nowhere/run", tracking=None)
 
 
-@pytest.mark.usefixtures("ray_session")
-def test_an_ensemble_is_made_of_a_finished_search(small, here, fast):
-    """Nothing is trained for it, and the search remains finished."""
-    hyperparameters = fast | {"optim.lr": loguniform(1e-4, 1e-2), "optim.max_epochs": 1}
-    kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 2}
-    predictor = MultiModalPredictor("label", verbosity=0)
-
-    def fit(**options):
-        predictor.fit(small[0], hyperparameters=hyperparameters, hyperparameter_tune_kwargs=kwargs, save_path="run", tracking=None, **options)
-        return predictor.leaderboard()
-
-    before = fit()
-    first = predictor.fit_summary()["training_time"]
-    after = fit(ensemble_size=2)
-    assert set(before["status"]) == {COMPLETED}
-    assert after.equals(before)
-    assert "ensemble" in predictor.fit_summary()
-    trained = predictor.fit_summary()["training_time"]
-    assert trained > first  # of all sessions together
-    assert fit(ensemble_size=2).equals(before)
-    assert predictor.fit_summary()["training_time"] == trained  # finished: nothing was done
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_fit_knows_an_earlier_search_and_goes_on_without_it(here, fast, capsys):

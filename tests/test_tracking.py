@@ -58,7 +58,10 @@ def test_a_parent_run_and_one_child_a_trial(small, here, fast, ray_session):
             assert run.data.metrics["best_score"] == row["score"]
             history = client.get_metric_history(run.info.run_id, "metric")
             assert len(history) == row["epochs"]
-    assert {"COMPLETED", "FAILED"} == set(table["status"])
+    assert table["status"].tolist() == table["env.batch_size"].map({1: "FAILED", 32: "COMPLETED"}).tolist()
+    [failed] = table[table["status"] == "FAILED"].index
+    assert "Expected more than 1 value per channel" in table.loc[failed, "reason"]
+    assert "Traceback" in SearchRecords(here / "run" / "search").folder_of(failed).error
     assert mlflow.active_run() is None
 
 

@@ -21,7 +21,7 @@ def test_every_kind_of_space_in_one_search(small, here, fast):
     fixed = {key: value for key, value in fast.items() if key not in ("optim.lr", "env.batch_size")} | {"optim.max_epochs": 1}
     settings = {"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1, "default_first": False}
     predictor = MultiModalPredictor("label", verbosity=0).fit(
-        small[0], hyperparameters=fixed | space, save_path=here / "run", hyperparameter_tune_kwargs=settings, tracking=None, seed=1
+        small[0].head(80), hyperparameters=fixed | space, save_path=here / "run", hyperparameter_tune_kwargs=settings, tracking=None, seed=1
     )
     table = predictor.leaderboard().set_index("trial")
     assert set(table["status"]) == {"COMPLETED"}
