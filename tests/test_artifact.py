@@ -79,9 +79,13 @@ class Killed(BaseException):
     pass
 
 
-def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("commits", "num_steps"),
+    [([(1,), (2, 3, 4), (5,)], 30), pytest.param([(1,), (2, 3, 4), (5, 6), (7, 8, 9), (10,), (11,)], 80, marks=pytest.mark.slow)],
+    ids=["three commits", "six commits"],
+)
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkeypatch, commits, num_steps):
     """Every rename, deletion, flush and file of weights is a place where the process may die; members come and go between the commits."""
-    commits = [(1,), (2, 3, 4), (5, 6), (7, 8, 9), (10,), (11,)]
     steps, kill_at = 0, None
 
     def counted(function, torn=lambda *args: None):
@@ -107,7 +111,7 @@ def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkey
 
     commit(tmp_path / "uninterrupted", [])
     total = steps
-    assert total > 80
+    assert total > num_steps
     seen = set()
     for at in range(1, total + 1):
         steps, kill_at = 0, at

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 
 
 RUNS = [
-    "--kills 2",
+    "--kills 1",
     "--kills 6",
     "--kills 2 --ray --objective",
     "--kills 2 --ray --objective --searcher bayes --scheduler ASHA",

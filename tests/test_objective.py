@@ -310,31 +310,22 @@ def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here):
     assert [(record.status, record.reason) for record in found.trials] == [("COMPLETED", ""), ("STOPPED", "time limit")]
 
 
-def test_a_goal_ends_the_search():
-    def objective(config):
-        time.sleep(0.02)
-        return config["x"]
-
-    space, limits = {"x": tune.grid_search([5, 4, 3, 2, 1, 0, -1, -2])}, {"goal": 2, "max_concurrent_trials": 1}
-    found = search(objective, space, "grid", num_trials=8, kwargs=limits)
-    assert found.best.tuned["x"] == 2
-    assert len(found) <= 5
-    assert len(search(objective, space, "grid", num_trials=8, kwargs=limits)) == len(found)  # a second call has nothing to do
-
-
-def test_a_goal_that_is_tightened_lets_trials_go_on():
+def test_a_goal_ends_the_search_and_one_that_is_tightened_lets_it_go_on():
     def objective(config):
         for epoch in range(1, 51):
             time.sleep(0.02)
             yield {"loss": 1 / epoch}
 
     limits = {"max_concurrent_trials": 1}
-    first = search(objective, num_trials=1, kwargs={"goal": 0.5} | limits)
-    assert [(record.status, record.reason) for record in first.trials] == [("STOPPED", "goal reached")]
+    first = search(objective, num_trials=8, kwargs={"goal": 0.5} | limits)
+    assert (first.trials[0].status, first.trials[0].reason) == ("STOPPED", "goal reached")
+    assert len(first) <= 3
     assert first.trials[0].epochs < 30
-    assert search(objective, num_trials=1, kwargs={"goal": 0.5} | limits).trials[0].epochs == first.trials[0].epochs
-    again = search(objective, num_trials=1, kwargs={"goal": 1 / 40} | limits)
-    assert again.trials[0].reason == "goal reached" and again.trials[0].metric <= 1 / 40
+    same = search(objective, num_trials=8, kwargs={"goal": 0.5} | limits)  # a second call has nothing to do
+    assert [record.epochs for record in same.trials] == [record.epochs for record in first.trials]
+    again = search(objective, num_trials=8, kwargs={"goal": 1 / 40} | limits)
+    assert again.best.reason == "goal reached" and again.best.metric <= 1 / 40
+    assert again.trials[0].epochs > first.trials[0].epochs
 
 
 def test_where_all_trials_failed_the_same_call_tries_them_again():

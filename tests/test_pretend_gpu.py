@@ -41,7 +41,7 @@ def test_tokens_are_cut_without_asking_the_gpu(gpu):
 
 
 def test_a_fit_of_every_kind_of_column(small, here, fast, reader_folder, capsys):
-    train, rng = small[0].copy(), np.random.default_rng(0)
+    train, rng = small[0].head(100).copy(), np.random.default_rng(0)
     train["number"], train["category"] = rng.normal(size=len(train)), rng.choice(list("abc"), len(train))
     train["words"] = [f"this is a very {label} red {row % 7}" for row, label in enumerate(train["label"])]
     hyperparameters = fast | {"model.hf_text.checkpoint_name": reader_folder, "optim.ema_decay": 0.9, "optim.top_k_average_method": "greedy_soup"}

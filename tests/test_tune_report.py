@@ -110,7 +110,7 @@ def said(ray_session, tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("said"))
         kwargs = {"searcher": "grid"}
         cases = {"case": tune.grid_search(list(CASES))}
-        yield search(lambda config: CASES[config["case"]](config), cases, num_trials=len(CASES), max_epochs=9, kwargs=kwargs)
+        yield search(lambda config: CASES[config["case"]](config), cases, num_trials=len(CASES), max_epochs=9, kwargs=kwargs, mode="MINIMIZE")
 
 
 @pytest.fixture
@@ -243,7 +243,13 @@ def test_resources_that_would_not_be_read_are_refused():
         search(tune.with_resources(lambda config: config["x"], {"cpu": 2}))
 
 
-@pytest.mark.parametrize("mode", ["MINIMIZE", pytest.param("minimize", marks=pytest.mark.slow)])
+def test_the_word_of_hyperdrive_for_the_goal(said):
+    assert not said.metric.higher_is_better
+    assert said.best.metric == min(record.best.metric for record in said.trials if record.best)
+
+
+@pytest.mark.slow  # as above, whatever the case
+@pytest.mark.parametrize("mode", ["MINIMIZE", "minimize"])
 def test_the_words_of_hyperdrive_for_the_goal(mode):
     found = search(lambda config: config["x"], mode=mode)
     assert found.best.metric == min(record.best.metric for record in found.trials)

@@ -321,7 +321,11 @@ def test_a_damaged_trial_is_no_candidate(searched):
 # -------------------------------------------------------------------------------------------------------------------- a refit
 
 
-@pytest.mark.parametrize("overrides", [{}, {"optim.max_steps": 13}, {"optim.val_check_interval": 0.5}], ids=["epochs", "steps", "half epochs"])
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"optim.max_steps": 13}, pytest.param({"optim.val_check_interval": 0.5}, marks=pytest.mark.slow)],
+    ids=["epochs", "steps", "half epochs"],
+)
 def test_a_refit_trains_the_best_configuration_on_all_rows(searched, monkeypatch, overrides):
     search = searched({"optim.max_epochs": 4} | overrides)
     best, train = search.best.best, len(search.plan.data.train.table)

@@ -31,6 +31,7 @@ def planned_size(table, time_limit=100, tune_kwargs=None, **hyperparameters):
     original = resolution.fit_resolution
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("automm_hpo.fit.call.fit_resolution", decide)
+        patch.setattr("automm_hpo.fit.preview._measure", lambda plan, config: 1.0)  # of the whole fit, which takes seconds and decides nothing
         given = SLOW_MODEL | {f"model.timm_image.{name}": value for name, value in hyperparameters.items()}
         options = {"time_limit": time_limit, "hyperparameter_tune_kwargs": tune_kwargs, "holdout_frac": 0.2}
         MultiModalPredictor("label", verbosity=0).plan(table.head(100), hyperparameters=given, **options)

@@ -46,7 +46,7 @@ def test_the_second_search_on_the_same_images_decodes_none(small, here, fast, de
     assert not (here / "first" / "search" / "cache").exists()
 
 
-@pytest.mark.parametrize("strategy", ["raise", "skip"])
+@pytest.mark.parametrize("strategy", [pytest.param("raise", marks=pytest.mark.slow), "skip"])
 def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, fast, monkeypatch, capsys, strategy):
     table, hyperparameters = small[0].head(120), fast | {"data.image.missing_value_strategy": strategy, "optim.top_k_average_method": "greedy_soup"}
     if strategy == "skip":
@@ -109,7 +109,7 @@ def test_a_time_limit_that_decoding_takes_is_said(small, here, fast, monkeypatch
 
 def test_a_long_decoding_tells_its_course(small, here, fast, monkeypatch, capsys):
     monkeypatch.setattr(decoding, "FIRST_LINE", 0.1)
-    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: time.sleep(0.01) or decode_image(source, geometry))
+    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: time.sleep(0.004) or decode_image(source, geometry))
     fit(small[0], fast | {"optim.max_epochs": 1, "env.num_workers": 1}, verbosity=2)
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("decoding images")]
     assert " of 200, " in line

@@ -93,7 +93,7 @@ def test_a_trial_that_failed_counts_as_the_worst_and_is_not_tried_again():
     assert {score for _, score in searcher.inner.told} == {0.4}
 
 
-@pytest.mark.parametrize("name", ["random", "qmc", "bayes", "nevergrad"])
+@pytest.mark.parametrize("name", ["random", "qmc", "bayes", pytest.param("nevergrad", marks=pytest.mark.slow)])
 def test_what_an_earlier_session_tried_is_not_tried_again(name):
     earlier = proposals(Once(SEARCHERS[name](PLAIN, {}, 0, [])))[:10]
     found = proposals(Once(SEARCHERS[name](PLAIN, {}, 0, earlier)))
