@@ -88,6 +88,8 @@ class SearchResults:
     def checkpoint(self, trial: int | None = None) -> str | None:
         """The folder of a trial's best epoch: its weights, or what a Trainable or a function of the user's saved there.
 
+        Of a function that saves now and then, the best of the epochs in which it did.
+
         Args:
             trial: its number; None: the best.
 
@@ -97,8 +99,9 @@ class SearchResults:
         record = self.best if trial is None else next((record for record in self.trials if record.number == trial), None)
         if record is None or record.best is None:
             return None
-        folder = self.records.folder_of(record.number).checkpoint(record.best)
-        return str(folder) if folder.is_dir() else None
+        folder = self.records.folder_of(record.number)
+        kept = [result for result in record.results if folder.checkpoint(result).is_dir()]
+        return str(folder.checkpoint(max(kept, key=lambda result: result.rank))) if kept else None
 
     # ------------------------------------------------------------------------------------------------------------- tables
 

@@ -27,6 +27,7 @@ from .files import read_json, write_json
 from .process import callers_level
 
 EXPERIMENT = "automm_hpo"
+RUN_ID = "MLFLOW_RUN_ID"  # which MLflow reads when a run begins
 MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
 SQLITE = "sqlite:///"  # and a path
 CLOSE_TIMEOUT = 20.0  # seconds that the end of a fit waits for the last records to be written
@@ -264,11 +265,11 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
     Args:
         timeout: seconds to wait for the tracker to open the run; without it, the trial goes on untracked.
     """
-    has_begun = False
+    has_begun, thread = False, threading.get_ident()
 
     def begin() -> None:
         nonlocal has_begun
-        has_begun = _start_run(trial_folder, timeout)
+        has_begun = _start_run(trial_folder, timeout, threading.get_ident() == thread)
 
     import_hook = _AfterImport("mlflow", begin)
     if "mlflow" in sys.modules:
@@ -287,8 +288,10 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
         if has_begun:
             import mlflow
 
+            os.environ.pop(RUN_ID, None)
             with suppress(Exception):  # a server that is gone fails no trial
-                mlflow.end_run(status)
+                while mlflow.active_run() is not None:  # the objective may have left some of its own open, in which the next trial's would be
+                    mlflow.end_run(status)
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -317,8 +320,12 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 _untracked: set[Path] = set()  # searches that this process has waited for in vain
 
 
-def _start_run(trial_folder: Path, timeout: float) -> bool:
-    """Whether the trial's run is now the active one."""
+def _start_run(trial_folder: Path, timeout: float, in_its_thread: bool) -> bool:
+    """Whether the trial's run is now the active one.
+
+    Args:
+        in_its_thread: of the trial, which is where MLflow takes it for active. Elsewhere it is left to whoever logs first.
+    """
     note, search = trial_folder / "mlflow.json", trial_folder.parent.parent
     deadline = time.time() + (0.0 if search in _untracked else timeout)
     while not note.exists() and time.time() < deadline:
@@ -331,8 +338,12 @@ def _start_run(trial_folder: Path, timeout: float) -> bool:
     try:
         stored = read_json(note)
         mlflow.set_tracking_uri(stored["uri"])
-        run = mlflow.start_run(run_id=stored["run_id"])
-        mlflow.set_experiment(experiment_id=run.info.experiment_id)  # of runs that are nested in this one
+        run = mlflow.MlflowClient().get_run(stored["run_id"])
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)  # the last trial may have set another; it is also that of runs nested in this one
+        if in_its_thread:
+            mlflow.start_run(run_id=run.info.run_id)
+        else:
+            os.environ[RUN_ID] = run.info.run_id
     except Exception:  # as in the tracker, which tells of it
         return False
     return True

@@ -88,6 +88,15 @@ def asks_for_mlflow(config):
     return {"loss": 1.0, "loaded": float("mlflow" in sys.modules)}
 
 
+def leaves_runs_open(config):
+    """In an experiment of its own; the next trial's must not be in them."""
+    import mlflow
+
+    mlflow.set_experiment("another")
+    mlflow.start_run(nested=True)
+    return 1.0
+
+
 def logs_itself(config):
     import mlflow
 
@@ -117,6 +126,7 @@ CASES = {  # in order, in one process
     "a relative path": lambda config: float(Path("offset.txt").read_text()),
     "endless": endless,
     "mlflow": logs_itself,
+    "mlflow elsewhere": leaves_runs_open,
     "mlflow again": logs_itself,
 }
 

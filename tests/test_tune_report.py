@@ -253,3 +253,16 @@ def test_the_word_of_hyperdrive_for_the_goal(said):
 def test_the_words_of_hyperdrive_for_the_goal(mode):
     found = search(lambda config: config["x"], mode=mode)
     assert found.best.metric == min(record.best.metric for record in found.trials)
+
+
+def test_a_function_that_saves_now_and_then_has_its_best_saved_epoch(tmp_path):
+    def objective(config):
+        folder = Path(tmp_path, "state")
+        folder.mkdir(exist_ok=True)
+        for epoch in range(1, 6):
+            (folder / "epoch.json").write_text(json.dumps(epoch))
+            tune.report({"loss": 1 / epoch}, checkpoint=tune.Checkpoint.from_directory(folder) if epoch in (2, 4) else None)
+
+    found = search(objective, num_trials=1)
+    assert found.best.best.epoch == 5
+    assert json.loads(Path(found.checkpoint(), "epoch.json").read_text()) == 4

@@ -41,6 +41,8 @@ def train_valid_split(
         rows = rng.permutation(np.flatnonzero(groups == group))
         new = rows[is_new[rows]]
         held_out[new[: count if len(new) == len(rows) else min(count, (len(new) + 1) // 2)]] = True
+    if not held_out.any() and len(sizes) == len(table) >= 10:
+        raise InvalidData(f"train_data: no two of the {len(table)} rows are of one class, so none can be held out for validation; is it a regression?")
     if not held_out.any():
         raise InvalidData(f"train_data: {len(table)} rows are too few to hold any out for validation; give tuning_data")
     return table[~held_out], table[held_out]

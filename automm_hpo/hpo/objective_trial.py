@@ -183,6 +183,8 @@ class Objective:
         run = self._run_class if isinstance(self.function, type) else self._run_function
         random.seed(self._noise(folder.number))
         np.random.seed(self._noise(folder.number))
+        if torch := sys.modules.get("torch"):
+            torch.manual_seed(self._noise(folder.number))
         with active_run(folder.path) if self.tracked else contextlib.nullcontext():
             for result in run(folder, ended):
                 folder.append(result)

@@ -11,6 +11,7 @@ from ..errors import AutoMMHPOError
 from ..files import is_json
 from ..sections import unwrapped
 from ..space import RawProposal, finish_proposal, range_scales
+from ..space.kinds import text_of
 from . import records
 from .job import SearchJob
 from .monitor import SearchMonitor
@@ -87,7 +88,7 @@ class RecordingSearcher(Searcher):
             config = self.job.complete(values)
         except AutoMMHPOError:  # a computed value can be forbidden in a rare trial, which then fails with the reason
             config = {**self.job.fixed, **values}
-        config = {key: value if is_json(value) else repr(value) for key, value in config.items()}  # an objective's own may be anything
+        config = {key: value if is_json(value) else text_of(value) for key, value in config.items()}  # an objective's own may be anything
         return self.records.open_trial(raw, {key: config[key] for key in values}, config, range_scales(self.job.space))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

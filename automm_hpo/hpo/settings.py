@@ -95,7 +95,7 @@ class TuneSettings(Section):
     resources_per_trial: Resources | None = None
     """CPUs and GPUs of one trial, fractions allowed; None: one CPU and, where there is a GPU, as much of it as a trial was measured to need."""
     trial_time_limit: PositiveFloat | None = None
-    """Seconds of one trial; it ends then with the best it has."""
+    """Seconds of one trial; it ends then with the best it has, at its next epoch or report."""
     max_failed_trials: NonNegativeInt | None = None
     """The search ends when more than this many trials have failed; None: it tries them all."""
     retry_failed: Flag = False

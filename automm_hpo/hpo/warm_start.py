@@ -66,7 +66,9 @@ def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[s
     scored = [record for folder in folders for record in _trials(folder, metric) if record.best]
     known = [(raw, record.best.score) for record in scored if record.best and (raw := _raw(record, space, fixed)) is not None]
     if not known and not resuming:
-        raise InvalidTuneSettings(f"warm_start: {', '.join(settings.warm_start)}: none of its {len(scored):,} scored trials lies in this search space")
+        absent = [key for key in space if scored and not any(key in record.best_config for record in scored)]
+        why = f"; they have no {', '.join(map(repr, absent))}" if absent else ""
+        raise InvalidTuneSettings(f"warm_start: {', '.join(settings.warm_start)}: none of its {len(scored):,} scored trials lies in this search space{why}")
     return WarmStart(tuple(sorted(known, key=lambda trial: -trial[1])), len(scored) - len(known))
 
 

@@ -204,7 +204,7 @@ class Choice:
 
     def raw_of(self, value: Any) -> int:
         for index, option in enumerate(self.options):
-            if same_value(option, value):
+            if same_value(option, value) or (isinstance(value, str) and not is_plain(option) and value == text_of(option)):  # on record is its text
                 return index
         raise InvalidSpace(f"{value!r} is none of {self}")
 
@@ -335,10 +335,17 @@ def same_value(one: Any, other: Any) -> bool:
     return isinstance(equal, (bool, np.bool_)) and bool(equal)  # arrays answer with an array
 
 
+def is_plain(value: Any) -> bool:
+    """Whether it is what JSON has for a single value."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 def text_of(value: Any) -> str:
     """A value for people and fingerprints: without memory addresses."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(text_of, value))}]"
+    if isinstance(value, (set, frozenset)):  # whose order is another in each process
+        return f"{{{', '.join(sorted(map(text_of, value)))}}}"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{text_of(key)}: {text_of(inner)}' for key, inner in value.items())}}}"
     if hasattr(value, "__qualname__"):

@@ -62,6 +62,11 @@ def test_regression_is_not_stratified():
     assert (len(train), len(valid)) == (80, 20)
 
 
+def test_a_label_that_never_repeats_is_named():
+    with pytest.raises(InvalidData, match="no two of the 12 rows are of one class.*is it a regression"):
+        split(list("abcdefghijkl"), 0.2)
+
+
 def test_too_few_rows():
     with pytest.raises(InvalidData, match="2 rows are too few to hold any out for validation; give tuning_data"):
         split(["a", "b"])

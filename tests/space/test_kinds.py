@@ -219,6 +219,8 @@ def test_texts_hold_no_addresses():
     assert text_of([len, Thing, (Thing(), {"a": np.mean})]).count("0x") == 0
     assert "Thing" in text_of(Thing)
     assert text_of(Thing()) == text_of(Thing())
+    assert text_of({"b", "a", "c"}) == text_of(frozenset("abc")) == "{'a', 'b', 'c'}"  # as in any other process
+    assert Choice((len, Thing())).raw_of(text_of(len)) == 0  # as it stands in a record
 
 
 VALUES = {"optim.lr": 0.1, "optim.max_epochs": 3, "model/depth": 4, "seed": 5}
