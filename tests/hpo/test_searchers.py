@@ -223,7 +223,7 @@ def test_first_points_are_learned_from(name):
         for trial, score in enumerate(scores):
             searcher.suggest(str(trial))
             searcher.on_trial_complete(str(trial), {METRIC: sign * score})
-        after.append(run(searcher, MIXED, few(name, 8, 2))[0])
+        after.append(run(searcher, MIXED, few(name, 4, 2))[0])
     assert after[0] != after[1]
 
 
@@ -235,7 +235,7 @@ def test_what_is_known_from_elsewhere_is_learned_from_and_not_proposed(name):
     for sign in (1, -1):
         known = [(point, sign * score) for point, score in zip(points, scores, strict=True)]
         searcher = build_searcher(SimpleNamespace(searcher=name, searcher_init_args={}), MIXED, 0, first, known)
-        proposals, _ = run(searcher, MIXED, few(name, 8, 3))
+        proposals, _ = run(searcher, MIXED, few(name, 5, 3))
         assert proposals[:1] == first
         assert all(point not in points for point in proposals)
         after.append(proposals)
@@ -279,7 +279,7 @@ def test_learns_more_than_chance_would(name, by_chance):
 @pytest.mark.parametrize("name", but_slow(GUIDED, "ax"))
 def test_what_fails_is_left_alone(name):
     """The best is expected beyond 0.7, where every trial fails."""
-    number, failures = few(name, 40, 24), []
+    number, failures = length(name, 24), []
     searcher = make(name, MIXED)
     for trial in range(number):
         values = finish_proposal(MIXED, searcher.suggest(str(trial)), {})
@@ -460,7 +460,7 @@ def test_every_argument_arrives(name):
     assert {key.removeprefix("searcher_init_args.") for key in SEARCHER_ARGS[name]} == set(given)
     args = {key: SEARCHER_ARGS[name][f"searcher_init_args.{key}"].check(key, value) for key, value in given.items()}
     check_searcher(name, args, space_for(name))
-    with_args, without = (run(make(name, space_for(name), **chosen), space_for(name), few(name, 16, 12))[0] for chosen in (args, {}))
+    with_args, without = (run(make(name, space_for(name), **chosen), space_for(name), length(name, 12))[0] for chosen in (args, {}))
     assert (with_args != without) == bool(given)
 
 

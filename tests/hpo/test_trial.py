@@ -139,7 +139,7 @@ def test_a_row_that_a_kill_kept_from_the_log_is_read_from_its_checkpoint(search,
     assert rows(run_trial(task, number)) == whole
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("damage", ["flip", pytest.param("truncate", marks=pytest.mark.slow), "remove"])
 @pytest.mark.parametrize("file", [WEIGHTS, STATE_TENSORS, "MANIFEST.json"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(search, whole, so_far, file, damage):
     task, records = search

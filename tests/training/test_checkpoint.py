@@ -16,15 +16,29 @@ from automm_hpo.training.result import EpochResult, result_from_json, result_to_
 RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 
 
+@pytest.fixture(scope="module")
+def five_saved(tmp_path_factory):
+    """Folder -> the same with checkpoints, which are made once, and their trial."""
+    made = []
+
+    def copied(trial, folder):
+        if not made:
+            one, there = trial(), tmp_path_factory.mktemp("five")
+            state = one.state()
+            next(one.epochs(state))
+            for epoch, score in enumerate([3.0, 5.0, 1.0, 4.0, 2.0], 1):
+                save_checkpoint(there, state, replace(RESULT, epoch=float(epoch), score=score))
+            made.append((there, one))
+        there, one = made[0]
+        return shutil.copytree(there, folder, dirs_exist_ok=True), one
+
+    return copied
+
+
 @pytest.fixture
-def saved(trial, tmp_path):
+def saved(trial, tmp_path, five_saved):
     """A folder with checkpoints of epochs 1 to 5, scores 3 5 1 4 2."""
-    one = trial()
-    state = one.state()
-    next(one.epochs(state))
-    for epoch, score in enumerate([3.0, 5.0, 1.0, 4.0, 2.0], 1):
-        save_checkpoint(tmp_path, state, replace(RESULT, epoch=float(epoch), score=score))
-    return tmp_path, one
+    return five_saved(trial, tmp_path)
 
 
 def names(folder):

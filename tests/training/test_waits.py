@@ -37,12 +37,12 @@ def on_gpu(one):
         {"data__mixup__turn_on": True, "data__mixup__cutmix_alpha": 1.0},
         {"optim__class_weights": "balanced", "optim__loss_func": "focal_loss"},
         {"optim__ema_decay": 0.9, "optim__optim_type": "sgd", "optim__lr": 0.05},
-        {"optim__optim_type": "lamb"},
+        pytest.param({"optim__optim_type": "lamb"}, marks=pytest.mark.slow),
         {"optim__optim_type": "lion"},
         {"env__per_gpu_batch_size": 4},
-        {"model__timm_image__image_size": 64},
+        pytest.param({"model__timm_image__image_size": 64}, marks=pytest.mark.slow),
         {"model__timm_image__checkpoint_name": "test_vit", "optim__peft": "lora"},
-        {"model__timm_image__checkpoint_name": "mobilenetv3_small_050"},
+        pytest.param({"model__timm_image__checkpoint_name": "mobilenetv3_small_050"}, marks=pytest.mark.slow),
     ],
 )
 def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, monkeypatch):
