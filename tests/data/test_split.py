@@ -63,7 +63,7 @@ def test_regression_is_not_stratified():
 
 
 def test_a_label_that_never_repeats_is_named():
-    with pytest.raises(InvalidData, match="no two of the 12 rows are of one class.*is it a regression"):
+    with pytest.raises(InvalidData, match=r"no two of the 12 rows are of one class.*is it a regression"):
         split(list("abcdefghijkl"), 0.2)
 
 
