@@ -180,7 +180,7 @@ def test_what_a_generator_returns_is_its_last_report(said, record_of):
 
 def test_a_trial_has_its_own_time_limit(record_of):
     assert (record_of("endless").status, record_of("endless").reason) == ("STOPPED", "trial time limit")
-    assert record_of("endless").seconds < 4
+    assert record_of("endless").seconds < 3.5
 
 
 def test_relative_paths_are_the_callers(record_of):
