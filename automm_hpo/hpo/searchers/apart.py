@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import random
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 class Apart:
@@ -31,7 +33,7 @@ class Apart:
         logging.disable(logging.CRITICAL)
         try:
             # one thread: matrices of 100 trials are small, and threads that wait for each other made Gaussian processes four times slower
-            with warnings.catch_warnings(), redirect_stdout(io.StringIO()), threadpool_limits(1):
+            with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _thread_pools(len(sys.modules)).limit(limits=1):
                 warnings.simplefilter("ignore")
                 yield
         finally:
@@ -39,3 +41,9 @@ class Apart:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
             logging.disable(log_level)
+
+
+@functools.lru_cache(maxsize=1)
+def _thread_pools(num_modules: int) -> ThreadpoolController:
+    """Those of all loaded libraries. To find them takes two milliseconds, for which they are looked for again only where there may be more."""
+    return ThreadpoolController()
