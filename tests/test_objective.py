@@ -251,7 +251,7 @@ def test_a_config_may_be_nested_hold_anything_and_be_conditional():
     found = search(objective, space, num_trials=8)
     assert {record.status for record in found.trials} == {"COMPLETED"}, [record.reason for record in found.trials]
     assert found.best_config["of"] is Counter  # the user's own object
-    assert load_search("run").best_config["of"] == str(Counter)
+    assert load_search("run").best_config["of"] == "collections.Counter"
 
 
 @pytest.mark.slow
