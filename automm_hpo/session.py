@@ -26,7 +26,7 @@ from .hpo.identity import (
 from .hpo.job import SearchJob, takes_first_points
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import FAILED, INTERRUPTED, TIME_LIMIT, SearchRecords, TrialRecord, reaches
+from .hpo.records import FAILED, INTERRUPTED, RUNNING, TIME_LIMIT, SearchRecords, TrialRecord, reaches
 from .hpo.settings import TuneSettings
 from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
 from .metrics import Metric
@@ -109,7 +109,7 @@ class Session:
     @property
     def is_finished(self) -> bool:
         """Whether an earlier session has done all there is to do."""
-        return self._resuming and is_finished(self.folder, self._identity) and all(record.has_ended for record in self.records.trials())
+        return self._resuming and is_finished(self.folder, self._identity) and all(record.status != RUNNING for record in self.records.trials())
 
     @property
     def is_anything_left(self) -> bool:

@@ -552,3 +552,9 @@ def test_a_failed_trial_goes_on_where_that_is_asked_for(here):
     assert found(retry_failed=True) == [("COMPLETED", 3)] * 2
     assert (here / "runs").read_text() == "111" + "22" + "222"  # a function has no state to go on from
     assert found() == found(retry_failed=True) == [("COMPLETED", 3)] * 2
+
+
+def test_a_search_that_reached_its_goal_is_finished(capsys):
+    for _ in range(2):
+        search(falling, num_trials=2, kwargs={"goal": 1e9}, verbosity=1)
+    assert "finished: nothing is left to do" in capsys.readouterr().out

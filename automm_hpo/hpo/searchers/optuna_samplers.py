@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ...space import Choice, Float, Int, Normal, RawProposal, SearchSpace, Space, propose
+from ...space.kinds import is_plain
 from .apart import Apart
 from .cube import from_cube, to_cube
 from .given import own_copy
@@ -77,7 +78,7 @@ def _to_optuna(space: Space, raw: Any) -> Any:
 
 def _optuna_options(space: Choice) -> tuple[Any, ...]:
     """The options themselves where Optuna can hold them, which a GridSampler of the user's will name; else their numbers."""
-    plain = all(option is None or isinstance(option, (bool, int, float, str)) for option in space.options)
+    plain = all(map(is_plain, space.options))
     return space.options if plain and len(set(space.options)) == len(space.options) else tuple(range(len(space.options)))
 
 
