@@ -77,7 +77,7 @@ def length(name, number):
 
 def few(name, number, enough):
     """Proposals that show what is to be shown: fewer of those that take a good part of a second each."""
-    return length(name, enough if name in NUM_SEEDS else number)
+    return enough if name in NUM_SEEDS else length(name, number)
 
 
 def make(name, space, seed=0, first_points=(), **args):
