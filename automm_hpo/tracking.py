@@ -128,12 +128,12 @@ class MlflowTracker:
             warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=callers_level())
 
     def _values(self, result: Any) -> dict[str, float]:
-        names = ("score", "metric", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
-        return {self._metric: result.metric} | result.named(names)
+        names = ("score", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
+        return result.named(names) | {self._metric: result.metric}
 
     def _best_values(self, best: Any) -> dict[str, float]:
         """A metric that is logged epoch by epoch shows its last value in MLflow's tables; trials are ranked by these."""
-        return {f"best_{self._metric}": best.metric, "best_score": best.score, "best_metric": best.metric, "best_epoch": best.epoch}
+        return {"best_score": best.score, "best_epoch": best.epoch, f"best_{self._metric}": best.metric}
 
     # everything below runs on the thread
 
