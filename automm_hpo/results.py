@@ -15,9 +15,9 @@ from .errors import NotAPredictor
 from .hpo.identity import is_search, read_identity
 from .hpo.importance import importances
 from .hpo.objective_space import nest
-from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord
+from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord, best_of
 from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
-from .metrics import Metric, searched_metric, stored_metric
+from .metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,12 +35,7 @@ def load_search(path: str | Path) -> SearchResults:
     folder = absolute_path(path, "path") / "search"
     if not is_search(folder):
         raise NotAPredictor(f"{folder.parent} holds no search")
-    identity = read_identity(folder)
-    if identity.call.get("kind") == "objective":
-        metric = searched_metric(identity.call["metric"], identity.call["mode"])
-    else:
-        metric = stored_metric(identity.fingerprint["validation_metric"])
-    return SearchResults(SearchRecords(folder), metric)
+    return SearchResults(SearchRecords(folder), read_identity(folder).metric)
 
 
 class SearchResults:
@@ -72,7 +67,7 @@ class SearchResults:
     @property
     def best(self) -> TrialRecord | None:
         """The trial with the best best epoch; None where none has a score."""
-        return max((record for record in self.trials if record.best), key=lambda record: record.best.rank if record.best else (), default=None)
+        return best_of(self.trials)
 
     @property
     def best_config(self) -> dict[str, Any] | None:
@@ -222,7 +217,7 @@ class SearchResults:
         return f"{len(self)} trials{': ' if counts else ''}{counts}; {found}"
 
     def _repr_html_(self) -> str:
-        ranked = sorted(self.trials, key=lambda record: record.best.rank if record.best else (-float("inf"),) * 2, reverse=True)
+        ranked = sorted(self.trials, key=lambda record: record.rank, reverse=True)
         shown = ranked[:SHOWN_ROWS]
         notes = "".join(f"<div>{html.escape(note)}</div>" for note in notes_on(ranked, len(shown)))
         table = table_html(trial_columns([TrialRow.of(record) for record in shown], self.metric), bold=0 if self.best else None)

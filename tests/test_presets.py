@@ -11,7 +11,7 @@ from automm_hpo.errors import InvalidArgument
 from automm_hpo.fit.call import FitCall, plan_fit
 from automm_hpo.fit.plan import Target
 from automm_hpo.fit.search_plan import plan_search
-from automm_hpo.hpo.ray_space import split_hyperparameters
+from automm_hpo.hpo.hyperparameter_space import split_hyperparameters
 from automm_hpo.models import MODELS, check_model
 from automm_hpo.presets import PRESETS, TEXT_MODELS, Occasion, check_preset, default_hyperparameters, is_searching, join_tune_kwargs, resolve_preset
 

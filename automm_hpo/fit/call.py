@@ -192,7 +192,7 @@ def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         NotSupported: it was given something that only code can hold.
     """
     identity = read_identity(search_folder)
-    if identity.call.get("kind") == "objective":
+    if identity.is_objective:
         raise NotSupported("resume=True: this is a search of tune_objective, and no file holds its function; make the same tune_objective call again")
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import Config
 from ..errors import InvalidTuneSettings
 from ..hpo.cluster import known_resources
-from ..hpo.ray_space import candidate_configs, values_of
+from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.scheduler_args import WAITING
 from ..hpo.settings import local_resources
 from ..hpo.trial import NUM_STATES

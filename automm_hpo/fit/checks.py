@@ -9,8 +9,8 @@ from typing import Any
 from ..arguments import check_flag, check_number
 from ..data.features import Features
 from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
+from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import check_scheduled_by
-from ..hpo.ray_space import candidate_configs, values_of
 from ..hpo.settings import TuneSettings
 from ..metrics import Metric
 from ..models import MODEL_KEYS, check_model, used_groups

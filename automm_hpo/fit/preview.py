@@ -68,13 +68,9 @@ class Preview:
         return f"<p>{escape(self.summary)}</p>{self.trials.head(SHOWN_ROWS).to_html(index=False, escape=True, float_format=lambda number: f'{number:.4g}')}"
 
 
+@process_unchanged()
 def preview(plan: FitPlan) -> Preview:
     """Times a few steps on a few rows; nothing is written."""
-    with process_unchanged():
-        return _preview(plan)
-
-
-def _preview(plan: FitPlan) -> Preview:
     search = plan.search
     slots, configs = num_parallel(search), _known_configs(plan)
     seconds_per_epoch: dict[str, float] = {}

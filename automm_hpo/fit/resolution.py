@@ -18,7 +18,7 @@ from ..data.batch import Batch
 from ..data.columns import IMAGE_TYPES
 from ..data.features import Features
 from ..errors import InvalidHyperparameter
-from ..hpo.ray_space import candidate_configs
+from ..hpo.hyperparameter_space import candidate_configs
 from ..models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_spec, is_pretrained, used_models
 from ..presets import may_be_probed
 from ..session import trials_deadline

@@ -18,9 +18,9 @@ from ..data.decoding import Course
 from ..errors import CorruptFile
 from ..files import is_predictor
 from ..hpo.cluster import known_resources, ray_cluster
+from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import SearchJob, search_line
 from ..hpo.progress import Progress
-from ..hpo.ray_space import candidate_configs, values_of
 from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.table import number_text, value_text
 from ..hpo.training_trial import Training, splits_closed

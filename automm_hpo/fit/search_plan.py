@@ -18,8 +18,8 @@ from ..data.ngrams import MOST_CLASSES, score_names
 from ..data.text import cover_texts, load_tokenizer
 from ..errors import BadImages, InvalidData, InvalidTuneSettings, Problems
 from ..hpo.cluster import known_resources
+from ..hpo.hyperparameter_space import candidate_configs, point_to_raw, split_hyperparameters
 from ..hpo.job import first_points, resolve_settings
-from ..hpo.ray_space import candidate_configs, point_to_raw, split_hyperparameters
 from ..hpo.settings import TuneSettings, check_resources, local_resources, parse_tune_settings
 from ..hpo.warm_start import read_warm_start
 from ..metrics import Metric

@@ -18,8 +18,8 @@ from ..data.encoders import MOST_PICTURES
 from ..data.seen import row_digests
 from ..errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems
 from ..files import is_predictor
+from ..hpo.hyperparameter_space import candidate_configs
 from ..hpo.identity import is_search, read_identity
-from ..hpo.ray_space import candidate_configs
 from ..models import architecture, used_groups
 from ..problem import Problem
 from ..space import SearchSpace

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from ..errors import CorruptFile, SearchInUse, SearchMismatch
 from ..files import read_json, temporary_name, write_json
+from ..metrics import Metric, searched_metric, stored_metric
 
 FORMAT = 1
 DIGESTS = {  # of which a digest is stored, which would tell nobody anything
@@ -47,6 +48,16 @@ class SearchIdentity:
     @property
     def chosen(self) -> Mapping[str, Any]:
         return self.call.get("chosen", {})
+
+    @property
+    def is_objective(self) -> bool:
+        """Whether it is one of ``tune_objective``."""
+        return self.call.get("kind") == "objective"
+
+    @property
+    def metric(self) -> Metric:
+        """What it goes by."""
+        return searched_metric(self.call["metric"], self.call["mode"]) if self.is_objective else stored_metric(self.fingerprint["validation_metric"])
 
     @classmethod
     def of(cls, fingerprint: Mapping[Any, Any], limits: Mapping[str, Any], call: Mapping[str, Any]) -> Self:
@@ -105,7 +116,7 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)
         # presets choose by the device, too: the same arguments may be another search on another machine
-        begun = "" if stored.call.get("kind") == "objective" else f" (as MultiModalPredictor.load({str(folder.parent)!r}, resume=True).fit(train_data) does)"
+        begun = "" if stored.is_objective else f" (as MultiModalPredictor.load({str(folder.parent)!r}, resume=True).fit(train_data) does)"
         raise SearchMismatch(
             f"save_path: {folder.parent} holds a search that is not the one asked for, and nothing in it was touched:\n{listed}\n"
             f"Give the arguments that it was begun with to go on with it{begun}, or another save_path."

@@ -1,6 +1,6 @@
 """How much of the differences between trials each hyperparameter explains, by Optuna's evaluators.
 
-To add one: a function ``seed -> evaluator`` and an entry in ``EVALUATORS``.
+To add one: an entry in ``EVALUATORS``.
 """
 
 from __future__ import annotations
@@ -20,33 +20,16 @@ MOST_OPTIONS = 6  # that are columns of their own: the time of fANOVA doubles wi
 MOST_TRIALS = 300  # fANOVA takes 3 seconds over 300 trials and 18 over 1,000, and the same shares come out
 
 
-def _fanova(seed: int) -> Any:
-    from optuna.importance import FanovaImportanceEvaluator
-
-    return FanovaImportanceEvaluator(seed=seed)
-
-
-def _mean_decrease_impurity(seed: int) -> Any:
-    from optuna.importance import MeanDecreaseImpurityImportanceEvaluator
-
-    return MeanDecreaseImpurityImportanceEvaluator(seed=seed)
-
-
-def _ped_anova(seed: int) -> Any:
-    from optuna.importance import PedAnovaImportanceEvaluator
-
-    return PedAnovaImportanceEvaluator(target_quantile=0.25)  # its own tenth would be one or two trials of a usual search
-
-
-EVALUATORS: dict[str, tuple[str, Callable[[int], Any]]] = {
-    "fanova": ("fANOVA", _fanova),
-    "mdi": ("mean decrease in impurity", _mean_decrease_impurity),
-    "ped_anova": ("PED-ANOVA", _ped_anova),
+EVALUATORS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "fanova": ("fANOVA", lambda optuna: optuna.FanovaImportanceEvaluator(seed=0)),
+    "mdi": ("mean decrease in impurity", lambda optuna: optuna.MeanDecreaseImpurityImportanceEvaluator(seed=0)),
+    # its own tenth would be one or two trials of a usual search
+    "ped_anova": ("PED-ANOVA", lambda optuna: optuna.PedAnovaImportanceEvaluator(target_quantile=0.25)),
 }
 """Name -> what it is called in a picture, and what makes it."""
 
 
-def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova", seed: int = 0) -> pd.Series:
+def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova") -> pd.Series:
     """The share of each tuned hyperparameter in the differences between the trials' best scores.
 
     A trial without a score does not count, and of very many only ``MOST_TRIALS`` do. Numbers that were drawn log-uniformly, and losses
@@ -92,7 +75,7 @@ def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = 
         study = optuna.create_study(direction="maximize" if metric.higher_is_better else "minimize")
         study.add_trials(frozen)
         # sorted: Optuna 5.0's mean decrease in impurity gives its shares to the names in that order, whatever order they are asked in
-        found = optuna.importance.get_param_importances(study, evaluator=EVALUATORS[evaluator][1](seed), params=sorted(columns))
+        found = optuna.importance.get_param_importances(study, evaluator=EVALUATORS[evaluator][1](optuna.importance), params=sorted(columns))
     finally:
         optuna.logging.set_verbosity(level)
     return pd.Series(found, name="importance", dtype=np.float64).sort_values(ascending=False, kind="stable")

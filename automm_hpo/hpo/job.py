@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotSupported, Problems
-from ..space import RawProposal, SearchSpace, default_point, exhaustive_keys, exhaustive_size, grid_size, is_computed, to_raw
+from ..space import RawProposal, SearchSpace, computed_keys, default_point, exhaustive_keys, exhaustive_size, grid_size, to_raw
 from .scheduler_args import LIVE_KEYS, POPULATIONS, check_scheduler
 from .searcher_args import check_searcher, is_sampler
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
@@ -68,7 +68,7 @@ def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
     A population may begin with equal values, ``grid_search`` goes round as often as it is asked to, and an object that proposes may want to repeat.
     """
     proposes = isinstance(settings.searcher, str) or is_sampler(settings.searcher)
-    drawn = not exhaustive_keys(space) and not is_computed(space)
+    drawn = not exhaustive_keys(space) and not computed_keys(space)
     return proposes and drawn and settings.scheduler not in POPULATIONS and (grid_size(space) or MOST_POINTS + 1) <= MOST_POINTS
 
 
@@ -133,7 +133,7 @@ def takes_first_points(settings: TuneSettings) -> bool:
         return True
     from . import searchers  # the object is one of Ray's or Optuna's, and they are loaded then
 
-    return searchers.takes_first_points(settings.searcher)
+    return searchers.can_be_told(settings.searcher)
 
 
 def check_scheduled_by(settings: TuneSettings, metric: str, mode: str) -> None:

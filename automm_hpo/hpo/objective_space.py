@@ -11,7 +11,7 @@ from ..errors import InvalidSpace, Problems
 from ..sections import unwrapped
 from ..space import Branch, Branches, Choice, Computed, RawProposal, SearchSpace, Space, to_raw, tuned_keys
 from .foreign_spaces import is_space, to_space
-from .ray_space import check_computed, in_branch
+from .hyperparameter_space import check_computed, in_branch
 
 SEPARATOR = "/"  # between the names of nested dicts
 

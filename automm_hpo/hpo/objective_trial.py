@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptFile, InvalidArgument, InvalidReport, NotSupported
-from ..files import is_json, read_json, temporary_name, write_json
+from ..files import is_json, read_json, write_json
 from ..sections import unwrapped
 from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
-from ..training.checkpoint_folder import STATE, checkpoint_name, is_inherited, list_checkpoints, prune_checkpoints
+from ..training.checkpoint_folder import STATE, begin_checkpoint, finish_checkpoint, list_checkpoints, prune_checkpoints
 from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
-from .trial import NUM_STATES, cut_log, drop_unrecorded, inherit
+from .trial import NUM_STATES, inherit, recovered
 from .tune_report import reports_of, session_of
 
 SAVED = "saved.json"  # in a checkpoint: the dict that a Trainable's save_checkpoint returned
@@ -160,11 +160,7 @@ class Objective:
         record = folder.read()
         if record.results and ends_for_good(record.results[-1].end):
             return record  # killed before that was noted; a function would begin again
-        drop_unrecorded(folder, record)
-        newest = _newest_state(folder.checkpoints)
-        if newest is None:  # a function has no state, and begins again
-            return cut_log(folder, record, None, inherited=False)
-        return cut_log(folder, record, newest[1], is_inherited(newest[0]))
+        return recovered(folder, record, _newest_state)  # a function has no state, and begins again
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
         def copy(path: Path, result: EpochResult) -> EpochResult:
@@ -325,10 +321,7 @@ def _timed(values: Iterator[Any]) -> Iterator[tuple[Any, float]]:
 
 def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any], inherited: bool = False) -> bool:
     """Saves a state under a temporary name and renames it when it is whole; False where the Trainable has no way to save."""
-    final = folder.checkpoints / checkpoint_name(result)
-    temporary = folder.checkpoints / temporary_name(final.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = begin_checkpoint(folder.checkpoints, result)
     try:
         saved = save(temporary)
     except NotImplementedError:
@@ -342,8 +335,7 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
             )
         write_json(temporary / SAVED, saved)
     write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited})
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
+    finish_checkpoint(temporary, result)
     return True
 
 

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,11 @@ class TrialRecord:
         return max(finite, key=lambda result: result.rank, default=None)
 
     @property
+    def rank(self) -> tuple[float, float]:
+        """Orders trials by their best epochs, the best highest; those without a score are below all others."""
+        return self.best.rank if self.best else NO_RANK
+
+    @property
     def metric(self) -> float:
         """Of the best epoch, in its natural sign; nan where no epoch has a score."""
         return self.best.metric if self.best else math.nan
@@ -150,6 +156,11 @@ class TrialRecord:
     def has_ended(self) -> bool:
         """Ended for good: a resumed search reports it and does not touch it."""
         return is_for_good(self.status, self.reason)
+
+
+def best_of(trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The trial with the best best epoch, of equals the first; None where none has a score."""
+    return max((record for record in trials if record.best), key=attrgetter("rank"), default=None)
 
 
 def reaches(result: EpochResult | None, goal: float | None) -> bool:
@@ -208,10 +219,6 @@ class TrialFolder:
 
     def write_error(self, traceback: str) -> None:
         self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8")
-
-
-def _rank(record: TrialRecord) -> tuple[float, float]:
-    return record.best.rank if record.best else NO_RANK
 
 
 def _is_torn(log: Path) -> bool:
@@ -295,7 +302,7 @@ class SearchRecords:
 
         Those that may go on keep what they need to. Rows and curves of all stay for ever.
         """
-        self._keepers.sort(key=_rank, reverse=True)
+        self._keepers.sort(key=attrgetter("rank"), reverse=True)
         ended = [record for record in self._keepers if record.has_ended]
         for rank, record in enumerate(ended):
             kept = keep_epochs if rank == 0 else 1 if rank < keep_trials else 0
@@ -314,11 +321,11 @@ class SearchRecords:
 
     def best(self) -> TrialRecord | None:
         """The trial with the best best epoch; None where no trial has a score."""
-        return next((record for record in self.ranked() if record.best), None)
+        return best_of(self.trials())
 
     def ranked(self) -> list[TrialRecord]:
         """By their best epoch, those without a score last."""
-        return sorted(self.trials(), key=_rank, reverse=True)
+        return sorted(self.trials(), key=attrgetter("rank"), reverse=True)
 
     def raise_if_all_failed(self, again: str = "") -> None:
         """Ends a search that found nothing.

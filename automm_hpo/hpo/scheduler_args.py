@@ -14,7 +14,7 @@ from pydantic import Field
 from ..config import keys_marked
 from ..errors import InvalidTuneSettings, Problems
 from ..files import is_json
-from ..sections import Expected, Flag, HyperField, Mark, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, fields_of
+from ..sections import Expected, Flag, HyperField, Mark, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Share, fields_of
 from ..space import Choice, SearchSpace
 
 SchedulerName = Literal["FIFO", "ASHA", "HyperBand", "BOHB", "median", "PBT", "PB2", "bandit", "truncation"]
@@ -58,7 +58,6 @@ Epochs = Annotated[float, Number, Field(ge=1, allow_inf_nan=False), Expected("a 
 Factor = Annotated[float, Number, Field(gt=1, allow_inf_nan=False), Expected("a number > 1")]
 Percentage = Annotated[int, Number, Field(ge=1, le=99), Expected("an integer in [1, 99]")]
 Quantile = Annotated[float, Number, Field(gt=0, le=0.5), Expected("a float in (0, 0.5]")]
-Probability = Annotated[float, Number, Field(ge=0, le=1), Expected("a float in [0, 1]")]
 Factors = Annotated[tuple[PositiveFloat, PositiveFloat], Expected("two finite floats > 0, like (0.8, 1.2)")]
 
 
@@ -141,7 +140,7 @@ class PopulationArgs(Section):
 class PbtArgs(PopulationArgs):
     """Population-based training; Ray's PopulationBasedTraining."""
 
-    resample_probability: Probability
+    resample_probability: Share
     """How likely a hyperparameter is drawn anew from its space, not perturbed; 0.25 by default."""
     perturbation_factors: Factors
     """One of them multiplies a number; a choice moves to a neighbour. (0.8, 1.2) by default."""

@@ -13,11 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..errors import InvalidSpace, InvalidTuneSettings, NotSupported, Problems, did_you_mean
-from ..sections import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, fields_of
-from ..space import Branches, Computed, Float, Int, Normal, SearchSpace, exhaustive_keys
-from .ray_space import plain_spaces
+from ..sections import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Text, fields_of
+from ..space import Branches, Choice, Computed, Float, Int, Normal, SearchSpace, Space, exhaustive_keys, spaces_within
 
-Share = Annotated[float, Number, Field(ge=0, le=1), Expected("a float in [0, 1]")]
 Percent = Annotated[int, Number, Field(ge=1, le=99), Expected("an integer in [1, 99]")]
 Population = Annotated[int, Number, Field(ge=2), Expected("an integer >= 2")]
 
@@ -286,28 +284,17 @@ def check_space(searcher: Any, space: SearchSpace) -> None:
     problems = Problems()
     if name == "bayes" or is_sampler(searcher):
         for key in exhaustive_keys(space):
-            problems.add(NotSupported(f"{key}: the searcher {name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options"))
+            problems.add(_no_grid_search(key, name))
     elif name not in ("random", "grid"):
         with problems.gather():
             plain_spaces(space, name)
     if name == "grid":
-        for key, domain in _endless(space).items():
+        endless = {key: domain for key, domain in spaces_within(space) if not isinstance(domain, (Branches, Computed)) and domain.num_points is None}
+        for key, domain in endless.items():
             problems.add(InvalidSpace(f"{key}: the searcher 'grid' needs a finite space, got {domain}; use choice, randint or quniform, or searcher='random'"))
     if name == "cmaes" and sum(isinstance(domain, (Float, Int, Normal)) and domain.num_points != 1 for domain in space.values()) < 2:
         problems.add(NotSupported("the searcher 'cmaes' needs at least two numeric ranges to search; use 'bayes' or 'gp'"))
     problems.raise_any()
-
-
-def _endless(space: SearchSpace) -> dict[str, Any]:
-    """The spaces without a finite number of points."""
-    found: dict[str, Any] = {}
-    for key, domain in space.items():
-        if isinstance(domain, Branches):
-            for branch in domain.options:
-                found |= _endless(branch.space)
-        elif not isinstance(domain, Computed) and domain.num_points is None:
-            found[key] = domain
-    return found
 
 
 def is_searcher(given: Any) -> bool:
@@ -341,3 +328,28 @@ def _checked_object(given: Any) -> Any:
 
 def described(given: Any) -> str:
     return f"the class {given.__name__}; make an object of it: {given.__name__}()" if isinstance(given, type) else f"{given!r} ({type(given).__name__})"
+
+
+def plain_spaces(space: SearchSpace, searcher_name: str) -> dict[str, Space]:
+    """The spaces of a searcher that takes one flat set of them; computed values are left out.
+
+    Raises:
+        NotSupported, InvalidInput: conditional spaces and grid_search, by key.
+    """
+    problems = Problems()
+    plain: dict[str, Space] = {}
+    for key, domain in space.items():
+        if isinstance(domain, Branches):
+            problems.add(
+                NotSupported(f"{key}: the searcher {searcher_name!r} cannot take a conditional space; random, grid, bayes and sampler objects of Optuna's can")
+            )
+        elif isinstance(domain, Choice) and domain.exhaustive:
+            problems.add(_no_grid_search(key, searcher_name))
+        elif not isinstance(domain, Computed):
+            plain[key] = domain
+    problems.raise_any()
+    return plain
+
+
+def _no_grid_search(key: str, searcher_name: str) -> NotSupported:
+    return NotSupported(f"{key}: the searcher {searcher_name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options")

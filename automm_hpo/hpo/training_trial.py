@@ -29,7 +29,7 @@ from ..training.probe import start_from_probe, wants_probe
 from ..training.result import EpochResult, StopCheck
 from ..training.state import TrainState, TrialData
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
-from .trial import NUM_STATES, cut_log, drop_unrecorded, inherit
+from .trial import NUM_STATES, inherit, recovered
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,7 @@ class Training:
         record = folder.read()
         if record.results and record.results[-1].end == "diverged":
             return record  # ended; its last row has no checkpoint
-        drop_unrecorded(folder, record)
-        newest = newest_checkpoint(folder.checkpoints, ends_for_good)
-        if newest is None:
-            return cut_log(folder, record, None, inherited=False)
-        return cut_log(folder, record, newest[1], is_inherited(newest[0]))
+        return recovered(folder, record, lambda checkpoints: newest_checkpoint(checkpoints, ends_for_good))
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
         inherit(folder, parent, segment, newest_checkpoint, lambda path, _: inherit_checkpoint(path, folder.checkpoints, segment.number))
@@ -71,7 +67,7 @@ class Training:
         state.micro_batch_size = known = known_micro_batch(cache, config, device)
         with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
             if newest := newest_checkpoint(folder.checkpoints):
-                restore_state(newest[0], state, config)
+                restore_state(newest[0], state)
                 if is_inherited(newest[0]):
                     state.seconds = record.seconds  # its own, not the other trial's
             elif self.models.start is None and wants_probe(state.model, config.optim, len(data.train)):
@@ -109,7 +105,7 @@ def writes_beside(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def restore_state(path: Path, state: TrainState, config: Config) -> None:
+def restore_state(path: Path, state: TrainState) -> None:
     """Loads a checkpoint; hyperparameters that live in the optimizer are the config's, for a new segment may have changed them."""
     wanted = [group["weight_decay"] for group in state.optimizer.param_groups]
     load_checkpoint(path, state)

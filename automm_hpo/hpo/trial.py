@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import CorruptFile
-from ..training.checkpoint_folder import checkpoint_name, checkpoint_order, list_checkpoints
+from ..training.checkpoint_folder import checkpoint_name, checkpoint_order, is_inherited, list_checkpoints
 from ..training.result import EpochResult, StopCheck
 from .monitor import SearchMonitor
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
@@ -110,11 +110,17 @@ class _ShouldStop:
         return None
 
 
-def drop_unrecorded(folder: TrialFolder, record: TrialRecord) -> None:
-    """A takeover that a kill cut short before it was recorded has not happened."""
+def recovered(folder: TrialFolder, record: TrialRecord, newest: Callable[[Path], Newest | None]) -> TrialRecord:
+    """The record, its log brought to agree with the newest intact state. A takeover that a kill cut short before it was recorded has not happened.
+
+    Args:
+        newest: as of ``inherit``.
+    """
     for path in list_checkpoints(folder.checkpoints):
         if int(path.name.partition("-")[0]) > record.segments[-1].number:
             shutil.rmtree(path)
+    found = newest(folder.checkpoints)
+    return cut_log(folder, record, None, inherited=False) if found is None else cut_log(folder, record, found[1], is_inherited(found[0]))
 
 
 def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None, inherited: bool) -> TrialRecord:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidTuneSettings, NotSupported
-from ..metrics import Metric, stored_metric
+from ..metrics import Metric
 from ..space import RawProposal, SearchSpace, raw_at, tuned_keys
 from ..space.kinds import same_value
 from .identity import is_search, read_identity
@@ -75,14 +75,9 @@ def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[s
 def _trials(folder: Path, metric: Metric) -> list[TrialRecord]:
     if not is_search(folder / "search"):
         raise InvalidTuneSettings(f"warm_start: {folder} holds no search; expected the save_path of an earlier one")
-    identity = read_identity(folder / "search")
-    if identity.call.get("kind") == "objective":
-        name, mode = identity.call["metric"], identity.call["mode"]
-    else:
-        name = identity.fingerprint["validation_metric"]
-        mode = stored_metric(name).mode
-    if (name, mode) != (metric.name, metric.mode):
-        went, goes = f"{name} ({mode})", f"{metric.name} ({metric.mode})"
+    before = read_identity(folder / "search").metric
+    if (before.name, before.mode) != (metric.name, metric.mode):
+        went, goes = f"{before.name} ({before.mode})", f"{metric.name} ({metric.mode})"
         raise InvalidTuneSettings(f"warm_start: the search in {folder} went by {went}, this one goes by {goes}: their scores do not compare")
     return SearchRecords(folder / "search").trials()
 

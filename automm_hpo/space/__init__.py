@@ -54,6 +54,7 @@ from .text import describe_space, space_from_json, space_to_json
 from .walk import (
     Point,
     RawProposal,
+    computed_keys,
     default_point,
     draw_space,
     exhaustive_keys,
@@ -62,11 +63,11 @@ from .walk import (
     finish_proposal,
     grid_point,
     grid_size,
-    is_computed,
     point_of,
     propose,
     range_scales,
     raw_at,
+    spaces_within,
     to_raw,
     tuned_keys,
 )
@@ -80,7 +81,8 @@ __all__ = [
     # what they become, and what searchers do with it
     "Float", "Normal", "Choice", "Computed", "Branch", "Branches", "Space", "SearchSpace",
     "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "raw_at", "default_point",
-    "Point", "point_of", "is_computed", "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "range_scales",
+    "Point", "point_of", "spaces_within", "computed_keys",
+    "grid_size", "grid_point", "exhaustive_size", "exhaustive_point", "exhaustive_keys", "tuned_keys", "range_scales",
     "describe_space", "space_to_json", "space_from_json",
 ]
 # fmt: on

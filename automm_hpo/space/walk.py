@@ -132,23 +132,23 @@ def exhaustive_point(space: SearchSpace, index: int) -> RawProposal:
     return _grid_point(space, index, exhaustive_only=True)
 
 
+def spaces_within(space: SearchSpace) -> Iterator[tuple[str, Space | Branches | Computed]]:
+    """(key, space) of all there are; a choice among branches comes before what is in them, and a key once for each branch that has it."""
+    for key, domain in space.items():
+        yield key, domain
+        if isinstance(domain, Branches):
+            for branch in domain.options:
+                yield from spaces_within(branch.space)
+
+
 def exhaustive_keys(space: SearchSpace) -> tuple[str, ...]:
     """The keys of exhaustive choices, those within branches included."""
-    found: dict[str, None] = {}
-    for key, domain in space.items():
-        if isinstance(domain, (Choice, Branches)) and domain.exhaustive:
-            found[key] = None
-        if isinstance(domain, Branches):
-            found |= dict.fromkeys(inner for branch in domain.options for inner in exhaustive_keys(branch.space))
-    return tuple(found)
+    return tuple(dict.fromkeys(key for key, domain in spaces_within(space) if isinstance(domain, (Choice, Branches)) and domain.exhaustive))
 
 
-def is_computed(space: SearchSpace) -> bool:
-    """Whether some values are computed, and so may differ between trials of the same proposal."""
-    return any(
-        isinstance(domain, Computed) or (isinstance(domain, Branches) and any(is_computed(branch.space) for branch in domain.options))
-        for domain in space.values()
-    )
+def computed_keys(space: SearchSpace) -> set[str]:
+    """The keys of computed values, which may differ between trials of the same proposal."""
+    return {key for key, domain in spaces_within(space) if isinstance(domain, Computed)}
 
 
 def tuned_keys(space: SearchSpace) -> tuple[str, ...]:
@@ -165,13 +165,9 @@ def tuned_keys(space: SearchSpace) -> tuple[str, ...]:
 def range_scales(space: SearchSpace) -> dict[str, str]:
     """Key -> ``log`` or ``linear``, of each range; ``log`` where branches differ."""
     found: dict[str, str] = {}
-    for key, domain in space.items():
-        if isinstance(domain, Branches):
-            for branch in domain.options:
-                for name, scale in range_scales(branch.space).items():
-                    found[name] = "log" if "log" in (scale, found.get(name)) else scale
-        elif isinstance(domain, (Float, Int, Normal)):
-            found[key] = "log" if domain.log else "linear"
+    for key, domain in spaces_within(space):
+        if isinstance(domain, (Float, Int, Normal)):
+            found[key] = "log" if domain.log or found.get(key) == "log" else "linear"
     return found
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import CorruptFile
-from ..files import MANIFEST, manifest_of, read_json, temporary_name, write_json
-from .checkpoint_folder import PREDICTIONS, STATE, STATE_TENSORS, WEIGHTS, check_checkpoint, checkpoint_name, remove_checkpoint
+from ..files import MANIFEST, manifest_of, read_json, write_json
+from .checkpoint_folder import PREDICTIONS, STATE, STATE_TENSORS, WEIGHTS, begin_checkpoint, check_checkpoint, finish_checkpoint
 from .result import EpochResult, result_from_json, result_to_json
 from .state import TrainState
 
@@ -113,10 +111,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> P
 
     Validation logits that would take more room than the weights (many rows times many classes) are left out; who wants them predicts again.
     """
-    final = folder / checkpoint_name(result)
-    temporary = folder / temporary_name(final.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = begin_checkpoint(folder, result)
     save_tensors(snapshot.weights, temporary / WEIGHTS)
     write_json(temporary / STATE, {"result": result_to_json(result), **snapshot.values}, sync=False)
     names = [WEIGHTS, STATE]
@@ -127,9 +122,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> P
         save_tensors({LOGITS: snapshot.logits}, temporary / PREDICTIONS)
         names.append(PREDICTIONS)
     write_json(temporary / MANIFEST, manifest_of(temporary, names), sync=False)
-    remove_checkpoint(final)
-    os.replace(temporary, final)
-    return final
+    return finish_checkpoint(temporary, result)
 
 
 def load_checkpoint(path: Path, state: TrainState) -> EpochResult:

@@ -56,6 +56,21 @@ def newest_checkpoint(folder: Path, is_end: Callable[[str | None], bool] = lambd
     return None
 
 
+def begin_checkpoint(folder: Path, result: EpochResult) -> Path:
+    """An empty folder under a temporary name, to be filled and handed to ``finish_checkpoint``; one that is not is leftover."""
+    unfinished = folder / temporary_name(checkpoint_name(result))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def finish_checkpoint(unfinished: Path, result: EpochResult) -> Path:
+    """Gives a checkpoint that is whole its name, in place of one that had it."""
+    final = unfinished.with_name(checkpoint_name(result))
+    remove_checkpoint(final)
+    return unfinished.rename(final)
+
+
 def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
     """Makes another trial's checkpoint the start of a new segment. Its tensors are linked, not copied, where the file system can.
 
@@ -64,10 +79,7 @@ def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
     """
     stored = read_json(source / STATE)
     result = replace(result_from_json(stored["result"]), segment=segment, end=None)
-    final = folder / checkpoint_name(result)
-    temporary = folder / temporary_name(final.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = begin_checkpoint(folder, result)
     for name in (WEIGHTS, STATE_TENSORS):
         try:
             os.link(source / name, temporary / name)
@@ -77,8 +89,7 @@ def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
             shutil.copyfile(source / name, temporary / name)
     write_json(temporary / STATE, stored | {"result": result_to_json(result), "inherited": True}, sync=False)
     write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)), sync=False)
-    remove_checkpoint(final)
-    os.replace(temporary, final)
+    finish_checkpoint(temporary, result)
     return result
 
 

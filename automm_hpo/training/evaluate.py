@@ -106,13 +106,10 @@ def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, targe
     Raises:
         InvalidArgument: it is a scorer of scikit-learn's, and refuses these predictions.
     """
-    if not problem.is_classification:
-        return compute_scorer(metric, target, values(problem, logits))
+    predicted = logits.argmax(1).numpy() if problem.is_classification else values(problem, logits)
     if metric.needs == "scorer":
-        return compute_scorer(metric, target, logits.argmax(1).numpy(), probabilities(logits), problem.class_labels)
-    if metric.needs == "classes":
-        return metric.compute(target, logits.argmax(1).numpy())
-    return metric.compute(target, probabilities(logits))
+        return compute_scorer(metric, target, predicted, probabilities(logits) if problem.is_classification else None, problem.class_labels)
+    return metric.compute(target, probabilities(logits) if metric.needs == "probabilities" else predicted)
 
 
 def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> Validation:

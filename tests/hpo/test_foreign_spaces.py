@@ -12,7 +12,7 @@ from ray.tune.search.sample import Categorical
 
 from automm_hpo.errors import InvalidSpace, NotSupported
 from automm_hpo.hpo.foreign_spaces import is_space, to_space
-from automm_hpo.hpo.ray_space import split_hyperparameters
+from automm_hpo.hpo.hyperparameter_space import split_hyperparameters
 from automm_hpo.space import Choice, Computed, Float, Int, Normal
 
 CONVERSIONS = {

@@ -22,9 +22,21 @@ from ray.tune.search.optuna import OptunaSearch
 
 from automm_hpo import space as spaces
 from automm_hpo.errors import InvalidInput, InvalidTuneSettings, NotSupported
+from automm_hpo.hpo.foreign_spaces import to_space
 from automm_hpo.hpo.result_keys import METRIC
-from automm_hpo.hpo.searcher_args import NOT_OFFERED, PACKAGES, SEARCHER_ALIASES, SEARCHER_ARGS, check_package, check_searcher, check_space, find_searcher
-from automm_hpo.hpo.searchers import SEARCHERS, build_searcher, takes_first_points
+from automm_hpo.hpo.searcher_args import (
+    NOT_OFFERED,
+    PACKAGES,
+    SEARCHER_ALIASES,
+    SEARCHER_ARGS,
+    check_package,
+    check_searcher,
+    check_space,
+    find_searcher,
+    plain_spaces,
+)
+from automm_hpo.hpo.searchers import SEARCHERS, build_searcher, can_be_told
+from automm_hpo.hpo.searchers.given import ray_domain
 from automm_hpo.hpo.searchers.libraries import Density
 from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, Normal, finish_proposal, grid_point
 
@@ -604,8 +616,8 @@ def test_a_searcher_of_the_user_hears_its_own_metric():
 
 def test_first_points_only_where_they_can_be_told():
     point = {"optim.momentum": 0.5, "optim.optim_type": 1}
-    assert takes_first_points("cfo") and takes_first_points(optuna.samplers.RandomSampler())
-    assert takes_first_points(Telling()) and takes_first_points(ConcurrencyLimiter(OptunaSearch(), 2)) and not takes_first_points(Counting())
+    assert can_be_told(optuna.samplers.RandomSampler())
+    assert can_be_told(Telling()) and can_be_told(ConcurrencyLimiter(OptunaSearch(), 2)) and not can_be_told(Counting())
     with pytest.raises(NotSupported, match="Counting has no add_evaluated_point"):
         make(Counting(), TWO, first_points=[point])
     searcher = make(Telling("loss", "min"), TWO, first_points=[point, point | {"optim.momentum": 0.7}])
@@ -655,3 +667,57 @@ def test_one_that_cannot_be_copied_searches_itself():
     given = Counting()
     given.lock = threading.Lock()
     assert make(given, TWO).inner is given
+
+
+RANGES = {
+    "log": Float(1e-4, 1e-1, log=True),
+    "linear": Float(0, 1),
+    "stepped": Float(0, 1, step=0.25),
+    "int": Int(-3, 2),
+    "log int": Int(1, 100, log=True),
+    "multiples": Int(8, 64, step=8),
+    "choice": Choice(("adamw", "sgd")),
+    "normal": Normal(0.5, 0.1, step=0.05),
+    "log normal": Normal(0.5, 0.1, log=True),
+}
+
+
+@pytest.mark.parametrize("space", RANGES.values(), ids=RANGES)
+def test_rays_domains_propose_raw_values(space):
+    rng, domain = np.random.default_rng(0), ray_domain(space)
+    values = [space.finish(domain.sample(random_state=rng)) for _ in range(400)]
+    if isinstance(space, Choice):
+        assert set(values) == set(space.options)
+    else:
+        low, high = space.corners()
+        assert all(low <= value <= high for value in values)
+    if space.num_points and space.num_points < 10:
+        assert len(set(values)) == space.num_points
+
+
+def test_rays_domains_are_what_the_user_wrote():
+    assert to_space("key", ray_domain(RANGES["log"])) == RANGES["log"]
+    assert to_space("key", ray_domain(RANGES["int"])) == RANGES["int"]
+    assert to_space("key", ray_domain(RANGES["choice"])) == Choice((0, 1))
+
+
+def test_the_outer_multiples_get_their_share():
+    domain = ray_domain(Int(8, 32, step=8))
+    rng = np.random.default_rng(0)
+    counts = np.unique([Int(8, 32, step=8).finish(domain.sample(random_state=rng)) for _ in range(4_000)], return_counts=True)[1]
+    assert len(counts) == 4
+    assert counts.min() > 750
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"optim": CONDITIONAL["optim"]}, ["optim: ", "'hyperopt'", "conditional"]),
+        ({"optim.lr": Choice((1, 2), exhaustive=True)}, ["optim.lr: ", "'hyperopt'", "grid_search", "tune.choice"]),
+    ],
+)
+def test_searchers_that_take_less_refuse_by_name(space, words):
+    with pytest.raises(NotSupported) as caught:
+        plain_spaces(space, "hyperopt")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert list(plain_spaces(RANGES | {"computed": Computed(lambda: 1)}, "hyperopt")) == list(RANGES)

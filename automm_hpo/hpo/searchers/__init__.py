@@ -16,13 +16,13 @@ from ...space import RawProposal, SearchSpace
 from ..searcher_args import BLIND, is_sampler
 from ..settings import TuneSettings
 from .drawn import GridSearcher, QmcSearcher, RandomSearcher
-from .given import RaySearcher, takes_first_points
+from .given import RaySearcher, can_be_told
 from .libraries import LIBRARIES
 from .library_searcher import BohbSearcher, LibrarySearcher
 from .optuna_samplers import SAMPLERS, OptunaSearcher, continued
 from .own import Args, OwnSearcher, Points
 
-__all__ = ["SEARCHERS", "OwnSearcher", "Points", "build_searcher", "takes_first_points"]
+__all__ = ["SEARCHERS", "OwnSearcher", "Points", "build_searcher", "can_be_told"]
 
 SEARCHERS: dict[str, Callable[[SearchSpace, Args, int, Points], OwnSearcher]] = {
     "random": RandomSearcher,

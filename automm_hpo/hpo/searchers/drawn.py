@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray.tune.search import Searcher
 
 from ...space import RawProposal, SearchSpace, draw_space, exhaustive_point, exhaustive_size, grid_point, grid_size, point_of, propose
-from ..ray_space import plain_spaces
+from ..searcher_args import plain_spaces
 from .cube import from_cube
 from .own import Args, OwnSearcher, Points
 

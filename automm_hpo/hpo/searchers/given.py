@@ -10,10 +10,9 @@ from ray.tune.search import Searcher
 
 from ...errors import InvalidSpace, InvalidTuneSettings, NotSupported
 from ...sections import unwrapped
-from ...space import Choice, Normal, RawProposal, SearchSpace
-from ..ray_space import plain_spaces, to_ray
+from ...space import Choice, Float, Int, Normal, RawProposal, SearchSpace, Space
 from ..result_keys import METRIC
-from ..searcher_args import is_sampler
+from ..searcher_args import is_sampler, plain_spaces
 from .own import Args, OwnSearcher, Points, score_of
 
 
@@ -33,7 +32,7 @@ class RaySearcher(OwnSearcher):
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points, searcher: Searcher) -> None:
         super().__init__(space, args, seed, first_points)
         self.name = type(_core(searcher)).__name__
-        if first_points and not takes_first_points(searcher):
+        if first_points and not can_be_told(searcher):
             raise NotSupported(f"searcher: {self.name} has no add_evaluated_point, and cannot learn from configurations that it did not propose")
         self.plain = plain_spaces(space, self.name)
         self.inner = own_copy(searcher)
@@ -42,7 +41,7 @@ class RaySearcher(OwnSearcher):
         self.takes_domains = type(core).set_search_properties is not Searcher.set_search_properties
         if self.takes_domains:
             try:
-                accepted = self.inner.set_search_properties(self.told_as, core.mode or "max", to_ray(space, self.name))
+                accepted = self.inner.set_search_properties(self.told_as, core.mode or "max", {key: ray_domain(one) for key, one in self.plain.items()})
             except Exception as error:
                 raise InvalidTuneSettings(f"searcher: {self.name} does not take this search space: {error}") from error
             if not accepted:
@@ -109,6 +108,24 @@ class RaySearcher(OwnSearcher):
             self.inner.on_unpause(trial_id)
 
 
+def ray_domain(space: Space) -> Any:
+    """Ray's domain of the raw values."""
+    from ray import tune
+
+    match space:
+        case Float():
+            return (tune.loguniform if space.log else tune.uniform)(space.lower, space.upper)
+        case Int():
+            # half a step more at both ends, so that finishing gives the outer multiples their share
+            lower, upper = space.corners()
+            half = (space.step - 1) // 2
+            return tune.lograndint(max(1, lower - half), upper + half + 1) if space.log else tune.randint(lower - half, upper + half + 1)
+        case Normal():
+            return tune.randn(space.mean, space.sd)
+        case Choice():
+            return tune.choice(list(range(len(space.options))))
+
+
 def own_copy(given: Any) -> Any:
     """An object of the user's to search with, which is not changed; the object itself where it holds what cannot be copied, a connection perhaps."""
     try:
@@ -117,13 +134,9 @@ def own_copy(given: Any) -> Any:
         return given
 
 
-def takes_first_points(searcher: Any) -> bool:
-    """Whether a searcher can be told of configurations that it did not propose: recorded ones, the defaults, points_to_evaluate.
-
-    Args:
-        searcher: a name, an Optuna sampler, or a Ray Searcher.
-    """
-    return isinstance(searcher, str) or is_sampler(searcher) or type(_core(searcher)).add_evaluated_point is not Searcher.add_evaluated_point
+def can_be_told(searcher: Any) -> bool:
+    """Whether an Optuna sampler, or a Ray Searcher, takes configurations that it did not propose: recorded ones, the defaults, points_to_evaluate."""
+    return is_sampler(searcher) or type(_core(searcher)).add_evaluated_point is not Searcher.add_evaluated_point
 
 
 def _core(searcher: Searcher) -> Searcher:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...space import Choice, RawProposal, SearchSpace, draw_space
-from ..ray_space import plain_spaces
+from ..searcher_args import plain_spaces
 from .apart import Apart
 from .cube import from_cube, to_cube
 from .libraries import Bohb, Library, Point

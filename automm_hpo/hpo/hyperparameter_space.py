@@ -1,4 +1,4 @@
-"""The user's dicts -> fixed values and checked spaces, and our spaces -> Ray's and Optuna's. The user writes ``tune.*`` and never sees this."""
+"""``hyperparameters`` -> fixed values and checked search spaces, and the configs that these allow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..space import (
     Choice,
     Computed,
     Float,
-    Int,
     Normal,
     RawProposal,
     SearchSpace,
     Space,
+    computed_keys,
     draw_space,
     finish_proposal,
     to_raw,
@@ -221,7 +221,7 @@ def check_computed(space: SearchSpace, fixed: Mapping[str, Any], check: Callable
     Raises:
         InvalidSpace, InvalidInput: one raised, or gave what its key forbids.
     """
-    computed = set(_computed_keys(space))
+    computed = computed_keys(space)
     if not computed:
         return
     problems: dict[str, InvalidSpace] = {}
@@ -241,15 +241,6 @@ def check_computed(space: SearchSpace, fixed: Mapping[str, Any], check: Callable
 def _tried(space: SearchSpace, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What some trials of a random search would be."""
     return (finish_proposal(space, draw_space(space, 0, trial), fixed, draw=(0, trial)) for trial in range(NUM_TRIED))
-
-
-def _computed_keys(space: SearchSpace) -> Iterator[str]:
-    for key, domain in space.items():
-        if isinstance(domain, Computed):
-            yield key
-        elif isinstance(domain, Branches):
-            for branch in domain.options:
-                yield from _computed_keys(branch.space)
 
 
 def point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
@@ -272,7 +263,7 @@ def point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
 
 def values_of(key: str, config: Config, space: SearchSpace) -> list[Any]:
     """The values a hyperparameter can take in this search; of a range its ends, of computed values some that come up."""
-    if key in _computed_keys(space):
+    if key in computed_keys(space):
         return [config.flat()[key], *(check_value(key, values[key]) for values in _tried(space, config.flat()) if key in values)]
     return [one.flat()[key] for one in candidate_configs(config, space, (key,))]
 
@@ -301,55 +292,3 @@ def _candidates(space: SearchSpace, keys: tuple[str, ...]) -> list[dict[str, Any
 
 def _fixed_among(branch: Branch, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in branch.fixed.items() if key in keys}
-
-
-# ------------------------------------------------------------------------------------------------------- space -> searchers
-
-
-def to_ray(space: SearchSpace, searcher_name: str) -> dict[str, Any]:
-    """Ray's domains of the raw values, by key; computed values are left out.
-
-    Raises:
-        NotSupported, InvalidInput: a conditional space or grid_search, which only some searchers of ours take.
-    """
-    from ray import tune
-
-    def domain_of(space: Space) -> Any:
-        match space:
-            case Float():
-                return (tune.loguniform if space.log else tune.uniform)(space.lower, space.upper)
-            case Int():
-                # half a step more at both ends, so that finishing gives the outer multiples their share
-                lower, upper = space.corners()
-                half = (space.step - 1) // 2
-                return tune.lograndint(max(1, lower - half), upper + half + 1) if space.log else tune.randint(lower - half, upper + half + 1)
-            case Normal():
-                return tune.randn(space.mean, space.sd)
-            case Choice():
-                return tune.choice(list(range(len(space.options))))
-
-    return {key: domain_of(domain) for key, domain in plain_spaces(space, searcher_name).items()}
-
-
-def plain_spaces(space: SearchSpace, searcher_name: str) -> dict[str, Space]:
-    """The spaces of a searcher that takes one flat set of them; computed values are left out.
-
-    Raises:
-        NotSupported, InvalidInput: conditional spaces and grid_search, by key.
-    """
-    problems = Problems()
-    plain: dict[str, Space] = {}
-    for key, domain in space.items():
-        with problems.gather():
-            if isinstance(domain, Branches):
-                raise NotSupported(
-                    f"{key}: the searcher {searcher_name!r} cannot take a conditional space; random, grid, bayes and sampler objects of Optuna's can"
-                )
-            if isinstance(domain, Choice) and domain.exhaustive:
-                raise NotSupported(
-                    f"{key}: the searcher {searcher_name!r} cannot take grid_search; random and grid can, and tune.choice samples the same options"
-                )
-            if not isinstance(domain, Computed):
-                plain[key] = domain
-    problems.raise_any()
-    return plain

@@ -1,4 +1,4 @@
-"""The user's dicts become fixed values and checked spaces, or are refused by name; spaces become Ray's and Optuna's."""
+"""The user's dicts become fixed values and checked spaces, or are refused by name."""
 
 import copy
 import json
@@ -13,16 +13,13 @@ from ray.tune.search.sample import Categorical
 from automm_hpo import space as words
 from automm_hpo.config import FIELDS, Config
 from automm_hpo.errors import AutoMMHPOError, InvalidHyperparameter, InvalidInput, InvalidSpace, NotSupported, UnknownHyperparameter
-from automm_hpo.hpo.foreign_spaces import to_space
-from automm_hpo.hpo.ray_space import (
+from automm_hpo.hpo.hyperparameter_space import (
     candidate_configs,
-    plain_spaces,
     point_to_raw,
     split_hyperparameters,
-    to_ray,
     values_of,
 )
-from automm_hpo.space import Branch, Branches, Choice, Computed, Float, Int, Normal, draw_space, finish_proposal, sample_from
+from automm_hpo.space import Branch, Branches, Choice, Float, Int, draw_space, finish_proposal, sample_from
 from automm_hpo.space import Categorical as CategoricalOf
 
 BRANCHES = [
@@ -474,50 +471,6 @@ def test_points_may_be_written_under_any_name():
         point_to_raw(space, {"optim.momentun": 1})
     with pytest.raises(InvalidHyperparameter, match="got 'many'"):
         point_to_raw(space, point | {"env.batch_size": "many"})
-
-
-# ------------------------------------------------------------------------------------------------------------------ to searchers
-
-
-def test_rays_domains_propose_raw_values():
-    rng = np.random.default_rng(0)
-    domains = to_ray(SEARCHABLE | {"n": Normal(0.5, 0.1, step=0.05), "l": Normal(0.5, 0.1, log=True), "c": Computed(lambda: 1), "i": Int(-3, 2)}, "hyperopt")
-    assert list(domains) == [*SEARCHABLE, "n", "l", "i"]
-    for key, domain in domains.items():
-        space = (SEARCHABLE | {"n": Normal(0.5, 0.1, step=0.05), "l": Normal(0.5, 0.1, log=True), "i": Int(-3, 2)})[key]
-        values = [space.finish(domain.sample(random_state=rng)) for _ in range(400)]
-        if isinstance(space, Choice):
-            assert set(values) == set(space.options)
-        else:
-            low, high = space.corners()
-            assert all(low <= value <= high for value in values)
-        if space.num_points and space.num_points < 10:
-            assert len(set(values)) == space.num_points
-    assert to_space("key", domains["optim.lr"]) == SEARCHABLE["optim.lr"]
-    assert to_space("key", domains["optim.max_epochs"]) == SEARCHABLE["optim.max_epochs"]
-    assert to_space("key", domains["optim.optim_type"]) == Choice((0, 1))
-
-
-def test_the_outer_multiples_get_their_share():
-    domain = to_ray({"a": Int(8, 32, step=8)}, "hyperopt")["a"]
-    rng = np.random.default_rng(0)
-    counts = np.unique([Int(8, 32, step=8).finish(domain.sample(random_state=rng)) for _ in range(4_000)], return_counts=True)[1]
-    assert len(counts) == 4
-    assert counts.min() > 750
-
-
-@pytest.mark.parametrize(
-    ("space", "words"),
-    [
-        ({"optim": OPTIM}, ["optim: ", "'hyperopt'", "conditional"]),
-        ({"optim.lr": Choice((1, 2), exhaustive=True)}, ["optim.lr: ", "'hyperopt'", "grid_search", "tune.choice"]),
-    ],
-)
-def test_searchers_that_take_less_refuse_by_name(space, words):
-    for convert in (to_ray, plain_spaces):
-        with pytest.raises(NotSupported) as caught:
-            convert(space, "hyperopt")
-        assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_without_a_space_nothing_of_ray_is_needed(monkeypatch):
