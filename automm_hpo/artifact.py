@@ -182,11 +182,9 @@ def load_artifact(folder: Path) -> Artifact:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise NotAPredictor(f"{folder} was not written by automm_hpo")
     version = description.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise NotAPredictor(f"{folder} has format {version!r}, this version reads {FORMAT_VERSION}; upgrade automm_hpo")
-    if version < FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         made = dict(description.get("versions") or {}).get("automm_hpo")
-        raise NotAPredictor(f"{folder} has format {version}, of automm_hpo {made}; this version reads {FORMAT_VERSION}; fit again, or load it with that one")
+        raise NotAPredictor(f"{folder} has format {version!r}, of automm_hpo {made}; this version reads {FORMAT_VERSION}: fit again, or load it with that one")
     try:
         problem = Problem.from_json(description["problem"])
         columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
@@ -202,7 +200,7 @@ def load_artifact(folder: Path) -> Artifact:
             stored_metric(description["eval_metric"]).name,
             stored_metric(description["validation_metric"]).name,
             dict(description["summary"]),
-            digests_from_text(description.get("seen", "")),
+            digests_from_text(description["seen"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums are right, and yet it is not as we write it
         raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} is not as this version writes it: {type(error).__name__}: {error}") from None

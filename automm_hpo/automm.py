@@ -53,49 +53,30 @@ NO_EFFECT = {
     **{f"model.{name}.data_types": "" for name in ("timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "fusion_mlp")},
 }
 
-# of what it learns: refused, for something else would be learned
-ELSEWHERE = {
-    "optim.val_metric": "here that is validation_metric, an argument of MultiModalPredictor",
-    "optim.focal_loss.alpha": "here that is optim.class_weights",
-    "optim.extra_trainable_params": "see optim.peft and model.hf_text.trainable",
-    "optim.lora.filter": "all linear layers of pretrained backbones are adapted",
-    "optim.lora.module_filter": "all linear layers of pretrained backbones are adapted",
-    "env.fast_dev_run": "optim.max_steps=1 does it",
-    "data.categorical.convert_to_text": "column_types={column: 'text'} does it",
-    "data.numerical.convert_to_text": "column_types={column: 'text'} does it",
-    "data.numerical.scaler_with_mean": "see data.numerical.scaling",
-    "data.numerical.scaler_with_std": "see data.numerical.scaling",
-    "data.text.normalize_text": "mend the encoding in the table",
-    "data.mixup.cutmix_minmax": "see data.mixup.cutmix_alpha",
-    "data.mixup.mode": "a batch is mixed in pairs, by one share",
-    "model.hf_text.insert_sep": "the texts of a row stand each behind its column's name",
-    "model.hf_text.stochastic_chunk": "both ends of a long text are kept (model.hf_text.max_text_len)",
-    "model.hf_text.text_trivial_aug_maxscale": "texts are not augmented here",
-    "model.hf_text.text_train_augment_types": "texts are not augmented here",
-    "model.numerical_mlp.d_token": "'real_mlp' among model.names embeds numbers",
-    "model.numerical_mlp.token_dim": "'real_mlp' among model.names embeds numbers",
-    "model.numerical_mlp.embedding_arch": "'real_mlp' among model.names embeds numbers",
-    "model.categorical_mlp.token_dim": "here that is model.categorical_mlp.max_embedding_dim",
-    "optim.focal_loss.reduction": "the mean is taken",
-}
-# of those the values that mean what is done here
-SAME: dict[str, tuple[object, ...]] = {
-    "optim.focal_loss.alpha": (None,),
-    "optim.focal_loss.reduction": ("mean",),
-    "optim.extra_trainable_params": (None, []),
-    "optim.lora.filter": (None, []),
-    "optim.lora.module_filter": (None, []),
-    "env.fast_dev_run": (False,),
-    "data.categorical.convert_to_text": (False,),
-    "data.numerical.convert_to_text": (False,),
-    "data.numerical.scaler_with_mean": (True,),
-    "data.numerical.scaler_with_std": (True,),
-    "data.text.normalize_text": (False,),
-    "data.mixup.cutmix_minmax": (None,),
-    "data.mixup.mode": ("batch",),
-    "model.hf_text.stochastic_chunk": (False,),
-    "model.hf_text.text_trivial_aug_maxscale": (0,),
-    "model.hf_text.text_train_augment_types": (None, []),
+# of what it learns: refused, for something else would be learned; but for the values, if any, that mean what is done here
+ELSEWHERE: dict[str, tuple[str, tuple[object, ...]]] = {
+    "optim.val_metric": ("here that is validation_metric, an argument of MultiModalPredictor", ()),
+    "optim.focal_loss.alpha": ("here that is optim.class_weights", (None,)),
+    "optim.extra_trainable_params": ("see optim.peft and model.hf_text.trainable", (None, [])),
+    "optim.lora.filter": ("all linear layers of pretrained backbones are adapted", (None, [])),
+    "optim.lora.module_filter": ("all linear layers of pretrained backbones are adapted", (None, [])),
+    "env.fast_dev_run": ("optim.max_steps=1 does it", (False,)),
+    "data.categorical.convert_to_text": ("column_types={column: 'text'} does it", (False,)),
+    "data.numerical.convert_to_text": ("column_types={column: 'text'} does it", (False,)),
+    "data.numerical.scaler_with_mean": ("see data.numerical.scaling", (True,)),
+    "data.numerical.scaler_with_std": ("see data.numerical.scaling", (True,)),
+    "data.text.normalize_text": ("mend the encoding in the table", (False,)),
+    "data.mixup.cutmix_minmax": ("see data.mixup.cutmix_alpha", (None,)),
+    "data.mixup.mode": ("a batch is mixed in pairs, by one share", ("batch",)),
+    "model.hf_text.insert_sep": ("the texts of a row stand each behind its column's name", ()),
+    "model.hf_text.stochastic_chunk": ("both ends of a long text are kept (model.hf_text.max_text_len)", (False,)),
+    "model.hf_text.text_trivial_aug_maxscale": ("texts are not augmented here", (0,)),
+    "model.hf_text.text_train_augment_types": ("texts are not augmented here", (None, [])),
+    "model.numerical_mlp.d_token": ("'real_mlp' among model.names embeds numbers", ()),
+    "model.numerical_mlp.token_dim": ("'real_mlp' among model.names embeds numbers", ()),
+    "model.numerical_mlp.embedding_arch": ("'real_mlp' among model.names embeds numbers", ()),
+    "model.categorical_mlp.token_dim": ("here that is model.categorical_mlp.max_embedding_dim", ()),
+    "optim.focal_loss.reduction": ("the mean is taken", ("mean",)),
 }
 NOT_HERE = ("distiller", "matcher", "optim.lemda", "data.templates", "model.clip", "model.fusion_transformer", "model.t_few", "model.document_transformer")
 """Groups that are refused by name."""
@@ -103,11 +84,12 @@ NOT_HERE = ("distiller", "matcher", "optim.lemda", "data.templates", "model.clip
 
 def is_left_out(key: str, value: object) -> bool:
     """Whether a hyperparameter of AutoMM's changes nothing here, whatever it is, or as it is."""
-    return key in NO_EFFECT or any(value is same or (type(value) in (str, int, float, list) and value == same) for same in SAME.get(key, ()))
+    _, means_the_same = ELSEWHERE.get(key, ("", ()))
+    return key in NO_EFFECT or any(value is same or (type(value) in (str, int, float, list) and value == same) for same in means_the_same)
 
 
 def why_not(key: str) -> str:
     """What is done in place of a hyperparameter of AutoMM's; empty where nothing is known of it."""
     if group := next((group for group in NOT_HERE if key == group or key.startswith(f"{group}.")), None):
         return f"{group} is not covered here"
-    return ELSEWHERE.get(key, "")
+    return ELSEWHERE[key][0] if key in ELSEWHERE else ""

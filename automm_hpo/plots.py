@@ -374,7 +374,7 @@ def plot_timeline(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
 
 
 def _ended(record: TrialRecord) -> float:
-    return max(record.started, getattr(record, "ended", 0.0) or record.started + record.seconds)
+    return max(record.started, record.ended or record.started + record.seconds)
 
 
 # --------------------------------------------------------------------------------------------------------------- importance

@@ -734,7 +734,7 @@ def test_loading_what_is_no_predictor(kind, here):
 
 def test_loading_a_newer_format(folder):
     described(folder, lambda description: description.update(format_version=99))
-    with pytest.raises(NotAPredictor, match=r"format 99.*reads 3.*upgrade"):
+    with pytest.raises(NotAPredictor, match=r"format 99, .*this version reads 3: fit again, or load it with that one"):
         MultiModalPredictor.load(folder)
 
 

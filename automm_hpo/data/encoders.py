@@ -253,9 +253,9 @@ class Encoders:
             tuple(map(CategoryEncoder.from_json, values["categories"])),
             tuple(values["text_columns"]),
             {name: TextTokenizer.from_json(tokenizer) for name, tokenizer in values["tokenizers"].items()},
-            num_pictures=dict(values.get("num_pictures", ())),
+            num_pictures=dict(values["num_pictures"]),
         )
-        return fitted if values.get("scorer") is None else fitted.with_scorer(NgramScorer.from_json(values["scorer"]))
+        return fitted if values["scorer"] is None else fitted.with_scorer(NgramScorer.from_json(values["scorer"]))
 
 
 def fit_encoders(

@@ -65,8 +65,8 @@ class NgramScorer:
     buckets: np.ndarray = field(repr=False, compare=False)
     weight: np.ndarray = field(repr=False, compare=False)
     bias: np.ndarray = field(repr=False, compare=False)
-    fold_weight: np.ndarray | None = field(default=None, repr=False, compare=False)
-    fold_bias: np.ndarray | None = field(default=None, repr=False, compare=False)
+    fold_weight: np.ndarray = field(repr=False, compare=False)
+    fold_bias: np.ndarray = field(repr=False, compare=False)
 
     def transform(self, table: pd.DataFrame, held_out: bool = False) -> np.ndarray:
         """(N, S) float32.
@@ -78,23 +78,21 @@ class NgramScorer:
         for start in range(0, len(table), ROWS_A_CALL):
             texts = _texts(table.iloc[start : start + ROWS_A_CALL], self.columns)
             features = _features(texts)[:, self.buckets]
-            if held_out and self.fold_weight is not None and self.fold_bias is not None:
+            if held_out:
                 scores.append(_held_out(features, self.fold_weight, self.fold_bias, _folds(texts)))
             else:
                 scores.append(features @ self.weight + self.bias)
         return np.concatenate(scores)
 
     def to_json(self) -> dict[str, Any]:
-        arrays = {name: _array_to_json(getattr(self, name)) for name in ("buckets", "weight", "bias")}
-        if self.fold_weight is not None and self.fold_bias is not None:  # a fit that begins with this predictor may have the same rows; half the digits do
-            arrays |= {"fold_weight": _array_to_json(self.fold_weight.astype(np.float16)), "fold_bias": _array_to_json(self.fold_bias)}
-        return {"columns": list(self.columns), "names": list(self.names), **arrays}
+        arrays = {name: _array_to_json(getattr(self, name)) for name in ("buckets", "weight", "bias", "fold_bias")}
+        folds = _array_to_json(self.fold_weight.astype(np.float16))  # for a fit that begins with this predictor and may have the same rows: half the digits do
+        return {"columns": list(self.columns), "names": list(self.names), **arrays, "fold_weight": folds}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        arrays = {name: _array_from_json(values[name]) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias") if name in values}
-        if "fold_weight" in arrays:
-            arrays["fold_weight"] = arrays["fold_weight"].astype(np.float32)
+        arrays = {name: _array_from_json(values[name]) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias")}
+        arrays["fold_weight"] = arrays["fold_weight"].astype(np.float32)
         return cls(tuple(values["columns"]), tuple(values["names"]), **arrays)
 
 

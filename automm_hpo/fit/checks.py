@@ -13,7 +13,7 @@ from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import check_scheduled_by
 from ..hpo.settings import TuneSettings
 from ..metrics import Metric
-from ..models import MODEL_KEYS, check_model, used_groups
+from ..models import MODEL_KEYS, check_model, has_say, used_groups
 from ..problem import Problem
 from ..space import tuned_keys
 from ..training.losses import losses_for
@@ -91,11 +91,10 @@ def idle_keys(search: SearchPlan, features: Features) -> dict[str, str]:
     used = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
     found: dict[str, str] = {}
     for key in tuned_keys(search.space):
-        group = key.split(".")[1]
         if key in search.added:
             continue
-        if key.startswith("model.") and group not in ("names", *used):
-            found[key] = f"{group} is not used"
+        if not has_say(key, used):
+            found[key] = f"{key.split('.')[1]} is not used"
         for begins, (decides, serves, why) in IDLE.items():
             if key.startswith(begins) and key != decides and not any(map(serves, values_of(decides, search.config, search.space))):
                 found[key] = why

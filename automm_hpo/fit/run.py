@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ from ..hpo.progress import Progress
 from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.table import number_text, value_text
 from ..hpo.training_trial import Training, splits_closed
-from ..models import MODEL_KEYS, is_pretrained, used_groups
+from ..models import MODEL_KEYS, has_say, is_pretrained, used_groups
 from ..process import Interruption
 from ..session import Session, trials_deadline
 from ..space import tuned_keys
@@ -242,7 +242,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
     for line in data.columns.lines():
         progress.say(f"  {line}")
     models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()
-    chosen = {key: fixed[key] for key in search.added if key not in search.space and _concerns(key, models)}
+    chosen = {key: fixed[key] for key in search.added if key not in search.space and has_say(key, models)}
     if chosen:
         progress.say("chosen for these data: " + ", ".join(f"{key}={value_text(value)}" for key, value in chosen.items()))
     for note in _notes(plan):
@@ -290,14 +290,9 @@ def _told(plan: FitPlan) -> dict[str, Any]:
     }
     idle = tuple(prefix for prefixes, has_say in silent.items() if not has_say for prefix in prefixes)
     tuned = tuned_keys(search.space)
-    told = {key: value for key, value in search.config.flat().items() if key not in tuned and not key.startswith(idle) and _concerns(key, models)}
+    told = {key: value for key, value in search.config.flat().items() if key not in tuned and not key.startswith(idle) and has_say(key, models)}
     return told | dict(search.space)
 
 
 def _tags(plan: FitPlan) -> dict[str, str]:
     return {"label": plan.data.problem.label} | ({"start_from": str(plan.start.folder)} if plan.start else {})
-
-
-def _concerns(key: str, models: Collection[str]) -> bool:
-    """Whether a hyperparameter is of the optimizer, say, or of a model that is used."""
-    return not key.startswith("model.") or key.split(".")[1] in ("names", *models)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..arguments import absolute_path
 from ..artifact import Artifact, load_artifact, save_artifact, weights_file
-from ..config import FIELDS, Config
+from ..config import ENCODED_ONCE, FIELDS, Config
 from ..data.columns import ColumnTypes
 from ..data.encoders import MOST_PICTURES
 from ..data.seen import row_digests
@@ -20,7 +20,7 @@ from ..errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperpara
 from ..files import is_predictor
 from ..hpo.hyperparameter_space import candidate_configs
 from ..hpo.identity import is_search, read_identity
-from ..models import architecture, used_groups
+from ..models import architecture, has_say, used_groups
 from ..problem import Problem
 from ..space import SearchSpace
 from ..training.checkpoint import digest_weights
@@ -32,7 +32,7 @@ ENCODING = (
     "data.image.max_pixels",
     MOST_PICTURES,
     "model.timm_image.val_transforms",
-    *(key for key in FIELDS if key.startswith(("data.numerical.", "data.categorical.", "data.text.", "data.label.", "data.pos_label"))),
+    *(key for key, field in FIELDS.items() if field.fixed == ENCODED_ONCE.why),
 )
 
 
@@ -98,7 +98,7 @@ class Start:
         configs = [candidate.flat() for candidate in candidate_configs(config, space, (*own, "optim.linear_probe"))]
         for key, value in own.items():
             others = [flat[key] for flat in configs if flat[key] != value]
-            if others and (not key.startswith("model.") or key.split(".")[1] in ("names", *used)):
+            if others and has_say(key, used):
                 problems.add(InvalidHyperparameter(f"{key}: expected {value!r}, as the predictor in start_from has it, got {others[0]!r}; leave it out"))
         if any(flat["optim.linear_probe"] == "on" for flat in configs):
             problems.add(InvalidHyperparameter("optim.linear_probe: 'on' would replace the head that start_from brings; leave it out"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -16,29 +16,6 @@ from ..errors import InvalidTuneSettings, Problems
 from ..files import is_json
 from ..sections import Expected, Flag, HyperField, Mark, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Share, fields_of
 from ..space import Choice, SearchSpace
-
-SchedulerName = Literal["FIFO", "ASHA", "HyperBand", "BOHB", "median", "PBT", "PB2", "bandit", "truncation"]
-
-# as Ray, HyperDrive and AutoMM write them; case, underscores, hyphens and blanks do not count
-SCHEDULER_ALIASES = {
-    "none": "FIFO",
-    "noterminationpolicy": "FIFO",
-    "fifoscheduler": "FIFO",
-    "ashascheduler": "ASHA",
-    "asynchyperband": "ASHA",
-    "asynchyperbandscheduler": "ASHA",
-    "hyperbandscheduler": "HyperBand",
-    "hbbohb": "BOHB",
-    "hyperbandforbohb": "BOHB",
-    "medianstopping": "median",
-    "medianstoppingrule": "median",
-    "medianstoppingpolicy": "median",
-    "populationbasedtraining": "PBT",
-    "populationbasedbandits": "PB2",
-    "banditpolicy": "bandit",
-    "truncationselection": "truncation",
-    "truncationselectionpolicy": "truncation",
-} | {name.lower(): name for name in get_args(SchedulerName)}
 
 LIVE_KEYS = keys_marked(Mark.LIVE)
 POPULATIONS = ("PBT", "PB2")
@@ -157,6 +134,27 @@ SECTIONS: dict[str, type[Section]] = {
     "bandit": BanditArgs,
     "truncation": TruncationArgs,
 }
+
+# as Ray, HyperDrive and AutoMM write them; case, underscores, hyphens and blanks do not count
+SCHEDULER_ALIASES = {
+    "none": "FIFO",
+    "noterminationpolicy": "FIFO",
+    "fifoscheduler": "FIFO",
+    "ashascheduler": "ASHA",
+    "asynchyperband": "ASHA",
+    "asynchyperbandscheduler": "ASHA",
+    "hyperbandscheduler": "HyperBand",
+    "hbbohb": "BOHB",
+    "hyperbandforbohb": "BOHB",
+    "medianstopping": "median",
+    "medianstoppingrule": "median",
+    "medianstoppingpolicy": "median",
+    "populationbasedtraining": "PBT",
+    "populationbasedbandits": "PB2",
+    "banditpolicy": "bandit",
+    "truncationselection": "truncation",
+    "truncationselectionpolicy": "truncation",
+} | {name.lower(): name for name in SECTIONS}
 
 SCHEDULER_ARGS: dict[str, dict[str, HyperField]] = {name: fields_of(section, "scheduler_init_args.") for name, section in SECTIONS.items()}
 

@@ -171,14 +171,13 @@ def table_html(columns: Sequence[Column], bold: int | None = None) -> str:
 
 
 def _dot(status: str) -> str:
-    return f"<span style='color: {STATUS_COLORS.get(status.upper(), 'gray')}'>&#9679;</span> "
+    return f"<span style='color: {STATUS_COLORS[status.upper()]}'>&#9679;</span> "
 
 
 def count_text(statuses: Iterable[str]) -> str:
     """``9 completed, 3 stopped``, in the order in which a trial goes through them."""
     counts = Counter(statuses)
-    ordered = [*(status for status in STATUS_COLORS if status in counts), *(status for status in counts if status not in STATUS_COLORS)]
-    return ", ".join(f"{counts[status]} {status.lower()}" for status in ordered)
+    return ", ".join(f"{counts[status]} {status.lower()}" for status in STATUS_COLORS if status in counts)
 
 
 def notes_on(trials: Sequence[TrialRecord], num_shown: int) -> list[str]:

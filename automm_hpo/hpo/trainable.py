@@ -25,7 +25,6 @@ from .result_keys import FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
 STAY_SECONDS = 3.5  # after the trials' deadline: one that hangs would keep Ray waiting for its process, and the call would end late
-POINTER = ("trial", "segment", "epoch")
 
 
 class TrialRunner(tune.Trainable):
@@ -75,7 +74,7 @@ class TrialRunner(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         segment, epoch = (self.last.segment, self.last.epoch) if self.last else (0, -1.0)
-        return dict(zip(POINTER, (self.folder.number, segment, epoch), strict=True))
+        return {"trial": self.folder.number, "segment": segment, "epoch": epoch}
 
     def step(self) -> dict[str, Any]:
         try:

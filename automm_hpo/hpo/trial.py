@@ -1,4 +1,4 @@
-"""One trial: a config becomes data, model and loop; every validation leaves a checkpoint and a line in the log. Needs no Ray.
+"""One trial, of a model or of an objective: what is on record is told again, then it goes on. Needs no Ray.
 
 A trial that finds its own log reports those rows again and goes on from its newest checkpoint. So a resumed search, a killed worker
 and a trial that was paused are one case.

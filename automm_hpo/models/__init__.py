@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,17 +11,18 @@ import torch
 
 from ..config import FIELDS, Config, keys_marked
 from ..data.features import Features
-from ..data.images import ImageSpec
 from ..data.text import TextSpec
 from ..errors import InvalidHyperparameter
 from ..sections import Mark, Section
 from . import peft, tabular, text, timm_image
 from .backbone import Backbone
 from .fusion import FusionMlp, Only, TableModel
+from .text import text_spec
+from .timm_image import image_spec
 
 __all__ = [
     "ARCHITECTURE_KEYS", "Backbone", "GEOMETRY_KEYS", "MODELS", "MODEL_KEYS", "SIZE_KEYS", "TEXT_KEYS", "TableModel", "TextSpec", "build_model", "can_read",
-    "check_model", "fetch_weights", "image_spec", "is_pretrained", "architecture", "text_spec", "used_groups", "used_models",
+    "check_model", "fetch_weights", "has_say", "image_spec", "is_pretrained", "architecture", "text_spec", "used_groups", "used_models",
 ]  # fmt: skip
 
 # all values that these take are known before a search
@@ -122,6 +123,11 @@ def used_groups(configs: Iterable[Config], features: Features) -> set[str]:
     return {name for names in used for name in (*names, *(["fusion_mlp"] if len(names) > 1 else []))}
 
 
+def has_say(key: str, groups: Collection[str]) -> bool:
+    """Whether a hyperparameter is of the optimizer, say, or of one of these groups of ``model.*``."""
+    return not key.startswith("model.") or key.split(".")[1] in ("names", *groups)
+
+
 def build_model(
     config: Config, features: Features, num_outputs: int, load_weights: bool = True, sources: Mapping[str, Mapping[str, Any]] | None = None
 ) -> TableModel:
@@ -154,16 +160,6 @@ def architecture(config: Config) -> dict[str, Any]:
 def is_pretrained(config: Config, features: Features) -> bool:
     """Whether one of the models used begins from published weights."""
     return any(MODELS[name].is_pretrained(config) for name in used_models(config, features))
-
-
-def image_spec(config: Config) -> ImageSpec:
-    """Size, interpolation and crop that the config's image model wants; the model is not built."""
-    return timm_image.image_spec(config)
-
-
-def text_spec(config: Config) -> TextSpec:
-    """Tokenizer and length that the config's text model wants."""
-    return text.text_spec(config)
 
 
 def check_model(config: Config, features: Features | None = None) -> None:

@@ -103,6 +103,7 @@ def build(config: Config, features: Features, load_weights: bool, described: Map
 
 
 def text_spec(config: Config) -> TextSpec:
+    """Tokenizer and length that the config's text model wants."""
     own = config.model.hf_text
     return TextSpec(own.checkpoint_name, own.most_tokens)
 

@@ -102,6 +102,7 @@ def build(config: Config, features: Features, load_weights: bool, described: Map
 
 
 def image_spec(config: Config) -> ImageSpec:
+    """Size, interpolation and crop that the config's image model wants; the model is not built."""
     own = config.model.timm_image
     return _source(own.checkpoint_name).image_spec(own)
 

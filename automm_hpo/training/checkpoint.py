@@ -145,10 +145,10 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
         # the fused optimizers walk raw memory: a state must lie in memory the way its weight does
         slots.setdefault(int(index), {})[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
     state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
-    if stored.get("scaler"):
+    if stored["scaler"]:
         state.scaler.load_state_dict(stored["scaler"])
     for name in POSITION:
-        value = stored["position"].get(name, 0)
+        value = stored["position"][name]
         setattr(state, name, -math.inf if value is None else value)
     result = result_from_json(stored["result"])
     state.segment = result.segment

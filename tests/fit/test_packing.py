@@ -57,6 +57,12 @@ def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, 
     assert plans["auto"][0] == 1
 
 
+@pytest.fixture(autouse=True)
+def no_ray_seen(monkeypatch):
+    """Other tests may have left one running in this process, which has no GPU."""
+    monkeypatch.setattr("automm_hpo.hpo.cluster.sys", SimpleNamespace(modules={}))
+
+
 @pytest.mark.parametrize(("kernel_seconds", "count"), [(1e-6, 8), (1e3, 1), (0.0, 1)], ids=["hardly busy", "busy", "the profiler saw nothing"])
 def test_trials_share_a_gpu_by_what_the_profiler_saw(small, here, fast, monkeypatch, kernel_seconds, count):
     @contextmanager
@@ -111,7 +117,6 @@ def test_a_trial_without_a_gpu_does_not_use_one(small, here, fast):
 
 
 def test_trials_go_by_the_gpus_of_the_search_and_not_of_the_machine(small, here, fast, monkeypatch):
-    monkeypatch.setattr("automm_hpo.hpo.cluster.sys", SimpleNamespace(modules={}))
     monkeypatch.setattr("automm_hpo.hpo.settings.os.sched_getaffinity", lambda process: range(16))
     with pretend_gpu(num_gpus=8):
         assert num_parallel(_plan(small[0], fast, hyperparameters={"env.num_gpus": 2}).search) == 2

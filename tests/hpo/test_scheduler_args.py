@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 
@@ -11,14 +10,13 @@ from automm_hpo.hpo.scheduler_args import (
     LIVE_KEYS,
     SCHEDULER_ALIASES,
     SCHEDULER_ARGS,
-    SchedulerName,
     canonical_scheduler,
     check_scheduler,
     check_scheduler_args,
 )
 from automm_hpo.space import Choice, Float, Normal
 
-NAMES = get_args(SchedulerName)
+NAMES = tuple(SCHEDULER_ARGS)
 LIVE_SPACE = {"optim.lr": Float(1e-4, 1e-1, log=True), "optim.weight_decay": Float(0, 0.1)}
 
 
@@ -32,7 +30,6 @@ def refused(function, *arguments) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_in_any_case(name):
     assert {canonical_scheduler(spelling) for spelling in (name, name.lower(), name.upper(), f" {name} ")} == {name}
-    assert name in SCHEDULER_ARGS
 
 
 @pytest.mark.parametrize(

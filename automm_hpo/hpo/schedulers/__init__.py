@@ -17,7 +17,6 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialScheduler
 
 from ...space import SearchSpace
-from ..result_keys import SCORE, TIME_ATTR
 from ..settings import TuneSettings
 from .given import check_given_scheduler, wrap_given_scheduler
 from .halving import ASHA, BOHB, HyperBand
@@ -25,7 +24,7 @@ from .plan import SchedulerPlan
 from .policies import Bandit, Median, Policy, Truncation
 from .population import PBT
 
-__all__ = ["SCHEDULERS", "SCORE", "TIME_ATTR", "SchedulerPlan", "build_scheduler", "check_given_scheduler"]
+__all__ = ["SCHEDULERS", "build_scheduler", "check_given_scheduler"]
 
 
 def build_scheduler(settings: TuneSettings, space: SearchSpace, max_epochs: float, warmup_epochs: float, seed: int) -> TrialScheduler:
