@@ -185,8 +185,7 @@ class MultiModalPredictor:
         if plan.start is None and not plan.resuming:
             self._say_it_begins_anew()
         artifact, interruption = run_fit(plan, self.verbosity, call.tracking)
-        if plan.start is not None:
-            self._target = self._target.begun_with(plan.start)
+        self._target = self._target.begun_with(plan.start)
         self._adopt(artifact, plan.path)
         interruption.reraise()
         return self

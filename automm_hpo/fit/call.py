@@ -91,21 +91,20 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         folder, resuming = plan_path(call.save_path, call.resume)
     with problems.gather():
         check_finishing(call.ensemble_size, call.refit)
-    layers, tune_kwargs, start, given, own = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None, target, Data()
+    layers, tune_kwargs, start = (*layers, call.hyperparameters), call.hyperparameter_tune_kwargs, None
     if call.start_from is not None:
         problems.raise_any()  # its folder must be known
         start = read_start(call.start_from, folder / "search")
-        target, layers = given.begun_with(start), (start.hyperparameters(call.presets), *layers, start.origin)
+        layers = (start.hyperparameters(call.presets), *layers, start.origin)
+    wanted, own = target.begun_with(start), Data()  # with which the data are checked even where the hyperparameters are wrong
     with problems.gather():
         search = plan_search(layers, tune_kwargs, call.presets, start=start)
-        own = search.config.data
-        target = given.searched_by(search.settings)
-        target = target if start is None else target.begun_with(start)
+        wanted, own = target.searched_by(search.settings).begun_with(start), search.config.data
         if not is_searching(call.presets):
             check_ensemble(call.ensemble_size, search)
     with problems.gather():
         data = plan_data(
-            target, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"], own, start
+            wanted, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"], own, start
         )
     problems.raise_any()
     deadline = None if call.time_limit is None else called + float(call.time_limit)
@@ -120,18 +119,11 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)
     after, seed = {"ensemble_size": call.ensemble_size, "refit": call.refit}, int(call.seed)
-    again = {
-        **numbers,
-        **after,
-        "presets": call.presets,
-        "tracking": call.tracking,
-        "column_types": call.column_types,
-        "start_from": start and str(start.folder),
-    } | stored_search(search, tune_kwargs, data)
     chosen = chosen_resolution(search)
     if encoders.score_names:
         chosen[WORDS_LIMIT] = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
-    identity = plan_identity(data, search, encoders, seed, {"target": target.to_json(), "fit": again, "chosen": chosen}, after, start)
+    arguments = {**numbers, **after, **stored_arguments(call, search, data, start)}
+    identity = plan_identity(data, search, encoders, seed, {"target": wanted.to_json(), "fit": arguments, "chosen": chosen}, after, start)
     plan = FitPlan(folder, data, search, encoders, seed, identity, resuming, deadline, call.ensemble_size, call.refit, start)
     check_quota(plan)
     if stored is not None:
@@ -172,17 +164,20 @@ def plan_identity(
     return SearchIdentity.of(fingerprint, changeable | dict(limits), call)
 
 
-def stored_search(search: SearchPlan, tune_kwargs: Mapping[str, Any] | str | None, data: DataPlan) -> dict[str, Any]:
-    """The hyperparameters and tune kwargs of a call as JSON holds them; ``unstorable`` says why it cannot."""
+def stored_arguments(call: FitCall, search: SearchPlan, data: DataPlan, start: Start | None) -> dict[str, Any]:
+    """The arguments of a call that are no numbers, as JSON holds them; ``unstorable`` says why it cannot hold the hyperparameters."""
+    others = {"presets": call.presets, "tracking": call.tracking, "column_types": call.column_types, "start_from": start and str(start.folder)}
     objects = [metric.name.removeprefix(OBJECT) for metric in (data.eval_metric, data.validation_metric) if metric.is_object]
     if objects:
-        return {"unstorable": f"its metric {objects[0]} is a scorer object"}
+        return others | {"unstorable": f"its metric {objects[0]} is a scorer object"}
+    tune_kwargs = call.hyperparameter_tune_kwargs
     if isinstance(tune_kwargs, Mapping) and search.settings.warm_start:  # absolute: it may go on from another folder
         tune_kwargs = {**tune_kwargs, "warm_start": search.settings.warm_start}
     try:
-        return {"hyperparameters": dict(search.given), "space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
+        searched = {"space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
     except (InvalidSpace, TypeError, ValueError) as problem:
-        return {"unstorable": str(problem)}
+        return others | {"unstorable": str(problem)}
+    return others | {"hyperparameters": dict(search.given)} | searched
 
 
 def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

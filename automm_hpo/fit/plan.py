@@ -44,12 +44,14 @@ class Target:
         metrics = {name: getattr(self, name) for name in ("eval_metric", "validation_metric")}
         return asdict(self) | {name: find_metric(metric, name).name if metric is not None else None for name, metric in metrics.items()}
 
-    def begun_with(self, start: Start) -> Self:
-        """The same, with what the predictor that a fit begins with knows of it.
+    def begun_with(self, start: Start | None) -> Self:
+        """The same, with what the predictor that a fit begins with, if it does, knows of it.
 
         Raises:
             InvalidArgument: the user said something else.
         """
+        if start is None:
+            return self
         problem, artifact = start.artifact.problem, start.artifact
         for name, given, own in (("label", self.label, problem.label), ("problem_type", self.problem_type, problem.problem_type)):
             if given is not None and given != own:
