@@ -62,14 +62,23 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
     return settings.model_copy(update={"num_trials": min(num_trials, grid_size(space) or 1) if is_tried_once(settings, space) else num_trials})
 
 
-def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
-    """Whether the search is over when it has tried every point: a second trial of one would be the first again.
+def repeats_nothing(settings: TuneSettings, space: SearchSpace) -> bool:
+    """Whether no point is trained twice: a second trial of one would be the first again, for all trials of a search have one seed.
 
     A population may begin with equal values, ``grid_search`` goes round as often as it is asked to, and an object that proposes may want to repeat.
     """
     proposes = isinstance(settings.searcher, str) or is_sampler(settings.searcher)
-    drawn = not exhaustive_keys(space) and not computed_keys(space)
-    return proposes and drawn and settings.scheduler not in POPULATIONS and (grid_size(space) or MOST_POINTS + 1) <= MOST_POINTS
+    return proposes and settings.scheduler not in POPULATIONS and not exhaustive_keys(space) and not computed_keys(space)
+
+
+def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
+    """Whether the search is over when it has tried every point."""
+    return repeats_nothing(settings, space) and can_be_tried(space)
+
+
+def can_be_tried(space: SearchSpace) -> bool:
+    """Whether a search could try every point there is."""
+    return (grid_size(space) or MOST_POINTS + 1) <= MOST_POINTS
 
 
 def _default_num_trials(settings: TuneSettings, space: SearchSpace) -> int:

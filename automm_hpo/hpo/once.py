@@ -1,4 +1,4 @@
-"""Each point of a finite space is tried once (``job.is_tried_once`` says where): all trials of a search have one seed."""
+"""No point is tried twice (``job.repeats_nothing`` says where): all trials of a search have one seed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from ray.tune.search import Searcher
 
-from ..space import Point, RawProposal, SearchSpace, grid_point, grid_size, point_of
-from .job import is_tried_once
+from ..space import Point, RawProposal, SearchSpace, draw_space, grid_point, grid_size, point_of
+from .job import can_be_tried, repeats_nothing
 from .searchers import OwnSearcher, Points, build_searcher
 from .settings import TuneSettings
 
 NUM_ASKED = 5  # times for one trial, while what a searcher proposes has been tried; then it is given a point that has not
+NUM_DRAWN = 100  # points of a space too large to go through, to find one that has not been tried
 
 
 class Once(OwnSearcher):
@@ -21,6 +22,8 @@ class Once(OwnSearcher):
 
     Everything it was asked for is answered; a repetition of what still runs, when that has ended. Told of its repetitions, TPE found
     better points than where they were forgotten, or trained (``benchmarks/repeated_points.py``).
+
+    Ranges seldom repeat. What does is a branch of a conditional space that has one point, or few: half of a search can be of these.
     """
 
     def __init__(self, inner: OwnSearcher) -> None:
@@ -44,12 +47,18 @@ class Once(OwnSearcher):
                 self.inner._tell(asked, score)
             else:
                 self.waiting[point].append(asked)
-        points = (grid_point(self.space, index) for index in range(grid_size(self.space) or 0))
-        left = [point for point in points if point_of(self.space, point) not in self.scores]
-        if not left:
-            return Searcher.FINISHED
-        chosen = left[np.random.default_rng([self.seed, self.num_proposed]).integers(len(left))]
-        return self._adopt(trial_id, self._ask(chosen)[0], chosen)
+        chosen = self._untried()
+        return Searcher.FINISHED if chosen is None else self._adopt(trial_id, self._ask(chosen)[0], chosen)
+
+    def _untried(self) -> RawProposal | None:
+        """A point at random that has not been tried; None where all have. Of a space too large to go through one that has, if chance finds no other."""
+        rng = np.random.default_rng([self.seed, self.num_proposed])
+        if can_be_tried(self.space):
+            points = (grid_point(self.space, index) for index in range(grid_size(self.space) or 0))
+            left = [point for point in points if point_of(self.space, point) not in self.scores]
+            return left[rng.integers(len(left))] if left else None
+        drawn = [draw_space(self.space, int(rng.integers(2**32)), 0) for _ in range(NUM_DRAWN)]
+        return next((point for point in drawn if point_of(self.space, point) not in self.scores), drawn[0])
 
     def _ask(self, given: RawProposal | None) -> tuple[str, RawProposal | str | None]:
         self.num_asked += 1
@@ -79,4 +88,4 @@ def build_proposer(settings: TuneSettings, space: SearchSpace, seed: int, first_
         earlier: see ``build_searcher``.
     """
     searcher = build_searcher(settings, space, seed, first_points, *earlier)
-    return Once(searcher) if is_tried_once(settings, space) else searcher
+    return Once(searcher) if repeats_nothing(settings, space) else searcher

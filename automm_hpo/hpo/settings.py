@@ -82,8 +82,8 @@ class TuneSettings(Section):
     """Who ends weak trials early, by name (``scheduler_args.py``: ``FIFO`` nobody, ``ASHA``, ``HyperBand``, ``median``, ``bandit``, ``PBT``, ...), or a
     Ray ``TrialScheduler``."""
     num_trials: PositiveInt | None = None
-    """Configurations to try; None: 10, or the whole grid where there is one (the searcher ``grid``, or ``grid_search`` in the space). Of a space of
-    choices and steps no point is tried twice, so that a search has no more trials than its space has points."""
+    """Configurations to try; None: 10, or the whole grid where there is one (the searcher ``grid``, or ``grid_search`` in the space). No point is
+    tried twice, so that a search has no more trials than its space, if it is of choices and steps, has points."""
     num_to_keep: PositiveInt = 3
     """Best epochs whose weights each running trial keeps."""
     keep_trials: PositiveInt | None = None

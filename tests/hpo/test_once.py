@@ -1,5 +1,8 @@
 """A point of a finite space is proposed once, whoever proposes; and whoever was asked is answered."""
 
+from collections import Counter
+
+import optuna
 import pytest
 from ray.tune.search import Searcher
 
@@ -55,6 +58,35 @@ def test_every_searcher_goes_through_all_points_and_ends(name):
 def test_the_points_of_all_branches(name):
     found = proposals(Once(SEARCHERS[name](CONDITIONAL, {}, 0, [])))
     assert len(found) == len({point_of(CONDITIONAL, proposal) for proposal in found}) == 6
+
+
+RANGED = {
+    "kind": Branches(
+        (Branch({"kind": "svc"}, {"c": spaces.loguniform(1e-3, 1e3)}), Branch({"kind": "tree"}, {"depth": spaces.randint(1, 4)}), Branch({"kind": "none"}, {}))
+    )
+}
+
+
+@pytest.mark.parametrize("searcher", ["random", "bayes", optuna.samplers.TPESampler(seed=0)], ids=["random", "bayes", "a sampler"])
+def test_branches_with_few_points_beside_one_with_a_range(searcher):
+    proposer, found = build_proposer(TuneSettings(searcher=searcher), RANGED, 0, []), []
+    for trial in range(40):
+        found.append(proposer.suggest(str(trial)))
+        proposer.on_trial_complete(str(trial), {METRIC: float(found[-1]["kind"])})  # the one without a range is the best
+    kinds = Counter(proposal["kind"] for proposal in found)
+    assert kinds[0] == 40 - kinds[1] - kinds[2] and kinds[1] <= 3 and kinds[2] == 1
+    assert len({point_of(RANGED, proposal) for proposal in found}) == 40
+
+
+def test_a_space_too_large_to_go_through_is_never_over(monkeypatch):
+    monkeypatch.setattr("automm_hpo.hpo.job.MOST_POINTS", 8)
+    space = {"x": spaces.randint(0, 9)}
+    proposer, found = Once(Stubborn(space)), []
+    for trial in range(12):
+        found.append(proposer.suggest(str(trial))["x"])
+        proposer.on_trial_complete(str(trial), {METRIC: 1.0})
+    assert len(set(found[:9])) == 9  # then repeated, for nobody has counted
+    assert len(proposer.inner.told) == 1 + 11 * NUM_ASKED + 11
 
 
 def test_options_that_are_alike_are_one_point():
