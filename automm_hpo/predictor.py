@@ -162,7 +162,7 @@ class MultiModalPredictor:
             AllTrialsFailed: no trial ended with a score.
         """
         call = FitCall(
-            presets=presets or self._presets,
+            presets=self._presets if presets is None else presets,
             max_num_tuning_data=max_num_tuning_data,
             time_limit=time_limit,
             save_path=self._fit_path if save_path is None else save_path,
@@ -250,7 +250,8 @@ class MultiModalPredictor:
 
         Args:
             data: as for ``predict``, with the label column.
-            metrics: names, or scorers of scikit-learn; None is the predictor's eval_metric.
+            metrics: names, or scorers of scikit-learn; None is the predictor's eval_metric. With ``data.image.missing_value_strategy="skip"`` they are
+                of the rows whose images can be read, and a line says how many are not.
             return_pred: also give the predictions.
 
         Raises:
@@ -286,6 +287,7 @@ class MultiModalPredictor:
         table, own_folder = load_table(data, "data", artifact.encoders.columns)
         encoded = artifact.encoders.transform(table, folder or own_folder, report=self._say)
         logits, bad = _in_parts(encoded, artifact.encoders, artifact.config, artifact.logits, list(table.index))
+        self._say_what_is_missing(bad, table)
         return table, logits if len(table) else torch.zeros(0, artifact.problem.num_outputs), bad
 
     @usual_torch()
@@ -308,16 +310,18 @@ class MultiModalPredictor:
         """
         known = self._artifact or self._embedder
         table, folder = load_table(data, "data", known.encoders.columns if known else None)
-        if self._artifact is None and self._target.problem_type == FEATURE_EXTRACTION:
-            if self._embedder is None:
-                self._embedder = Embedder.build(*plan_embedding(self._layers, table, folder, self.label, self._say))
-            embedder = self._embedder
+        is_untrained = self._artifact is None and self._target.problem_type == FEATURE_EXTRACTION
+        if is_untrained:
+            embedder = self._embedder or Embedder.build(*plan_embedding(self._layers, table, folder, self.label, self._say))
         else:
             artifact = self._fitted
             first = artifact.members[0]
             embedder = Embedder(artifact.config, artifact.encoders, first.predicting or first.model)
         encoded = embedder.encoders.transform(table, folder, report=self._say)
         found, bad = _in_parts(encoded, embedder.encoders, embedder.config, embedder.embed, list(table.index))
+        self._say_what_is_missing(bad, table)
+        if is_untrained:
+            self._embedder = embedder  # not where the first call failed: then the next one decides
         embedding = found.numpy() if len(table) else np.zeros((0, embedder.num_features), np.float32)
         embedding[_rows(bad, len(table))] = np.nan
         return pd.DataFrame(embedding, index=table.index) if as_pandas else embedding
@@ -327,6 +331,11 @@ class MultiModalPredictor:
         stored, given = stored_metric(self._fitted.eval_metric), self._target.eval_metric
         found = stored if given in (None, stored.name) else find_metric(given)
         return found if found.name == stored.name else stored
+
+    def _say_what_is_missing(self, bad: list[BadImage], table: pd.DataFrame) -> None:
+        if bad:
+            rows = int(_rows(bad, len(table)).sum())
+            self._say(f"{rows:,} of {len(table):,} rows have no answer, and count in no score: {describe(bad, list(table.index))}")
 
     def _say(self, line: str) -> None:
         """Once: predict, predict_proba and evaluate of the same rows have the same to say."""
@@ -438,6 +447,8 @@ class MultiModalPredictor:
 
     def __repr__(self) -> str:
         if self._artifact is None:
+            if self._target.problem_type == FEATURE_EXTRACTION:
+                return f"MultiModalPredictor(problem_type={FEATURE_EXTRACTION!r})"
             return f"MultiModalPredictor(label={self.label!r}, not fitted)"
         metric, summary = self._artifact.validation_metric, self._artifact.summary
         return f"MultiModalPredictor(label={self.label!r}, {self.problem_type}, validation {metric} {number_text(summary[f'val_{metric}'])}, {self.path})"
@@ -445,6 +456,8 @@ class MultiModalPredictor:
     @property
     def _fitted(self) -> Artifact:
         if self._artifact is None:
+            if self._target.problem_type == FEATURE_EXTRACTION:
+                raise NotFitted("this predictor is for feature_extraction: it gives extract_embedding, and predicts nothing")
             raise NotFitted("this predictor has not been fitted; call fit, or MultiModalPredictor.load(path)")
         return self._artifact
 
@@ -535,7 +548,9 @@ def _in_parts(
         bad += unread
         parts.append(function(cache))
     if bad and own.missing_value_strategy != "skip":
-        raise BadImages(describe(bad, labels) + " To get missing predictions for such rows, fit with data.image.missing_value_strategy='skip'.")
+        raise BadImages(
+            describe(bad, labels) + " With the hyperparameter data.image.missing_value_strategy='skip' such rows are missing in the answer."
+        )
     return torch.cat(parts) if parts else torch.zeros(0), bad
 
 

@@ -186,7 +186,10 @@ def check_preset(name: Any) -> None:
         InvalidArgument: there is no such preset.
     """
     if name is not None and (not isinstance(name, str) or name not in PRESETS):
-        raise InvalidArgument(f"presets: expected one of {', '.join(PRESETS)}, or None, got {name!r}.{did_you_mean(str(name), PRESETS)}")
+        expected = f"presets: expected one of {', '.join(PRESETS)}, or None"
+        if not isinstance(name, str):
+            raise InvalidArgument(f"{expected}, got {type(name).__name__}. Rows to validate on are tuning_data=...")
+        raise InvalidArgument(f"{expected}, got {name!r}.{did_you_mean(name, PRESETS)}")
 
 
 def resolve_preset(name: str | None, occasion: Occasion) -> Preset:

@@ -147,7 +147,7 @@ def test_two_image_columns_of_which_one_may_be_missing(small, here, fast):
     assert len(predictor.predict(table.head(5))) == 5
 
 
-def test_skipping_gives_a_missing_prediction_for_exactly_the_bad_rows(small, here, fast):
+def test_skipping_gives_a_missing_prediction_for_exactly_the_bad_rows(small, here, fast, capsys):
     table = small[0].copy()
     table.loc[table.index[3], "image"] = "nowhere.png"
     predictor = quick_fit(table, here, fast | {"data.image.missing_value_strategy": "skip"})
@@ -158,7 +158,9 @@ def test_skipping_gives_a_missing_prediction_for_exactly_the_bad_rows(small, her
     rest = test.drop(index=test.index[[2, 5]])
     assert (predicted.dropna() == predictor.predict(rest)).all()
     assert predictor.predict_proba(test).isna().all(axis=1).sum() == 2
+    predictor.set_verbosity(1)
     assert np.isfinite(predictor.evaluate(test)["accuracy"])
+    assert "2 of 100 rows have no answer, and count in no score: " in capsys.readouterr().out
 
 
 def test_the_random_state_of_the_process_is_left_alone(small, here, fast):
@@ -171,9 +173,11 @@ def test_the_random_state_of_the_process_is_left_alone(small, here, fast):
     assert states == [random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()]
 
 
-def test_tuning_data_and_its_limit(small, here, fast):
-    predictor = MultiModalPredictor(label="label", verbosity=0)
-    predictor.fit(small[0], tuning_data=small[1], max_num_tuning_data=30, hyperparameters=fast, save_path=here / "run", tracking=None)
+def test_tuning_data_and_its_limit(small, here, fast, capsys):
+    predictor, valid = MultiModalPredictor(label="label", verbosity=1), pd.concat([small[1], small[0].head(20)]).tail(60)
+    predictor.fit(small[0], tuning_data=valid, max_num_tuning_data=30, hyperparameters=fast, save_path=here / "run", tracking=None)
+    both = valid.sample(30, random_state=0).index.isin(small[0].index[:20]).sum()
+    assert f"{both} of the 30 rows to validate on are equal to rows to train on" in capsys.readouterr().out
     assert round(predictor.fit_summary()["val_accuracy"] * 30, 6).is_integer()
 
 
@@ -557,17 +561,28 @@ def test_embeddings_without_a_fit(mixed, here, fast, reader_folder, capsys):
     assert not list(here.iterdir())
     first = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters)
     assert np.allclose(first.extract_embedding(mixed[["title", "body", "age"]].head(1)), texts[[0]], atol=1e-5)  # of one row, every column is constant
-    assert "not read by a pretrained model: 'age' (constant)" in capsys.readouterr().out
+    assert "'age'    null              constant" in capsys.readouterr().out
     assert np.allclose(first.extract_embedding(mixed.head(5)), texts[:5], atol=1e-5)
     pictures_alone = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters | {"model.names": ["timm_image"]})
     assert np.allclose(pictures_alone.extract_embedding(mixed[["image", "title"]].head(5)), images[:5], atol=1e-5)
-    assert "'title' (text, for which model.names has no model)" in capsys.readouterr().out
+    assert "null              text, for which model.names has no model" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected images or texts, got 'age' "):
         MultiModalPredictor(problem_type="feature_extraction").extract_embedding(mixed[["age"]])
     with pytest.raises(NotImplementedError, match="call extract_embedding"):
         predictor.fit(mixed)
     with pytest.raises(RuntimeError, match="has not been fitted"):
         MultiModalPredictor("label").extract_embedding(mixed)
+    with pytest.raises(RuntimeError, match="is for feature_extraction: it gives extract_embedding"):
+        predictor.predict(mixed)
+    assert repr(predictor) == "MultiModalPredictor(problem_type='feature_extraction')"
+
+
+def test_an_embedding_that_failed_decides_nothing(mixed, reader_folder, here):
+    hyperparameters = {"model.timm_image.checkpoint_name": "test_resnet", "model.timm_image.pretrained": False, "model.hf_text.checkpoint_name": reader_folder}
+    predictor = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters, verbosity=0)
+    with pytest.raises(ValueError, match="no such file"):
+        predictor.extract_embedding(mixed[["image"]].head(3).assign(image=["nowhere.png"] * 3))
+    assert len(predictor.extract_embedding(mixed[["title"]].head(5))) == 5
 
 
 def test_unknown_categories_and_missing_numbers_are_told(mixed, here, fast, capsys):

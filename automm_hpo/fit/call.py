@@ -216,7 +216,7 @@ def plan_embedding(
     """What an untrained, pretrained model makes of a table's images and texts; it has nothing to say of the other columns.
 
     Args:
-        report: is told of columns that are not read.
+        report: is told what each column is taken for.
 
     Raises:
         InvalidData: there is neither an image nor a text column.
@@ -226,11 +226,11 @@ def plan_embedding(
     names = search.config.model.names
     readable = (*(IMAGE_TYPES if "timm_image" in names else ()), *(("text",) if "hf_text" in names else ()))
     columns = infer_readable(table, [label], folder, readable)
+    for line in columns.lines():
+        report(f"  {line}")
     others = ", ".join(f"{column!r} ({columns.reasons[column]})" for column in columns.of_type("null"))
     if not columns.used:
         raise InvalidData(f"no column that a pretrained model could read: expected images or texts, got {others or 'none'}")
-    if others:
-        report(f"not read by a pretrained model: {others}")
     geometry = cover([image_spec(search.config)], search.config.data.image.max_pixels)
     pictures = count_pictures(columns, table, folder, search.config.model.timm_image.max_image_num_per_column)
     encoders = fit_encoders(columns, table, search.config.data, geometry, pictures)

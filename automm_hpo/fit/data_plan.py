@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..config import Data
@@ -81,8 +82,26 @@ def plan_data(
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")
     if eval_metric.scorer is not None:
         undefined_on(eval_metric, problem, valid_target)  # whether it can be computed at all
-    note = "" if start is None else _what_it_knows(start, Split(train, folder), valid)
-    return DataPlan(Split(train, folder), valid, problem, columns, eval_metric, validation_metric, target.sample_weight, note)
+    return DataPlan(
+        Split(train, folder),
+        valid,
+        problem,
+        columns,
+        eval_metric,
+        validation_metric,
+        target.sample_weight,
+        valid_is_given=tuning_data is not None,
+        label_note=_may_be_classes(problem.encode(table[label])) if target.problem_type is None and problem.problem_type == "regression" else "",
+        start_note="" if start is None else _what_it_knows(start, Split(train, folder), valid),
+    )
+
+
+def _may_be_classes(values: np.ndarray) -> str:
+    """A hint, where the labels of a regression look like the numbers of classes."""
+    distinct = np.unique(values)
+    if 2 * len(distinct) > len(values) or (distinct % 1).any():
+        return ""
+    return f"{len(distinct):,} different whole numbers, taken for amounts; problem_type='multiclass' takes them for classes"
 
 
 def _what_it_knows(start: Start, train: Split, valid: Split) -> str:

@@ -101,8 +101,11 @@ class DataPlan:
     eval_metric: Metric
     validation_metric: Metric
     sample_weight: str | None = None
-    note: str = ""
-    """What the user should know of the rows."""
+    valid_is_given: bool = False
+    label_note: str = ""
+    """What the user may want to know of how the label was understood."""
+    start_note: str = ""
+    """And of the rows, where the fit begins with a predictor."""
 
     def digests(self, *splits: Split) -> np.ndarray:
         """``row_digests`` of the rows of some splits."""

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..artifact import Artifact, Member, load_artifact, load_summary, save_artifact
 from ..config import Config
@@ -235,10 +237,15 @@ def _announce(plan: FitPlan, session: Session) -> None:
         f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
         f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate | {find_device(search.config.env).type}"
     )
+    if data.label_note:
+        progress.say(f"  {data.problem.label!r}: {data.label_note}")
     if plan.start is not None:
         progress.say(f"  {plan.start.line}")
-        if data.note:
-            progress.say(f"  {data.note}", level=1)
+        if data.start_note:
+            progress.say(f"  {data.start_note}", level=1)
+    elif data.valid_is_given and (both := int(np.isin(data.digests(data.valid), plan.seen).sum())):
+        count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
+        progress.say(f"{count} are equal to rows to train on: if they are the same ones, the scores flatter", level=1)
     for line in data.columns.lines():
         progress.say(f"  {line}")
     models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()
