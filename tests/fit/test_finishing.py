@@ -73,7 +73,7 @@ class Searched:
     def run_trial(self, config: Config) -> None:
         data = self.plan.data
         train, valid = (open_cache(self.folder / "search" / "cache", name) for name in ("train", "valid"))
-        trial_data = TrialData(train, valid, data.problem, data.validation_metric, valid.target.numpy())
+        trial_data = TrialData.of(train, valid, data.problem, data.validation_metric)
         state = self.plan.models.state(config, 0, torch.device("cpu"))
         number = self.records.open_trial({}, {"optim.lr": config.optim.lr}, config.flat()).number
         folder = self.records.folder_of(number)

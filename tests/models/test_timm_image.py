@@ -16,6 +16,7 @@ from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavail
 from automm_hpo.models import build_model, check_model, fetch_weights, image_spec, timm_image
 
 IMAGES = Features(num_images=1)
+GEMMA = "gemma4_vit_167m_enc"  # of timm 1.0.31
 
 
 def config(**own) -> Config:
@@ -66,7 +67,9 @@ def test_normalisation_is_the_first_operation():
         ({"checkpoint_name": "test_vit", "image_size": 33}, "test_vit does not take 33 pixels"),
         ({"checkpoint_name": "vgg11", "drop_path_rate": 0.1}, "does not take"),
         ({"checkpoint_name": "mobilenetv5_300m_enc", "image_size": None}, "not one row a picture"),
-        ({"checkpoint_name": "gemma4_vit_167m_enc", "image_size": None}, "not one row a picture"),
+        pytest.param(
+            {"checkpoint_name": GEMMA, "image_size": None}, "not one row a picture", marks=pytest.mark.skipif(not timm.is_model(GEMMA), reason="a later timm's")
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused(own, message):
