@@ -548,9 +548,7 @@ def _in_parts(
         bad += unread
         parts.append(function(cache))
     if bad and own.missing_value_strategy != "skip":
-        raise BadImages(
-            describe(bad, labels) + " With the hyperparameter data.image.missing_value_strategy='skip' such rows are missing in the answer."
-        )
+        raise BadImages(describe(bad, labels) + " With the hyperparameter data.image.missing_value_strategy='skip' such rows are missing in the answer.")
     return torch.cat(parts) if parts else torch.zeros(0), bad
 
 

@@ -26,7 +26,7 @@ from ..hpo.progress import Progress
 from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.table import number_text, value_text
 from ..hpo.training_trial import Training, splits_closed
-from ..models import MODEL_KEYS, has_say, is_pretrained, used_groups
+from ..models import MODEL_KEYS, MODELS, has_say, is_pretrained, used_groups, used_models
 from ..process import Interruption
 from ..session import Session, trials_deadline
 from ..space import tuned_keys
@@ -277,6 +277,12 @@ def _notes(plan: FitPlan) -> Iterator[str]:
     methods = {method for method in values_of("optim.peft", search.config, search.space) if method is not None}
     if methods and not any(is_pretrained(config, plan.encoders.features) for config in candidate_configs(search.config, search.space, MODEL_KEYS)):
         yield f"optim.peft: {', '.join(sorted(methods))} is of no effect, no network begins from pretrained weights; all of them learn whole"
+    if plan.start is None:
+        configs = candidate_configs(search.config, search.space, (*MODEL_KEYS, "model.timm_image.trainable", "model.hf_text.trainable"))
+        used = [(name, config) for config in configs for name in used_models(config, plan.encoders.features)]
+        heads = {name for name, config in used if getattr(getattr(config.model, name), "trainable", "") == "head" and not MODELS[name].is_pretrained(config)}
+        for name in sorted(heads):
+            yield f"model.{name}.trainable='head' and no pretrained weights: what lies under the head stays as random as it begins"
     if device.type == "cpu" and "16-mixed" in values_of("env.precision", search.config, search.space):
         yield "env.precision: a processor has no float16 of its own, and is many times slower with '16-mixed' than with '32'"
     if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:
@@ -295,7 +301,7 @@ def _told(plan: FitPlan) -> dict[str, Any]:
         ("data.categorical.",): features.cardinalities,
         ("optim.lora.",): any(config.optim.adds_lora for config in candidate_configs(search.config, search.space, ("optim.peft",))),
     }
-    idle = tuple(prefix for prefixes, has_say in silent.items() if not has_say for prefix in prefixes)
+    idle = tuple(prefix for prefixes, wanted in silent.items() if not wanted for prefix in prefixes)
     tuned = tuned_keys(search.space)
     told = {key: value for key, value in search.config.flat().items() if key not in tuned and not key.startswith(idle) and has_say(key, models)}
     return told | dict(search.space)

@@ -9,11 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ray import tune
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.data import decoding
 from automm_hpo.data.images import decode_image
 from automm_hpo.errors import BadImages, InvalidArgument, TimeLimitTooShort
+from automm_hpo.fit.call import FitCall, plan_fit
+from automm_hpo.fit.plan import Target
+from automm_hpo.fit.run import _notes
 from automm_hpo.hpo.records import SearchRecords, Segment
 
 
@@ -145,3 +149,30 @@ def test_a_metric_that_goes_by_the_order_of_texts_says_so(here, capsys):
     ordered = table.astype({"grade": pd.CategoricalDtype(["low", "medium", "high"], ordered=True)})
     MultiModalPredictor("grade", eval_metric="quadratic_kappa", verbosity=1).fit(ordered, **options | {"save_path": "other"})
     assert "alphabet" not in capsys.readouterr().out
+
+
+def plan(table, hyperparameters, problem_type=None, **options):
+    return plan_fit(FitCall(hyperparameters=hyperparameters, **options), Target("label", problem_type, None, None), [], table, None)
+
+
+def test_a_head_on_a_random_backbone_is_told(small, here, fast):
+    assert not [*_notes(plan(small[0], fast))]
+    for trainable, kwargs in (("head", None), (tune.choice(["all", "head"]), "auto")):
+        [note] = _notes(plan(small[0], fast | {"model.timm_image.trainable": trainable}, hyperparameter_tune_kwargs=kwargs))
+        assert "what lies under the head stays as random as it begins" in note
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "told"),
+    [
+        ([row % 40 for row in range(200)], None, "40 different whole numbers, taken for amounts; problem_type='multiclass' takes them for classes"),
+        ([float(row % 3) for row in range(200)], None, "3 different whole numbers"),
+        ([row % 40 for row in range(200)], "regression", ""),
+        ([row % 40 for row in range(200)], "multiclass", ""),
+        ([row % 40 + 0.5 for row in range(200)], None, ""),
+        (list(range(200)), None, ""),
+    ],
+)
+def test_numbers_that_may_be_classes_are_told(small, here, fast, labels, problem_type, told):
+    note = plan(small[0].assign(label=labels), fast, problem_type=problem_type).data.label_note
+    assert note.startswith(told) and bool(note) == bool(told)
