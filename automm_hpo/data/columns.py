@@ -24,6 +24,7 @@ SAMPLE = 10
 MANY = 20  # columns, that nobody wants to read one by one
 MOSTLY_DISTINCT = 0.9  # share of different values
 ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b(?![./-])")  # of which nobody knows whether day or month comes first
+PATH_OR_URL = re.compile(r"\S+://\S+|(~|\.\.?)?/.+|[A-Za-z]:[\\/].+|[A-Za-z_][^\s/\\]*([/\\][^\s/\\]+)+")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "numerical", "all values parse as numbers"
     if all(_is_date(pd.Series(values, dtype=object)) for values in (sample, texts)):
         return "datetime", "all values parse as ISO 8601 dates"
-    hint = _what_they_may_be(texts, sample)
+    hint = _what_they_may_be(texts, sample, column.name)
     words, distinct = texts.map(lambda value: len(value.split())).mean(), num_distinct / len(texts)
     if words >= 3:
         return "text", f"three words or more on average{hint}"
@@ -193,14 +194,18 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     return "categorical", f"short strings{hint}"
 
 
-def _what_they_may_be(texts: pd.Series, sample: list[str]) -> str:
-    """A hint, where texts look like something that is read otherwise."""
+def _what_they_may_be(texts: pd.Series, sample: list[str], name: Hashable) -> str:
+    """A hint, where texts of the column of this name look like something that is read otherwise."""
     if all(map(ODD_DATE.match, sample)):
         return "; dates? pd.to_datetime(..., format=...) reads them"
     numbers = pd.to_numeric(texts, errors="coerce").notna()
     if numbers.mean() >= MOSTLY_NUMBERS:
         return f"; {numbers.sum()} of {len(texts)} are numbers, but not {texts[~numbers].iloc[0]!r}: make such missing (NaN), and it is a column of numbers"
-    return "; numbers? without signs and separators they are read as such" if all(map(ODD_NUMBER.fullmatch, sample)) else ""
+    if all(map(ODD_NUMBER.fullmatch, sample)):
+        return "; numbers? without signs and separators they are read as such"
+    if sum(PATH_OR_URL.fullmatch(value) is not None for value in sample) > len(sample) / 2:
+        return f"; it looks like paths or URLs, none that opens as an image (URLs are not fetched): column_types={{{name!r}: 'image_path'}} tells why"
+    return ""
 
 
 def _is_date(values: pd.Series) -> bool:

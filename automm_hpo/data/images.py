@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ EXIF_TURNS: dict[object, Image.Transpose] = {
 }
 MISSING = "missing"  # why there is no picture where the cell is empty
 SEPARATOR = ";"  # of the paths in a cell, as AutoMM has it
+URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -239,6 +241,10 @@ def check_file(path: str | os.PathLike[str]) -> os.stat_result:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
+        url = URL.match(os.fspath(path)) if isinstance(path, str) else None
+        if url:
+            instead = "give the path behind file://" if url[1].lower() == "file" else "download it and give the file's path"
+            raise UnreadableImage(f"URLs are not fetched; {instead}") from None
         raise UnreadableImage("no such file") from None
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImage("a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
@@ -303,8 +309,10 @@ def pictures_in(value: object, is_path: bool, folder: Path) -> list[object]:
 
 
 def resolve_path(value: object, folder: Path) -> str:
-    """An absolute path; an empty string where the value is missing."""
+    """An absolute path; an empty string where the value is missing, and an address of the web as it is."""
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    if isinstance(path, str) and URL.match(path):
+        return path
     # os.path's expanduser leaves "~x.png" alone where no user x exists; pathlib's raises
     return str(folder / os.path.expanduser(path)) if isinstance(path, str) and path else ""
 

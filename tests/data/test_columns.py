@@ -80,6 +80,10 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([np.str_("a.png"), np.str_("b.jpg")], "image_path", "2 of 2"),
         (pd.Series(["a.png", pd.NA], dtype="string"), "image_path", "1 of 1"),
         (["http://x/1.PNG", "http://x/2.jpeg"], "image_path", "end like image files"),
+        ([f"https://x/picture?id={i}" for i in range(40)], "null", "identifiers; it looks like paths or URLs, none that opens as an image"),
+        ([f"imgs/{i}" for i in range(40)], "null", "(URLs are not fetched): column_types={'x': 'image_path'} tells why"),
+        ([f"/data/my holiday pictures/{i}" for i in range(40)], "text", "; it looks like paths or URLs"),
+        ([f"{i}/05" for i in range(40)] * 2, "categorical", "short strings"),
         ([png(1), png(2)], "image_bytearray", "bytes"),
         ([b"a.png", b"b.jpg"], "image_bytearray", "bytes"),
         ([Image.new("L", (4, 4)), Image.new("RGB", (9, 4))], "image_bytearray", "PIL images or arrays"),
@@ -105,6 +109,7 @@ def test_inference(folder, values, kind, reason):
     found, why = kind_of(values, folder)
     assert found == kind
     assert reason in why
+    assert ("looks like paths" in why) == ("paths" in reason or "URLs" in reason)
 
 
 def test_a_few_pictures_among_unreadable_ones_are_still_a_picture_column(folder):

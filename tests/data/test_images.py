@@ -240,6 +240,7 @@ def test_cover_serves_every_spec():
         ("~nosuchuser/a.png", "/data/~nosuchuser/a.png"),
         ("a=b: ${oc.env:HOME}", "/data/a=b: ${oc.env:HOME}"),
         ("None", "/data/None"),
+        ("https://x/a.png", "https://x/a.png"),
         *((missing, "") for missing in ("", None, np.nan, b"a.png", 3)),
     ],
 )
