@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..errors import InvalidArgument, InvalidData, Problems, did_you_mean
 from ..problem import MOSTLY_NUMBERS, ODD_NUMBER
-from .images import EXTENSIONS, is_image_base64, is_several, opens_as_image, pictures_in, resolve_path
+from .images import EXTENSIONS, hint_of_tensor, is_image_base64, is_several, opens_as_image, pictures_in, resolve_path
 from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
@@ -169,7 +169,8 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     if all(is_image_base64(value) for value in sample):
         return "image_base64_str", "sampled values decode to images"
     if any(map(pd.api.types.is_list_like, cells)):  # as texts, numbers in brackets would be read
-        return "null", f"{type(cells[0]).__name__}: no model reads several values in a cell but pictures; give each a column of its own"
+        hint = next(filter(None, map(hint_of_tensor, cells)), "; give each a column of its own")
+        return "null", f"{type(cells[0]).__name__}: no model reads several values in a cell but pictures{hint}"
     if all(isinstance(value, DURATIONS) for value in present):
         return ("numerical", "durations") if present.nunique() > 1 else single
     # object: pandas' own strings cannot hold file names that are not UTF-8

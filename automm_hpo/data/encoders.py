@@ -19,7 +19,7 @@ from .categorical import UNKNOWN, CategoryEncoder, fit_categories
 from .columns import IMAGE_TYPES, ColumnTypes
 from .dates import DateEncoder, fit_dates
 from .features import Features
-from .images import Base64, ImageGeometry, ImageSource, is_long_base64, pictures_in, resolve_path
+from .images import Base64, ImageGeometry, ImageSource, hint_of_tensor, is_long_base64, pictures_in, reads_as_path, resolve_path
 from .ngrams import NgramScorer
 from .numerical import NumberEncoder, fit_numbers
 from .text import TextTokenizer, join_texts
@@ -308,7 +308,7 @@ def count_pictures(columns: ColumnTypes, table: pd.DataFrame, folder: Path, most
 def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[list[ImageSource]]:
     """What a column's cells say of where their pictures are; an empty string where one is missing.
 
-    A model that was trained on files can be given bytes, and the other way round; only what a text is, a path or base64, the column's type says.
+    A model that was trained on files can be given bytes or base64, and the other way round; what a text is where it could be both, the column's type says.
 
     Raises:
         InvalidData: a value is none of these.
@@ -319,20 +319,20 @@ def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[list[Imag
             return bytes(value)
         if isinstance(value, (Image.Image, np.ndarray)):
             return value
-        if isinstance(value, str) and (kind == "image_base64_str" or is_long_base64(value)):
+        if isinstance(value, str) and (not reads_as_path(value, folder) if kind == "image_base64_str" else is_long_base64(value)):
             return Base64(value) if value else ""
-        if isinstance(value, (str, os.PathLike)) and kind != "image_base64_str":
+        if isinstance(value, (str, os.PathLike)):
             return resolve_path(value, folder)
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return ""
-        raise TypeError(f"{type(value).__name__} {reprlib.repr(value)}")
+        raise TypeError(f"{type(value).__name__} {reprlib.repr(value)}{hint_of_tensor(value)}")
 
     cells: list[list[ImageSource]] = []
     for row, value in column.items():
         try:
             cells.append([source(picture) for picture in pictures_in(value, kind == "image_path", folder)])
         except TypeError as problem:
-            text = "base64 text" if kind == "image_base64_str" else "a path"
+            text = "base64 text, a path" if kind == "image_base64_str" else "a path"
             raise InvalidData(
                 f"column {column.name!r}, row {row!r}: expected an image as {text}, bytes, a PIL image or an array, or a list of such, got {problem}"
             ) from None

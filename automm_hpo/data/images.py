@@ -129,7 +129,8 @@ def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(f"not an image (of {', '.join(FORMATS)})") from None
+        nor = "neither an image in base64 nor a file that is there" if isinstance(source, Base64) and not is_image_base64(source) else "not an image"
+        raise UnreadableImage(f"{nor} (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
         raise UnreadableImage(f"{type(error).__name__}: {error}") from None
 
@@ -176,7 +177,7 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except ValueError as error:
-        raise UnreadableImage(f"no base64: {error}") from None
+        raise UnreadableImage(f"neither base64 nor a file that is there: {error}") from None
 
 
 def identify(source: ImageSource) -> tuple[object, ...]:
@@ -330,6 +331,20 @@ def opens_as_image(path: str) -> bool:
 def is_long_base64(value: str) -> bool:
     """Whether a text is the bytes of an image where a path is expected: no file's name is so long."""
     return value.startswith("data:image/") or (len(value) > LONGEST_NAME and is_image_base64(value))
+
+
+def reads_as_path(value: str, folder: Path) -> bool:
+    """Whether a text where base64 is expected is a path: it ends like one, as base64 never does, or is no image and there is such a file."""
+    if value.startswith("data:"):
+        return False
+    if value[-5:].lower().endswith(EXTENSIONS) or URL.match(value):
+        return True
+    return not is_image_base64(value) and os.path.lexists(resolve_path(value, folder))
+
+
+def hint_of_tensor(value: object) -> str:
+    """What a message adds where a cell holds a tensor, of PyTorch or another library."""
+    return "; .numpy() makes an array of a tensor, and (H, W, 3) uint8 values are read as a picture" if callable(getattr(value, "numpy", None)) else ""
 
 
 def is_image_base64(value: str) -> bool:

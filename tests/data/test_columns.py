@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from automm_hpo.data.columns import infer_columns
@@ -90,6 +91,8 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([np.zeros((4, 4), np.uint8), np.zeros((9, 4, 3), np.uint8)], "image_bytearray", "PIL images or arrays"),
         ([np.zeros((4, 4)), np.ones((4, 4))], "image_bytearray", "PIL images or arrays"),  # and refused when they are decoded
         ([np.zeros(9), np.ones(9)], "null", "ndarray: no model reads several values in a cell"),
+        ([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)], "null", "in a cell but pictures; .numpy() makes an array of a tensor"),
+        ([[torch.zeros(2)], [torch.ones(2)]], "null", "list: no model reads several values in a cell but pictures; give each"),
         (["10.0.0.1", "10.0.0.2", "10.0.0.1", "192.168.1.1"], "categorical", "short strings"),
         ([f"{number},34 €" for number in range(40)], "text", "hardly a value twice; numbers? without signs"),
         (pd.to_timedelta([1, 2, None], unit="s"), "numerical", "dtype timedelta64"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from automm_hpo.config import Data
 from automm_hpo.data.columns import ColumnTypes
@@ -41,11 +42,20 @@ def test_a_missing_value_is_an_empty_path(missing):
 @pytest.mark.parametrize("kind", ["image_path", "image_bytearray", "image_base64_str"])
 def test_a_model_of_files_takes_bytes_and_the_other_way_round(kind):
     picture, code = np.zeros((2, 2), np.uint8), "data:image/png;base64,iVBORw0KGgo="
-    given = [b"\x89PNG", bytearray(b"\xff\xd8"), picture, code] + ([] if kind == "image_base64_str" else [Path("a.png")])
+    given = [b"\x89PNG", bytearray(b"\xff\xd8"), picture, code, Path("a.png")]
     table = pd.DataFrame({"image": pd.Series(given, dtype=object)})
-    [[first], [second], [third], [fourth], *last] = Encoders({"image": kind}, ENCODERS.geometry).image_sources(table, Path("/"))
+    [[first], [second], [third], [fourth], [last]] = Encoders({"image": kind}, ENCODERS.geometry).image_sources(table, Path("/"))
     assert (first, second, third is picture, fourth, isinstance(fourth, Base64)) == (b"\x89PNG", b"\xff\xd8", True, code, True)
-    assert last == ([] if kind == "image_base64_str" else [["/a.png"]])
+    assert (last, isinstance(last, Base64)) == ("/a.png", False)
+
+
+def test_a_model_of_base64_takes_paths(tmp_path):
+    (tmp_path / "no_suffix").touch()
+    given = [Path("a.png"), "lost.PNG", "no_suffix", "https://x/1", "lost", "iVBORw0KGgo="]
+    table = pd.DataFrame({"image": pd.Series(given, dtype=object)})
+    found = [source for [source] in Encoders({"image": "image_base64_str"}, ENCODERS.geometry).image_sources(table, tmp_path)]
+    assert found == [f"{tmp_path}/a.png", f"{tmp_path}/lost.PNG", f"{tmp_path}/no_suffix", *given[3:]]
+    assert [isinstance(source, Base64) for source in found] == [False, False, False, False, True, True]
 
 
 @pytest.mark.parametrize("value", [3, {"path": "a.png"}], ids=lambda value: type(value).__name__)
@@ -56,6 +66,13 @@ def test_a_value_that_is_no_picture_is_refused_by_column_and_row(value):
         table.loc["r1", "image"] = None
         table.at["r1", "image"] = cell
         with pytest.raises(InvalidData, match=f"column 'image', row 'r1': {expected}, got {type(value).__name__}"):
+            Encoders({"image": "image_path"}, ENCODERS.geometry).image_sources(table, Path("/"))
+
+
+def test_a_tensor_is_told_how_it_becomes_a_picture():
+    for cell in (torch.zeros(3, 4, 4), [torch.zeros(3, 4, 4)]):
+        table = pd.DataFrame({"image": pd.Series([cell], dtype=object)})
+        with pytest.raises(InvalidData, match=r"(?s)got Tensor .*; \.numpy\(\) makes an array of a tensor"):
             Encoders({"image": "image_path"}, ENCODERS.geometry).image_sources(table, Path("/"))
 
 

@@ -313,8 +313,9 @@ def test_the_callers_picture_is_not_changed():
     [
         (b"", "no bytes"),
         (b"<html>", "not an image"),
-        (Base64("&&&"), "no base64"),
-        (Base64("PGh0bWw+"), "not an image"),
+        (Base64("&&&"), "^neither base64 nor a file"),
+        (Base64("PGh0bWw+"), "^neither an image in base64 nor a file"),
+        (Base64("data:image/png;base64,iVBORw0KGgo="), "^not an image"),
         (np.zeros((4, 4)), "uint8 values, got .* float64"),
         (np.zeros((0, 4), np.uint8), "uint8 values"),
         (np.zeros((4, 4, 2), np.uint8), "uint8 values"),
