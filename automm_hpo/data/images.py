@@ -181,13 +181,16 @@ def decode_base64(text: str) -> bytes:
 
 
 def identify(source: ImageSource) -> tuple[object, ...]:
-    """What tells a picture from another one, without decoding it: a file's path, size and time, or a hash of what is in memory."""
+    """What tells a picture from another one, without decoding it: a file's path, size and times, or a hash of what is in memory.
+
+    Of a file's two times, that of its last change of any kind cannot be set back, as copying and unpacking do with the other.
+    """
     if isinstance(source, str) and not isinstance(source, Base64):
         try:
             status = check_file(source)
         except UnreadableImage as problem:
             return source, -1, str(problem)
-        return source, status.st_size, status.st_mtime_ns
+        return source, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     match source:
         case str():
             content, kind = source.encode("utf-8", "replace"), "base64"

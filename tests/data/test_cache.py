@@ -122,13 +122,18 @@ def test_the_same_images_are_decoded_once_for_all_searches(paths, tmp_path, deco
     assert greys(stored) == [paths.index(row) for row in tables["train"].images]
 
 
-@pytest.mark.parametrize("change", ["file", "time", "side", "interpolation", "decoder"])
+@pytest.mark.parametrize("change", ["file", "time", "content of the same time", "side", "interpolation", "decoder"])
 def test_what_changes_the_pixels_decodes_again(paths, folder, tmp_path, monkeypatch, decoded, change):
     store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY)
     decoded.clear()
     geometry, first = GEOMETRY, 0
     if change == "file":
         Image.new("L", (90, 90), first := 99).save(tmp_path / "0.png")
+    elif change == "content of the same time":
+        status = os.stat(paths[5][0])
+        Path(paths[5][0]).write_bytes(Path(paths[6][0]).read_bytes())
+        os.utime(paths[5][0], ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert os.stat(paths[5][0]).st_size == status.st_size
     elif change == "time":
         os.utime(paths[0][0], ns=(1, 1))
     elif change == "decoder":
@@ -138,7 +143,7 @@ def test_what_changes_the_pixels_decodes_again(paths, folder, tmp_path, monkeypa
     store_cache(folder, "train", of_images(paths, TARGET), geometry)
     assert len(decoded) == NUM_ROWS
     stored = open_cache(folder, "train")
-    assert greys(stored)[0] == first
+    assert greys(stored)[:6] == [first, 1, 2, 3, 4, 6 if change == "content of the same time" else 5]
     assert stored.images.shape[2] == geometry.side
 
 
