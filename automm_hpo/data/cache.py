@@ -17,7 +17,7 @@ import torch
 from ..errors import BadImages
 from ..files import read_json, write_json
 from .batch import Pictures, TensorCache
-from .decoding import MAX_LISTED, BadImage, OnDemand, Watch, decode_all, describe, is_missing, is_path
+from .decoding import MAX_LISTED, BadImage, OnDemand, Watch, count_images, decode_all, describe, is_missing, is_path
 from .encoders import EncodedTable
 from .images import MISSING, ImageGeometry, ImageSource, identify, name_source
 from .pixels import ImageSet, Store, open_store, set_key
@@ -204,7 +204,7 @@ def _open_images(folder: Path, note: Mapping[str, Any] | None, places: np.ndarra
     store = open_store(images, folder, none_wanted, note["num_threads"], elsewhere=Path(note["folder"]))
     if not none_wanted(list(store.bad)):
         wanted = [f"{name_source(source)}: {store.bad[place]}" for place, source in enumerate(sources(), 1) if place in store.bad and (places == place).any()]
-        raise BadImages(f"{len(wanted)} images cannot be read on this machine: {'; '.join(wanted[:MAX_LISTED])}")
+        raise BadImages(f"{count_images(len(wanted))} cannot be read on this machine: {'; '.join(wanted[:MAX_LISTED])}")
     return Pictures(store.images, torch.from_numpy(places), images.key)
 
 

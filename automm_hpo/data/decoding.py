@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from ..errors import BadImages, TimeLimitTooShort
-from .images import Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, name_source
+from .images import URL, Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, name_source
 
-MAX_LISTED = 10
+MAX_LISTED = 10  # images, or reasons
+MAX_ROWS = 5  # of a reason
 SECONDS_BETWEEN_LOOKS = 0.1
 FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0  # of a decoding that takes long
 
@@ -138,7 +139,7 @@ class OnDemand:
             pixels[row] = image
 
         if bad := decode_all([[self.sources[place]] for place in places.tolist()], self.geometry, keep, self.num_threads, "zero"):
-            raise BadImages(f"{len(bad)} images could be read when the fit began, and no more: {'; '.join(map(str, bad[:MAX_LISTED]))}")
+            raise BadImages(f"{count_images(len(bad))} could be read when the fit began, and no more: {'; '.join(map(str, bad[:MAX_LISTED]))}")
         return torch.from_numpy(pixels)
 
 
@@ -168,11 +169,31 @@ def is_path(source: ImageSource | None) -> bool:
 
 
 def describe(bad: Sequence[BadImage], labels: Sequence[object] | None = None) -> str:
-    """The unreadable images in one sentence.
+    """The unreadable images in one sentence: those of a reason together, the most frequent one first.
 
     Args:
         labels: what the caller's table calls its rows.
     """
-    listed = "; ".join(f"row {image.row if labels is None else labels[image.row]!r}: {image}" for image in bad[:MAX_LISTED])
-    more = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
-    return f"{len(bad)} images cannot be read: {listed}{more}."
+    alike: dict[str, list[BadImage]] = {}
+    for image in bad:
+        alike.setdefault(image.reason, []).append(image)
+
+    def name(image: BadImage) -> str:
+        row = f"row {image.row if labels is None else labels[image.row]!r}"
+        # of what is in memory the reason says enough
+        return f"{row}: {image.path}" if os.path.isabs(image.path) or URL.match(image.path) else row
+
+    groups = []
+    for reason, images in sorted(alike.items(), key=lambda group: -len(group[1])):
+        names = ", ".join([name(image) for image in images[:MAX_ROWS]] + ["..."] * (len(images) > MAX_ROWS))
+        groups.append((len(images), f"({names}): {reason}"))
+    whole = f"{count_images(len(bad))} cannot be read"
+    if len(groups) == 1:
+        return f"{whole} {groups[0][1]}."
+    listed = "; ".join(f"{count} {group}" for count, group in groups[:MAX_LISTED])
+    more = sum(count for count, _ in groups[MAX_LISTED:])
+    return f"{whole}: {listed}{f'; and {more} more' if more else ''}."
+
+
+def count_images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"

@@ -163,7 +163,8 @@ def _pixels(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or not array.size:
-        raise UnreadableImage(f"expected (H, W), (H, W, 3) or (H, W, 4) uint8 values, got {array.shape} {array.dtype}")
+        hint = "; .transpose(1, 2, 0) puts the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4) else ""
+        raise UnreadableImage(f"expected (H, W), (H, W, 3) or (H, W, 4) uint8 values, got {array.shape} {array.dtype}{hint}")
     return np.ascontiguousarray(array)
 
 

@@ -170,7 +170,7 @@ def test_a_file_that_can_be_read_now_is_seen_though_nothing_shows_it_changed(pat
 
 def test_bad_images_of_both_splits_are_listed_by_the_callers_labels(paths, folder):
     tables = {"train": of_images([*paths[:5], ["/a.png"]], TARGET[:6]), "valid": of_images([["/b.png"]], TARGET[:1])}
-    with pytest.raises(BadImages, match=r"train: 1 images .* row 'f': /a.png.*\nvalid: 1 images .* row 'x': /b.png"):
+    with pytest.raises(BadImages, match=r"train: 1 image .*\(row 'f': /a.png\).*\nvalid: 1 image .*\(row 'x': /b.png\)"):
         store_caches(folder, tables, GEOMETRY, labels={"train": list("abcdef"), "valid": ["x"]})
 
 
@@ -179,7 +179,7 @@ def test_raise_lists_the_files(paths, folder, tmp_path):
     (tmp_path / "7.png").unlink()
     with pytest.raises(BadImages, match="'skip'") as raised:
         store_cache(folder, "train", of_images(paths, TARGET), GEOMETRY, "raise")
-    for text in ("2 images", f"{paths[3][0]}: an empty file", f"{paths[7][0]}: no such file"):
+    for text in ("2 images", f"{paths[3][0]}): an empty file", f"{paths[7][0]}): no such file"):
         assert text in str(raised.value)
 
 
@@ -196,7 +196,7 @@ def test_skip_drops_exactly_those_rows(paths, folder, tmp_path):
     assert stored.image_mask.shape == (147, 1)
     assert stored.image_mask.all()
     assert len(lines) == 1
-    for text in ("3 rows dropped from valid", paths[0][0], paths[77][0], "(no path): missing"):
+    for text in ("3 rows dropped from valid", paths[0][0], paths[77][0], "(row 149): missing"):
         assert text in lines[0]
 
 
@@ -207,7 +207,7 @@ def test_skip_of_several_images_a_row(paths, folder):
     store_cache(folder, "train", of_images(pairs, TARGET), GEOMETRY, "skip", report=lines.append)
     stored = open_cache(folder, "train")
     assert stored.batch(slice(5, 6)).images[0, :, 0, 0, 0].tolist() == [6, NUM_ROWS - 7]
-    assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: row 5: (no path): missing; row 5: /nowhere.png: no such file.")
+    assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: 1 (row 5): missing; 1 (row 5: /nowhere.png): no such file.")
 
 
 def test_skip_of_everything_is_refused(folder):
@@ -309,7 +309,7 @@ def test_with_zero_a_cell_may_be_empty_and_a_bad_file_may_not(paths, folder):
     stored = open_cache(folder, "train")
     assert stored.image_mask[:, 0].tolist() == [True, True, False, True, True, True]
     assert not stored.batch(slice(2, 3)).images.any()
-    with pytest.raises(BadImages, match=r"1 images.*no such file"):
+    with pytest.raises(BadImages, match=r"1 image .*no such file"):
         store_cache(folder, "train", mixed(6, [*paths[:5], ["/nowhere.png"]]), GEOMETRY, "zero")
 
 
@@ -362,7 +362,7 @@ def test_a_machine_that_cannot_read_an_image_says_so(paths, folder, tmp_path, mo
     monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "other"))
     Path(paths[7][0]).rename(tmp_path / "away.png")
     for _ in range(2):
-        with pytest.raises(BadImages, match=rf"1 images cannot be read on this machine: {paths[7][0]}: no such file"):
+        with pytest.raises(BadImages, match=rf"1 image cannot be read on this machine: {paths[7][0]}: no such file"):
             open_cache(folder, "train")
     (tmp_path / "away.png").rename(paths[7][0])
     assert greys(open_cache(folder, "train")) == list(range(NUM_ROWS))

@@ -118,12 +118,34 @@ def test_pictures_on_demand_are_the_pictures(tmp_path):
     assert store.shape == (6, 8, 8, 3)
     assert store.index_select(0, torch.tensor([5, 0, 1, 1]))[:, 3, 3, 0].tolist() == [14, 0, 10, 10]
     (tmp_path / "2.png").write_bytes(b"<html>")
-    with pytest.raises(BadImages, match=r"1 images could be read when the fit began, and no more: .*2\.png: not an image"):
+    with pytest.raises(BadImages, match=r"1 image could be read when the fit began, and no more: .*2\.png: not an image"):
         store.index_select(0, torch.tensor([2, 3]))
 
 
-def test_a_long_list_is_cut():
-    text = describe([BadImage(row, 0, f"{row}.png", "no such file") for row in range(25)])
-    assert "25 images" in text
-    assert "9.png: no such file; and 15 more" in text
-    assert "10.png" not in text
+def bad(rows, reason, path="/{}.png"):
+    return [BadImage(row, 0, path.format(row), reason) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "images, labels, expected",
+    [
+        (bad([3], "no such file"), None, "1 image cannot be read (row 3: /3.png): no such file."),
+        (bad([3], "URLs are not fetched", "http://x/{}"), None, "1 image cannot be read (row 3: http://x/3): URLs are not fetched."),
+        (bad([1, 0], "missing", ""), "ab", "2 images cannot be read (row 'b', row 'a'): missing."),
+        (bad(range(192), "no", "array (3, 9, 9) uint8"), None, "192 images cannot be read (row 0, row 1, row 2, row 3, row 4, ...): no."),
+        (
+            bad([0], "an empty file") + bad([4, 7], "no such file"),
+            None,
+            "3 images cannot be read: 2 (row 4: /4.png, row 7: /7.png): no such file; 1 (row 0: /0.png): an empty file.",
+        ),
+    ],
+    ids=["one", "url", "labels", "many", "two reasons"],
+)
+def test_bad_images_of_one_reason_are_told_together(images, labels, expected):
+    assert describe(images, labels) == expected
+
+
+def test_a_long_list_of_reasons_is_cut():
+    text = describe([image for number in range(25) for image in bad([number], f"reason {number}")])
+    assert text.startswith("25 images cannot be read: 1 (row 0: /0.png): reason 0; ")
+    assert text.endswith("reason 9; and 15 more.")

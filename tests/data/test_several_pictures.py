@@ -92,7 +92,7 @@ def test_to_predict_nothing_is_decoded_twice(folder):
 def test_a_cell_without_any_is_missing_and_one_with_fewer_is_not(folder, strategy):
     encoded = encoders(2).transform(pd.DataFrame({"image": ["a.png;b.png", None, "c.png"]}), folder)
     if strategy == "raise":
-        with pytest.raises(BadImages, match=r"1 images cannot be read: row 1: \(no path\): missing"):
+        with pytest.raises(BadImages, match=r"1 image cannot be read \(row 1\): missing"):
             store_caches(folder / "cache", {"train": encoded}, GEOMETRY, strategy)
     else:
         store_caches(folder / "cache", {"train": encoded}, GEOMETRY, strategy)
@@ -101,7 +101,7 @@ def test_a_cell_without_any_is_missing_and_one_with_fewer_is_not(folder, strateg
 
 def test_a_bad_one_is_named(folder):
     encoded = encoders(2).transform(pd.DataFrame({"image": ["a.png;b.png", "c.png;gone.png"]}), folder)
-    with pytest.raises(BadImages, match=r"1 images cannot be read: row 1: .*gone\.png: no such file"):
+    with pytest.raises(BadImages, match=r"1 image cannot be read \(row 1: .*gone\.png\): no such file"):
         store_caches(folder / "cache", {"train": encoded}, GEOMETRY)
 
 

@@ -66,7 +66,7 @@ def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, f
     assert streamed.leaderboard()[figures].equals(through_cache.leaderboard()[figures])
     assert streamed.predict_proba(small[1]).equals(through_cache.predict_proba(small[1]))
     (here / "bad.png").write_bytes(b"<html>")
-    with pytest.raises(BadImages, match=r"bad\.png: not an image"):
+    with pytest.raises(BadImages, match=r"bad\.png\): not an image"):
         fit(table.assign(image=[str(here / "bad.png"), *table["image"].iloc[1:]]), fast, "refused")
 
 
