@@ -17,7 +17,7 @@ import torch
 from ..errors import BadImages
 from ..files import read_json, write_json
 from .batch import Pictures, TensorCache
-from .decoding import MAX_LISTED, BadImage, OnDemand, Watch, count_images, decode_all, describe, is_missing, is_path
+from .decoding import MAX_LISTED, BadImage, OnDemand, Watch, count_images, decode_all, describe, find_dark, is_missing, is_path
 from .encoders import EncodedTable
 from .images import MISSING, ImageGeometry, ImageSource, identify, name_source
 from .pixels import ImageSet, Store, open_store, set_key
@@ -91,6 +91,8 @@ def store_caches(
     if geometry is not None:
         images, places = _gather(tables, geometry)
         sources = images.sources()
+        if dark := find_dark(sources, geometry.max_pixels):
+            report(dark)
 
         def still_bad(wanted: Sequence[int]) -> bool:
             return len(decode_all([[sources[place - 1]] for place in wanted], geometry, num_threads=num_threads)) == len(wanted)

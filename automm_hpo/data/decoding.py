@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from ..errors import BadImages, TimeLimitTooShort
-from .images import URL, Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, name_source
+from .images import URL, Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, largest_of_16_bits, name_source
 
 MAX_LISTED = 10  # images, or reasons
 MAX_ROWS = 5  # of a reason
+NUM_LOOKED_AT, MOSTLY_DARK = 20, 8_192  # pictures, and a value that 16-bit ones hardly go without
 SECONDS_BETWEEN_LOOKS = 0.1
 FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0  # of a decoding that takes long
 
@@ -197,3 +198,14 @@ def describe(bad: Sequence[BadImage], labels: Sequence[object] | None = None) ->
 
 def count_images(count: int) -> str:
     return f"{count} image{'' if count == 1 else 's'}"
+
+
+def find_dark(sources: Sequence[ImageSource], max_pixels: int) -> str:
+    """What to say of 16-bit pictures whose values are low, of which little is left in 8 bits; a few are looked at. Empty where there are none."""
+    largest = [value for source in sources[:: max(1, len(sources) // NUM_LOOKED_AT)][:NUM_LOOKED_AT] if (value := largest_of_16_bits(source, max_pixels))]
+    if not largest or max(largest) >= MOSTLY_DARK:
+        return ""
+    return (
+        f"16-bit pictures come out dark: the largest value in {len(largest)} that were looked at is {max(largest):,} of 65,535, and all are divided by 257; "
+        "scale them to the whole range, or give 8-bit ones or uint8 arrays"
+    )

@@ -290,6 +290,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
 
 
+def largest_of_16_bits(source: ImageSource, max_pixels: int) -> int | None:
+    """The largest value of a 16-bit grey picture; None of another one, and of what is none."""
+    with contextlib.suppress(Exception):  # decoding says why
+        if isinstance(source, str) and not isinstance(source, Base64):
+            check_file(source)
+        with _open(source) as image:
+            if image.mode.startswith("I;16") and image.width * image.height <= max_pixels:
+                return int(np.asarray(image, dtype=np.uint16).max())
+    return None
+
+
 def is_several(value: object) -> TypeGuard[Collection]:
     """Whether a cell holds several values; parquet files give arrays of them, and an array of two axes or three is one picture."""
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)

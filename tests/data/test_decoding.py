@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from automm_hpo.data import decoding
-from automm_hpo.data.decoding import BadImage, Course, OnDemand, decode_all, describe
+from automm_hpo.data.decoding import BadImage, Course, OnDemand, decode_all, describe, find_dark
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.errors import BadImages, TimeLimitTooShort
 
@@ -149,3 +149,11 @@ def test_a_long_list_of_reasons_is_cut():
     text = describe([image for number in range(25) for image in bad([number], f"reason {number}")])
     assert text.startswith("25 images cannot be read: 1 (row 0: /0.png): reason 0; ")
     assert text.endswith("reason 9; and 15 more.")
+
+
+@pytest.mark.parametrize("largest, dark", [([4_095] * 50, True), ([100] * 49 + [40_000], True), ([4_000, 9_000], False), ([0], False), ([], False)])
+def test_16_bit_pictures_that_come_out_dark_are_told(largest, dark):
+    line = find_dark([Image.fromarray(np.full((2, 2), value, np.uint16)) for value in largest] + [Image.new("L", (2, 2))], 100)
+    assert bool(line) == dark
+    if dark:
+        assert line.startswith(f"16-bit pictures come out dark: the largest value in 20 that were looked at is {largest[0]:,} of 65,535")

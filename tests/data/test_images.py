@@ -20,6 +20,7 @@ from automm_hpo.data.images import (
     cover,
     decode_image,
     identify,
+    largest_of_16_bits,
     name_source,
     opens_as_image,
     resolve_path,
@@ -144,6 +145,18 @@ def test_what_has_no_defined_look_is_refused(tmp_path, name, content, reason):
 def test_the_other_16_bit_tiffs_are_not(tmp_path):
     (tmp_path / "a.tif").write_bytes(raw_tiff(16, 1, struct.pack("<H", 60_000) * 100))
     assert (decode_image(tmp_path / "a.tif", GEOMETRY) == 60_000 // 257).all()
+
+
+@pytest.mark.parametrize(
+    "source, largest",
+    [(full(4_000, np.uint16), 4_000), (full(200, np.uint8), None), (np.zeros((4, 4), np.uint8), None), (b"<html>", None), ("/nowhere.png", None), ("", None)],
+)
+def test_the_largest_value_of_a_16_bit_picture(tmp_path, source, largest):
+    assert largest_of_16_bits(source, 100) == largest
+    if largest:
+        source.save(tmp_path / "a.png")
+        assert largest_of_16_bits(str(tmp_path / "a.png"), 100) == largest
+        assert largest_of_16_bits(str(tmp_path / "a.png"), 99) is None  # too many pixels to be decoded
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
