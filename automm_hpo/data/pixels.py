@@ -102,7 +102,7 @@ def most_bytes() -> float:
     Raises:
         InvalidArgument
     """
-    text = os.environ.get(MOST_GIGABYTES, str(DEFAULT_GIGABYTES))
+    text = os.environ.get(MOST_GIGABYTES) or str(DEFAULT_GIGABYTES)
     try:
         gigabytes = float(text)
     except ValueError:
@@ -153,10 +153,12 @@ def open_store(
                 return found
             if entry.reserve(claim, most):
                 return entry.fill(claim, num_threads, watch)
-            size, free = f"{images.nbytes / 1e9:.1f} GB", f"{shutil.disk_usage(entry.folder).free / 1e9:.1f} GB"
+            size, free = _told(images.nbytes), _told(shutil.disk_usage(entry.folder).free)
             if not images.in_files:
                 raise OSError(errno.ENOSPC, f"{entry.folder} has no room for the decoded images, {size}, with {free} free")
-            report(f"no room for the decoded images, {size} (in {entry.folder}: {MOST_GIGABYTES}={most / 1e9:g}, {free} free): each batch decodes its own")
+            cap = "" if most == math.inf else f"at most {_told(most)} by {MOST_GIGABYTES}, "
+            full = f"no room for the decoded images, {size} (in {entry.folder}: {cap}{free} free)"
+            report(f"{full if most else f'keeping decoded images is switched off ({MOST_GIGABYTES}=0)'}: each batch decodes its own")
             return entry.stream(is_right, num_threads, watch)
         finally:
             entry.release(claim)
@@ -308,6 +310,10 @@ def _remove_unused(file: Path) -> None:
         if _locked_alone(descriptor):
             file.unlink()
             file.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _told(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _size(file: Path) -> int:

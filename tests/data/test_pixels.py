@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -230,8 +231,12 @@ def test_a_set_that_no_eviction_could_make_fit_evicts_nothing(tmp_path, machine,
     assert values(store) == [0, 20, 21, 22, 23]
     assert names(machine) == ["first.json", "first.pixels", "lock", "second.json"]
     [line] = lines
-    assert line.startswith("no room for the decoded images, 0.0 GB (in ")
-    assert line.endswith("GB free): each batch decodes its own")
+    assert re.fullmatch(
+        rf"no room for the decoded images, 0\.0 MB \(in {machine}: at most 0\.0 MB by AUTOMM_HPO_CACHE_GB, .* free\): each batch decodes its own", line
+    )
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "0")
+    opened(tmp_path, "third", 20, report=lines.append)
+    assert lines[1] == "keeping decoded images is switched off (AUTOMM_HPO_CACHE_GB=0): each batch decodes its own"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EOPNOTSUPP, None])
@@ -248,7 +253,7 @@ def test_a_full_disk_is_known_before_decoding(tmp_path, machine, decoded, monkey
     assert values(store) == [0, 1, 2, 3, 4]
     assert "first.part" not in names(machine)
     if code == errno.ENOSPC:
-        with pytest.raises(OSError, match=r"own has no room for the decoded images, 0\.0 GB"):
+        with pytest.raises(OSError, match=r"own has no room for the decoded images, 0\.0 MB"):
             opened(tmp_path, in_files=False)
 
 
@@ -285,6 +290,11 @@ def test_where_the_machines_folder_is(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert machine_folder() == tmp_path / "home" / ".cache" / "automm_hpo"
+
+
+def test_a_cap_that_is_empty_is_none(monkeypatch):
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "")
+    assert most_bytes() == 20e9
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan"])
