@@ -58,12 +58,13 @@ class Course:
             raise CancelledError
         now = time.time()
         far = f"{done:,} of {total:,}" if total else "another process has not finished them"
-        left = f", {(now - self.started) / done * (total - done):.0f} s left" if done else ""
+        left = (now - self.started) / done * (total - done) if done else None
         if self.deadline is not None and now > self.deadline:
-            raise TimeLimitTooShort(f"time_limit: decoding the images took it all ({far}{left}); give more, later searches find them decoded")
+            needed = "" if left is None else f", the others take about {max(1.0, left):.0f} s more"
+            raise TimeLimitTooShort(f"time_limit: decoding the images took it all ({far}{needed}); give more")
         if now > self.next_line:
             self.next_line = now + SECONDS_BETWEEN_LINES
-            self.say(f"decoding images: {far}{left}")
+            self.say(f"decoding images: {far}" + ("" if left is None else f", {left:.0f} s left"))
 
 
 def decode_all(

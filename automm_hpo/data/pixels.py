@@ -2,7 +2,8 @@
 
 A folder holds ``<key>.pixels``, raw bytes that processes map, and ``<key>.json`` with the places of those that cannot be read. Who has an entry open holds
 a shared lock on its file, so nobody removes it for lack of room; who decodes holds an exclusive one on ``<key>.part``, and others who want the same
-images wait for it. A lock ends with its process, however that ends, and the next one that wants the images begins again.
+images wait for it. A lock ends with its process, however that ends, and the next one that wants the images goes on: behind the pixels ``<key>.part`` has a
+checksum of each picture that is in it, of which a kill or a power cut can make no other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ PIXELS, PART = ".pixels", ".part"
 CACHE_VERSION = 3  # raise it when the files would be read differently
 # memory for copies is not set aside, so the file may be larger than the memory; Python names the flag from 3.13 on, this is Linux's
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+CHECKSUM = np.dtype("<u4")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Keep = Callable[[int, int, np.ndarray], None]
@@ -152,7 +155,7 @@ def open_store(
             if found := entry.open(is_right):  # by another process, just now
                 return found
             if entry.reserve(claim, most):
-                return entry.fill(claim, num_threads, watch)
+                return entry.fill(claim, num_threads, watch, report)
             size, free = _told(images.nbytes), _told(shutil.disk_usage(entry.folder).free)
             if not images.in_files:
                 raise OSError(errno.ENOSPC, f"{entry.folder} has no room for the decoded images, {size}, with {free} free")
@@ -161,7 +164,9 @@ def open_store(
             report(f"{full if most else f'keeping decoded images is switched off ({MOST_GIGABYTES}=0)'}: each batch decodes its own")
             return entry.stream(is_right, num_threads, watch)
         finally:
-            entry.release(claim)
+            kept = entry.release(claim)
+            if kept and entry.folder != own:  # the search's folder may go with it
+                report(f"{kept} of {images.count} images are decoded, and kept: the next call goes on from there")
 
 
 class _Entry:
@@ -204,11 +209,15 @@ class _Entry:
         os.close(descriptor)
         return None
 
-    def release(self, claim: int) -> None:
-        """Removes what was not finished."""
+    def release(self, claim: int) -> int:
+        """Leaves what was not finished to the next one that wants it, and says how many pictures that are."""
+        kept = 0
         if self._is(claim):
-            self.part.unlink()
+            kept = int(np.count_nonzero(self._checksums(claim)))
+            if not kept:
+                self.part.unlink()
         os.close(claim)
+        return kept
 
     def _is(self, claim: int) -> bool:
         try:
@@ -223,9 +232,10 @@ class _Entry:
             most: bytes that the folder may hold.
         """
         needed, spare = self.images.nbytes, SPARE_BYTES if self.images.in_files else 0
+        there = 512 * os.fstat(claim).st_blocks  # of one that was not finished
 
         def fits() -> bool:
-            return needed + sum(_size(file) for file in self._others()) <= most and needed + spare <= shutil.disk_usage(self.folder).free
+            return needed + sum(_size(file) for file in self._others()) <= most and needed + spare <= shutil.disk_usage(self.folder).free + there
 
         with _opened(self.folder / "lock", os.O_RDONLY | os.O_CREAT) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
@@ -234,29 +244,57 @@ class _Entry:
                     break
                 _remove_unused(file)
             if not fits():
+                os.ftruncate(claim, 0)
                 return False
             try:
-                os.posix_fallocate(claim, 0, needed)
+                os.posix_fallocate(claim, 0, needed + CHECKSUM.itemsize * self.images.count)
             except (AttributeError, OSError) as error:
                 if getattr(error, "errno", None) in NO_ROOM:
+                    os.ftruncate(claim, 0)
                     return False
                 os.ftruncate(claim, needed)  # a system that cannot be asked
         return True
 
-    def fill(self, claim: int, num_threads: int, watch: Watch) -> Store:
-        """Decodes all images into the unfinished file, and finishes it."""
-        size = self.images.nbytes // (1 + self.images.count)
+    def fill(self, claim: int, num_threads: int, watch: Watch, report: Callable[[str], None]) -> Store:
+        """Decodes into the unfinished file the images that are not in it, and finishes it."""
+        sources, size = self.images.sources(), self.images.nbytes // (1 + self.images.count)
+        places = self._find_undecoded(claim, size, watch)
+        if len(places) < len(sources):
+            report(f"{len(sources) - len(places)} of {len(sources)} images were decoded before")
 
         def keep(row: int, column: int, image: np.ndarray) -> None:
-            if os.pwrite(claim, image.data, (1 + row) * size) != size:
+            place, checksum = places[row], zlib.crc32(image.data).to_bytes(CHECKSUM.itemsize, "little")
+            written = os.pwrite(claim, image.data, place * size) + os.pwrite(claim, checksum, self.images.nbytes + (place - 1) * len(checksum))
+            if written != size + len(checksum):
                 raise OSError(errno.ENOSPC, f"no room for the decoded images: {self.folder}")
 
-        bad = self._decode(self.images.sources(), self.images.geometry, keep, num_threads, watch)
+        try:
+            found = self._decode([sources[place - 1] for place in places], self.images.geometry, keep, num_threads, watch)
+        except OSError as error:
+            if error.errno in NO_ROOM:  # of a disk that is full nothing is held
+                os.ftruncate(claim, 0)
+            raise
+        bad = {places[number - 1]: reason for number, reason in found.items()}
         os.fsync(claim)  # a power cut must not leave black pictures under a name that says they are whole
         write_json(self.note, list(bad.items()))
+        os.ftruncate(claim, self.images.nbytes)
         os.replace(self.part, self.pixels)
         fcntl.flock(claim, fcntl.LOCK_SH)
         return Store(self._map(claim), bad, self.folder)
+
+    def _checksums(self, claim: int) -> np.ndarray:
+        """Of the pictures in the unfinished file; 0 where there is none, or, once in four billion, one that is decoded again."""
+        stored = os.pread(claim, CHECKSUM.itemsize * self.images.count, self.images.nbytes)
+        return np.frombuffer(stored.ljust(CHECKSUM.itemsize * self.images.count, b"\0"), CHECKSUM)
+
+    def _find_undecoded(self, claim: int, size: int, watch: Watch) -> list[int]:
+        """Places of the pictures that are not in the unfinished file as they were decoded."""
+        absent = []
+        for place, checksum in enumerate(self._checksums(claim).tolist(), 1):
+            if not checksum or zlib.crc32(os.pread(claim, size, place * size)) != checksum:
+                absent.append(place)
+            watch(0, self.images.count)
+        return absent
 
     def stream(self, is_right: Callable[[Sequence[int]], bool], num_threads: int, watch: Watch) -> Store:
         """Nothing is kept but which images cannot be read; to find out, they are decoded as small as is quickest."""

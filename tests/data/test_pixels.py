@@ -93,7 +93,7 @@ def test_what_is_not_whole_is_decoded_again(tmp_path, machine, decoded, damage):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, CancelledError, OSError])
-def test_a_decoding_that_ends_early_leaves_nothing(tmp_path, machine, decoded, monkeypatch, error):
+def test_a_decoding_that_ends_before_its_first_picture_leaves_nothing(tmp_path, machine, decoded, monkeypatch, error):
     def decode(source, geometry):
         raise error
 
@@ -102,6 +102,86 @@ def test_a_decoding_that_ends_early_leaves_nothing(tmp_path, machine, decoded, m
         opened(tmp_path)
     assert names(machine) == ["lock"]
     assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
+
+
+@pytest.fixture
+def interrupted(tmp_path, decoded, monkeypatch):
+    """Ends a decoding before its third picture; gives what is told of it."""
+
+    def end(error=KeyboardInterrupt, **options):
+        decode, lines = decoding.decode_image, []
+
+        def decode_two(source, geometry):
+            if len(decoded) == 2:
+                raise error
+            return decode(source, geometry)
+
+        with monkeypatch.context() as patch, pytest.raises(error if isinstance(error, type) else type(error)):
+            patch.setattr(decoding, "decode_image", decode_two)
+            opened(tmp_path, num_threads=1, report=lines.append, **options)
+        decoded.clear()
+        return lines
+
+    return end
+
+
+@pytest.mark.parametrize("damage, again", [("none", "34"), ("pixels", "1234"), ("checksums", "1234"), ("cut", "234"), ("longer", "34")])
+def test_a_decoding_that_ended_early_goes_on_with_what_it_had(tmp_path, machine, decoded, interrupted, damage, again):
+    assert interrupted() == ["2 of 4 images are decoded, and kept: the next call goes on from there"]
+    assert names(machine) == ["first.part", "lock"]
+    part, size = machine / "first.part", BYTES // (1 + COUNT)
+    content = part.read_bytes()
+    if damage == "pixels":  # a power cut: the checksum was on the disk and its picture was not
+        part.write_bytes(content[: size + 5] + bytes(size) + content[2 * size + 5 :])
+    elif damage == "checksums":
+        part.write_bytes(content[:BYTES] + b"\1" * 16)
+    elif damage == "cut":
+        part.write_bytes(content[: BYTES + 5])
+    elif damage == "longer":
+        part.write_bytes(content + b"\1" * 16)
+    lines = []
+    assert values(opened(tmp_path, report=lines.append)) == [0, 1, 2, 3, 4]
+    assert sorted(decoded) == list(again)
+    kept = COUNT - len(decoded)
+    assert lines == ([f"{kept} of 4 images were decoded before"] if kept else [])
+    assert names(machine) == ["first.json", "first.pixels", "lock"]
+    assert (machine / "first.pixels").stat().st_size == BYTES
+
+
+def test_of_what_goes_on_the_bad_ones_have_their_own_places(tmp_path, decoded, interrupted, monkeypatch):
+    interrupted()
+
+    def refuse(source, geometry):
+        raise decoding.UnreadableImage(f"{source} is bad")
+
+    monkeypatch.setattr(decoding, "decode_image", refuse)
+    assert opened(tmp_path).bad == {3: "3 is bad", 4: "4 is bad"}
+    assert values(opened(tmp_path)) == [0, 1, 2, 0, 0]
+
+
+def test_of_what_is_in_no_files_the_searchs_folder_keeps_it_and_nothing_is_promised(tmp_path, decoded, interrupted):
+    assert interrupted(in_files=False) == []
+    assert values(opened(tmp_path, in_files=False)) == [0, 1, 2, 3, 4]
+    assert sorted(decoded) == ["3", "4"]
+
+
+def test_a_disk_that_is_full_is_not_kept_so(machine, interrupted):
+    assert interrupted(OSError(errno.ENOSPC, "full")) == []
+    assert names(machine) == ["lock"]
+
+
+def test_a_part_for_which_there_is_no_room_any_more_goes(tmp_path, machine, interrupted, monkeypatch):
+    interrupted()
+    monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "0")
+    assert isinstance(opened(tmp_path).images, OnDemand)
+    assert names(machine) == ["first.json", "lock"]
+
+
+def test_what_a_part_takes_of_the_disk_is_room_for_it(tmp_path, decoded, interrupted, monkeypatch):
+    interrupted()
+    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e9))
+    assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
+    assert sorted(decoded) == ["3", "4"]
 
 
 def test_of_several_that_want_it_one_decodes(tmp_path, decoded):
@@ -149,7 +229,7 @@ WANT = """
 
     def decode(source, geometry):
         print("decoding", flush=True)
-        if sys.argv[1] == "for ever":
+        if sys.argv[1] == "for ever" and source == "3":
             time.sleep(1000)
         return np.full((8, 8, 3), int(source), np.uint8)
 
@@ -170,11 +250,12 @@ def test_who_waits_takes_over_from_a_process_that_was_killed(tmp_path, machine, 
         try:
             assert [process.stdout.readline() for process in (one, other)] == ["ready\n"] * 2
             one.stdin.write("\n")
-            assert one.stdout.readline() == "decoding\n"
+            assert [one.stdout.readline() for _ in range(3)] == ["decoding\n"] * 3
             other.stdin.write("\n")
             assert other.stdout.readline() == "another process is decoding the same images: waiting for it\n"
             one.send_signal(signal.SIGKILL)
-            assert [other.stdout.readline() for _ in range(5)] == ["decoding\n"] * COUNT + ["[0, 1, 2, 3, 4]\n"]
+            told = ["2 of 4 images were decoded before\n", *["decoding\n"] * 2, "[0, 1, 2, 3, 4]\n"]
+            assert [other.stdout.readline() for _ in told] == told
             assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
             assert not decoded
             pixels._remove_unused(machine / "first.pixels")  # the other process has it open

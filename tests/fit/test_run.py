@@ -83,7 +83,7 @@ def test_predictions_of_many_rows_are_those_of_few(small, here, fast, monkeypatc
     assert np.allclose(found, expected, atol=1e-6, equal_nan=True)
 
 
-def test_ctrl_c_ends_a_decoding_at_once_and_leaves_nothing(small, here, fast, monkeypatch, machine):
+def test_ctrl_c_ends_a_decoding_at_once_and_leaves_what_is_decoded_to_the_next(small, here, fast, monkeypatch, machine, capsys):
     decoded = []
 
     def decode(source, geometry):
@@ -95,20 +95,24 @@ def test_ctrl_c_ends_a_decoding_at_once_and_leaves_nothing(small, here, fast, mo
 
     monkeypatch.setattr(decoding, "decode_image", decode)
     with pytest.raises(KeyboardInterrupt):
-        fit(small[0], fast)
+        fit(small[0], fast, verbosity=2)
     assert len(decoded) < 100
     assert not (here / "run").exists()
-    assert [path.name for path in machine.iterdir()] == ["lock"]
+    assert sorted(path.suffix for path in machine.iterdir()) == ["", ".part"]
+    assert " of 200 images are decoded, and kept: the next call goes on from there" in capsys.readouterr().out
+    monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: decoded.append(source) or decode_image(source, geometry))
+    fit(small[0], fast | {"optim.max_epochs": 1})
+    assert len(set(decoded)) == len(decoded) == 200
 
 
 def test_a_time_limit_that_decoding_takes_is_said(small, here, fast, monkeypatch, machine):
     monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: time.sleep(0.2) or decode_image(source, geometry))
     started = time.time()
-    with pytest.raises(TimeLimitTooShort, match=r"decoding the images took it all \(\d+ of 200, \d+ s left\)"):
+    with pytest.raises(TimeLimitTooShort, match=r"decoding the images took it all \(\d+ of 200, the others take about \d+ s more\)"):
         fit(small[0], fast, time_limit=3)
     assert time.time() - started < 3 + 1
     assert not (here / "run").exists()
-    assert [path.name for path in machine.iterdir()] == ["lock"]
+    assert sorted(path.suffix for path in machine.iterdir()) == ["", ".part"]
 
 
 def test_a_long_decoding_tells_its_course(small, here, fast, monkeypatch, capsys):
