@@ -71,16 +71,19 @@ def store_caches(
     report: Callable[[str], None] = lambda line: None,
     watch: Watch = lambda done, total: None,
     labels: Mapping[str, Sequence[object]] | None = None,
-) -> None:
+) -> list[str]:
     """Makes the splits of a search ready for ``open_cache``: their images decoded, where this machine has not got them, the rest as files ``<name>.*``.
 
     Args:
         folder: of this search; empty, or of an earlier session of it.
         tables: split -> its rows.
-        strategy: ``raise`` refuses the splits when an image cannot be read; ``skip`` drops those rows and reports them; ``zero`` is ``raise``,
+        strategy: ``raise`` refuses the splits when an image cannot be read; ``skip`` drops those rows; ``zero`` is ``raise``,
             but that a cell may be empty.
         watch: what it raises ends the decoding.
         labels: split -> what the caller's table calls its rows, for messages.
+
+    Returns:
+        What was dropped, a line for each split that it was dropped from.
 
     Raises:
         BadImages: lists the files.
@@ -104,7 +107,7 @@ def store_caches(
         if images.in_files:
             write_json(folder / SOURCES, sources, sync=False)
     rows = {name: np.arange(len(table)) for name, table in tables.items()}
-    problems = []
+    problems, dropped = list[str](), list[str]()
     for name, found in bad.items():
         described = describe(found, labels[name] if labels else None) if found else ""
         rows[name] = np.setdiff1d(rows[name], [image.row for image in found])
@@ -113,12 +116,13 @@ def store_caches(
         elif found and not len(rows[name]):
             problems.append(f"no row of the {name} split has readable images. {described}")
         elif found:
-            report(f"{len(places[name]) - len(rows[name])} rows dropped from {name}: {described}")
+            dropped.append(f"{len(places[name]) - len(rows[name])} of {len(places[name]):,} rows dropped from {name}: {described}")
     if problems:
         raise BadImages("\n".join(problems))
     for name, table in tables.items():
         _store_rows(folder, name, table if len(rows[name]) == len(table) else table.take(rows[name]), places[name][rows[name]])
     write_json(folder / IMAGES, note, sync=False)
+    return dropped
 
 
 def _gather(tables: Mapping[str, EncodedTable], geometry: ImageGeometry) -> tuple[ImageSet, dict[str, np.ndarray]]:

@@ -116,7 +116,7 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event)
     tables = {name: plan.data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
     for line in lines:
         progress.say(line)
-    store_caches(
+    dropped = store_caches(
         folder,
         tables,
         plan.encoders.geometry,
@@ -126,6 +126,8 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event)
         watch=Course(progress.say, trials_deadline(plan.deadline, bool(plan.search.space)), cancelled),
         labels={name: list(split.table.index) for name, split in splits.items()},
     )
+    for line in dropped:
+        progress.say(line, level=1)
 
 
 def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:

@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 def store_cache(folder, name, table, geometry, strategy="raise", **options):
-    store_caches(folder, {name: table}, geometry, strategy, **options)
+    return store_caches(folder, {name: table}, geometry, strategy, **options)
 
 
 def greys(stored) -> list[int]:
@@ -196,8 +196,7 @@ def test_skip_drops_exactly_those_rows(paths, folder, tmp_path):
     (tmp_path / "0.png").write_bytes(b"")
     (tmp_path / "77.png").write_bytes(b"<html>")
     paths[149] = [""]
-    lines: list[str] = []
-    store_cache(folder, "valid", of_images(paths, TARGET), GEOMETRY, "skip", report=lines.append)
+    lines = store_cache(folder, "valid", of_images(paths, TARGET), GEOMETRY, "skip")
     stored = open_cache(folder, "valid")
     kept = [row for row in range(NUM_ROWS) if row not in (0, 77, 149)]
     assert greys(stored) == kept
@@ -205,18 +204,17 @@ def test_skip_drops_exactly_those_rows(paths, folder, tmp_path):
     assert stored.image_mask.shape == (147, 1)
     assert stored.image_mask.all()
     assert len(lines) == 1
-    for text in ("3 rows dropped from valid", paths[0][0], paths[77][0], "(row 149): missing"):
+    for text in ("3 of 150 rows dropped from valid", paths[0][0], paths[77][0], "(row 149): missing"):
         assert text in lines[0]
 
 
 def test_skip_of_several_images_a_row(paths, folder):
     pairs = [[first, second] for (first,), (second,) in zip(paths, paths[::-1], strict=True)]
     pairs[5] = ["", "/nowhere.png"]
-    lines: list[str] = []
-    store_cache(folder, "train", of_images(pairs, TARGET), GEOMETRY, "skip", report=lines.append)
+    [line] = store_cache(folder, "train", of_images(pairs, TARGET), GEOMETRY, "skip")
     stored = open_cache(folder, "train")
     assert stored.batch(slice(5, 6)).images[0, :, 0, 0, 0].tolist() == [6, NUM_ROWS - 7]
-    assert lines[0].startswith("1 rows dropped from train: 2 images cannot be read: 1 (row 5): missing; 1 (row 5: /nowhere.png): no such file.")
+    assert line.startswith("1 of 150 rows dropped from train: 2 images cannot be read: 1 (row 5): missing; 1 (row 5: /nowhere.png): no such file.")
 
 
 def test_skip_of_everything_is_refused(folder):
