@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
+from .hpo.cluster import deaths_untold, least_start_seconds
 from .hpo.identity import (
     COMPLETE,
     Outcome,
@@ -36,6 +37,7 @@ from .space import SearchSpace, tuned_keys
 from .tracking import MlflowTracker
 
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
+AND_A_TRIAL = "and what a trial takes to its first score"
 
 
 def trials_deadline(deadline: float | None, with_ray: bool) -> float | None:
@@ -99,12 +101,23 @@ class Session:
         Raises:
             SearchInUse, SearchMismatch, SavePathExists
             InvalidArgument: the folder cannot be made.
+            TimeLimitTooShort: Ray's start alone would take longer.
         """
         with process_unchanged(), search_folder(self.path, self._identity, self._resuming):
             self.records = SearchRecords(self.folder)
             if self._settings.retry_failed:
                 self.records.reopen_failed()
+            self._check_time()
             yield self
+
+    def _check_time(self) -> None:
+        """Before Ray is started, which takes long."""
+        if self.deadline is None or not self._identity.is_searched or not self.is_anything_left or self.records.best() is not None:
+            return
+        around, least = SAVE_SECONDS + RAY_STOP_SECONDS, least_start_seconds()
+        if (late := time.time() + least + around - self.deadline) > 0:
+            start = f"starting Ray takes {least:g} s at the least, and " if least else ""
+            raise TimeLimitTooShort(f"time_limit: {start}{around:g} s are kept for the end of a search; at least {late:.1f} s more are needed, {AND_A_TRIAL}")
 
     @property
     def is_finished(self) -> bool:
@@ -155,24 +168,40 @@ class Session:
             keep_trials, keep_epochs: see ``SearchRecords.prune``.
 
         Raises:
-            TimeLimitTooShort: there is no time left, and nothing to show.
+            TimeLimitTooShort: there was no time for a score.
             AllTrialsFailed: no trial has a score.
             KeyboardInterrupt, SystemExit: it was interrupted before any trial had one.
         """
         listeners: list[Listener] = [self.progress, *([self._tracker] if self._tracker else [])]
         monitor = SearchMonitor(self.records, listeners, keep_trials, keep_epochs, self.goal, self._settings.max_failed_trials)
         task = TrialTask(self.folder, function, trials_end, self._settings.trial_time_limit)
-        with self.progress:
-            interruption = run_trials(task, job, monitor, available, self.progress)
-        self._ended_by = monitor.over
-        if self._tracker and job:
-            self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # while Ray ends
-        cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
+        with deaths_untold(trials_end):
+            with self.progress:
+                interruption = run_trials(task, job, monitor, available, self.progress)
+            ended, self._ended_by = time.time(), monitor.over
+            if self._tracker and job:
+                self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # while Ray ends
+            cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
         if interruption.signal is not None and self.records.best() is None:
             interruption.reraise()
+        if trials_end is not None and self._ended_by == TIME_LIMIT:
+            self._check_scored(ended - trials_end)
         again = f"the same call with save_path={str(self.path)!r} tries them again" if takes_first_points(self._settings) else ""
         self.records.raise_if_all_failed(again)
         return interruption
+
+    def _check_scored(self, late: float) -> None:
+        """Raises TimeLimitTooShort where nothing but the time limit kept every trial from a score.
+
+        Args:
+            late: seconds that were waited beyond the end of the trials.
+        """
+        trials = self.records.trials()
+        if all(record.best is None and record.reason == TIME_LIMIT for record in trials):
+            raise TimeLimitTooShort(
+                f"time_limit: none of {len(trials)} trials came to a first score, and more than {max(0.0, late):.1f} s more are needed; "
+                f"the same call with save_path={str(self.path)!r} and more time goes on"
+            )
 
     def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True) -> None:
         """All is done that there was time for.
@@ -250,7 +279,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
     """
     if task.deadline is not None and job and time.time() > task.deadline and monitor.records.best() is None:
         late = time.time() - task.deadline
-        raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all, and {late:.1f} s more are needed")
+        raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all; at least {late:.1f} s more are needed, {AND_A_TRIAL}")
 
     if monitor.records.have_all_failed():
         monitor.records.reopen_all()

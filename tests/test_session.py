@@ -1,6 +1,7 @@
 """A search that is called again: what has ended stays as it is, whatever is left to do."""
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.errors import InvalidArgument, SearchMismatch
+from automm_hpo.errors import InvalidArgument, SearchMismatch, TimeLimitTooShort
+from automm_hpo.hpo.cluster import deaths_untold
 from automm_hpo.hpo.identity import GOAL, SearchIdentity, check_same_search, read_identity
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
@@ -66,6 +68,53 @@ def test_a_search_says_why_it_ended_early(here, store, num_trials, ended_by, sai
     session.records, session._ended_by = SearchRecords(here / "search"), ended_by
     session.say_goodbye("saved")
     assert capsys.readouterr().out.partition("saved\n")[2].startswith(f"ended early {said}" if said else "")
+
+
+def opened(path, limits, deadline):
+    session = Session(path, SearchIdentity({}, limits, {}), False, TuneSettings(), 2, ACCURACY, deadline, 0)
+    with session.open():
+        return session
+
+
+@pytest.mark.parametrize(("runs", "needed"), [(False, 5.5), (True, 3.5)])
+def test_a_time_limit_that_ray_alone_would_take_is_refused_before_it_is_started(here, monkeypatch, runs, needed):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: runs)
+    with pytest.raises(TimeLimitTooShort, match=rf"^time_limit: {'' if runs else 'starting Ray takes 2 s'}.* at least {needed - 1:.1f} s more are needed"):
+        opened(here / "run", {"num_trials": 2}, time.time() + 1)
+    assert not (here / "run").exists()
+    opened(here / "run", {"num_trials": 2}, time.time() + needed + 1)
+    opened(here / "one", {}, time.time() + 1)  # a single fit takes no Ray
+
+
+@pytest.mark.parametrize("reasons", [["time limit"], ["time limit", "ValueError"]])
+def test_trials_that_had_no_time_for_a_score_are_no_failures(here, store, reasons):
+    store(here / "search", [TrialRecord(number, {}, {}, FAILED if "Error" in reason else STOPPED, reason) for number, reason in enumerate(reasons)])
+    session = Session(here, SearchIdentity({}, {}, {}), False, TuneSettings(), 2, ACCURACY, None, 0)
+    session.records = SearchRecords(here / "search")
+    if len(reasons) > 1:
+        session._check_scored(3.0)  # another error says what failed
+        return
+    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials came to a first score, and more than 3\.0 s more are needed; the same call with save_path="):
+        session._check_scored(3.0)
+
+
+def test_only_deaths_after_the_deadline_are_not_told(monkeypatch):
+    """Whoever else has put something in the same place meanwhile."""
+    from ray._private import worker
+
+    told = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: told.append(data["lines"][0]))
+    death, other = "A worker died or was killed while executing a task by an unexpected system error.", "1 Workers killed due to memory pressure"
+    for after in (time.time() - 1, time.time() + 100, None):
+        with deaths_untold(after):
+            for pid, line in (("raylet", death), ("raylet", other), (7, death)):
+                worker.print_to_stdstream({"lines": [line], "pid": pid, "is_err": False}, ignore_prefix=False)
+    assert told == [other, death, *[death, other, death] * 2]
+    with deaths_untold(time.time() - 1):
+        late = worker.print_to_stdstream
+    late({"lines": [death], "pid": "raylet"}, ignore_prefix=False)
+    assert told[-1] == death and len(told) == 9
 
 
 def test_other_data_is_said_in_words(here):

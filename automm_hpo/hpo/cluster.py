@@ -31,6 +31,7 @@ RAY_ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "3600",
     "PL_DISABLE_FORK": "1",  # what Tune would give each actor, see _lean_ray
 }
+DEATH = "A worker died or was killed while executing a task"  # Ray's words, also for those that end themselves
 
 
 def set_ray_environment() -> None:
@@ -50,6 +51,16 @@ def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
         found = ray.cluster_resources()
         return {"cpu": found.get("CPU", 0.0), "gpu": found.get("GPU", 0.0)}
     return None if "RAY_ADDRESS" in os.environ else local_resources(num_gpus)
+
+
+LEAST_START_SECONDS = 2.0  # of a Ray of our own: 2.4 on a machine that does nothing else, by benchmarks/RESULTS.md
+
+
+def least_start_seconds() -> float:
+    """What a Ray takes to start, at the least; nothing where one runs."""
+    ray = sys.modules.get("ray")
+    runs = "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized())
+    return 0.0 if runs else LEAST_START_SECONDS
 
 
 _own_ray = threading.Lock()  # a process has one Ray at a time
@@ -221,6 +232,32 @@ def _replaced(name: str, **values: Any) -> Iterator[None]:
     finally:
         for attribute, value in before.items():
             setattr(module, attribute, value)
+
+
+@contextmanager
+def deaths_untold(after: float | None) -> Iterator[None]:
+    """Within, Ray does not tell the user, of its own accord, of processes that die when all trials must end: we end them, and it would guess at their memory.
+
+    Args:
+        after: time.time() at which the trials end; one that dies before is told. None: all are.
+    """
+    if after is None or "ray" not in sys.modules:
+        yield
+        return
+    from ray._private import worker
+
+    tell, ours = getattr(worker, "print_to_stdstream", None), True
+
+    def tell_others(data: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        is_death = data.get("pid") == "raylet" and any(DEATH in line for line in data.get("lines", ()))
+        if not (ours and is_death and time.time() > after):
+            tell(data, *args, **kwargs)  # type: ignore[misc]
+
+    try:
+        with _replaced("ray._private.worker", print_to_stdstream=tell_others):
+            yield
+    finally:
+        ours = False  # another search's may have been put in its place, and put it back
 
 
 def check_nodes(folder: Path) -> None:

@@ -50,6 +50,11 @@ class SearchIdentity:
         return self.call.get("chosen", {})
 
     @property
+    def is_searched(self) -> bool:
+        """Whether there is a space, and not one trial that is given; it takes Ray."""
+        return "num_trials" in self.limits
+
+    @property
     def is_objective(self) -> bool:
         """Whether it is one of ``tune_objective``."""
         return self.call.get("kind") == "objective"
