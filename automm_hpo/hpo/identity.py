@@ -27,6 +27,7 @@ DIGESTS = {  # of which a digest is stored, which would tell nobody anything
     "valid": "rows to validate on: other values, labels or files than before",
     "start_from": "start_from: other weights than before",
 }
+COPIES = "(a file counts by its path, size and time of change: one that was copied is another one, unless the copy kept its time, as of cp -p)"
 COMPLETE, GOAL = "complete", "goal reached"
 
 
@@ -108,23 +109,23 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
     Raises:
         SearchMismatch: lists every difference.
     """
-    names = dict.fromkeys([*stored.fingerprint, *wanted.fingerprint])
-    absent = "absent"
-    differences = [
-        DIGESTS[name] if name in DIGESTS else f"{name}: was {stored.fingerprint.get(name, absent)!r}, is {wanted.fingerprint.get(name, absent)!r}"
-        for name in names
-        if stored.fingerprint.get(name, absent) != wanted.fingerprint.get(name, absent)
-    ]
-    before, now = stored.limits.get("num_trials") or 0, wanted.limits.get("num_trials") or 0
-    if now < before:
-        differences.append(f"num_trials: was {before}, is {now}; it can only be raised")
+    before, now, absent = stored.fingerprint, wanted.fingerprint, "absent"
+    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name, absent) != now.get(name, absent)]
+    differences = [DIGESTS[name] if name in DIGESTS else f"{name}: was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in names]
+    other_rows = bool({"train", "valid"} & {*names})
+    if other_rows and "image_path" in before.get("columns", {}).values():
+        differences.append(COPIES)
+    fewest, asked = stored.limits.get("num_trials") or 0, wanted.limits.get("num_trials") or 0
+    if asked < fewest:
+        differences.append(f"num_trials: was {fewest}, is {asked}; it can only be raised")
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)
         # presets choose by the device, too: the same arguments may be another search on another machine
         begun = "" if stored.is_objective else f" (as MultiModalPredictor.load({str(folder.parent)!r}, resume=True).fit(train_data) does)"
+        known = f", where hyperparameter_tune_kwargs={{'warm_start': {str(folder.parent)!r}}} uses its trials" if other_rows and wanted.is_searched else ""
         raise SearchMismatch(
             f"save_path: {folder.parent} holds a search that is not the one asked for, and nothing in it was touched:\n{listed}\n"
-            f"Give the arguments that it was begun with to go on with it{begun}, or another save_path."
+            f"Give the arguments that it was begun with to go on with it{begun}, or another save_path{known}."
         )
 
 
