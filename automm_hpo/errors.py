@@ -15,6 +15,7 @@ Each class is also the natural builtin, so ``except ValueError`` works for peopl
     ├── MissingData (FileNotFoundError)       a table's own file is not there
     ├── NotSupported (NotImplementedError)    known, named, and not offered
     ├── WeightsUnavailable (OSError)          pretrained weights that cannot be had
+    ├── DiskFull (OSError)                    no room for a file
     ├── SavePathExists (FileExistsError)      a folder that holds somebody's files
     ├── SearchMismatch (ValueError)           a folder holds a search, and this call is another one
     ├── SearchInUse (RuntimeError)            another process is searching in this folder
@@ -89,6 +90,10 @@ class NotSupported(AutoMMHPOError, NotImplementedError):
 
 
 class WeightsUnavailable(AutoMMHPOError, OSError):
+    pass
+
+
+class DiskFull(AutoMMHPOError, OSError):
     pass
 
 

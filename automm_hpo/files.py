@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import CorruptFile
+from .errors import CorruptFile, DiskFull
 
 MANIFEST = "MANIFEST.json"
 
@@ -33,14 +35,48 @@ def write_text(path: Path, text: str, sync: bool = True) -> None:
 
     Args:
         sync: False leaves the moment of the flush to the system, where a checksum would find what a power cut tore.
+
+    Raises:
+        DiskFull
     """
     temporary = path.with_name(temporary_name(path.name))
-    with open(temporary, "w", encoding="utf-8") as file:
+    with room_needed(temporary, len(text)), open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         if sync:
             file.flush()
             os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def room_needed(path: Path, size: int, torn: bool = False) -> Iterator[None]:
+    """Within, a file is written.
+
+    Args:
+        size: its bytes.
+        torn: what was written before there was no room stays; else it is removed, for it is of no use and may be all the room there is.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors has its own error type
+        number = error.errno if isinstance(error, OSError) else errno.ENOSPC if f"os error {errno.ENOSPC})" in str(error) else None
+        if number != errno.ENOSPC:
+            raise
+        if not torn:
+            path.unlink(missing_ok=True)
+        free = free_bytes(path.parent)
+        raise DiskFull(f"no room in {path.parent}: {size / 1e6:.3g} MB needed" + ("" if free is None else f", {free / 1e6:.3g} MB free")) from None
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Of the file system that a folder is on, or would be; None where it does not say."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    found = os.statvfs(there)
+    free = found.f_bfree if os.geteuid() == 0 else found.f_bavail  # some is kept for root
+    return free * found.f_frsize if found.f_blocks else None
 
 
 def temporary_name(name: str) -> str:

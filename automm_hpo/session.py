@@ -27,7 +27,7 @@ from .hpo.identity import (
 from .hpo.job import SearchJob, takes_first_points
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import FAILED, INTERRUPTED, RUNNING, TIME_LIMIT, SearchRecords, TrialRecord, reaches
+from .hpo.records import FAILED, INTERRUPTED, NO_ROOM, RUNNING, TIME_LIMIT, SearchRecords, TrialRecord, reaches
 from .hpo.settings import TuneSettings
 from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
 from .metrics import Metric
@@ -226,7 +226,7 @@ class Session:
         self.progress.summary(self.records)
         self.progress.say(saved, level=1)
         cause = self._ended_by or ("the searcher has nothing more to propose" if len(self.records) < self._num_trials else "")
-        on = f"; the same call with save_path={str(self.path)!r} goes on with it{also}" if cause in (INTERRUPTED, TIME_LIMIT) else ""
+        on = f"; the same call with save_path={str(self.path)!r} goes on with it{also}" if cause in (INTERRUPTED, TIME_LIMIT, NO_ROOM) else ""
         if cause:
             self.progress.say(f"ended early ({cause}){on}", level=1)
 

@@ -1,13 +1,14 @@
 """A kill at any moment leaves the old or the new; damage is seen."""
 
+import errno
 import hashlib
 import json
 import os
 
 import pytest
 
-from automm_hpo.errors import CorruptFile
-from automm_hpo.files import check_files, manifest_of, read_json, sha256, write_json
+from automm_hpo.errors import CorruptFile, DiskFull
+from automm_hpo.files import check_files, free_bytes, manifest_of, read_json, room_needed, sha256, write_json
 
 
 def test_json_round_trip(tmp_path):
@@ -38,6 +39,29 @@ def test_a_kill_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch, ste
     assert read_json(tmp_path / "a.json") == {"old": 1}
     write_json(tmp_path / "a.json", {"new": 2})  # the leftover is in nobody's way
     assert read_json(tmp_path / "a.json") == {"new": 2}
+
+
+def test_a_full_disk_is_said_with_sizes_and_leaves_the_old_file(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"old": 1})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match=rf"^no room in {tmp_path}: 2 MB needed, [\d.e+]+ MB free$"):
+        write_json(tmp_path / "a.json", "x" * 2_000_000)
+    assert read_json(tmp_path / "a.json") == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # what is torn would take room
+
+
+def test_what_is_no_full_disk_stays_what_it_is(tmp_path):
+    with pytest.raises(PermissionError), room_needed(tmp_path / "a", 1):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_room_is_that_of_where_a_folder_would_be(tmp_path):
+    assert free_bytes(tmp_path / "not" / "there") > 0
+    assert free_bytes(tmp_path.__class__("/proc/nowhere")) is None  # it has no room, and lacks none
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20, b'{"a": 1', b"\xff\xfe{}"], ids=["empty", "zeroed", "torn", "not utf-8"])

@@ -120,7 +120,13 @@ def test_only_deaths_after_the_deadline_are_not_told(monkeypatch):
 def test_other_data_is_said_in_words(here):
     """Not by two digests."""
     stored, wanted = (SearchIdentity({"train": train}, {}, {}) for train in ("a1", "b2"))
-    with pytest.raises(SearchMismatch, match="rows to train on: other values, labels or files than before"):
+    with pytest.raises(SearchMismatch, match=r"rows to train on: other values, labels or files than before\nGive .* or another save_path\.$"):
+        check_same_search(stored, wanted, here / "search")
+
+
+def test_files_that_were_copied_are_others_and_the_old_trials_can_be_used(here):
+    stored, wanted = (SearchIdentity({"train": train, "columns": {"image": "image_path"}}, {"num_trials": 3}, {}) for train in ("a1", "b2"))
+    with pytest.raises(SearchMismatch, match=r"\(a file counts by .* time of change: .*\)\nGive .*{'warm_start': '.*'} uses its trials\.$"):
         check_same_search(stored, wanted, here / "search")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..errors import InvalidTuneSettings
+from ..errors import DiskFull, InvalidTuneSettings
+from ..files import free_bytes
 from ..hpo.cluster import known_resources
 from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.scheduler_args import WAITING
@@ -12,6 +13,8 @@ from ..hpo.trial import NUM_STATES
 from ..models import MODEL_KEYS, SIZE_KEYS
 from ..space import tuned_keys
 from .plan import FitPlan, SearchPlan
+
+PLENTY = 4e9  # bytes that are free: no model is built to find out that it fits
 
 
 def num_parallel(search: SearchPlan) -> int:
@@ -36,7 +39,7 @@ def largest_configs(search: SearchPlan) -> list[Config]:
 def peak_bytes(plan: FitPlan) -> tuple[int, int]:
     """(the most that a search's checkpoints can take at a time, the largest set of weights), in bytes."""
     search, settings = plan.search, plan.search.settings
-    weights = max(sum(tensor.nbytes for tensor in plan.models.empty(config).state_dict().values()) for config in largest_configs(search))
+    weights = max(_weights_bytes(plan))
     is_averaged = any(values_of("optim.ema_decay", search.config, search.space))
     state = (3 if is_averaged else 2) * weights  # an optimizer's (AdamW has two moments), and beside a running average the weights that learn
     predictions = len(plan.data.valid.table) * plan.data.problem.num_outputs * 4  # float32
@@ -47,12 +50,29 @@ def peak_bytes(plan: FitPlan) -> tuple[int, int]:
     return live + ended * kept, weights
 
 
+def _weights_bytes(plan: FitPlan) -> list[int]:
+    """Of each kind of model that may be tried, as large as it may be."""
+    return [sum(tensor.nbytes for tensor in plan.models.empty(config).state_dict().values()) for config in largest_configs(plan.search)]
+
+
+def _check_room(plan: FitPlan) -> None:
+    """Where the file system of ``save_path`` cannot hold the weights of any of the models; what a size is searched of may be as small as it likes."""
+    free = free_bytes(plan.path)
+    if free is None or free > PLENTY or any(key in SIZE_KEYS for key in tuned_keys(plan.search.space)):
+        return
+    if (least := min(_weights_bytes(plan))) > free:
+        raise DiskFull(f"save_path: no room in {plan.path}: {least / 1e6:.3g} MB needed for one set of weights, {free / 1e6:.3g} MB free")
+
+
 def check_quota(plan: FitPlan) -> None:
-    """Refuses a search that could need more room for checkpoints than it is allowed.
+    """Refuses a search that could need more room for checkpoints than it is allowed, and a fit that has no room for a single one.
 
     Raises:
         InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
+        DiskFull
     """
+    if not plan.resuming:  # what is finished needs no more
+        _check_room(plan)
     search, quota = plan.search, plan.search.settings.disk_quota_mb
     if quota is None:
         return

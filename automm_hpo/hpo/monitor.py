@@ -9,7 +9,7 @@ from ..errors import raised_in
 from ..training.checkpoint_folder import list_checkpoints
 from ..training.result import EpochResult
 from .identity import GOAL
-from .records import ENDS, FAILED, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, ends_for_good, reaches
+from .records import ENDS, FAILED, NO_ROOM, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, ends_for_good, reaches
 
 
 class Listener(Protocol):
@@ -122,12 +122,13 @@ class SearchMonitor:
         status, reason = ENDS[results[-1].end] if results else (STOPPED, self.ending or TIME_LIMIT)
         self._close(number, status, reason)
 
-    def trial_failed(self, number: int, error: str = "", hopeless: bool = False) -> None:
+    def trial_failed(self, number: int, error: str = "", hopeless: bool = False, disk_full: bool = False) -> None:
         """A trial raised, or its process died.
 
         Args:
             error: what is known besides the traceback the trial itself may have written.
             hopeless: so will every other, which need not be waited for unless one has shown the contrary.
+            disk_full: for want of room, which the others would have to find, too; they are left for another session.
         """
         folder = self.records.folder_of(number)
         if not folder.error:
@@ -135,6 +136,8 @@ class SearchMonitor:
         reason = raised_in(folder.error) or "unknown"
         if hopeless and self.records.best() is None:
             self.over = "none of the others would do better"
+        if disk_full:
+            self.over = NO_ROOM
         self._close(number, FAILED, reason)
 
     def close_open(self, reason: str) -> None:

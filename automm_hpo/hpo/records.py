@@ -24,14 +24,14 @@ from typing import Any
 import pandas as pd
 
 from ..errors import AllTrialsFailed
-from ..files import read_json, write_json, write_text
+from ..files import read_json, room_needed, write_json, write_text
 from ..metrics import Metric
 from ..training.checkpoint_folder import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints
 from ..training.result import NO_RANK, EpochResult, result_from_json, result_to_json
 
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
 
-TIME_LIMIT, INTERRUPTED = "time limit", "interrupted"
+TIME_LIMIT, INTERRUPTED, NO_ROOM = "time limit", "interrupted", "no room on the disk"
 BY_SCHEDULER, TRIAL_TIME_LIMIT = "scheduler", "trial time limit"
 
 # the `end` of a trial's last EpochResult -> status and reason of its row
@@ -194,8 +194,9 @@ class TrialFolder:
     def append(self, result: EpochResult) -> None:
         if _is_torn(self.path / "metrics.jsonl"):  # the next line would be glued to what a full disk or a kill has left of another one
             self.rewrite_results(self.results())
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(result_to_json(result)) + "\n")
+        line = json.dumps(result_to_json(result)) + "\n"
+        with room_needed(self.path / "metrics.jsonl", len(line), torn=True), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as log:
+            log.write(line)
 
     def results(self) -> tuple[EpochResult, ...]:
         log = self.path / "metrics.jsonl"
@@ -218,7 +219,8 @@ class TrialFolder:
         (self.path / "error.txt").unlink(missing_ok=True)
 
     def write_error(self, traceback: str) -> None:
-        self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8")
+        with room_needed(self.path / "error.txt", len(traceback)):
+            self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8")
 
 
 def _is_torn(log: Path) -> bool:

@@ -22,7 +22,7 @@ from .job import SearchJob
 from .monitor import SearchMonitor
 from .once import build_proposer
 from .recording import RecordingSearcher
-from .result_keys import FAILED, HOPELESS, REPLAYED, RESULT
+from .result_keys import DISK_FULL, FAILED, HOPELESS, REPLAYED, RESULT
 from .schedulers import build_scheduler
 from .settings import check_resources
 from .trainable import TrialRunner, is_alive
@@ -146,7 +146,7 @@ class RayEvents(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
         if FAILED in last:
-            self.monitor.trial_failed(trial.config["trial"], hopeless=last[HOPELESS])
+            self.monitor.trial_failed(trial.config["trial"], hopeless=last[HOPELESS], disk_full=last[DISK_FULL])
         else:
             self.monitor.trial_ended(trial.config["trial"])
 

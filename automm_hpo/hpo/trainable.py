@@ -18,10 +18,10 @@ from typing import Any
 
 from ray import tune
 
-from ..errors import InvalidReport
+from ..errors import DiskFull, InvalidReport
 from ..training.result import EpochResult
 from .records import Segment, TrialFolder
-from .result_keys import FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
+from .result_keys import DISK_FULL, FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
 STAY_SECONDS = 3.5  # after the trials' deadline: one that hangs would keep Ray waiting for its process, and the call would end late
@@ -95,9 +95,10 @@ class TrialRunner(tune.Trainable):
             # this process cannot be used again, or was told by a signal to go; Ray starts another, in which the trial goes on
             if "CUDA error" in str(error) or hasattr(error, "ray_terminate_msg"):
                 raise
-            self.folder.write_error(traceback_of(error))
+            with contextlib.suppress(DiskFull):  # the driver will find no room either, and say so
+                self.folder.write_error(traceback_of(error))
             # the actor is sound: told as a result, a failure costs no new one
-            return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport)} | self._best()
+            return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport), DISK_FULL: isinstance(error, DiskFull)} | self._best()
 
     def _too_late(self) -> bool:
         """It was proposed in time and found no time; others have a result to show."""
@@ -125,7 +126,9 @@ class TrialRunner(tune.Trainable):
 
 
 def traceback_of(error: BaseException) -> str:
-    """As Python prints it, without the frames of this folder that lead to the trial's own code."""
+    """As Python prints it, without the frames of this folder that lead to the trial's own code; of a full disk, which no code is to blame for, its message."""
+    if isinstance(error, DiskFull):
+        return f"{type(error).__name__}: {error}"
     frames, here = error.__traceback__, os.path.dirname(__file__)
     while frames is not None and os.path.dirname(frames.tb_frame.f_code.co_filename) == here:
         frames = frames.tb_next

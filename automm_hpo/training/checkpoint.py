@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import CorruptFile
-from ..files import MANIFEST, manifest_of, read_json, write_json
+from ..files import MANIFEST, manifest_of, read_json, room_needed, write_json
 from .checkpoint_folder import PREDICTIONS, STATE, STATE_TENSORS, WEIGHTS, begin_checkpoint, check_checkpoint, finish_checkpoint
 from .result import EpochResult, result_from_json, result_to_json
 from .state import TrainState
@@ -25,10 +25,15 @@ LEARNING = "model."  # of names of tensors; an optimizer's begin with numbers
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Whoever may read the files beside it may read this one: safetensors alone makes files that nobody but their owner can open."""
-    path.touch()
-    mode = path.stat().st_mode  # as the process's umask wants it
-    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)  # files know one order of the axes
+    """Whoever may read the files beside it may read this one: safetensors alone makes files that nobody but their owner can open.
+
+    Raises:
+        DiskFull
+    """
+    with room_needed(path, sum(value.nbytes for value in tensors.values())):
+        path.touch()
+        mode = path.stat().st_mode  # as the process's umask wants it
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)  # files know one order of the axes
     if path.stat().st_mode != mode:  # a mounted disk may have one mode for all, and refuse to be told another
         path.chmod(mode)
 

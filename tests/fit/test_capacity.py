@@ -6,7 +6,7 @@ import pytest
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.errors import InvalidTuneSettings
+from automm_hpo.errors import DiskFull, InvalidTuneSettings
 from automm_hpo.fit.capacity import largest_configs
 from automm_hpo.fit.search_plan import plan_search
 
@@ -38,6 +38,15 @@ def test_the_room_that_is_planned_is_that_of_the_largest_model_and_what_is_allow
     plan(numbers(), space, hyperparameter_tune_kwargs=SEARCH | {"disk_quota_mb": 1.01 * bytes_of[1] / 1e6})
     with pytest.raises(InvalidTuneSettings, match="disk_quota_mb"):
         plan(numbers(), space, hyperparameter_tune_kwargs=SEARCH | {"disk_quota_mb": 0.99 * bytes_of[1] / 1e6})
+
+
+def test_a_disk_that_holds_no_set_of_weights_is_refused(here, monkeypatch):
+    monkeypatch.setattr("automm_hpo.fit.capacity.free_bytes", lambda folder: 10_000)
+    with pytest.raises(DiskFull, match=r"^save_path: no room in .*: [\d.]+ MB needed for one set of weights, 0\.01 MB free$"):
+        plan(numbers(), {"model.numerical_mlp.hidden_size": 512}, save_path="run")
+    plan(numbers(), {"model.numerical_mlp.hidden_size": tune.choice([1, 512])}, save_path="run", hyperparameter_tune_kwargs=SEARCH)  # not all of them
+    monkeypatch.setattr("automm_hpo.fit.capacity.free_bytes", lambda folder: None)
+    plan(numbers(), {"model.numerical_mlp.hidden_size": 512}, save_path="run")
 
 
 def test_predictions_that_checkpoints_keep_take_room(here):

@@ -49,6 +49,17 @@ def test_who_reached_the_goal_with_all_that_it_had_to_say_has_completed(tmp_path
     assert [(record.status, record.reason) for record in SearchRecords(tmp_path).trials()] == [(COMPLETED, "")]
 
 
+def test_a_full_disk_ends_the_search_also_where_there_is_a_score(tmp_path, store, curve):
+    """The trials that have yet to come would fail of it, too; later they may not."""
+    store(tmp_path, [TrialRecord(number, {}, {}, RUNNING, results=curve(find_metric("accuracy"), [0.5])) for number in range(2)])
+    monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1)
+    monitor.trial_started(0)
+    monitor.trial_failed(0, "DiskFull: no room in here: 2 MB needed, 1 MB free", disk_full=True)
+    monitor.close_open(monitor.over)
+    found = [(record.status, record.reason, record.has_ended) for record in SearchRecords(tmp_path).trials()]
+    assert found == [(FAILED, "DiskFull: no room in here: 2 MB needed, 1 MB free", True), (STOPPED, "no room on the disk", False)]
+
+
 def test_failures_of_earlier_sessions_count(tmp_path, store):
     store(tmp_path, [TrialRecord(number, {}, {}, FAILED) for number in range(2)])
     for most, over in ((1, "more than 1 failed trials"), (2, "")):

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from automm_hpo.errors import CorruptFile
+from automm_hpo.errors import CorruptFile, DiskFull
 from automm_hpo.training import checkpoint
-from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, save_checkpoint
+from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, save_checkpoint, save_tensors
 from automm_hpo.training.checkpoint_folder import STATE_TENSORS, check_checkpoint, list_checkpoints, newest_checkpoint, prune_checkpoints
 from automm_hpo.training.evaluate import predict_logits
 from automm_hpo.training.result import EpochResult, result_from_json, result_to_json
@@ -39,6 +40,17 @@ def five_saved(tmp_path_factory):
 def saved(trial, tmp_path, five_saved):
     """A folder with checkpoints of epochs 1 to 5, scores 3 5 1 4 2."""
     return five_saved(trial, tmp_path)
+
+
+def test_a_full_disk_is_said_with_the_size_of_the_tensors(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"torn")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(DiskFull, match=rf"^no room in {tmp_path}: 4 MB needed, [\d.e+]+ MB free$"):
+        save_tensors({"weight": torch.zeros(1_000_000)}, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def names(folder):
