@@ -308,7 +308,7 @@ def test_a_killed_process_is_replaced_and_the_trial_goes_on_from_its_state(tmp_p
 
 
 @pytest.mark.slow
-def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here):
+def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here, ray_session):
     def objective(config):
         time.sleep(60 if config["x"] == 1 else 0.01)
         return config["x"]
@@ -318,6 +318,9 @@ def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here):
     found = tune_objective(objective, space, kwargs, mode="max", time_limit=14, save_path=here / "blocked", tracking=None, verbosity=0)
     assert time.time() - started < 14 + 5
     assert [(record.status, record.reason) for record in found.trials] == [("COMPLETED", ""), ("STOPPED", "time limit")]
+    while ray_session.available_resources().get("CPU") != ray_session.cluster_resources()["CPU"]:  # the user's Ray has them back
+        assert time.time() - started < 14 + 10
+        time.sleep(0.1)
 
 
 def test_a_goal_ends_the_search_and_one_that_is_tightened_lets_it_go_on():

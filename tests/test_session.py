@@ -10,7 +10,6 @@ import pytest
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.errors import InvalidArgument, SearchMismatch, TimeLimitTooShort
-from automm_hpo.hpo.cluster import deaths_untold
 from automm_hpo.hpo.identity import GOAL, SearchIdentity, check_same_search, read_identity
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
@@ -97,24 +96,6 @@ def test_trials_that_had_no_time_for_a_score_are_no_failures(here, store, reason
         return
     with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials came to a first score, and more than 3\.0 s more are needed; the same call with save_path="):
         session._check_scored(3.0)
-
-
-def test_only_deaths_after_the_deadline_are_not_told(monkeypatch):
-    """Whoever else has put something in the same place meanwhile."""
-    from ray._private import worker
-
-    told = []
-    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: told.append(data["lines"][0]))
-    death, other = "A worker died or was killed while executing a task by an unexpected system error.", "1 Workers killed due to memory pressure"
-    for after in (time.time() - 1, time.time() + 100, None):
-        with deaths_untold(after):
-            for pid, line in (("raylet", death), ("raylet", other), (7, death)):
-                worker.print_to_stdstream({"lines": [line], "pid": pid, "is_err": False}, ignore_prefix=False)
-    assert told == [other, death, *[death, other, death] * 2]
-    with deaths_untold(time.time() - 1):
-        late = worker.print_to_stdstream
-    late({"lines": [death], "pid": "raylet"}, ignore_prefix=False)
-    assert told[-1] == death and len(told) == 9
 
 
 def test_other_data_is_said_in_words(here):

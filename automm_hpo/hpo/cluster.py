@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import math
 import os
 import secrets
 import sys
@@ -224,14 +225,44 @@ def _replaced(name: str, **values: Any) -> Iterator[None]:
     except ImportError:
         yield
         return
-    before = {attribute: getattr(module, attribute) for attribute in values if hasattr(module, attribute)}
+    with _replaced_in(module, **values):
+        yield
+
+
+@contextmanager
+def _replaced_in(owner: Any, **values: Any) -> Iterator[None]:
+    """The same, of a module or a class."""
+    before = {attribute: getattr(owner, attribute) for attribute in values if hasattr(owner, attribute)}
     try:
         for attribute in before:
-            setattr(module, attribute, values[attribute])
+            setattr(owner, attribute, values[attribute])
         yield
     finally:
         for attribute, value in before.items():
-            setattr(module, attribute, value)
+            setattr(owner, attribute, value)
+
+
+@contextmanager
+def killed_when_late(seconds: float | None) -> Iterator[None]:
+    """Within, Tune kills what it has at its end, and frees their places, where that comes so many seconds from now or later; None: never.
+
+    It would wait up to 15 s for processes that hang or are only just starting, to end them as they should be.
+    """
+    from ray.tune.execution.tune_controller import TuneController
+
+    clean_up, latest, ours = getattr(TuneController, "_cleanup_trials", None), math.inf if seconds is None else time.monotonic() + seconds, True
+
+    def clean_up_in_time(controller: Any) -> None:
+        if not ours or time.monotonic() < latest:
+            clean_up(controller)  # type: ignore[misc]
+        else:
+            controller._actor_manager.cleanup()
+
+    try:
+        with _replaced_in(TuneController, _cleanup_trials=clean_up_in_time):
+            yield
+    finally:
+        ours = False  # see deaths_untold
 
 
 @contextmanager

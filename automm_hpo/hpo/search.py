@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import shutil
 import socket
@@ -13,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from ..training.result import EpochResult
-from .cluster import check_nodes
+from .cluster import check_nodes, killed_when_late
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .once import build_proposer
@@ -28,7 +25,7 @@ from .settings import check_resources
 from .trainable import TrialRunner, is_alive
 from .trial import TrialTask
 
-LATE_SECONDS = 3.0  # trials end themselves at the deadline; for one that hangs, or has not begun, nobody waits longer
+LATE_SECONDS = 3.0  # trials end themselves at the deadline; one that hangs, or has not begun, is killed so much later
 RAY_FILES = "automm_hpo_ray_"  # in the temporary folder, with the driver's pid
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
@@ -52,28 +49,30 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     runner = tune.with_parameters(TrialRunner, task=task, num_threads=settings.num_threads, metric=job.metric, driver=driver)
     remove_orphans()
     ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
-    latest = math.inf if task.deadline is None else max(time.time() + 1.0, task.deadline + LATE_SECONDS)
+    seconds = None if task.deadline is None else max(1.0, task.deadline - time.time() + LATE_SECONDS)
     try:
-        with contextlib.suppress(OutOfTime):
-            tune.Tuner(
-                tune.with_resources(runner, settings.resources_among(there)),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=scheduler,
-                    num_samples=job.num_trials,
-                    max_concurrent_trials=settings.num_parallel(there, job.num_trials),  # Ray would start one actor after another without it
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="search",
-                    storage_path=str(ray_files),
-                    verbose=0,
-                    progress_reporter=NoReporter(),
-                    callbacks=[RayEvents(monitor, latest)],
-                    stop=WhenOver(monitor),
-                    failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
-                ),
-            ).fit()
+        tuner = tune.Tuner(
+            tune.with_resources(runner, settings.resources_among(there)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=job.num_trials,
+                time_budget_s=seconds,
+                max_concurrent_trials=settings.num_parallel(there, job.num_trials),  # Ray would start one actor after another without it
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=str(ray_files),
+                verbose=0,
+                progress_reporter=NoReporter(),
+                callbacks=[RayEvents(monitor)],
+                stop=WhenOver(monitor),
+                failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+            ),
+        )
+        with killed_when_late(seconds):
+            tuner.fit()
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
 
@@ -112,29 +111,14 @@ class WhenOver(tune.Stopper):
         return bool(self.monitor.over)
 
 
-class OutOfTime(BaseException):
-    """Nothing is waited for any more. No ``Exception``: on those Tune would clean up first, and wait up to 15 s for a process that is only just starting."""
-
-
 class RayEvents(tune.Callback):
-    """Ray's events -> the monitor's.
+    """Ray's events -> the monitor's."""
 
-    Args:
-        latest: time.time() at which Tune is left as it is: what has begun is killed, a process that is only just starting ends itself, see ``leave_with``.
-    """
-
-    def __init__(self, monitor: SearchMonitor, latest: float = math.inf) -> None:
-        self.monitor, self.latest = monitor, latest
+    def __init__(self, monitor: SearchMonitor) -> None:
+        self.monitor = monitor
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its callbacks to restore from; we resume from our records, and a monitor cannot be pickled
-
-    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
-        if time.time() > self.latest:
-            for trial in trials:
-                if (actor := trial.temporary_state.ray_actor) is not None:
-                    ray.kill(actor)
-            raise OutOfTime
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.monitor.trial_started(trial.config["trial"])
