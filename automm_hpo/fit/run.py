@@ -108,12 +108,15 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
 
 
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event) -> None:
-    splits, config, folder = plan.data.splits, plan.search.config, plan.path / "search" / "cache"
-    plan.seen  # noqa: B018  # when the trials have ended there may be no time for it
+    data, config, folder = plan.data, plan.search.config, plan.path / "search" / "cache"
+    splits, seen = data.splits, plan.seen  # when the trials have ended there may be no time for it
+    if plan.start is None and data.valid_is_given and (both := int(np.isin(data.digests(data.valid), seen).sum())):
+        count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
+        progress.say(f"{count} are equal to rows to train on: if they are the same ones, the scores flatter", level=1)
     for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed
         stale.unlink()
     lines: dict[str, None] = {}
-    tables = {name: plan.data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
+    tables = {name: data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
     for line in lines:
         progress.say(line)
     dropped = store_caches(
@@ -245,9 +248,6 @@ def _announce(plan: FitPlan, session: Session) -> None:
         progress.say(f"  {plan.start.line}")
         if data.start_note:
             progress.say(f"  {data.start_note}", level=1)
-    elif data.valid_is_given and (both := int(np.isin(data.digests(data.valid), plan.seen).sum())):
-        count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
-        progress.say(f"{count} are equal to rows to train on: if they are the same ones, the scores flatter", level=1)
     for line in data.columns.lines():
         progress.say(f"  {line}")
     models, fixed = used_groups([search.config], plan.encoders.features), search.config.flat()

@@ -32,6 +32,7 @@ RAY_ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "3600",
     "PL_DISABLE_FORK": "1",  # what Tune would give each actor, see _lean_ray
 }
+LEAST_START_SECONDS = 2.0  # of a Ray of our own: 2.4 on a machine that does nothing else, by benchmarks/RESULTS.md
 DEATH = "A worker died or was killed while executing a task"  # Ray's words, also for those that end themselves
 
 
@@ -47,21 +48,21 @@ def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
     Args:
         num_gpus: at most that many of this machine's, where there is no Ray yet; -1: all.
     """
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
+    if (ray := _running_ray()) is not None:
         found = ray.cluster_resources()
         return {"cpu": found.get("CPU", 0.0), "gpu": found.get("GPU", 0.0)}
     return None if "RAY_ADDRESS" in os.environ else local_resources(num_gpus)
 
 
-LEAST_START_SECONDS = 2.0  # of a Ray of our own: 2.4 on a machine that does nothing else, by benchmarks/RESULTS.md
-
-
 def least_start_seconds() -> float:
     """What a Ray takes to start, at the least; nothing where one runs."""
+    return LEAST_START_SECONDS if _running_ray() is None and "RAY_ADDRESS" not in os.environ else 0.0
+
+
+def _running_ray() -> Any:
+    """The module, where this process is connected to a Ray."""
     ray = sys.modules.get("ray")
-    runs = "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized())
-    return 0.0 if runs else LEAST_START_SECONDS
+    return ray if ray is not None and ray.is_initialized() else None
 
 
 _own_ray = threading.Lock()  # a process has one Ray at a time
