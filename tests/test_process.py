@@ -102,6 +102,17 @@ def test_threads_have_a_ray_of_their_own_one_after_the_other(pretended):
     assert not pretended.runs
 
 
+def test_a_search_within_a_ray_of_its_own_thread_uses_that_one(pretended):
+    """Not one more, nor does it wait for itself."""
+    said = []
+    with process_unchanged(), ray_cluster(report=said.append):
+        with ray_cluster(report=said.append):
+            assert pretended.runs
+        assert pretended.runs
+    assert not pretended.runs
+    assert not said
+
+
 def test_the_last_thread_to_leave_puts_the_process_back(monkeypatch):
     monkeypatch.delenv("WORDS", raising=False)
     first, second = process_unchanged(), process_unchanged()

@@ -65,14 +65,14 @@ def _running_ray() -> Any:
     return ray if ray is not None and ray.is_initialized() else None
 
 
-_own_ray = threading.Lock()  # a process has one Ray at a time
+_own_ray = threading.RLock()  # a process has one Ray at a time
 
 
 @contextmanager
 def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None, show_output: bool = False) -> Iterator[Mapping[str, float]]:
     """The user's running Ray, or one of our own for the time of the search. It sets variables and handlers: see ``process.py``.
 
-    Where another thread of this process is searching on a Ray of our own, this one waits until that has ended.
+    Where another thread of this process is searching on a Ray of our own, this one waits until that has ended. Within this thread's own it is that one.
 
     Args:
         num_gpus: at most so many of this machine's for one of our own, of those that torch can use, for Ray counts others, too (behind a driver that is
@@ -86,10 +86,12 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
     set_ray_environment()
     import ray
 
-    own = _own_ray.locked() or not ray.is_initialized()
-    if own and not _own_ray.acquire(blocking=False):
+    if not _own_ray.acquire(blocking=False):
         report("another search of this process runs on a Ray of its own: waiting for its end. After a ray.init() they would run side by side")
         _own_ray.acquire()
+    own = not ray.is_initialized()
+    if not own:  # the user's, or the one that this thread started around this
+        _own_ray.release()
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
     levels = [logger.level for logger in loggers]
     address = os.environ.get("RAY_ADDRESS", "local") if own else "running"
