@@ -83,8 +83,8 @@ class _Rows:
     def __post_init__(self) -> None:
         num_rows, device = len(self.target), self.target.device
         for name in ("numeric", "categorical"):
-            if not getattr(self, name).numel():
-                object.__setattr__(self, name, getattr(self, name).new_zeros(num_rows, 0, device=device))
+            if not (value := getattr(self, name)).numel() and len(value) != num_rows:
+                object.__setattr__(self, name, value.new_zeros(num_rows, 0, device=device))
         if not len(self.weight):
             object.__setattr__(self, "weight", torch.ones(num_rows, device=device))
 
@@ -173,20 +173,21 @@ class TensorCache(_Rows):
             rows: a slice, or positions on the CPU.
         """
         there = rows if isinstance(rows, slice) else rows.to(self.target.device, non_blocking=True)
-        if isinstance(self.images, Pictures):
-            images = self.images.pixels(rows)
-        else:  # index_select copies whole images, indexing goes byte by byte
-            images = self.images[there] if isinstance(there, slice) else self.images.index_select(0, there)
+
+        def take(values: torch.Tensor) -> torch.Tensor:  # index_select copies whole rows, indexing goes byte by byte
+            return values[there] if isinstance(there, slice) else values.index_select(0, there)
+
+        images = self.images.pixels(rows) if isinstance(self.images, Pictures) else take(self.images)
         counts = {name: each[rows] for name, each in self.token_counts.items()}
         return Batch(
             images.permute(0, 1, 4, 2, 3),
-            self.image_mask[there],
-            self.target[there],
-            self.numeric[there],
-            self.categorical[there],
-            {name: tokens[:, : int(counts[name].max()) if len(counts[name]) else 0][there].long() for name, tokens in self.tokens.items()},
+            take(self.image_mask),
+            take(self.target),
+            take(self.numeric),
+            take(self.categorical),
+            {name: take(tokens[:, : int(counts[name].max()) if len(counts[name]) else 0]).long() for name, tokens in self.tokens.items()},
             {name: each.to(self.target.device, non_blocking=True) for name, each in counts.items()},
-            self.weight[there],
+            take(self.weight),
         )
 
 

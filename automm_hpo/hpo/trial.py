@@ -23,7 +23,8 @@ from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 
 NUM_STATES = 2  # resumable checkpoints a running trial keeps: the newest, and one before it should that be damaged
 Newest = tuple[Path, EpochResult]
-STOP_FILE = "stop"  # in the search's folder; while it is there, trials end after the step they are at
+STOP_FILE = "stop"  # in the search's folder; while it is there, trials end
+LOOKS_EVERY = 0.1  # seconds, for that file: small steps would each wait for it, on a network's disk for long
 
 
 class TrialFunction(Protocol):
@@ -98,11 +99,15 @@ class _ShouldStop:
     def __init__(self, task: TrialTask, seconds: float) -> None:
         """Of a trial that has taken so many seconds."""
         self.task, self.began, self.stop_file = task, time.time() - seconds, task.search_folder / STOP_FILE
+        self.looked, self.is_interrupted = 0.0, False
 
     def __call__(self, ahead: float) -> str | None:
-        now = time.time() + ahead  # ending must begin so much earlier
-        if self.stop_file.exists():
+        now = time.time()
+        if now > self.looked + LOOKS_EVERY and not self.is_interrupted:
+            self.looked, self.is_interrupted = now, self.stop_file.exists()
+        if self.is_interrupted:
             return "interrupted"
+        now += ahead  # ending must begin so much earlier
         if self.task.deadline is not None and now > self.task.deadline:
             return "time_limit"
         if self.task.trial_time_limit is not None and now > self.began + self.task.trial_time_limit:

@@ -55,8 +55,8 @@ class TimmImage(Backbone):
         """(B, I, 3, H, W) uint8 -> (B, F)."""
         flat = batch.images.flatten(0, 1).to(torch.float32, copy=True).sub_(self.pixel_mean).div_(self.pixel_std)  # (B*I, 3, H, W)
         pooled = self.backbone(flat).unflatten(0, batch.image_mask.shape)  # (B, I, F)
-        weight = batch.image_mask.unsqueeze(-1).to(pooled.dtype)
-        return (pooled * weight).sum(1) / weight.sum(1).clamp(min=1)
+        share = batch.image_mask / batch.image_mask.sum(1, keepdim=True).clamp(min=1)
+        return (pooled * share.unsqueeze(-1)).sum(1)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -54,11 +55,11 @@ def build_loss(optim: Optim, problem: Problem) -> Callable[[Answers, Batch], tor
     compute = choices[next(iter(choices)) if optim.loss_func == "auto" else optim.loss_func]
 
     def loss(answers: Answers, batch: Batch) -> torch.Tensor:
-        parts = []
+        weight, parts = batch.weight / len(batch), []
         for logits, share in answers:
             prediction = logits.float() if problem.is_classification else logits.float().squeeze(1)
-            parts.append(share * (compute(prediction, batch.target, optim) * batch.weight).mean())
-        return torch.stack(parts).sum()
+            parts.append(torch.dot(compute(prediction, batch.target, optim), share * weight))
+        return functools.reduce(torch.add, parts)
 
     return loss
 

@@ -38,7 +38,7 @@ def on_gpu(one):
         {"optim__class_weights": "balanced", "optim__loss_func": "focal_loss"},
         {"optim__ema_decay": 0.9, "optim__optim_type": "sgd", "optim__lr": 0.05},
         pytest.param({"optim__optim_type": "lamb"}, marks=pytest.mark.slow),
-        {"optim__optim_type": "lion"},
+        {"optim__optim_type": "lion", "optim__lr": 1e-3},  # by signs: a larger step makes much of the last bits of small gradients
         {"env__per_gpu_batch_size": 4},
         pytest.param({"model__timm_image__image_size": 64}, marks=pytest.mark.slow),
         {"model__timm_image__checkpoint_name": "test_vit", "optim__peft": "lora"},
