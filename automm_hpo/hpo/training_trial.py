@@ -21,7 +21,7 @@ from ..training.building import ModelBuilder
 from ..training.checkpoint import Snapshot, load_checkpoint, take_snapshot, write_checkpoint
 from ..training.checkpoint_folder import inherit_checkpoint, is_inherited, newest_checkpoint, prune_checkpoints
 from ..training.compiling import gpu_kernels
-from ..training.device import find_device, resident
+from ..training.device import find_device, keep_freed_memory, resident
 from ..training.gradients import micro_batch_size
 from ..training.loop import train_steps
 from ..training.memory import known_micro_batch, note_micro_batch
@@ -62,6 +62,7 @@ class Training:
         if device.type == "cuda":
             gc.collect()  # a compiled network refers to itself
             torch.cuda.empty_cache()  # what this actor's last trial had, other trials on the GPU may need
+        keep_freed_memory()
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
         state = self.models.state(config, self.seed, device)
         state.micro_batch_size = known = known_micro_batch(cache, config, device)

@@ -19,6 +19,7 @@ OUT_OF_MEMORY = (  # words of a GPU's libraries, which allocate for themselves, 
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine",
 )
+LARGE_BLOCK = 2**25 - 2**16  # bytes; glibc learns from none of more than 2^25, its own few included
 
 
 def find_device(env: Env) -> torch.device:
@@ -56,6 +57,15 @@ def _capability(name: str) -> tuple[int, int]:
     """Of an architecture's name: ``sm_90a`` is (9, 0)."""
     digits = "".join(filter(str.isdigit, name))
     return int(digits[:-1]), int(digits[-1])
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep up to 64 MB of what tensors on the processor free for the next ones, as it does anyway after the first large one.
+
+    glibc gives back whatever is more than twice the largest block that was ever freed at once, up to 32 MB. Where no tensor of a training has more than
+    one, it does so at nearly every operator, and the next one has its memory page by page from the kernel: a tenth of a table's step, more on a busy machine.
+    """
+    torch.empty(LARGE_BLOCK, dtype=torch.uint8)  # nobody writes to it: it takes no memory
 
 
 def generators_unchanged(device: torch.device) -> AbstractContextManager:

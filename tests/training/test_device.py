@@ -1,5 +1,8 @@
 """The device of a trial, and torch as it is meant to be."""
 
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -34,6 +37,29 @@ def test_precision_is_mixed_by_itself_only_where_the_gpu_has_bfloat16(precision,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with autocast(Env(precision=precision), torch.device("cuda")):
         assert torch.is_autocast_enabled("cuda") is is_mixed
+
+
+PAGES = """
+import resource, torch
+from automm_hpo.training.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(2**20) for _ in range(10)]  # each 4 MB, a thousand pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+keep_freed_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again():
+    """Not given back, and fetched page by page again."""
+    assert int(subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout) < 100
 
 
 def test_the_last_of_several_threads_puts_the_default_type_back():
