@@ -211,7 +211,7 @@ class Session:
             had_time: also for what follows the trials.
         """
         self._ended_by = self._ended_by or ("" if had_time else TIME_LIMIT)
-        self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False)
+        self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:
             self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline)

@@ -131,6 +131,8 @@ class SearchMonitor:
             disk_full: for want of room, which the others would have to find, too; they are left for another session.
         """
         folder = self.records.folder_of(number)
+        if number not in self._open and not self.records.is_closed(number):
+            self._open[number] = folder.read()  # its process never started
         if not folder.error:
             folder.write_error(error)
         reason = raised_in(folder.error) or "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import inspect
@@ -13,6 +14,7 @@ import random
 import shutil
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -87,15 +89,28 @@ def sent_by_value(objective: Any) -> Iterator[None]:
     from ray import cloudpickle
 
     module = sys.modules.get(function_of(objective).__module__ or "")
-    installed = module is None or module.__name__ == "__main__" or _is_installed(getattr(module, "__file__", None))
-    if not installed:
-        cloudpickle.register_pickle_by_value(module)
+    if module is None or module.__name__ == "__main__" or _is_installed(getattr(module, "__file__", None)):
+        _check_sent(objective)
+        yield
+        return
+    name = module.__name__
+    with _lock:  # the list is the process's: the last of several threads takes the module off it, unless the user has put it there
+        is_ours = _senders[name] > 0 or name not in cloudpickle.list_registry_pickle_by_value()
+        _senders[name] += is_ours
+        if is_ours and _senders[name] == 1:
+            cloudpickle.register_pickle_by_value(module)
     try:
         _check_sent(objective)
         yield
     finally:
-        if not installed:
-            cloudpickle.unregister_pickle_by_value(module)
+        with _lock:
+            _senders[name] -= is_ours
+            if is_ours and not _senders[name]:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+_lock = threading.Lock()
+_senders = collections.Counter[str]()  # how many searches send a module now
 
 
 def _check_sent(objective: Any) -> None:

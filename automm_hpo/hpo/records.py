@@ -220,7 +220,7 @@ class TrialFolder:
 
     def write_error(self, traceback: str) -> None:
         with room_needed(self.path / "error.txt", len(traceback)):
-            self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8")
+            self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8", errors="backslashreplace")  # a file's name may be in it
 
 
 def _is_torn(log: Path) -> bool:
@@ -304,7 +304,8 @@ class SearchRecords:
 
         Those that may go on keep what they need to. Rows and curves of all stay for ever.
         """
-        self._keepers.sort(key=attrgetter("rank"), reverse=True)
+        self._keepers.sort(key=attrgetter("number"))
+        self._keepers.sort(key=attrgetter("rank"), reverse=True)  # of equals the first, as in ``best_of``
         ended = [record for record in self._keepers if record.has_ended]
         for rank, record in enumerate(ended):
             kept = keep_epochs if rank == 0 else 1 if rank < keep_trials else 0

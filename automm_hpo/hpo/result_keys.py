@@ -10,7 +10,8 @@ SCORE = "score"  # of this validation; absent where it is not finite
 METRIC = "best_score"  # of the trial so far, which is what it would contribute: what searchers are told
 RESULT = "epoch_result"  # the whole ``EpochResult``
 REPLAYED, WENT_ON = "replayed", "went_on"  # it was on record already; and the trial is known to have gone on after it
-FAILED, HOPELESS, DISK_FULL = "failed", "hopeless", "disk_full"  # the trial raised; and so would every other; for want of room
+# the trial raised; and so would every other; for want of room. An objective's metric may be called "failed"
+FAILED, HOPELESS, DISK_FULL = "automm_hpo/failed", "automm_hpo/hopeless", "automm_hpo/disk_full"
 
 
 def went_on(report: Mapping[str, Any]) -> bool:

@@ -197,6 +197,9 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
         problems.add(InvalidTuneSettings(f"scheduler: BOHB needs searcher='bohb', got {searcher!r}; with any other searcher take scheduler='HyperBand'"))
     if searcher == "bohb" and name != "BOHB":
         problems.add(InvalidTuneSettings(f"searcher: bohb needs scheduler='BOHB', which tells it of scores at each budget; got scheduler={name!r}"))
+    if searcher == "zoopt" and name in WAITING:
+        words = f"zoopt proposes nothing more until its first trials have ended, and those of {name} wait for others"
+        problems.add(InvalidTuneSettings(f"searcher: {words}; take another searcher, or scheduler='ASHA'"))
     if name in POPULATIONS:
         fixed = [key for key in space if key not in live]
         changed = {key: domain for key, domain in space.items() if key in live}

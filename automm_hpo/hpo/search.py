@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +29,7 @@ from .trial import TrialTask
 
 LATE_SECONDS = 3.0  # trials end themselves at the deadline; one that hangs, or has not begun, is killed so much later
 RAY_FILES = "automm_hpo_ray_"  # in the temporary folder, with the driver's pid
+_registering = threading.Lock()  # Ray's list of names is not made for several threads
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
 
@@ -46,13 +49,16 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, availabl
     searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid(), _here())
-    runner = tune.with_parameters(TrialRunner, task=task, num_threads=settings.num_threads, metric=job.metric, driver=driver)
+    name = f"TrialRunner_{secrets.token_hex(4)}"  # Ray finds it by its name, when an actor starts; another thread's search has one of its own
+    with _registering:
+        runner = tune.with_parameters(TrialRunner, task=task, num_threads=settings.num_threads, metric=job.metric, driver=driver)
+        tune.register_trainable(name, tune.with_resources(runner, settings.resources_among(there)))
     remove_orphans()
     ray_files = Path(tempfile.mkdtemp(prefix=f"{RAY_FILES}{os.getpid()}_"))
     seconds = None if task.deadline is None else max(1.0, task.deadline - time.time() + LATE_SECONDS)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(runner, settings.resources_among(there)),
+            name,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,

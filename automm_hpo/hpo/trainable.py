@@ -93,10 +93,11 @@ class TrialRunner(tune.Trainable):
                     return self._report(step, step.result)
         except (Exception, SystemExit) as error:
             # this process cannot be used again, or was told by a signal to go; Ray starts another, in which the trial goes on
-            if "CUDA error" in str(error) or hasattr(error, "ray_terminate_msg"):
+            words = traceback_of(error)  # str(error) may raise itself
+            if "CUDA error" in words or hasattr(error, "ray_terminate_msg"):
                 raise
             with contextlib.suppress(DiskFull):  # the driver will find no room either, and say so
-                self.folder.write_error(traceback_of(error))
+                self.folder.write_error(words)
             # the actor is sound: told as a result, a failure costs no new one
             return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport), DISK_FULL: isinstance(error, DiskFull)} | self._best()
 

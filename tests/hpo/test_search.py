@@ -74,6 +74,7 @@ def test_an_ensemble_is_made_of_a_finished_search(finished, small, here, fast):
 def test_bayes_and_asha_stop_weak_trials_and_the_predictor_is_whole(small, here, fast):
     space = {"optim.lr": tune.loguniform(1e-6, 1e-2), "optim.max_epochs": 4}
     kwargs = {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 5, "num_to_keep": 1, "deterministic": True}
+    kwargs["points_to_evaluate"] = [{"optim.lr": 1e-2}, {"optim.lr": 1e-6}]  # one that learns, and one that cannot
     predictor = search(small[0], fast | space, here / "run", kwargs)
     table = predictor.leaderboard()
     assert len(table) == 5

@@ -48,7 +48,7 @@ def _fifo(plan: SchedulerPlan) -> TrialScheduler:
 def _asha(plan: SchedulerPlan) -> TrialScheduler:
     grace_period = min(plan.max_t, plan.grace("grace_period"))
     arguments = {"reduction_factor": 3} | dict(plan.args) | {"max_t": plan.max_t, "grace_period": grace_period}
-    return ASHA(plan.seed, **arguments)
+    return ASHA(plan.seed, is_open_ended="max_t" not in plan.args, **arguments)  # who knows how many epochs there are ends them by itself
 
 
 def _halving(kind: type[HyperBand]) -> Callable[[SchedulerPlan], TrialScheduler]:

@@ -21,9 +21,14 @@ class ASHA(ASHAScheduler):
     Rungs compare the best score so far, which is what a trial would contribute if it ended there.
     """
 
-    def __init__(self, seed: int, **arguments: Any) -> None:
+    def __init__(self, seed: int, is_open_ended: bool = False, **arguments: Any) -> None:
+        """As Ray's.
+
+        Args:
+            is_open_ended: ``max_t`` is a guess of where trials end, by which rungs are placed; those that go on beyond it are left to.
+        """
         super().__init__(time_attr=TIME_ATTR, metric=METRIC, mode="max", **arguments)
-        self.seed = seed
+        self.seed, self.is_open_ended = seed, is_open_ended
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         odds = np.exp(np.array([float(len(bracket._rungs)) for bracket in self._brackets]))
@@ -32,7 +37,8 @@ class ASHA(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         action = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if went_on(result) else action
+        is_beyond = self.is_open_ended and result[TIME_ATTR] >= self._max_t
+        return TrialScheduler.CONTINUE if went_on(result) or is_beyond else action
 
 
 @dataclass(frozen=True)
