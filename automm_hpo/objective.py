@@ -61,7 +61,7 @@ def tune_objective(
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
         mode: ``max`` or ``min``; it must be given, here or in ``hyperparameter_tune_kwargs``.
         max_epochs: reports after which a trial is ended, where it is, so that what follows its last report is not run (but for ``finally``);
-            what ASHA and the other schedulers plan with. A Trainable needs it.
+            what ASHA and the other schedulers plan with. A Trainable needs it. Without it they plan with 100, at which HyperBand and BOHB end trials.
         time_limit: seconds from this call to its return.
         save_path: new or empty folder, or that of an earlier call with these arguments, which then goes on; None makes one.
         seed: of the searcher.

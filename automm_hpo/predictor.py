@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ from .presets import check_preset
 from .results import SearchResults
 from .sections import unwrapped
 from .training.device import pick_device, usual_torch
-from .training.evaluate import compute_metric, probabilities, values
+from .training.evaluate import compute_metric, probabilities, undefined_on, values
 
 MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
 PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
@@ -276,6 +277,9 @@ class MultiModalPredictor:
             name: compute_metric(metric, artifact.problem, logits[torch.from_numpy(readable)], target[readable])
             for name, metric in zip(names, found, strict=True)
         }
+        for name, metric in zip(names, found, strict=True):
+            if math.isnan(scores[name]) and (why := undefined_on(metric, artifact.problem, target[readable])):
+                self._say(f"{name} is undefined on these {readable.sum():,} rows: {why}")
         if not return_pred:
             return scores
         return scores, self._decode(table, logits, bad)

@@ -227,6 +227,7 @@ SPACES = [
     settings({"scheduler": "ASHAA"}, "scheduler", "FIFO, ASHA", "Did you mean ASHA?"),
     settings({"scheduler": "BOHB"}, "scheduler", "BOHB needs searcher='bohb'", "HyperBand"),
     settings({"searcher": "bohb", "scheduler": "FIFO"}, "bohb needs scheduler='BOHB'"),
+    settings({"searcher": "zoopt", "scheduler": "HyperBand"}, "zoopt proposes nothing more until its first trials have ended"),
     settings({"scheduler": "bandit"}, "slack_factor", "slack_amount", "neither"),
     settings({"scheduler": "truncation", "scheduler_init_args": {"truncation_percentage": 100}}, "integer in [1, 99]"),
     space(

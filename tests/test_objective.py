@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -20,6 +21,7 @@ from automm_hpo.hpo.objective_space import split_objective_space
 from automm_hpo.hpo.objective_trial import Objective, sent_by_value
 from automm_hpo.hpo.records import SearchRecords, TrialFolder
 from automm_hpo.hpo.trial import TrialTask, run_trial
+from automm_hpo.objective import MOST_REPORTS
 from automm_hpo.space import choice, sample_from
 
 pytestmark = pytest.mark.usefixtures("ray_session", "here")
@@ -499,6 +501,64 @@ def test_what_every_process_has_is_not_sent(value, installed):
     with sent_by_value(value):
         assert (__name__ in cloudpickle.list_registry_pickle_by_value()) != installed
         assert "functools" not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_the_last_of_several_searches_takes_the_module_off_the_list():
+    from ray import cloudpickle
+
+    with sent_by_value(falling):
+        with sent_by_value(falling):
+            pass
+        assert __name__ in cloudpickle.list_registry_pickle_by_value()
+    assert __name__ not in cloudpickle.list_registry_pickle_by_value()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        with sent_by_value(falling):
+            pass
+        assert __name__ in cloudpickle.list_registry_pickle_by_value()  # the user's own
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_searches_side_by_side_keep_their_trials_apart():
+    """Ray finds what a trial runs by a name."""
+    found = {}
+
+    def run(which):
+        def objective(config):
+            for _ in range(3):
+                yield {"loss": which}
+
+        found[which] = search(objective, num_trials=3, kwargs={"max_concurrent_trials": 1}, save_path=f"run{which}")
+
+    threads = [threading.Thread(target=run, args=(which,)) for which in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {which: {record.best.metric for record in results.trials} for which, results in found.items()} == {1: {1.0}, 2: {2.0}}
+
+
+def test_a_trial_that_goes_on_beyond_the_guessed_end_is_left_to():
+    def objective(config):
+        for _ in range(MOST_REPORTS + 20):
+            yield {"failed": config["x"]}  # a metric may be called so
+
+    found = search(objective, scheduler="ASHA", num_trials=1, metric="failed")
+    assert [(record.status, len(record.results)) for record in found.trials] == [("COMPLETED", MOST_REPORTS + 20)]
+
+
+def test_names_that_are_no_unicode_end_no_search():
+    """As os.listdir gives them of files whose names are not UTF-8."""
+
+    def objective(config):
+        if config["name"] == "b\udcff":
+            raise ValueError(f"cannot read {config['name']}")
+        return {"loss": 1.0}
+
+    found = search(objective, {"name": tune.choice(["a", "b\udcff"])}, "grid", num_trials=2)
+    assert sorted(record.status for record in found.trials) == ["COMPLETED", "FAILED"]
+    assert [record.reason for record in found.trials if record.status == "FAILED"] == ["ValueError: cannot read b\\udcff"]
 
 
 @pytest.mark.parametrize("objective", [lambda config, data: 0.0, lambda: 0.0])

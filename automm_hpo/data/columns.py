@@ -19,6 +19,7 @@ from .images import EXTENSIONS, hint_of_tensor, is_image_base64, is_several, ope
 from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
+NAMELESS = re.compile(r"Unnamed: \d+")  # what read_csv calls a column without a name
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
 MANY = 20  # columns, that nobody wants to read one by one
@@ -148,6 +149,8 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     single = ("categorical", "one value, or missing") if len(present) < len(column) else ("null", "constant")
     if pd.api.types.is_bool_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
         return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
+    if pd.api.types.is_integer_dtype(dtype) and NAMELESS.fullmatch(str(column.name)) and column.is_unique:
+        return "null", "row numbers, which to_csv writes as a column without a name"
     if pd.api.types.is_numeric_dtype(dtype) or is_duration(dtype):
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else single
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):

@@ -374,8 +374,9 @@ class SearchRecords:
         table = pd.DataFrame(rows, columns=None if rows else LEADERBOARD)
         for key in keys:
             values = [record.best_tuned.get(key, math.nan) for record in ranked]
-            # else pandas would take None, which is a value, for nan
-            table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=object if None in values else None)
+            # else pandas would take None, which is a value, for nan; and file names that are no UTF-8 cannot be its texts
+            dtype = object if None in values or "\\udc" in ascii(values) else None
+            table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=dtype)
         for name in dict.fromkeys(name for record in ranked if record.best for name in record.best.extra):
             column = f"reported/{name}" if name in table.columns else name
             table[column] = [record.best.extra.get(name, math.nan) if record.best else math.nan for record in ranked]

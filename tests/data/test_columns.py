@@ -211,3 +211,10 @@ def test_periods_are_dates_and_durations_are_numbers(folder):
         }
     )
     assert dict(infer_columns(table, [], folder)) == {"quarter": "datetime", "arrow": "numerical", "objects": "numerical", "constant": "null"}
+
+
+@pytest.mark.parametrize(("numbers", "kind"), [([3, 1, 2], "null"), ([3, 1, 1], "numerical"), ([0.5, 1.5, 2.5], "numerical")])
+def test_the_row_numbers_of_a_csv_are_not_learned_from(tmp_path, numbers, kind):
+    """They would tell how the table was sorted."""
+    pd.DataFrame({"x": [0.1, 0.2, 0.4], "label": [0, 1, 1]}, index=numbers).to_csv(tmp_path / "table.csv")
+    assert infer_columns(pd.read_csv(tmp_path / "table.csv"), ["label"], tmp_path)["Unnamed: 0"] == kind

@@ -60,6 +60,14 @@ def test_a_full_disk_ends_the_search_also_where_there_is_a_score(tmp_path, store
     assert found == [(FAILED, "DiskFull: no room in here: 2 MB needed, 1 MB free", True), (STOPPED, "no room on the disk", False)]
 
 
+def test_a_trial_whose_process_never_started_has_failed(tmp_path, store):
+    store(tmp_path, [TrialRecord(0, {}, {}, RUNNING)])
+    monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1, max_failed_trials=0)
+    monitor.trial_failed(0, "ModuleNotFoundError: No module named 'mine'")
+    assert SearchRecords(tmp_path).trials()[0].status == FAILED
+    assert monitor.over == "more than 0 failed trials"
+
+
 def test_failures_of_earlier_sessions_count(tmp_path, store):
     store(tmp_path, [TrialRecord(number, {}, {}, FAILED) for number in range(2)])
     for most, over in ((1, "more than 1 failed trials"), (2, "")):

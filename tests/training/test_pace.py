@@ -92,6 +92,22 @@ def test_the_clock_is_looked_at_ever_more_seldom():
     assert looks[-1] - looks[-2] > 10
 
 
+def test_the_first_validation_bends_no_schedule():
+    """It waits for imports: what the next ones take is known from the second on."""
+    clocked = pace.Pace(1000, 1000, 0.1, 1.0, lambda ahead: "time_limit" if ahead > 60 else None)
+    clocked.start()
+    for step in range(1, 11):
+        clocked.step_taken(step)
+    clocked.validated(5.0)
+    for step in range(11, 21):
+        clocked.start()
+        clocked.step_taken(step)
+    assert (clocked.total_steps, clocked.shortened) == (1000, None)
+    assert clocked.ahead < 1
+    clocked.validated(2.0)
+    assert clocked.ahead == 2.0
+
+
 def test_a_training_that_goes_on_keeps_its_schedule_until_its_pace_is_known():
     """A rate that has fallen does not jump back for the first steps of another session."""
     clocked = pace.Pace(1000, 50, 0.0, 1.0, lambda ahead: None)
