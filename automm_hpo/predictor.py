@@ -424,6 +424,8 @@ class MultiModalPredictor:
     def load_trial(self, number: int) -> MultiModalPredictor:
         """The predictor that a single trial of the search came to, for any trial whose weights were kept.
 
+        Its ``path`` is the folder of the whole search, which loads as the best of it; ``save`` gives this one a folder of its own.
+
         Raises:
             InvalidArgument: there is no such trial, or its weights were not kept; those that were are named.
         """
