@@ -323,7 +323,8 @@ def _jittered(axis: Axis) -> np.ndarray:
     if axis.kind == "options":
         for option in range(len(axis.options)):
             rows = np.flatnonzero(places == option)
-            places[rows] += np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else 0.0
+            reach = min(0.22, 0.04 * (len(rows) - 1))  # a few close together, for they are one option
+            places[rows] += np.linspace(-reach, reach, len(rows))
     return places
 
 
@@ -463,12 +464,16 @@ def _metric_scale(axes: Axes, scale: MetricAxis) -> None:
 
 def _nice_ticks(low: float, high: float, is_log: bool) -> list[float]:
     """Round values from ``low`` to ``high``, about five."""
+
+    def within(ticks: Iterable[float], rounding: float) -> list[float]:
+        return [float(tick) for tick in ticks if low - rounding <= tick <= high + rounding]
+
     if is_log:
         decades = math.log10(high / low)
-        ticks, rounding = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=8).tick_values(low, high), 1e-9 * low
-    else:
-        ticks, rounding = MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high), 1e-9 * (high - low)
-    return [float(tick) for tick in ticks if low - rounding <= tick <= high + rounding]
+        ticks = within(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=8).tick_values(low, high), 1e-9 * low)
+        if len(ticks) > 2:  # else less than a decade, of which too little could be read
+            return ticks
+    return within(MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high), 1e-9 * (high - low))
 
 
 def _unit_ticks(axis: Axis) -> list[tuple[float, str]]:
