@@ -40,6 +40,7 @@ class Preview:
         seconds: of all that is left of the search, start-up not counted.
         disk_bytes: of checkpoints, at their peak.
         path: where the predictor would lie.
+        time_limit: seconds that are left of ``fit``'s; None: as many as it takes.
     """
 
     trials: pd.DataFrame
@@ -49,6 +50,7 @@ class Preview:
     seconds: float
     disk_bytes: int
     path: Path
+    time_limit: float | None = None
 
     @property
     def summary(self) -> str:
@@ -57,8 +59,16 @@ class Preview:
         trials = "1 trial" if self.num_trials == 1 else f"{self.num_trials} trials"
         return (
             f"{trials} ({known}), {self.num_parallel} at a time: about {_duration(self.seconds)} of training if none is stopped, "
-            f"starting up not counted, checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
+            f"starting up not counted{self._in_time}, checkpoints of at most {self.disk_bytes / 1e6:,.0f} MB in {self.path}"
         )
+
+    @property
+    def _in_time(self) -> str:
+        if self.time_limit is None or self.seconds <= self.time_limit:
+            return ""
+        left = self.num_trials - self.num_ended
+        enough = f"enough for about {int(left * self.time_limit / self.seconds)} of {left}" if left > 1 else "its schedule would end sooner"
+        return f" (time_limit leaves {_duration(self.time_limit)}, start included: {enough})"
 
     def __repr__(self) -> str:
         more = f"\n... and {len(self.trials) - SHOWN_ROWS} more, in .trials" if len(self.trials) > SHOWN_ROWS else ""
@@ -71,7 +81,7 @@ class Preview:
 @process_unchanged()
 def preview(plan: FitPlan) -> Preview:
     """Times a few steps on a few rows; nothing is written."""
-    search = plan.search
+    search, time_limit = plan.search, None if plan.deadline is None else max(0.0, plan.deadline - time.time())
     slots, configs = num_parallel(search), _known_configs(plan)
     seconds_per_epoch: dict[str, float] = {}
     rows = []
@@ -86,7 +96,7 @@ def preview(plan: FitPlan) -> Preview:
     left = search.num_trials - num_ended
     seconds = float(trials["seconds"].mean()) * math.ceil(left / slots)
     peak, _ = peak_bytes(plan)
-    return Preview(trials, search.num_trials, num_ended, slots, seconds, peak, plan.path)
+    return Preview(trials, search.num_trials, num_ended, slots, seconds, peak, plan.path, time_limit)
 
 
 def _takes_time(key: str, value: Any) -> bool:

@@ -1,5 +1,7 @@
 """What a search is said to take, before it does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,3 +78,13 @@ def test_what_is_done_is_not_planned_again(here):
     assert (found.num_trials, found.num_ended, found.seconds) == (1, 1, 0.0)
     assert "1 of them done" in found.summary
     assert len(predictor.leaderboard()) == 1
+
+
+@pytest.mark.parametrize(("num_trials", "words"), [(4, "enough for about 0 of 4)"), (1, "its schedule would end sooner)")])
+def test_a_plan_says_what_the_time_limit_is_enough_for(here, num_trials, words):
+    long = {"optim.max_epochs": 100_000, "optim.lr": tune.loguniform(1e-4, 1e-2)}
+    found = plan(numbers(), long, hyperparameter_tune_kwargs=SEARCH | {"num_trials": num_trials}, time_limit=60)
+    assert 50 < found.time_limit <= 60
+    assert "(time_limit leaves " in found.summary
+    assert words in found.summary
+    assert "time_limit" not in replace(found, time_limit=None).summary
