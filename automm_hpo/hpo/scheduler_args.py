@@ -19,6 +19,7 @@ from ..space import Choice, SearchSpace
 
 LIVE_KEYS = keys_marked(Mark.LIVE)
 POPULATIONS = ("PBT", "PB2")
+RESERVED = ("trial", "segment", "parent")  # beside the hyperparameters that these hand from trial to trial
 WAITING = ("HyperBand", "BOHB", *POPULATIONS)  # these pause trials until others have come as far
 
 
@@ -207,6 +208,8 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
             words = f"scheduler: {name} changes the tuned hyperparameters while a model trains, and cannot change {', '.join(fixed)}. "
             can = f"It can change {', '.join(live)}" if live else "It can change those of a Trainable class only, which saves and loads its state"
             problems.add(InvalidTuneSettings(f"{words}{can}; fix the others, or take another scheduler"))
+        if reserved := [key for key in space if key in RESERVED]:
+            problems.add(InvalidTuneSettings(f"scheduler: {name} calls something of its own {' and '.join(reserved)}; give the hyperparameter another name"))
         for key, domain in changed.items():
             if not hasattr(domain, "finish"):
                 problems.add(InvalidTuneSettings(f"scheduler: {name} takes ranges and choices, and {key} is neither"))

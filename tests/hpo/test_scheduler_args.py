@@ -152,6 +152,12 @@ def test_bohb_goes_with_bohb_only():
         assert repr(name) in said
 
 
+def test_names_that_populations_use_themselves_are_refused():
+    said = refused(check_scheduler, "PBT", "random", {"trial": Float(0, 1), "x": Float(0, 1)}, ("trial", "x"))
+    assert "PBT calls something of its own trial; give the hyperparameter another name" in said
+    check_scheduler("ASHA", "random", {"trial": Float(0, 1)}, ("trial",))
+
+
 @pytest.mark.parametrize("name", ["PBT", "PB2"])
 def test_populations_change_live_hyperparameters_only(name):
     space = LIVE_SPACE | {"optim.optim_type": Choice(("adamw", "sgd")), "env.batch_size": Choice((16, 32))}
