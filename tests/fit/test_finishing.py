@@ -526,7 +526,8 @@ def test_a_fit_with_a_refit(small, here, fast):
 def test_a_search_with_an_ensemble(small, here, fast, ray_session):
     space = {"model.timm_image.image_size": tune.choice([32, 48]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "test_vit"])}
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2}
-    predictor = fit(small[0], here, fast | space | {"optim.max_epochs": 3}, ensemble_size=4, hyperparameter_tune_kwargs=kwargs, seed=2)  # not of every seed is one better
+    # of other seeds a single trial may be best
+    predictor = fit(small[0], here, fast | space | {"optim.max_epochs": 3}, ensemble_size=4, hyperparameter_tune_kwargs=kwargs, seed=2)
     summary = predictor.fit_summary()
     assert 1 < len(summary["ensemble"]["members"]) <= 4
     assert summary["val_log_loss"] == summary["ensemble"]["val_log_loss"] < predictor.leaderboard().loc[0, "log_loss"]
