@@ -73,7 +73,7 @@ svms
 # %%
 runs = mlflow.search_runs(search_all_experiments=True)
 trials = runs[runs["tags.mlflow.parentRunId"].notna()].sort_values("tags.mlflow.runName")
-trials[["tags.mlflow.runName", "status", "params.C", "params.kernel", "metrics.support_vectors", "metrics.training_accuracy_score", "metrics.metric"]]
+trials[["tags.mlflow.runName", "status", "params.C", "params.kernel", "metrics.support_vectors", "metrics.training_accuracy_score", "metrics.accuracy"]]
 
 # %% [markdown]
 # ## PyTorch, epoch by epoch
