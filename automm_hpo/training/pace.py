@@ -34,7 +34,7 @@ class Pace:
         self.shortened: str | None = None
         self.ahead = 0.0
         self._validations_per_step, self._steps_per_validation, self._should_stop = validations_per_step, steps_per_validation, should_stop
-        self._clock, self._is_measured, self._is_cold, self._is_compiled = StepClock(), False, True, False
+        self._clock, self._is_measured, self._is_cold = StepClock(), False, True
 
     def start(self, afresh: bool = False) -> None:
         """Steps follow; what was done meanwhile is none.
@@ -43,7 +43,7 @@ class Pace:
             afresh: the model was compiled; they go at another pace than those before, and the first of them wait for the compiler.
         """
         if afresh:
-            self._clock, self._is_cold, self._is_compiled = StepClock(RECOMPILES), True, True
+            self._clock, self._is_cold = StepClock(RECOMPILES), True
         self._clock.start()
 
     def steps_done(self) -> None:
@@ -57,7 +57,7 @@ class Pace:
             step: how many were taken in all.
         """
         is_due = self._clock.tick()
-        if not (self._is_measured or (self._is_compiled and self._clock.warms_up)):
+        if not (self._is_measured or self._clock.waits_for_compiler):
             self.ahead = self._clock.seconds * self._steps_per_validation
         if is_due:
             share = self._clock.seconds + self.ahead * self._validations_per_step
@@ -102,8 +102,8 @@ class StepClock:
         self.start()
 
     @property
-    def warms_up(self) -> bool:
-        return not self._counted
+    def waits_for_compiler(self) -> bool:
+        return self._warm_up > 1 and not self._counted
 
     def start(self) -> None:
         """Steps follow; what was done meanwhile, such as a validation, is none."""

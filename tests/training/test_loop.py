@@ -161,7 +161,7 @@ def test_where_time_is_not_short_nothing_changes(trial, monkeypatch):
 class SteadyClock:
     """A step takes a second."""
 
-    seconds, steps = 1.0, 0
+    seconds, steps, waits_for_compiler = 1.0, 0, False
 
     def start(self):
         pass
