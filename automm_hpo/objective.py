@@ -94,6 +94,8 @@ def tune_objective(
         folder, resuming = plan_path(save_path, resume)
     with problems.gather():
         settings = parse_tune_settings(hyperparameter_tune_kwargs)
+        if settings.disk_quota_mb is not None:
+            problems.add(InvalidTuneSettings("disk_quota_mb: how large the checkpoints of an objective become is not known beforehand; leave it out"))
         if (there := known_resources()) is not None:
             check_resources(settings, there)
         fixed, spaces = split_objective_space(space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -107,8 +108,8 @@ def _set_handlers(handlers: dict[Any, Any]) -> None:
 
 def callers_level() -> int:
     """The ``stacklevel`` at which a warning points at the first line outside this package: the user's call."""
-    package, level = str(Path(__file__).parent) + os.sep, 0
+    passed, level = (str(Path(__file__).parent) + os.sep, contextlib.__file__), 0  # a decorator of contextlib's lies between
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(package):
+    while frame is not None and frame.f_code.co_filename.startswith(passed):
         level, frame = level + 1, frame.f_back
     return level + 1

@@ -37,6 +37,7 @@ from .space import SearchSpace, tuned_keys
 from .tracking import MlflowTracker
 
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
+NO_TIME_AFTER = "no time was left for what follows the trials"
 AND_A_TRIAL = "and what a trial takes to its first score"
 
 
@@ -210,7 +211,7 @@ class Session:
             best: the trial that became of it; not the records' own best where that one's weights are damaged.
             had_time: also for what follows the trials.
         """
-        self._ended_by = self._ended_by or ("" if had_time else TIME_LIMIT)
+        self._ended_by = self._ended_by or ("" if had_time else NO_TIME_AFTER)
         self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:
@@ -226,7 +227,7 @@ class Session:
         self.progress.summary(self.records)
         self.progress.say(saved, level=1)
         cause = self._ended_by or ("the searcher has nothing more to propose" if len(self.records) < self._num_trials else "")
-        on = f"; the same call with save_path={str(self.path)!r} goes on with it{also}" if cause in (INTERRUPTED, TIME_LIMIT, NO_ROOM) else ""
+        on = f"; the same call with save_path={str(self.path)!r} goes on with it{also}" if cause in (INTERRUPTED, TIME_LIMIT, NO_ROOM, NO_TIME_AFTER) else ""
         if cause:
             self.progress.say(f"ended early ({cause}){on}", level=1)
 

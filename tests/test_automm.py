@@ -114,8 +114,9 @@ def test_pictures_become_squares_alike_in_training_and_validation():
 
 def test_what_does_nothing_here_is_said(small, here, fast, capsys):
     hyperparameters = fast | {"env.strategy": "ddp", "optim": {"log_every_n_steps": 5}, "optim.top_k": 1}
-    predictor = MultiModalPredictor("label", verbosity=1).fit(small[0], hyperparameters=hyperparameters, save_path="run", tracking=None)
+    predictor = MultiModalPredictor("label", verbosity=1).fit(small[0], hyperparameters=hyperparameters, save_path="run", tracking=None, max_num_tuning_data=9)
     out = capsys.readouterr().out
+    assert "max_num_tuning_data (there is no tuning_data)" in " ".join(out.split())
     assert "of no effect here: env.strategy (a trial trains in one process), optim.log_every_n_steps (a trial logs at each validation)" in " ".join(out.split())
     assert "soup" not in predictor.fit_summary()  # of one epoch there is none
     assert len(list((here / "run/search/trials/0000/checkpoints").iterdir())) == 1

@@ -572,6 +572,11 @@ def test_a_list_in_place_of_a_space_is_pointed_at():
         tune_objective(lambda config: 0.0, {"x": [1, 2, 3]}, mode="min")
 
 
+def test_a_quota_that_nothing_could_hold_an_objective_to_is_refused():
+    with pytest.raises(errors.InvalidTuneSettings, match="disk_quota_mb: how large the checkpoints of an objective become is not known"):
+        tune_objective(lambda config: 0.0, {"x": tune.uniform(0, 1)}, {"disk_quota_mb": 10}, mode="min")
+
+
 @pytest.mark.parametrize("stopping", [False, True], ids=["", "while it is asked to end"])
 def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatch, stopping):
     """Found by benchmarks/kills.py: the state did not know yet that it was the last, and the resumed trial went on."""

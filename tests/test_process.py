@@ -1,5 +1,6 @@
 """The caller's process, and where a warning points."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -18,12 +19,13 @@ from automm_hpo.process import process_unchanged
 from automm_hpo.tracking import MlflowTracker
 
 
-def test_a_warning_points_at_the_users_line(here, monkeypatch):
+@pytest.mark.parametrize("around", [lambda call: call, contextlib.contextmanager(lambda: iter([None]))()], ids=["called", "called through a decorator"])
+def test_a_warning_points_at_the_users_line(around, here, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
     tracker = MlflowTracker(here, "run", {}, {})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tracker.close("FINISHED")
+        around(tracker.close)("FINISHED")
     assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
 
 

@@ -18,7 +18,7 @@ from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchR
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric
-from automm_hpo.session import Session, is_anything_left, run_trials
+from automm_hpo.session import NO_TIME_AFTER, Session, is_anything_left, run_trials
 from automm_hpo.space import choice, loguniform
 
 ACCURACY = find_metric("accuracy")
@@ -59,7 +59,13 @@ def test_a_goal_that_was_reached_before_it_was_set_ends_the_search(again, here):
 
 @pytest.mark.parametrize(
     ("num_trials", "ended_by", "said"),
-    [(2, "", ""), (5, "", "(the searcher has nothing more to propose)"), (5, GOAL, "(goal reached)"), (5, "time limit", "(time limit); the same call with")],
+    [
+        (2, NO_TIME_AFTER, "(no time was left for what follows the trials); the same call with"),
+        (2, "", ""),
+        (5, "", "(the searcher has nothing more to propose)"),
+        (5, GOAL, "(goal reached)"),
+        (5, "time limit", "(time limit); the same call with"),
+    ],
 )
 def test_a_search_says_why_it_ended_early(here, store, num_trials, ended_by, said, capsys):
     store(here / "search", [TrialRecord(number, {"optim.lr": 0.1}, {}, STOPPED, GOAL) for number in range(2)])

@@ -54,6 +54,12 @@ class FitCall:
     refit: bool = False
     start_from: str | Path | None = None
 
+    def without_effect(self, has_tuning_data: bool) -> dict[str, str]:
+        """The arguments that do nothing in this call -> why."""
+        if has_tuning_data:
+            return {} if self.holdout_frac is None else {"holdout_frac": "tuning_data is validated on"}
+        return {} if self.max_num_tuning_data is None else {"max_num_tuning_data": "there is no tuning_data"}
+
     def changed_by(self, other: Self) -> Self:
         """This call, which began a search, as another one goes on with it: what that gives wins, and a default gives nothing.
 
@@ -110,6 +116,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     deadline = None if call.time_limit is None else called + float(call.time_limit)
     stored = read_identity(folder / "search") if resuming else None
     search = plan_defaults(search, data, layers, tune_kwargs, call.presets, start)
+    search = replace(search, without_effect={**search.without_effect, **call.without_effect(data.valid_is_given)})
     search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
     check_ensemble(call.ensemble_size, search)
     check_goal(search.settings, data.validation_metric)

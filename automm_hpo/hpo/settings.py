@@ -89,7 +89,8 @@ class TuneSettings(Section):
     keep_trials: PositiveInt | None = None
     """Ended trials that keep the weights of their best epoch, rows and curves of all stay for ever; None: 3, or as many as the ensemble may have."""
     disk_quota_mb: PositiveFloat | None = None
-    """Megabytes that all checkpoints of the search may take at their peak, said before the start where it cannot do; None: no limit."""
+    """Megabytes that all checkpoints of the search may take at their peak, said before the start where it cannot do; None: no limit.
+    ``tune_objective`` refuses it."""
     max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; None: as many as the resources allow."""
     resources_per_trial: Resources | None = None

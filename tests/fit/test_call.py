@@ -39,3 +39,12 @@ def test_single_settings_of_the_search_win(began):
 def test_another_search_is_refused(other):
     with pytest.raises(InvalidArgument, match="/runs/first"):
         BEGAN.changed_by(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "with_tuning_data", "without"),
+    [({}, [], []), ({"holdout_frac": 0.2}, ["holdout_frac"], []), ({"max_num_tuning_data": 5}, [], ["max_num_tuning_data"])],
+)
+def test_what_validates_nothing_is_named(arguments, with_tuning_data, without):
+    call = FitCall(**arguments)
+    assert [list(call.without_effect(given)) for given in (True, False)] == [with_tuning_data, without]
