@@ -208,7 +208,11 @@ class Encoders:
     def _check_columns(self, table: pd.DataFrame, columns: Sequence[Hashable] | Mapping[Hashable, str] | None = None) -> None:
         absent = [column for column in (self.columns if columns is None else columns) if column not in table.columns]
         if absent:
+            alike = next((column for column in table.columns if str(column) == str(absent[0])), None)
             hint = did_you_mean(str(absent[0]), map(str, table.columns))
+            if alike is not None:
+                here, before = type(alike).__name__, type(absent[0]).__name__
+                hint = f" Names count by type: {alike!r} is of type {here} here, {absent[0]!r} was of type {before} in training."
             raise InvalidData(f"missing columns: {', '.join(map(repr, absent))}; the data has {', '.join(map(repr, table.columns))}.{hint}")
 
     def _report_unknown(self, table: pd.DataFrame, codes: list[np.ndarray], report: Callable[[str], None]) -> None:

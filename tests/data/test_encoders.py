@@ -88,6 +88,8 @@ def test_missing_columns_are_named(columns, message):
 def test_a_column_named_by_a_number_is_missed_by_its_name():
     with pytest.raises(InvalidData, match="missing columns: 5"):
         Encoders({5: "image_path"}, ENCODERS.geometry).image_sources(pd.DataFrame({"image": ["a.png"]}), Path("/"))
+    with pytest.raises(InvalidData, match=r"the data has '5'\. Names count by type: '5' is of type str here, 5 was of type int in training"):
+        Encoders({5: "image_path"}, ENCODERS.geometry).image_sources(pd.DataFrame({"5": ["a.png"]}), Path("/"))
 
 
 # ------------------------------------------------------------------------------------------------------ a table of every kind
