@@ -16,12 +16,13 @@ def of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.nda
     return weight, bias
 
 
-def cross_entropy(scores: np.ndarray, target: np.ndarray) -> float:
+def cross_entropy(scores: np.ndarray, target: np.ndarray, weight: np.ndarray | float = 1.0) -> float:
     """The mean loss of some scores, as logits.
 
     Args:
         scores: (N, K), or (N, 1) of the second of two classes.
+        weight: (N,) that each row's loss is multiplied by.
     """
     if scores.shape[1] == 1:
         scores = np.concatenate([np.zeros_like(scores), scores], 1)
-    return float(np.mean(np.logaddexp.reduce(scores, 1) - scores[np.arange(len(scores)), target]))
+    return float(np.mean(weight * (np.logaddexp.reduce(scores, 1) - scores[np.arange(len(scores)), target])))

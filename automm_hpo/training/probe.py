@@ -13,18 +13,19 @@ import os
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from ..config import Config, Optim
-from ..data.batch import TensorCache
 from ..data.linear import cross_entropy, of_classes
 from ..files import digest
 from ..models import ARCHITECTURE_KEYS, TableModel
 from ..presets import may_be_probed
 from .evaluate import predict_logits
+from .losses import class_weights, weighted
 from .result import StopCheck
 from .state import TrainState, TrialData
 
@@ -61,7 +62,7 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
 def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> dict[str, torch.Tensor] | None:
     """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them. None: there is no time."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"probe-{digest({key: config.flat()[key] for key in ARCHITECTURE_KEYS})}.safetensors"
+    file = folder / f"probe-{digest({key: config.flat()[key] for key in (*ARCHITECTURE_KEYS, 'optim.class_weights')})}.safetensors"
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
@@ -94,40 +95,48 @@ def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.
     mean, sd = train.mean(0), train.std(0) + 1e-6
     sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE
     train, valid = (train - mean) / sd, (valid - mean) / sd
-    fit = _fit_classes if data.problem.is_classification else _fit_values
-    valid_target = data.valid.target.cpu().numpy()  # as the model learns it; the metric's own is in the label's unit
-    weight, bias = fit(train, data.train, valid, valid_target, data.problem.num_outputs)
+    target = data.valid.target.cpu().numpy()  # as the model learns it; the metric's own is in the label's unit
+    of_class, rows = class_weights(config.optim.class_weights, data.problem, data.train), weighted(data.train, config.optim, data.problem)
+    judged_by = Rows(valid, target, np.ones(len(target)) if of_class is None else of_class.numpy()[target])
+    learned_from = Rows(train, rows.target.cpu().numpy(), rows.weight.cpu().numpy())
+    weight, bias = _fit_classes(learned_from, judged_by, data.problem.num_outputs) if data.problem.is_classification else _fit_values(learned_from, judged_by)
     weight = weight / sd  # of the features as they come
     bias = bias - weight @ mean
     weight = np.pad(weight, ((0, 0), (num_new, 0)))
     return torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float().contiguous()
 
 
-def _fit_classes(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+class Rows(NamedTuple):
+    """(N, F) features of rows, (N,) classes or values, and (N,) how much each counts."""
+
+    features: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+
+def _fit_classes(train: Rows, valid: Rows, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    target, weight = rows.target.cpu().numpy(), rows.weight.cpu().numpy()
-    taught = weight > 0
-    train, target, weight = train[taught], target[taught], weight[taught]
+    features, target, weight = (values[train.weight > 0] for values in train)
     regression = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
-    best, found = np.inf, (np.zeros((train.shape[1], num_classes)), np.zeros(num_classes))
+    best, found = np.inf, (np.zeros((features.shape[1], num_classes)), np.zeros(num_classes))
     for strength in STRENGTHS if len(np.unique(target)) > 1 else ():  # rows dropped for their images may leave classes without any
         with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the validation rows
             warnings.simplefilter("ignore", ConvergenceWarning)
-            regression.set_params(C=strength).fit(train, target, sample_weight=weight)
+            regression.set_params(C=strength).fit(features, target, sample_weight=weight)
         coefficients, intercepts = of_classes(regression.coef_, regression.intercept_, regression.classes_, num_classes)
-        loss = cross_entropy(valid @ coefficients + intercepts, valid_target)
+        loss = cross_entropy(valid.features @ coefficients + intercepts, valid.target, valid.weight)
         if loss >= best:
             break  # it only gets worse from here
         best, found = loss, (coefficients, intercepts)
     return found[0].T, found[1]
 
 
-def _fit_values(train: np.ndarray, rows: TensorCache, valid: np.ndarray, valid_target: np.ndarray, num_outputs: int) -> tuple[np.ndarray, np.ndarray]:
+def _fit_values(train: Rows, valid: Rows) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.linear_model import Ridge
 
-    target, weight = rows.target.cpu().numpy(), rows.weight.cpu().numpy()
-    fitted = [Ridge(alpha=len(train) * strength).fit(train, target, sample_weight=weight) for strength in (10.0, 1.0, 0.1, 0.01, 0.001)]
-    best = min(fitted, key=lambda ridge: float(np.mean((ridge.predict(valid) - valid_target) ** 2)))
+    features, target, weight = train
+    fitted = [Ridge(alpha=len(features) * strength).fit(features, target, sample_weight=weight) for strength in (10.0, 1.0, 0.1, 0.01, 0.001)]
+    best = min(fitted, key=lambda ridge: float(np.mean((ridge.predict(valid.features) - valid.target) ** 2)))
     return np.atleast_2d(best.coef_), np.atleast_1d(best.intercept_)

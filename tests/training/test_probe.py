@@ -43,6 +43,21 @@ def test_the_head_is_the_best_linear_model_of_the_features(probed):
     assert all(torch.equal(value, untrained.model.state_dict()[name]) for name, value in state.model.state_dict().items() if not name.startswith("head"))
 
 
+def test_a_probe_is_of_weighted_classes_where_training_is(probed, tmp_path):
+    """It may be the best epoch; and trials that search the weights have each their own head."""
+    one, _ = probed
+    for split in (one.data.train, one.data.valid):
+        split.target[::3] = split.target[::3].roll(1)  # else every weight would find the same
+    found = []
+    for weight in (None, (1.0, 1.0, 1.0), (20.0, 1.0, 1.0), "balanced"):
+        state = one.state()
+        config = one.config.with_overrides({"optim.class_weights": weight})
+        start_from_probe(state, one.data, config, tmp_path / "cache of noisy rows", lambda ahead: None)
+        found.append(float(predict_logits(state.model, one.data.valid, one.config.env).softmax(1)[:, 0].mean()))
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    assert found[2] > 1.5 * found[0]
+
+
 def test_epoch_0_is_the_probe_and_training_goes_on_from_it(probed):
     one, state = probed
     results = list(one.epochs(state))
