@@ -44,7 +44,6 @@ class SearchResults:
     Attributes:
         records: the files behind it.
         metric: the validation metric; curves and pictures show it in its natural sign.
-        trials: in the order of proposal.
     """
 
     def __init__(self, records: SearchRecords, metric: Metric, config_of: ConfigOf | None = None) -> None:
@@ -54,7 +53,11 @@ class SearchResults:
             config_of: gives a trial's best config in the user's own objects, where this process has them.
         """
         self.records, self.metric, self._config_of = records, metric, config_of
-        self.trials: list[TrialRecord] = records.trials()
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """In the order of proposal."""
+        return self.records.trials()
 
     def __len__(self) -> int:
         return len(self.trials)

@@ -191,6 +191,11 @@ class TrialFolder:
         segments = tuple(Segment(**segment) for segment in stored.pop("segments"))
         return TrialRecord(**stored, segments=segments, results=self.results())
 
+    def version(self) -> list[tuple[int, int, int]]:
+        """What differs when another ``read`` would."""
+        files = (self.path / "config.json", self.path / "metrics.jsonl")
+        return [(found.st_ino, found.st_mtime_ns, found.st_size) for file in files if file.exists() for found in [file.stat()]]
+
     def append(self, result: EpochResult) -> None:
         if _is_torn(self.path / "metrics.jsonl"):  # the next line would be glued to what a full disk or a kill has left of another one
             self.rewrite_results(self.results())
@@ -239,6 +244,7 @@ class SearchRecords:
         self.folder = folder
         self._closed: dict[int, TrialRecord] = {}  # their files no longer change
         self._keepers: list[TrialRecord] = []  # of those, the ones that still have weights, best first
+        self._read: dict[int, tuple[list[tuple[int, int, int]], TrialRecord]] = {}  # of the others: version and record
         self._count = len(self._numbers())  # numbers are given by this process alone
 
     def folder_of(self, number: int) -> TrialFolder:
@@ -319,8 +325,16 @@ class SearchRecords:
         return sorted(int(path.parent.name) for path in self.folder.glob("trials/*/config.json"))
 
     def trials(self) -> list[TrialRecord]:
-        """In the order of proposal."""
-        return [self._closed.get(number) or self.folder_of(number).read() for number in self._numbers()]
+        """In the order of proposal, as their files are now."""
+        return [self._closed.get(number) or self._record(number) for number in self._numbers()]
+
+    def _record(self, number: int) -> TrialRecord:
+        """Files that are as they were are not read again."""
+        folder = self.folder_of(number)
+        version = folder.version()
+        if number not in self._read or self._read[number][0] != version:
+            self._read[number] = version, folder.read()
+        return self._read[number][1]
 
     def best(self) -> TrialRecord | None:
         """The trial with the best best epoch; None where no trial has a score."""
