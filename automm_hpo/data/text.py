@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ import pandas as pd
 from .. import hub
 from ..errors import NotSupported, WeightsUnavailable
 from .batch import text_ends
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 KEY = "model.hf_text.checkpoint_name"
 WORDS_ALONE = "model.names=['timm_image', 'real_mlp', 'fusion_mlp'] reads texts by their words alone"
@@ -52,20 +56,25 @@ class TextTokenizer:
         Returns:
             (N, longest + 1) int32, of which the last column is padding, and (N,) int64 counts, at least 1.
         """
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(self.definition)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
         found: list[np.ndarray] = []
         for start in range(0, len(texts), ROWS_A_CALL):
-            encoded = tokenizer.encode_batch_fast(list(texts[start : start + ROWS_A_CALL]))
+            encoded = self._tokenizer.encode_batch_fast(list(texts[start : start + ROWS_A_CALL]))
             found += [np.array(self._cut(row.ids) or [self.pad_id], np.int32) for row in encoded]  # an empty text may have no token at all
         counts = np.array([len(row) for row in found], np.int64)
         tokens = np.full((len(found), int(counts.max(initial=0)) + 1), self.pad_id, np.int32)
         for row, ids in enumerate(found):
             tokens[row, : len(ids)] = ids
         return tokens, counts
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Read once: it takes longer than a row through the encoder."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.definition)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
 
     def _cut(self, tokens: list[int]) -> list[int]:
         first, last = text_ends(self.max_text_len)

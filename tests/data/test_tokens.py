@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 import time
 
@@ -70,6 +71,14 @@ def test_a_text_is_no_longer_than_the_model_has_positions_for(minilm, tmp_path, 
 def test_no_rows(tokenizer):
     tokens, counts = tokenizer.transform([])
     assert (tokens.shape, counts.shape) == ((0, 1), (0,))
+
+
+def test_it_is_read_once(tokenizer, monkeypatch):
+    """That takes longer than a row through the encoder; another process gets one of its own."""
+    copied = pickle.loads(pickle.dumps(tokenizer))
+    expected = copied.transform(["a text"])[0]
+    monkeypatch.setattr("tokenizers.Tokenizer", None)
+    assert (copied.transform(["a text"])[0] == expected).all()
 
 
 def test_json_is_all_it_needs(tokenizer, monkeypatch):
