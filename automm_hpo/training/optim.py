@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -15,9 +17,9 @@ from ..models import Backbone, TableModel
 Groups = list[dict]
 
 
-def _timm(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
+def _timm(groups: Groups, optim: Optim, **options: Any) -> torch.optim.Optimizer:
     """One of timm's, by its name there."""
-    return create_optimizer_v2(groups, opt=optim.optim_type, lr=optim.lr, betas=(0.9, optim.beta2))
+    return create_optimizer_v2(groups, opt=optim.optim_type, lr=optim.lr, betas=(0.9, optim.beta2), **options)
 
 
 def _sgd(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
@@ -29,7 +31,7 @@ OPTIMIZERS: dict[str, Callable[[Groups, Optim], torch.optim.Optimizer]] = {
     "adam": lambda groups, optim: torch.optim.Adam(groups, lr=optim.lr, betas=(0.9, optim.beta2), fused=True),
     "nadamw": _timm,
     "sgd": _sgd,
-    "lamb": _timm,
+    "lamb": functools.partial(_timm, max_grad_norm=None),  # timm's clips for itself; clipping is the loop's
     "lion": _timm,
 }
 
@@ -83,7 +85,7 @@ def _backbones(model: nn.Module) -> list[tuple[str, Backbone]]:
 
 
 def lr_factor(optim: Optim, step: int, total_steps: int) -> float:
-    """Factor of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule down to ``end_lr`` at the last step, never up to it."""
+    """Factor of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule down to ``end_lr`` at the step after the last, never up."""
     warmup = round(optim.warmup_steps * total_steps)
     if step < warmup:
         return (step + 1) / warmup

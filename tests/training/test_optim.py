@@ -70,6 +70,21 @@ def test_norms_biases_and_what_a_model_names_are_not_decayed(name, mixed):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_optimizer_clips_gradients_for_itself(name):
+    """That is the loop's, by optim.gradient_clip_val. What they keep of a first gradient is in proportion to it, or to its square."""
+
+    def kept(gradient):
+        model = nn.Linear(16, 1, bias=False)
+        optimizer = build_optimizer(model, Optim(optim_type=name, weight_decay=0.0))
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+        slots = optimizer.state[model.weight]
+        return float(next(slots[slot] for slot in ("exp_avg", "momentum_buffer") if slot in slots).mean())
+
+    assert kept(100.0) == pytest.approx(100 * kept(1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_learns_and_goes_on_from_a_checkpoint_as_if_nothing_had_been(name, tmp_path):
     optim = Optim(optim_type=name, lr=1e-2, weight_decay=0.01)
     inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
