@@ -43,7 +43,7 @@ from .training.device import pick_device, usual_torch
 from .training.evaluate import compute_metric, probabilities, undefined_on, values
 
 MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
-PREDICT_CHUNK = 4_096  # rows whose images are in memory at once
+PREDICT_ROWS, PREDICT_BYTES = 4_096, 256_000_000  # at most, of rows and of their decoded images, in memory at once
 
 
 class MultiModalPredictor:
@@ -531,7 +531,7 @@ class MultiModalPredictor:
 def _in_parts(
     encoded: EncodedTable, encoders: Encoders, config: Config, function: Callable[[TensorCache], torch.Tensor], labels: Sequence[object]
 ) -> tuple[torch.Tensor, list[BadImage]]:
-    """A function of rows, a few thousand at a time: their images may be more than the memory.
+    """A function of rows, a few at a time: their images may be more than the memory.
 
     Args:
         labels: what the caller's table calls its rows.
@@ -543,13 +543,15 @@ def _in_parts(
         BadImages: there are such, and the config does not let them pass.
     """
     own, parts, bad = config.data.image, [], []
+    row_bytes = encoded.num_images * encoders.geometry.num_bytes if encoders.geometry else 0
+    chunk = max(1, min(PREDICT_ROWS, PREDICT_BYTES // row_bytes)) if row_bytes else PREDICT_ROWS
 
     def build(start: int) -> tuple[TensorCache, list[BadImage]]:
-        part = encoded.take(slice(start, start + PREDICT_CHUNK))
+        part = encoded.take(slice(start, start + chunk))
         cache, unread = build_cache(part, encoders.geometry, num_threads=config.env.num_workers, strategy=own.missing_value_strategy)
         return cache, [replace(image, row=start + image.row) for image in unread]
 
-    starts = range(0, len(encoded), PREDICT_CHUNK)
+    starts = range(0, len(encoded), chunk)
     for cache, unread in ahead(build, starts, 1) if len(starts) > 1 and pick_device(config.env).type == "cuda" else map(build, starts):
         bad += unread
         parts.append(function(cache))

@@ -20,6 +20,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # by Ray, too
 
 
+def usable_cores() -> int:
+    """Those that this process may run on: in a container or under a batch system not all that the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def process_unchanged() -> Iterator[None]:
     """Puts back the environment, the current folder, signal handlers and the random states of Python and numpy.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import BadImages, TimeLimitTooShort
+from ..process import usable_cores
 from .images import URL, Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, largest_of_16_bits, name_source
 
 MAX_LISTED = 10  # images, or reasons
@@ -97,7 +98,7 @@ def decode_all(
                 except UnreadableImage as problem:
                     bad.append(BadImage(row, column, name_source(source), str(problem)))
 
-    num_threads = max(1, min(num_threads or os.cpu_count() or 1, len(images)))
+    num_threads = max(1, min(num_threads or usable_cores(), len(images)))
     with ThreadPoolExecutor(num_threads, "decoding") as pool:  # Pillow decodes and resizes outside the interpreter lock
         tasks = [pool.submit(decode_rows) for _ in range(num_threads)]
         try:
@@ -114,7 +115,7 @@ def decode_all(
 
 def idle_cores() -> int:
     """Cores that torch does not use. Its threads wait for each other: with decoding ones on the same cores they would be many times slower."""
-    return max(0, (os.cpu_count() or 1) - torch.get_num_threads())
+    return max(0, usable_cores() - torch.get_num_threads())
 
 
 class OnDemand:

@@ -76,6 +76,11 @@ class ImageGeometry:
     max_pixels: int = MAX_PIXELS
     to_square: bool = False
 
+    @property
+    def num_bytes(self) -> int:
+        """Of a decoded picture."""
+        return 3 * self.side**2
+
 
 def cover(specs: list[ImageSpec], max_pixels: int = MAX_PIXELS) -> ImageGeometry:
     """The geometry whose pixels serve every spec: the largest side; bicubic where the specs disagree."""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..errors import InvalidTuneSettings, Problems, did_you_mean
 from ..presets import TUNE_PRESETS
+from ..process import usable_cores
 from ..sections import Expected, Flag, HyperField, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Text, fields_of
 from .scheduler_args import SCHEDULER_ARGS, canonical_scheduler, check_scheduler_args
 from .searcher_args import SEARCHER_ARGS, described, find_searcher
@@ -258,6 +259,5 @@ def local_resources(num_gpus: int = -1) -> dict[str, float]:
     """CPUs of this machine, and GPUs that torch can use: at most ``num_gpus``; -1: all."""
     import torch
 
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # counted are also those whose driver is too old
-    return {"cpu": float(cpus), "gpu": float(gpus if num_gpus < 0 else min(num_gpus, gpus))}
+    return {"cpu": float(usable_cores()), "gpu": float(gpus if num_gpus < 0 else min(num_gpus, gpus))}

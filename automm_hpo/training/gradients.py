@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from ..config import Config, Env
 from ..data.batch import Batch, batches
@@ -44,6 +45,8 @@ class Gradients:
         # and take a hundredth of a step for it
         on_gpu = [torch.cuda.default_generators[torch.cuda.current_device()]] if self._device.type == "cuda" else []
         self._rngs = [self._view_rng, torch.default_generator, *on_gpu]
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in state.model.modules())
+        self._most_parts = max(1, self._batch_size // (2 if has_batch_norm else 1))  # one row alone is none to it
         self._parts = self._parts_from_here()
 
     def add(self) -> list[torch.Tensor]:
@@ -70,8 +73,8 @@ class Gradients:
 
     @property
     def _num_parts(self) -> int:
-        """Of a step, alike in size: one row alone would be none to batch norm, and weigh too much in the mean of their losses."""
-        return math.ceil(self._batch_size / self._state.micro_batch_size)
+        """Of a step, alike in size, so that batch norm sees about as many rows in each."""
+        return min(math.ceil(self._batch_size / self._state.micro_batch_size), self._most_parts)
 
     def _backward(self) -> list[torch.Tensor]:
         losses, config = [], self._config

@@ -71,13 +71,15 @@ def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, f
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_predictions_of_many_rows_are_those_of_few(small, here, fast, monkeypatch, device):
+@pytest.mark.parametrize("limit", [{"PREDICT_ROWS": 32}, {"PREDICT_BYTES": 300_000}, {"PREDICT_BYTES": 1}], ids=["rows", "bytes", "no room"])
+def test_predictions_of_many_rows_are_those_of_few(small, here, fast, monkeypatch, device, limit):
     """With a GPU the next rows are decoded while the model is at work."""
     predictor = fit(small[0], fast | {"data.image.missing_value_strategy": "skip", "optim.max_epochs": 1})
     test = small[1].assign(image=[*small[1]["image"].iloc[:-1], "nowhere.png"])
     expected = predictor.predict_proba(test)
     assert expected.iloc[-1].isna().all()
-    monkeypatch.setattr("automm_hpo.predictor.PREDICT_CHUNK", 32)
+    for name, value in limit.items():
+        monkeypatch.setattr(f"automm_hpo.predictor.{name}", value)
     monkeypatch.setattr("automm_hpo.predictor.pick_device", lambda env: torch.device(device))  # the model stays where it is
     found = predictor.predict_proba(test)
     assert np.allclose(found, expected, atol=1e-6, equal_nan=True)

@@ -198,9 +198,12 @@ def test_rows_that_do_not_fit_go_in_smaller_parts(trial, monkeypatch):
         assert one_result.valid_loss == pytest.approx(other.valid_loss, rel=1e-3)
 
 
-def test_no_row_of_a_batch_is_left_alone(trial):
+@pytest.mark.parametrize("rows", [9, 2, 1])
+def test_no_row_of_a_batch_is_left_alone(trial, rows):
     """Batch norm has no variance of a single value, and refuses it."""
-    one = trial(env__per_gpu_batch_size=9, model__timm_image__checkpoint_name="mobilenetv3_small_050", optim__max_epochs=1)
+    one = trial(
+        env__per_gpu_batch_size=rows, env__batch_size=10 if rows == 9 else 9, model__timm_image__checkpoint_name="mobilenetv3_small_050", optim__max_epochs=1
+    )
     assert [result.step for result in one.epochs(one.state())] == [4]
 
 
