@@ -7,13 +7,14 @@ from numbers import Integral
 from typing import Any
 
 from ..arguments import check_flag, check_number
+from ..config import FIELDS
 from ..data.features import Features
 from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
 from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import check_scheduled_by
 from ..hpo.settings import TuneSettings
 from ..metrics import Metric
-from ..models import MODEL_KEYS, check_model, has_say, used_groups
+from ..models import MODEL_KEYS, check_model, has_say, is_pretrained, used_groups
 from ..problem import Problem
 from ..space import tuned_keys
 from ..training.losses import losses_for
@@ -47,9 +48,13 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
     """Refuses ways of training that these data do not allow.
 
     Raises:
-        InvalidHyperparameter: a loss, class weights or mixup that do not suit the problem or the columns; all problems together.
+        InvalidHyperparameter: a loss, class weights, mixup or a batch that do not suit the problem, the columns or the model; all problems together.
     """
     problems = Problems()
+    used = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
+    for key in (f"model.{name}.normalization" for name in sorted(used)):
+        if key in FIELDS and "batch_norm" in values_of(key, search.config, search.space) and 1 in values_of("env.batch_size", search.config, search.space):
+            problems.add(InvalidHyperparameter(f"env.batch_size: {key}='batch_norm' needs two rows at the least, got 1; give more, or 'layer_norm'"))
     for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
         given, losses, mixup = config.optim.class_weights, losses_for(problem), config.data.mixup
         if config.optim.loss_func not in ("auto", *losses):
@@ -79,6 +84,7 @@ IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "optim.beta2": ("optim.optim_type", lambda name: name != "sgd", "sgd has none"),
     "optim.lr_mult": ("optim.lr_choice", lambda choice: choice != "", "optim.lr_choice is ''"),
     "optim.lr_decay": ("optim.lr_choice", lambda choice: choice == "layerwise_decay", "optim.lr_choice is not 'layerwise_decay'"),
+    "optim.gradient_clip_algorithm": ("optim.gradient_clip_val", bool, "optim.gradient_clip_val is 0"),
     "optim.lora.": ("optim.peft", lambda peft: (peft or "").startswith("lora"), "optim.peft adds none"),
     "optim.end_lr": ("optim.lr_schedule", lambda schedule: schedule != "constant", "optim.lr_schedule is 'constant'"),
     "optim.focal_loss.": ("optim.loss_func", lambda loss: loss == "focal_loss", "optim.loss_func is another"),
@@ -86,13 +92,21 @@ IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
 }
 
 
-def idle_keys(search: SearchPlan, features: Features) -> dict[str, str]:
+def idle_keys(search: SearchPlan, problem: Problem, features: Features) -> dict[str, str]:
     """Hyperparameters that are searched and change nothing in any trial -> why; those that a preset added are not the user's affair."""
-    used = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
+    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
+    used = used_groups(configs, features)
+    everywhere: dict[str, str] = {}
+    if not problem.is_classification:
+        everywhere["optim.label_smoothing"] = "a regression has no classes"
+    if not any(is_pretrained(config, features) for config in configs):
+        everywhere |= dict.fromkeys(("optim.linear_probe", "optim.lr_decay"), "no network begins from pretrained weights")
     found: dict[str, str] = {}
     for key in tuned_keys(search.space):
         if key in search.added:
             continue
+        if key in everywhere:
+            found[key] = everywhere[key]
         if not has_say(key, used):
             found[key] = f"{key.split('.')[1]} is not used"
         for begins, (decides, serves, why) in IDLE.items():

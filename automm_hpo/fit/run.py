@@ -261,7 +261,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         progress.say(search_line(settings, search.num_trials, search.space))
         if search.warm_start.trials:
             progress.say(search.warm_start.line)
-        if idle := idle_keys(search, plan.encoders.features):
+        if idle := idle_keys(search, plan.data.problem, plan.encoders.features):
             progress.say(f"searched, and without effect in any trial: {', '.join(f'{key} ({why})' for key, why in idle.items())}", level=1)
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
             progress.say("no trial has the defaults: they lie outside this space")
