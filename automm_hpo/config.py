@@ -385,7 +385,8 @@ class Optim(Section):
     right already; ``mae`` and ``huber`` less at numbers that are far off."""
     focal_loss: FocalLoss = FocalLoss()
     ema_decay: Fraction = 0.0
-    """Validate, keep and predict with a running average of the weights, which forgets this slowly (0.999, say); 0: with the weights."""
+    """Validate, keep and predict with a running average of the weights, which forgets this slowly (0.999, say); 0: with the weights.
+    After s steps it remembers s^(2/3) of them at most, so that 0.99 is reached after 1,000 steps, and 0.999 after 32,000; below, both are the same."""
     linear_probe: Literal["auto", "on", "off"] = "auto"
     """``on``: a pretrained backbone's features of the training rows are computed once, a regularised linear model is fitted to them, and the
     head starts from it (Kumar et al. 2022, arXiv:2202.10054). Its score is epoch 0 of the trial: an answer within seconds, and what training
@@ -416,8 +417,8 @@ class Env(Section):
     batch_size: PositiveInt = 128
     """Rows of one optimizer step (the effective batch)."""
     per_gpu_batch_size: PositiveInt | None = None
-    """Rows that go through the device at once; gradients accumulate to ``batch_size``. None: ``batch_size``. Where its memory does not hold
-    them, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
+    """Rows that go through the device at once, with batch norm two at the least; gradients accumulate to ``batch_size``. None: ``batch_size``. Where its memory
+    does not hold them, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
     inference_batch_size_ratio: PositiveInt = 4
     """Validation and prediction use batches this many times larger."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(_precision)] = "auto"

@@ -69,9 +69,7 @@ def _roc_auc_multiclass(multi_class: str) -> Callable[[np.ndarray, np.ndarray], 
             return _roc_auc(target, probabilities)
         if multi_class == "ovr":  # scikit-learn's is nan as soon as a class is absent
             return float(np.mean([_sklearn("roc_auc_score")(target == label, probabilities[:, label]) for label in np.unique(target)]))
-        labels = np.arange(probabilities.shape[1])
-        normalised = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 rows miss 1 by more than sklearn allows
-        return _sklearn("roc_auc_score", multi_class=multi_class, labels=labels)(target, normalised)
+        return _sklearn("roc_auc_score", multi_class=multi_class, labels=np.arange(probabilities.shape[1]))(target, probabilities)
 
     return compute
 
@@ -122,10 +120,6 @@ class Metric:
     def score(self, value: float) -> float:
         """The value turned so that higher is better."""
         return value if self.higher_is_better else -value
-
-    def value(self, score: float) -> float:
-        """The inverse of ``score``."""
-        return score if self.higher_is_better else -score
 
 
 _BINARY, _REGRESSION = ("binary",), ("regression",)

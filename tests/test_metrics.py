@@ -83,7 +83,6 @@ def test_a_perfect_prediction_has_the_highest_score(name):
     best = metric.compute(target, perfect(name, target, num_classes))
     worse = metric.compute(target, perfect(name, rng.permutation(target), num_classes))
     assert metric.score(best) > metric.score(worse)
-    assert metric.value(metric.score(worse)) == worse
     assert isinstance(best, float)
     assert metric.higher_is_better == (best > worse)
 

@@ -55,7 +55,7 @@ def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> C
     """The encoder of a column, by its training rows.
 
     Args:
-        minimum_count: rows that a category needs for a code of its own; the rest share 0, which so learns what to make of the unknown.
+        minimum_count: rows that a category needs for a code of its own; the rest share 0, and with it teach the layers above what to make of the unknown.
         maximum_num: most categories with a code of their own.
     """
     positions, keys = find_categories(column)

@@ -77,7 +77,7 @@ class DateEncoder:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        lines = {name: NumberScaler(**{**scaler, "quantiles": tuple(scaler["quantiles"])}) for name, scaler in values["lines"].items()}
+        lines = {name: NumberScaler.from_json(scaler) for name, scaler in values["lines"].items()}
         return cls(values["column"], lines, tuple(values["cycles"]), values["has_missing"], values["has_zone"])
 
 

@@ -131,56 +131,39 @@ def fit_ngrams(
     num_features = min(MOST_FEATURES, MOST_WEIGHTS // len(names), int((found_in >= LEAST_ROWS).sum()))
     buckets = np.sort(np.argsort(-found_in, kind="stable")[:num_features]).astype(np.int32)
     features, folds = features[:, buckets].tocsr(), _folds(texts)
-    fit = _fit_classes if problem.is_classification else _fit_values
-    weights, biases = fit(features, target, weight, folds, len(names))
+    weights, biases = _fit(features, target, weight, folds, len(names), problem.is_classification)
     scores = _held_out(features, weights, biases, folds)
     sd = max(float(scores.std()), 1e-6)
     weights, biases = (weights / sd).astype(np.float32), ((biases - scores.mean(0)) / sd).astype(np.float32)
     return NgramScorer(tuple(columns), names, buckets, weights[-1], biases[-1], weights[:-1], biases[:-1])
 
 
-def _fit_classes(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
+def _fit(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.ndarray, num_scores: int, is_classes: bool) -> tuple[np.ndarray, np.ndarray]:
     """(folds + 1, F, S) and (folds + 1, S), by the penalty that has the lowest loss on the rows held out; the last is of all rows."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
 
-    models = [LogisticRegression(max_iter=MOST_ITERATIONS, tol=1e-6, warm_start=True) for _ in range(NUM_FOLDS + 1)]
+    penalties = [{"C": strength} for strength in STRENGTHS] if is_classes else [{"alpha": penalty} for penalty in PENALTIES]
+    models = [
+        LogisticRegression(max_iter=MOST_ITERATIONS, tol=1e-6, warm_start=True) if is_classes else Ridge(solver="sparse_cg") for _ in range(NUM_FOLDS + 1)
+    ]
     best, found = np.inf, (np.zeros((NUM_FOLDS + 1, features.shape[1], num_scores)), np.zeros((NUM_FOLDS + 1, num_scores)))
-    if not features.shape[1]:
-        return found
-    for strength in STRENGTHS:
+    for penalty in penalties if features.shape[1] else ():
         weights, biases = np.zeros_like(found[0]), np.zeros_like(found[1])
         for fold, model in enumerate(models):
             rows = (folds != fold) & (weight > 0)
             if len(np.unique(target[rows])) > 1:
                 with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the rows held out
                     warnings.simplefilter("ignore", ConvergenceWarning)
-                    model.set_params(C=strength).fit(features[rows], target[rows], sample_weight=weight[rows])
-                weights[fold], biases[fold] = of_classes(model.coef_, model.intercept_, model.classes_, num_scores)
-        loss = cross_entropy(_held_out(features, weights, biases, folds), target)
+                    model.set_params(**penalty).fit(features[rows], target[rows], sample_weight=weight[rows])
+                if is_classes:
+                    weights[fold], biases[fold] = of_classes(model.coef_, model.intercept_, model.classes_, num_scores)
+                else:
+                    weights[fold, :, 0], biases[fold, 0] = model.coef_, model.intercept_
+        scores = _held_out(features, weights, biases, folds)
+        loss = cross_entropy(scores, target) if is_classes else float(np.mean((scores[:, 0] - target) ** 2))
         if loss >= best:
             break  # it only gets worse from here
-        best, found = loss, (weights, biases)
-    return found
-
-
-def _fit_values(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
-    """As ``_fit_classes``, of numbers."""
-    from sklearn.linear_model import Ridge
-
-    best, found = np.inf, (np.zeros((NUM_FOLDS + 1, features.shape[1], num_scores)), np.zeros((NUM_FOLDS + 1, num_scores)))
-    if not features.shape[1]:
-        return found
-    for penalty in PENALTIES:
-        weights, biases = np.zeros_like(found[0]), np.zeros_like(found[1])
-        for fold in range(NUM_FOLDS + 1):
-            rows = (folds != fold) & (weight > 0)
-            if rows.any():
-                model = Ridge(alpha=penalty, solver="sparse_cg").fit(features[rows], target[rows], sample_weight=weight[rows])
-                weights[fold, :, 0], biases[fold, 0] = model.coef_, model.intercept_
-        loss = float(np.mean((_held_out(features, weights, biases, folds)[:, 0] - target) ** 2))
-        if loss >= best:
-            break
         best, found = loss, (weights, biases)
     return found
 

@@ -50,6 +50,10 @@ class NumberScaler:
                 scaled = scaled / np.sqrt(1 + (scaled / 3) ** 2)  # smooth clipping to (-3, 3): Holzmüller et al. 2024, "Better by Default", section 3.2
         return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{**values, "quantiles": tuple(values["quantiles"])})
+
     def _normal_scores(self, values: np.ndarray) -> np.ndarray:
         """As scikit-learn's QuantileTransformer, but for the two ends: there it gives -5.2 and 5.2, also where half of all values are the smallest."""
         quantiles = np.array(self.quantiles)
@@ -115,8 +119,7 @@ class NumberEncoder:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        scaler = values["scaler"]
-        return cls(values["column"], NumberScaler(**{**scaler, "quantiles": tuple(scaler["quantiles"])}), values["has_missing"])
+        return cls(values["column"], NumberScaler.from_json(values["scaler"]), values["has_missing"])
 
 
 def fit_numbers(column: pd.Series, scaling: Scaling) -> NumberEncoder:

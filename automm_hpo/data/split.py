@@ -36,9 +36,10 @@ def train_valid_split(
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(table), dtype=bool)
     is_new = np.ones(len(table), dtype=bool) if known is None or known.all() else ~known
-    names, sizes = np.unique(groups, return_counts=True)
-    for group, count in zip(names, _held_out_counts(sizes, frac, seed), strict=True):
-        rows = rng.permutation(np.flatnonzero(groups == group))
+    sizes = np.unique(groups, return_counts=True)[1]
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
+    for positions, count in zip(members, _held_out_counts(sizes, frac, seed), strict=True):
+        rows = rng.permutation(positions)
         new = rows[is_new[rows]]
         held_out[new[: count if len(new) == len(rows) else min(count, (len(new) + 1) // 2)]] = True
     if not held_out.any() and len(sizes) == len(table) >= 10:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -48,33 +48,36 @@ def fold_norms(network: nn.Module, sample: torch.Tensor) -> nn.Module | None:
     return folded if bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max()) else None
 
 
-@contextmanager
-def float32_may_round(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may compute float32 in TensorFloat-32, within. It is the process's: the last of several threads puts it back."""
-    global _own
-    mark = object()
-    with _lock:
-        if not _within:
-            _own = _tf32()
-        _within[mark] = allowed
-        _set_tf32(allowed)
-    try:
-        yield
-    finally:
-        with _lock:
-            del _within[mark]
-            if _within:
-                _set_tf32(next(reversed(_within.values())))
-            else:
-                _put_back(_own)
+class ProcessWide:
+    """A setting of the process that threads change, each within a block; the last of several puts it back."""
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
+        self._read, self._write, self._lock = read, write, threading.Lock()
+        self._own: Any = None
+        self._within: dict[object, Any] = {}
+
+    @contextmanager
+    def be(self, value: Any) -> Iterator[None]:
+        mark = object()
+        with self._lock:
+            self._own = self._own if self._within else self._read()
+            self._within[mark] = value
+            self._write(value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._within[mark]
+                self._write(next(reversed(self._within.values()), self._own))
 
 
-_lock = threading.Lock()
-_within: dict[object, bool] = {}
-_own: tuple[Any, ...] = ()
+def float32_may_round(allowed: bool) -> AbstractContextManager[None]:
+    """Whether a GPU may compute float32 in TensorFloat-32, within."""
+    words, *_ = _read_tf32()
+    return _tf32.be((words, "high" if allowed else "highest", allowed) if words == "older" else (words, *["tf32" if allowed else "ieee"] * 2))
 
 
-def _tf32() -> tuple[Any, ...]:
+def _read_tf32() -> tuple[Any, ...]:
     """Torch's settings. It has older and newer words for them, and raises where both are used: whoever has used the newer ones is answered in them."""
     backends: Any = torch.backends
     try:
@@ -83,14 +86,7 @@ def _tf32() -> tuple[Any, ...]:
         return "newer", backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
 
 
-def _set_tf32(allowed: bool) -> None:
-    if _own[0] == "older":
-        _put_back(("older", "high" if allowed else "highest", allowed))
-    else:
-        _put_back(("newer", *["tf32" if allowed else "ieee"] * 2))
-
-
-def _put_back(settings: tuple[Any, ...]) -> None:
+def _write_tf32(settings: tuple[Any, ...]) -> None:
     words, products, convolutions = settings
     backends: Any = torch.backends
     if words == "older":
@@ -98,6 +94,9 @@ def _put_back(settings: tuple[Any, ...]) -> None:
         torch.set_float32_matmul_precision(products)
     else:
         backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = products, convolutions
+
+
+_tf32 = ProcessWide(_read_tf32, _write_tf32)
 
 
 def shared_copy(network: Network, **changed: nn.Module) -> Network:

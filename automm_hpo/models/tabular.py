@@ -114,7 +114,7 @@ class CategoricalMlp(Backbone):
 
 
 class Categories(nn.Embedding):
-    """Embeddings of one column's codes. A category that training did not have is all zeros, rather than what chance began with."""
+    """Embeddings of one column's codes. Categories that training did not have, or hardly, are all zeros, rather than what chance began with."""
 
     def __init__(self, num_codes: int, dim: int) -> None:
         super().__init__(num_codes, dim, padding_idx=0)

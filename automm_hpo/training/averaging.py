@@ -42,7 +42,7 @@ class RunningAverage(ModelEmaV3):
 
 
 def build_average(model: nn.Module, optim: Optim) -> ModelEmaV3 | None:
-    """A running average of the weights, as they are now; None where none is wanted. It forgets faster during its first steps."""
+    """A running average of the weights, as they are now; None where none is wanted. After s steps it remembers s^(2/3) of them at most."""
     return RunningAverage(model, optim.ema_decay, use_warmup=True) if optim.ema_decay else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -11,7 +10,7 @@ import torch
 from ..config import Env
 from ..data.batch import TensorCache
 from ..errors import InvalidHyperparameter
-from ..models.folding import float32_may_round
+from ..models.folding import ProcessWide, float32_may_round
 
 OUT_OF_MEMORY = (  # words of a GPU's libraries, which allocate for themselves, and of cuDNN where no algorithm has room to work
     "CUDA error: out of memory",
@@ -79,21 +78,11 @@ def usual_torch() -> Iterator[None]:
     device = torch.get_default_device()
     # a default device, also the processor, has every call of torch's looked at
     as_usual = nullcontext() if device.type == "cpu" else torch.device("cpu")
-    with _lock:  # the type is the process's: the last of several threads puts it back
-        _within.append(_within[0] if _within else torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), as_usual:
-            yield
-    finally:
-        with _lock:
-            dtype = _within.pop()
-            if not _within:
-                torch.set_default_dtype(dtype)
+    with _dtype.be(torch.float32), torch.inference_mode(False), torch.enable_grad(), as_usual:
+        yield
 
 
-_lock = threading.Lock()
-_within: list[torch.dtype] = []  # the program's own, once for each thread that is
+_dtype = ProcessWide(torch.get_default_dtype, torch.set_default_dtype)
 
 
 def autocast(env: Env, device: torch.device) -> AbstractContextManager:
