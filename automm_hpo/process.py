@@ -61,6 +61,29 @@ def _put_back(environment: Mapping[str, str], folder: str, python_state: Any, nu
     os.environ.update(environment)
 
 
+class ProcessWide:
+    """A setting of the process that threads change, each within a block; the last of several puts it back."""
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
+        self._read, self._write, self._lock = read, write, threading.Lock()
+        self._own: Any = None
+        self._within: dict[object, Any] = {}
+
+    @contextmanager
+    def be(self, value: Any) -> Iterator[None]:
+        mark = object()
+        with self._lock:
+            self._own = self._own if self._within else self._read()
+            self._within[mark] = value
+            self._write(value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._within[mark]
+                self._write(next(reversed(self._within.values()), self._own))
+
+
 class Interruption:
     """A request to end, by Ctrl-C or SIGTERM.
 

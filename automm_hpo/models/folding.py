@@ -6,16 +6,16 @@ On a processor, where these networks wait for memory, a prediction so takes two 
 from __future__ import annotations
 
 import copy
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ..process import ProcessWide
 
 Network = TypeVar("Network", bound=nn.Module)
 TOLERANCE = 1e-3  # of the largest output; what folding changes is rounding, of the order of 1e-6
@@ -46,29 +46,6 @@ def fold_norms(network: nn.Module, sample: torch.Tensor) -> nn.Module | None:
     with torch.inference_mode(), float32_may_round(False):  # that is as large as the tolerance
         expected, found = network(sample), folded(sample)
     return folded if bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max()) else None
-
-
-class ProcessWide:
-    """A setting of the process that threads change, each within a block; the last of several puts it back."""
-
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
-        self._read, self._write, self._lock = read, write, threading.Lock()
-        self._own: Any = None
-        self._within: dict[object, Any] = {}
-
-    @contextmanager
-    def be(self, value: Any) -> Iterator[None]:
-        mark = object()
-        with self._lock:
-            self._own = self._own if self._within else self._read()
-            self._within[mark] = value
-            self._write(value)
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._within[mark]
-                self._write(next(reversed(self._within.values()), self._own))
 
 
 def float32_may_round(allowed: bool) -> AbstractContextManager[None]:

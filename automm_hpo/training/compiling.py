@@ -15,6 +15,7 @@ import torch
 from ..config import Env
 from ..models import TableModel
 from ..models.folding import float32_may_round
+from ..process import ProcessWide
 
 SECONDS = 60.0  # that compiling may take
 SHARE = 0.2  # of a step's time that it saves on a GPU, with mixed precision and little else to gain
@@ -58,16 +59,25 @@ def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
         return
     from torch import _dynamo
 
-    cudnn, repeatable = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    chosen, warns_only = (cudnn.benchmark, cudnn.deterministic), torch.is_deterministic_algorithms_warn_only_enabled()
+    *_, repeatable, warns_only = _read_choice()
     if env.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products need not repeat; read when it is first used
-    with float32_may_round(env.precision != "32"), _dynamo.config.patch(suppress_errors=env.compile.turn_on == "auto"):
-        cudnn.benchmark, cudnn.deterministic = not env.deterministic, env.deterministic
-        if env.deterministic and not repeatable:
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            cudnn.benchmark, cudnn.deterministic = chosen
-            torch.use_deterministic_algorithms(repeatable, warn_only=warns_only)
+    if env.deterministic and not repeatable:
+        repeatable = warns_only = True
+    chosen = _choice.be((not env.deterministic, env.deterministic, repeatable, warns_only))
+    with chosen, float32_may_round(env.precision != "32"), _dynamo.config.patch(suppress_errors=env.compile.turn_on == "auto"):
+        yield
+
+
+def _read_choice() -> tuple[bool, bool, bool, bool]:
+    cudnn, only_warns = torch.backends.cudnn, torch.is_deterministic_algorithms_warn_only_enabled()
+    return cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled(), only_warns
+
+
+def _write_choice(choice: tuple[bool, bool, bool, bool]) -> None:
+    cudnn = torch.backends.cudnn
+    cudnn.benchmark, cudnn.deterministic, repeatable, warns_only = choice
+    torch.use_deterministic_algorithms(repeatable, warn_only=warns_only)
+
+
+_choice = ProcessWide(_read_choice, _write_choice)

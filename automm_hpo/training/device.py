@@ -10,7 +10,8 @@ import torch
 from ..config import Env
 from ..data.batch import TensorCache
 from ..errors import InvalidHyperparameter
-from ..models.folding import ProcessWide, float32_may_round
+from ..models.folding import float32_may_round
+from ..process import ProcessWide
 
 OUT_OF_MEMORY = (  # words of a GPU's libraries, which allocate for themselves, and of cuDNN where no algorithm has room to work
     "CUDA error: out of memory",
