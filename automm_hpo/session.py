@@ -204,18 +204,19 @@ class Session:
                 f"the same call with save_path={str(self.path)!r} and more time goes on"
             )
 
-    def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True) -> None:
+    def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True, validated: float | None = None) -> None:
         """All is done that there was time for.
 
         Args:
             best: the trial that became of it; not the records' own best where that one's weights are damaged.
             had_time: also for what follows the trials.
+            validated: the metric of what became of it all, where that is more than the best trial's.
         """
         self._ended_by = self._ended_by or ("" if had_time else NO_TIME_AFTER)
         self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:
-            self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline)
+            self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline, validated)
 
     def say_goodbye(self, saved: str, also: str = "") -> None:
         """Tells what was found, where it lies, and how to go on where there was no end.

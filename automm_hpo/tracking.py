@@ -63,7 +63,7 @@ class MlflowTracker:
         self._logged: dict[int, list[tuple[int, float]]] = {}  # of each trial, where its validations are
         self._failure: Exception | None = None
         self._levels: dict[logging.Logger, int] = {}
-        self._ending: tuple[str, Any] = ("KILLED", None)
+        self._ending: tuple[str, Any, float | None] = ("KILLED", None, None)
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._started = time.time()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
@@ -108,15 +108,16 @@ class MlflowTracker:
         """
         self._jobs.put(lambda: [self._client.log_figure(self._parent, figure, name) for name, figure in draw()])
 
-    def close(self, status: str, best: Any = None, deadline: float | None = None) -> None:
+    def close(self, status: str, best: Any = None, deadline: float | None = None, validated: float | None = None) -> None:
         """Ends the parent run and waits, within bounds, until all is written.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             best: the winning trial's record.
             deadline: time.time() after which it waits two seconds at most.
+            validated: the metric of the predictor, which may be more than the best trial.
         """
-        self._ending = (status, best)
+        self._ending = (status, best, validated)
         self._jobs.put(None)
         until = [time.time() + CLOSE_TIMEOUT] + ([] if deadline is None else [deadline]) + ([] if self._parent else [self._started + OPEN_TIMEOUT])
         timeout = max(2.0, min(until) - time.time())
@@ -237,10 +238,13 @@ class MlflowTracker:
             self._client.set_tag(run_id, tag, value)
         self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])
 
-    def _close(self, status: str, best: Any) -> None:
+    def _close(self, status: str, best: Any, validated: float | None) -> None:
         if best is not None:
-            self._log_metrics(self._parent, self._best_values(best.best), 0, _now())
-            self._client.set_tag(self._parent, "automm_hpo.best_trial", str(best.number))
+            values = self._best_values(best.best) | ({} if validated is None else {f"val_{self._metric}": validated})
+            self._log_metrics(self._parent, values, 0, _now())
+            # tags: a parameter keeps its first value, and a search that goes on may find a better one
+            for tag, value in {"automm_hpo.best_trial": best.number, **{f"best/{key}": value for key, value in best.best_tuned.items()}}.items():
+                self._client.set_tag(self._parent, _name(tag), str(value)[:5000])
         for run_id in self._runs.values():  # trials that were under way when the search was cut short
             self._client.set_terminated(run_id, "KILLED")
         self._client.set_terminated(self._parent, status)

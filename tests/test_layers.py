@@ -33,7 +33,7 @@ FIT = [  # of which the same holds: its files are layers among themselves
     ["plan"],
     ["data_plan", "checks", "capacity"],
     ["search_plan"],
-    ["finishing", "timing"],
+    ["finishing", "place", "timing"],
     ["preview", "resolution", "packing"],
     ["call"],
     ["run"],

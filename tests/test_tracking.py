@@ -111,6 +111,18 @@ def test_a_trial_can_be_ranked_by_its_best_epoch(opened, curve):
         found = {name: value for name, value in run.data.metrics.items() if name.startswith("best_")}
         assert found == {"best_score": -0.4, "best_mae": 0.4, "best_epoch": 2.0}
     assert trial.data.metrics["mae"] == 0.7
+    assert "val_mae" not in parent.data.metrics
+
+
+def test_a_fit_can_be_ranked_by_what_was_made_of_its_trials(opened, curve):
+    """Where a search goes on, it may find other values."""
+    for lr, value in ((0.5, 0.3), (0.25, 0.2)):
+        tracker, client = opened()
+        record = TrialRecord(7, {"optim.lr": lr}, {}, COMPLETED, results=curve(find_metric("mae"), [0.4]))
+        tracker.close("FINISHED", record, validated=value)
+        parent, _ = runs_of(client)
+        assert (parent.data.metrics["val_mae"], parent.data.metrics["best_mae"]) == (value, 0.4)
+        assert (parent.data.tags["best/optim.lr"], parent.data.tags["automm_hpo.best_trial"]) == (str(lr), "7")
 
 
 def test_a_trial_that_begins_again_has_its_validations_again(opened, curve):

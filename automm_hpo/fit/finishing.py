@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..artifact import Artifact, Member, save_artifact
+from ..artifact import Artifact, Member
 from ..config import Config
 from ..data.batch import TensorCache, join_rows
 from ..data.cache import open_cache
@@ -54,16 +55,23 @@ def reserved_seconds(search: SearchPlan, ensemble_size: int, seconds: float) -> 
 
 
 def run_after_search(
-    plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, artifact: Artifact, deadline: float | None
+    plan: FitPlan,
+    records: SearchRecords,
+    progress: Progress,
+    best: TrialRecord,
+    artifact: Artifact,
+    deadline: float | None,
+    commit: Callable[[Artifact], None],
 ) -> tuple[Artifact, bool]:
     """Improves the predictor that was committed, and commits what is better by the validation rows.
 
     Args:
         best: the trial whose best epoch ``artifact`` is.
         deadline: time.time() at which the last commit must begin; None: no limit.
+        commit: makes a predictor that of the plan's folder.
 
     Returns:
-        What is now in the plan's folder, with what was compared in its summary; and whether there was time for all of it.
+        The last that was committed, with what was compared in its summary; and whether there was time for all of it.
     """
     started, spent = time.time(), artifact.summary["training_time"]
     try:
@@ -72,7 +80,7 @@ def run_after_search(
             better = step(artifact)
             if better is not artifact:
                 better = better.with_summary(training_time=round(spent + time.time() - started, 2))
-                save_artifact(better, plan.path)
+                commit(better)
                 artifact = better
         return artifact, finish.had_time
     except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # a full disk, a full GPU: nothing of this is needed, and the best is safe

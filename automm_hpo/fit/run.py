@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..artifact import Artifact, Member, load_artifact, load_summary, save_artifact
+from ..artifact import Artifact, Member, load_artifact, load_summary
 from ..config import Config
 from ..data.cache import store_caches
 from ..data.decoding import Course
@@ -36,6 +36,7 @@ from ..training.device import find_device, generators_unchanged, has_bfloat16
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .packing import plan_gpu_share
+from .place import PredictorFolder
 from .plan import FitPlan
 
 
@@ -74,12 +75,17 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 keep_trials=settings.num_kept(plan.ensemble_size),
                 keep_epochs=kept_epochs(plan.search),
             )
-            best, artifact = _commit_best(plan, session.records, session.progress, started)
+            best, artifact = _best_artifact(plan, session.records, session.progress)
+            before = load_summary(plan.path).get("training_time", 0.0) if plan.resuming else 0.0
+            artifact = artifact.with_summary(training_time=round(before + time.time() - started, 2))
+            place = PredictorFolder(plan, artifact)
+            place.commit(artifact)  # of a whole search and of an interrupted one alike
             had_time = True
             # a copy has no trial's weights, which a refit does without
             if interruption.signal is None and (plan.refit or list_checkpoints(session.records.folder_of(best.number).checkpoints)):
-                artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit)
-            session.close(interruption, best, had_time)
+                artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit, place.commit)
+            artifact = place.settled(artifact, session.progress)
+            session.close(interruption, best, had_time, validated=artifact.summary[f"val_{metric.name}"])
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
@@ -154,15 +160,6 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
         search.first_points,
         search.warm_start.trials,
     )
-
-
-def _commit_best(plan: FitPlan, records: SearchRecords, progress: Progress, started: float) -> tuple[TrialRecord, Artifact]:
-    """Makes the best so far the predictor of the plan's folder; of a whole search and of an interrupted one alike."""
-    best, artifact = _best_artifact(plan, records, progress)
-    earlier = load_summary(plan.path).get("training_time", 0.0) if plan.resuming else 0.0
-    artifact = artifact.with_summary(training_time=round(earlier + time.time() - started, 2))
-    save_artifact(artifact, plan.path)
-    return best, artifact
 
 
 def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) -> tuple[TrialRecord, Artifact]:

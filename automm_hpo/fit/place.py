@@ -1,0 +1,57 @@
+"""Where the predictor of a fit lies: at every moment the best so far by the validation rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..artifact import Artifact, load_artifact, save_artifact
+from ..errors import CorruptFile, NotAPredictor
+from ..files import is_predictor
+from ..hpo.progress import Progress
+from ..hpo.table import number_text
+from .plan import FitPlan
+
+
+class PredictorFolder:
+    """The plan's folder.
+
+    An earlier session of the same search may have left a predictor there that is better than all that this one finds: an average or an ensemble
+    of weights that those of other trials have since taken the place of. Then it stays. The rows and the metric are the same.
+
+    Args:
+        alone: the best trial's predictor, of this session and the earlier ones.
+    """
+
+    def __init__(self, plan: FitPlan, alone: Artifact) -> None:
+        self._path, self._metric, self._eval_metric = plan.path, plan.data.validation_metric, plan.data.eval_metric.name
+        self._earlier = None if plan.refit or not plan.resuming else self._read()
+        if self._earlier and (len(self._earlier.members) > plan.ensemble_size or not self._is_beaten(alone)):
+            self._earlier = None
+
+    def _read(self) -> Artifact | None:
+        try:
+            return replace(load_artifact(self._path), eval_metric=self._eval_metric) if is_predictor(self._path) else None
+        except (CorruptFile, NotAPredictor):
+            return None
+
+    def _value(self, artifact: Artifact) -> float:
+        return artifact.summary[f"val_{self._metric.name}"]
+
+    def _is_beaten(self, artifact: Artifact) -> bool:
+        """By what lies there from before."""
+        return self._earlier is not None and self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact))
+
+    def commit(self, artifact: Artifact) -> None:
+        """Makes it the predictor, unless what lies there is better."""
+        if not self._is_beaten(artifact):
+            save_artifact(artifact, self._path)
+
+    def settled(self, artifact: Artifact, progress: Progress) -> Artifact:
+        """What lies there at the end, this session's last commit or the earlier predictor."""
+        if self._earlier is None or not self._is_beaten(artifact):
+            return artifact
+        before, found, name = number_text(self._value(self._earlier)), number_text(self._value(artifact)), self._metric.name
+        progress.say(f"the earlier predictor stays: {name} {before} on the validation rows, where this call came to {found}", level=1)
+        kept = self._earlier.with_summary(**{key: artifact.summary[key] for key in ("num_trials", "training_time")})
+        save_artifact(kept, self._path)
+        return kept

@@ -1,0 +1,63 @@
+"""The predictor of a search that goes on is never replaced by a worse one."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from automm_hpo import MultiModalPredictor
+from automm_hpo.artifact import load_artifact, load_summary
+from automm_hpo.fit.place import PredictorFolder
+from automm_hpo.hpo.progress import Progress
+from automm_hpo.metrics import find_metric
+
+LOG_LOSS = find_metric("log_loss")  # less is better
+
+
+@pytest.fixture
+def later(small, here, fast):
+    """(what the earlier session reached, what the later call is) -> the folder's values after each commit of the later one, and what it returns."""
+    table = small[0]
+    MultiModalPredictor("label", verbosity=0).fit(table, hyperparameters=fast, save_path="run", tracking=None, time_limit=None)
+
+    def run(earlier, found, **plan):
+        first = load_artifact(here / "run").with_summary(val_log_loss=earlier, num_trials=4)
+        given = {"path": here / "run", "resuming": True, "refit": False, "ensemble_size": 1} | plan
+        data = SimpleNamespace(validation_metric=LOG_LOSS, eval_metric=LOG_LOSS)
+        PredictorFolder(SimpleNamespace(**given | {"resuming": False}, data=data), first).commit(first)
+        artifacts = [first.with_summary(val_log_loss=value, num_trials=6) for value in found]
+        place, seen = PredictorFolder(SimpleNamespace(**given, data=data), artifacts[0]), []
+        for artifact in artifacts:
+            place.commit(artifact)
+            seen.append(load_summary(here / "run")["val_log_loss"])
+        kept = place.settled(artifacts[-1], Progress(LOG_LOSS, 1, 1, None))
+        assert load_summary(here / "run") == kept.summary
+        assert kept.summary["num_trials"] == 6
+        return seen, kept.summary["val_log_loss"]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("found", "plan", "seen", "at_last"),
+    [
+        ([0.6, 0.5], {}, [0.4, 0.4], 0.4),
+        ([0.6, 0.3], {}, [0.4, 0.3], 0.3),
+        ([0.3, 0.2], {}, [0.3, 0.2], 0.2),
+        ([0.4], {}, [0.4], 0.4),
+        ([0.6], {"refit": True}, [0.6], 0.6),  # wanted on all rows, which no score tells
+        ([0.6], {"ensemble_size": 0}, [0.6], 0.6),  # fewer members are wanted now
+        ([0.6], {"resuming": False}, [0.6], 0.6),
+    ],
+)
+def test_the_better_one_stays(later, found, plan, seen, at_last, capsys):
+    assert later(0.4, found, **plan) == (seen, at_last)
+    said = "the earlier predictor stays: log_loss 0.4000 on the validation rows, where this call came to 0.5000"
+    assert (said in " ".join(capsys.readouterr().out.split())) == (found == [0.6, 0.5])
+
+
+def test_one_that_is_damaged_does_not_stay(later, here):
+    assert later(0.4, [0.6]) == ([0.4], 0.4)
+    (here / "run" / "encoders.json").write_text("{}")
+    plan = {"path": here / "run", "resuming": True, "refit": False, "ensemble_size": 1}
+    data = SimpleNamespace(validation_metric=LOG_LOSS, eval_metric=LOG_LOSS)
+    assert PredictorFolder(SimpleNamespace(**plan, data=data), None)._earlier is None
