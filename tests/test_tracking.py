@@ -84,7 +84,7 @@ def opened(here, database, curve):
     """A tracker, closed at the end, and the client of its database."""
 
     def start(tuned=()):
-        (here / "search" / "trials" / "0000").mkdir(parents=True)
+        (here / "search" / "trials" / "0000").mkdir(parents=True, exist_ok=True)
         tracker = MlflowTracker(here / "search", "run", {"a": 1}, {"automm_hpo.metric": "mae"}, tuned)
         return tracker, MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
 

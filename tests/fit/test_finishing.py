@@ -1,5 +1,6 @@
 """After the search: what is made of its trials, what wins, and that the best trial is never lost on the way."""
 
+import functools
 import os
 import shutil
 from copy import copy
@@ -14,7 +15,7 @@ from PIL import Image
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.artifact import load_artifact
+from automm_hpo.artifact import load_artifact, save_artifact
 from automm_hpo.config import Config, Data
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
@@ -25,7 +26,7 @@ from automm_hpo.fit import finishing
 from automm_hpo.fit.data_plan import plan_data
 from automm_hpo.fit.finishing import run_after_search
 from automm_hpo.fit.plan import FitPlan, SearchPlan, Target
-from automm_hpo.fit.run import _commit_best
+from automm_hpo.fit.run import _best_artifact
 from automm_hpo.hpo.identity import SearchIdentity
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
@@ -67,7 +68,9 @@ class Searched:
         other.lies_in(folder)
         other.said = []
         other.progress = Progress(self.plan.data.validation_metric, 2, len(self.configs), None, write=other.said.append)
-        other.best, other.artifact = _commit_best(other.plan, other.records, other.progress, 0.0)
+        other.best, artifact = _best_artifact(other.plan, other.records, other.progress)
+        other.artifact = artifact.with_summary(training_time=0.0)
+        save_artifact(other.artifact, folder)
         return other
 
     def run_trial(self, config: Config) -> None:
@@ -84,11 +87,15 @@ class Searched:
         self.records.close_trial(number, COMPLETED, "")
 
     def finish(self, deadline=None, **options):
-        artifact, self.had_time = run_after_search(replace(self.plan, **options), self.records, self.progress, self.best, self.artifact, deadline)
+        artifact, self.had_time = self.run_after_search(deadline, **options)
         stored = load_artifact(self.folder)
         assert stored.summary == artifact.summary
         assert [member.weight for member in stored.members] == [member.weight for member in artifact.members]
         return artifact
+
+    def run_after_search(self, deadline=None, **options):
+        commit = functools.partial(save_artifact, folder=self.folder)
+        return run_after_search(replace(self.plan, **options), self.records, self.progress, self.best, self.artifact, deadline, commit)
 
     def metric_of(self, artifact) -> float:
         """Of an artifact on the validation rows, made anew from its members."""
@@ -437,7 +444,7 @@ def test_a_full_disk_leaves_the_best(searched, monkeypatch, options, step, error
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
-        artifact, _ = run_after_search(replace(search.plan, **options), search.records, search.progress, search.best, search.artifact, None)
+        artifact, _ = search.run_after_search(**options)
     assert artifact is search.artifact
     assert load_artifact(search.folder).summary == artifact.summary
     assert equal(search.weights_of(load_artifact(search.folder))[0], before[0])
