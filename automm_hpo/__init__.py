@@ -25,3 +25,7 @@ def __getattr__(name: str):  # PEP 562: pandas and torch load when the predictor
     if name in LAZY:
         return getattr(importlib.import_module(f".{LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:  # what completion offers
+    return __all__

@@ -10,6 +10,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import known_resources, ray_cluster, set_ray_environment
@@ -17,11 +19,12 @@ from .hpo.identity import SearchIdentity, check_same_search, read_identity
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.objective_trial import Objective, check_objective, function_of, sent_by_value
-from .hpo.records import STOPPED, SearchRecords, TrialRecord
+from .hpo.records import COMPLETED, STOPPED, SearchRecords, TrialRecord
 from .hpo.settings import TuneSettings, canonical_mode, check_resources, parse_tune_settings
 from .hpo.warm_start import WarmStart, read_warm_start
 from .metrics import Metric, searched_metric
 from .results import SearchResults
+from .sections import unwrapped
 from .session import Session, trials_deadline
 from .space import RawProposal, SearchSpace, describe_space
 from .space.kinds import text_of
@@ -92,24 +95,28 @@ def tune_objective(
         check_objective(objective, max_epochs)
     with problems.gather():
         folder, resuming = plan_path(save_path, resume)
+    found_before = len(problems.found)
     with problems.gather():
         settings = parse_tune_settings(hyperparameter_tune_kwargs)
+    are_settings_right = len(problems.found) == found_before  # else what they say of the metric is not known
+    with problems.gather():
         if settings.disk_quota_mb is not None:
             problems.add(InvalidTuneSettings("disk_quota_mb: how large the checkpoints of an objective become is not known beforehand; leave it out"))
         if (there := known_resources()) is not None:
             check_resources(settings, there)
         fixed, spaces = split_objective_space(space)
         if not spaces:
-            listed = next(((name, value) for name, value in fixed.items() if isinstance(value, (list, tuple)) and len(value) > 1), None)
-            hint = f". To search among the values of {listed[0]!r}: tune.choice({list(listed[1])!r})" if listed else ""
+            listed = next(((name, list(value)) for name, value in fixed.items() if isinstance(value, (list, tuple, np.ndarray)) and len(value) > 1), None)
+            hint = f". To search among the values of {listed[0]!r}: tune.choice({[unwrapped(value) for value in listed[1]]!r})" if listed else ""
             raise InvalidTuneSettings(f"space: has no search space, only fixed values; nothing is to be searched{hint}")
         # a Trainable may be given new values at each takeover; a function begins and ends with one config
         settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
-        searched = _metric(metric, mode, settings)
-        check_scheduled_by(settings, searched.name, searched.mode)
-        warm_start = read_warm_start(settings, spaces, fixed, searched, resuming)
+        if are_settings_right:
+            searched = _metric(metric, mode, settings)
+            check_scheduled_by(settings, searched.name, searched.mode)
+            warm_start = read_warm_start(settings, spaces, fixed, searched, resuming)
     problems.raise_any()
 
     deadline = None if time_limit is None else called + float(time_limit)
@@ -205,8 +212,9 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
             function = replace(plan.function, tracked=tracking is not None)
             interruption = session.run(function, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
-        if line := _unseen(plan, session.records.trials()):
-            session.progress.say(line, level=1)
+        for line in (_unseen(plan, session.records.trials()), _unlimited(plan, session.records.trials())):
+            if line:
+                session.progress.say(line, level=1)
     session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
     return SearchResults(SearchRecords(plan.path / "search"), metric, plan.function.best_config_of)
@@ -226,6 +234,18 @@ def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
     return (
         f"{settings.scheduler} has ended no trial: it looks at them after {first:g} reports, and they made {longest:g} at most; "
         f"give max_epochs={longest:g}, or {name} in scheduler_init_args"
+    )
+
+
+def _unlimited(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
+    """A hint, where trials took longer than they might, for they reported once, at their end; empty where that is not so."""
+    limit = plan.settings.trial_time_limit
+    longer = [record for record in trials if limit and record.status == COMPLETED and len(record.results) == 1 and record.seconds > limit]
+    if not longer:
+        return ""
+    what = "1 trial" if len(longer) == 1 else f"{len(longer)} trials"
+    return (
+        f"trial_time_limit: {what} took longer than {limit:g} s; a trial ends at its next report, and an objective that only returns makes none before its end"
     )
 
 

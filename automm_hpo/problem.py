@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import re
 from collections.abc import Mapping
@@ -254,9 +255,12 @@ def _check_labels(labels: pd.Series, label: str) -> None:
     for position, value in enumerate(values):
         if not isinstance(value, (str, int, float)):
             row = labels.index[positions == position][0]
+            since = "(column - column.min())" if isinstance(value, datetime.date) else "column"
+            is_time = isinstance(value, (datetime.date, datetime.timedelta))
+            numbers = f"{since}.dt.total_seconds()" if is_time else "astype(float)"
             raise InvalidData(
                 f"label column {label!r}: expected strings, numbers or booleans, got {type(value).__name__} {value!r} in row {unwrapped(row)!r}. "
-                "Convert the column: astype(str) gives classes, astype(float) numbers."
+                f"Convert the column: astype(str) gives classes, {numbers} numbers."
             )
 
 

@@ -179,28 +179,27 @@ class Session:
         with deaths_untold(trials_end):
             with self.progress:
                 interruption = run_trials(task, job, monitor, available, self.progress)
-            ended, self._ended_by = time.time(), monitor.over
+            self._ended_by = monitor.over
             if self._tracker and job:
                 self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # while Ray ends
             cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
         if interruption.signal is not None and self.records.best() is None:
+            if len(self.records):
+                self.progress.say(f"no trial has a score yet; the same call with save_path={str(self.path)!r} goes on with it", level=1)
             interruption.reraise()
         if trials_end is not None and self._ended_by == TIME_LIMIT:
-            self._check_scored(ended - trials_end)
+            self._check_scored()
         again = f"the same call with save_path={str(self.path)!r} tries them again" if takes_first_points(self._settings) else ""
         self.records.raise_if_all_failed(again)
         return interruption
 
-    def _check_scored(self, late: float) -> None:
-        """Raises TimeLimitTooShort where nothing but the time limit kept every trial from a score.
-
-        Args:
-            late: seconds that were waited beyond the end of the trials.
-        """
+    def _check_scored(self) -> None:
+        """Raises TimeLimitTooShort where nothing but the time limit kept every trial from a score."""
         trials = self.records.trials()
         if all(record.best is None and record.reason == TIME_LIMIT for record in trials):
+            ran = max(record.ended - record.started for record in trials)
             raise TimeLimitTooShort(
-                f"time_limit: none of {len(trials)} trials came to a first score, and more than {max(0.0, late):.1f} s more are needed; "
+                f"time_limit: none of {len(trials)} trials came to a first score, and the first of them had {ran:.0f} s; "
                 f"the same call with save_path={str(self.path)!r} and more time goes on"
             )
 

@@ -12,16 +12,21 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ray import tune
+from scipy import stats
 
 from automm_hpo import MultiModalPredictor, errors, load_search, tune_objective
 from automm_hpo.hpo.objective_space import split_objective_space
 from automm_hpo.hpo.objective_trial import Objective, sent_by_value
-from automm_hpo.hpo.records import SearchRecords, TrialFolder
+from automm_hpo.hpo.records import COMPLETED, SearchRecords, TrialFolder, TrialRecord
+from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask, run_trial
-from automm_hpo.objective import MOST_REPORTS
+from automm_hpo.metrics import find_metric
+from automm_hpo.objective import MOST_REPORTS, _unlimited
 from automm_hpo.space import choice, sample_from
 
 pytestmark = pytest.mark.usefixtures("ray_session", "here")
@@ -567,9 +572,33 @@ def test_a_function_that_does_not_take_a_config_alone_is_refused(objective):
         search(objective)
 
 
-def test_a_list_in_place_of_a_space_is_pointed_at():
+@pytest.mark.parametrize("values", [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3])])
+def test_a_list_in_place_of_a_space_is_pointed_at(values):
     with pytest.raises(errors.InvalidTuneSettings, match=r"To search among the values of 'x': tune.choice\(\[1, 2, 3\]\)"):
-        tune_objective(lambda config: 0.0, {"x": [1, 2, 3]}, mode="min")
+        tune_objective(lambda config: 0.0, {"x": values}, mode="min")
+
+
+def test_a_distribution_of_scipys_is_no_fixed_value():
+    with pytest.raises(errors.InvalidSpace, match=r"x/y: a distribution of scipy's is no search space here; tune\.uniform"):
+        tune_objective(lambda config: 0.0, {"x": {"y": stats.norm(0, 1)}, "z": tune.uniform(0, 1)}, mode="min")
+
+
+def test_settings_that_are_wrong_say_nothing_of_the_metric():
+    """The user did name it, in HyperDrive's words."""
+    with pytest.raises(
+        errors.InvalidTuneSettings, match=r"^hyperparameter_tune_kwargs: unknown key 'primary_metric_goal'\. Here that is mode\. Known: [^\n]*$"
+    ):
+        tune_objective(lambda config: 0.0, {"x": tune.uniform(0, 1)}, {"primary_metric_goal": "MAXIMIZE"})
+
+
+def test_a_limit_that_trials_could_not_hear_of_is_told(store, curve, here):
+    trials = [
+        TrialRecord(0, {}, {}, COMPLETED, results=tuple(replace(result, seconds=9.0) for result in curve(find_metric("mse"), values)))
+        for values in ([1.0], [1.0, 2.0])
+    ]
+    plan = SimpleNamespace(settings=TuneSettings(trial_time_limit=4))
+    assert _unlimited(plan, trials).startswith("trial_time_limit: 1 trial took longer than 4 s; a trial ends at its next report")
+    assert _unlimited(plan, trials[1:]) == _unlimited(SimpleNamespace(settings=TuneSettings()), trials) == ""
 
 
 def test_a_quota_that_nothing_could_hold_an_objective_to_is_refused():

@@ -21,6 +21,8 @@ ROWS_A_QUANTILE = 30  # fewer rows, fewer quantiles: each should stand for some 
 LARGEST = 1e4  # standard deviations; what lies beyond is cut there, long before float32 ends
 LARGEST_VALUE = 1e300  # what is larger is as good as infinite: differences of such values would be
 MAX_NAMED = 5
+SHORT = reprlib.Repr()
+SHORT.maxother = 60  # a date needs more than the usual 30
 DURATIONS = (datetime.timedelta, np.timedelta64)
 
 
@@ -180,6 +182,6 @@ def refuse_rows(column: pd.Series, bad: np.ndarray, expected: str) -> None:
         InvalidData: a row is bad.
     """
     if bad.any():
-        rows = ", ".join(f"row {row!r}: {reprlib.repr(value)}" for row, value in column[bad].head(MAX_NAMED).astype(object).items())
+        rows = ", ".join(f"row {row!r}: {SHORT.repr(value)}" for row, value in column[bad].head(MAX_NAMED).astype(object).items())
         more = ", ..." if bad.sum() > MAX_NAMED else ""
         raise InvalidData(f"column {column.name!r}: {expected}; {int(bad.sum())} of {len(column)} values are not: {rows}{more}")

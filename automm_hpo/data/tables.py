@@ -50,7 +50,8 @@ def load_table(data: Any, name: str, columns: Collection[Hashable] | None = None
         except (TypeError, ValueError) as error:  # columns of different lengths, sets, matrices, ...
             raise InvalidData(f"{name}: does not read as a table: {error}") from None
     else:
-        raise InvalidData(f"{name}: expected a DataFrame, a path, a dict or a list of dicts, got {type(data).__name__}")
+        hint = "; of a row of a table, df.iloc[[0]] is a DataFrame" if isinstance(data, pd.Series) else ""
+        raise InvalidData(f"{name}: expected a DataFrame, a path, a dict or a list of dicts, got {type(data).__name__}{hint}")
     repeated = [column for column in table.columns[table.columns.duplicated()] if columns is None or column in columns]
     if repeated:
         raise InvalidData(f"{name}: column names must be unique; repeated: {', '.join(map(repr, dict.fromkeys(repeated)))}")

@@ -79,7 +79,8 @@ def plan_data(
         problem = problem.scaled_to(train[label], weights, own.label.numerical_preprocessing)
     valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
     if why := undefined_on(validation_metric, problem, valid_target):
-        raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}")
+        remedy = "more rows, a larger holdout_frac, tuning_data or another metric help"
+        raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}; {remedy}")
     if eval_metric.scorer is not None:
         undefined_on(eval_metric, problem, valid_target)  # whether it can be computed at all
     return DataPlan(
@@ -118,6 +119,8 @@ def _find_label(train: pd.DataFrame, label: str | None) -> str:
         raise InvalidArgument(f"label: expected the name of the column to predict, got {label!r}; MultiModalPredictor(label=...)")
     if label not in train.columns:
         hint = did_you_mean(str(label), map(str, train.columns))
+        if len(train.columns) == 1 and (separator := next((each for each in ";\t|" if each in str(train.columns[0])), None)):
+            hint = f" Its columns seem to be separated by {separator!r}: pandas.read_csv(path, sep={separator!r}) reads them."
         raise InvalidData(f"train_data: has no label column {label!r}; it has {_names(train)}.{hint}")
     if train.empty:
         raise InvalidData("train_data: has no rows")

@@ -86,6 +86,12 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit, place.commit)
             artifact = place.settled(artifact, session.progress)
             session.close(interruption, best, had_time, validated=artifact.summary[f"val_{metric.name}"])
+    if best.best and best.best.end == "time_limit" and best.best.epoch < 1:
+        session.progress.say(
+            f"time_limit: the best trial has seen {best.best.epoch:.0%} of the rows once, and learned little; the time went into reading the data"
+            + (", Ray's start and its processes' imports" if plan.search.space else ""),
+            level=1,
+        )
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 

@@ -223,8 +223,8 @@ def find_searcher(given: Any) -> Any:
         return _checked_object(given)
     name = given.lower().replace("-", "_").replace(" ", "_")
     name = SEARCHER_ALIASES.get(name, name)
-    if name in NOT_OFFERED:
-        raise NotSupported(f"searcher: {given!r} is not offered: {NOT_OFFERED[name]}")
+    if (refused := name.removesuffix("search")) in NOT_OFFERED:
+        raise NotSupported(f"searcher: {given!r} is not offered: {NOT_OFFERED[refused]}")
     if name not in SEARCHER_ARGS:
         hint = did_you_mean(given, [*SEARCHER_ARGS, *SEARCHER_ALIASES])
         raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {given!r}.{hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +24,8 @@ MODES = {"maximize": "max", "minimize": "min"}  # HyperDrive's
 
 
 def canonical_mode(mode: Any) -> Any:
-    """``max`` for ``MAXIMIZE``; what is no mode is returned as it is."""
+    """``max`` for ``MAXIMIZE``, also as a member of an enumeration; what is no mode is returned as it is."""
+    mode = mode.name if isinstance(mode, Enum) else mode
     return MODES.get(mode.lower(), mode) if isinstance(mode, str) else mode
 
 
@@ -41,7 +43,12 @@ ELSEWHERE = {  # HyperDrive's and Ray's words -> what says it here
     "early_termination_policy": "scheduler",
     "primary_metric_name": "metric",
     "primary_metric_goal": "mode",
+    "keep_checkpoints_num": "num_to_keep",
+    "stop": "goal, or optim.max_epochs of fit and max_epochs of tune_objective",
     "seed": IN_THE_CALL.format("seed"),
+    "verbose": IN_THE_CALL.format("verbosity"),
+    **dict.fromkeys(("name", "local_dir", "storage_path"), IN_THE_CALL.format("save_path")),
+    **dict.fromkeys(("callbacks", "loggers"), IN_THE_CALL.format("tracking, which is MLflow's")),
     **dict.fromkeys(("time_limit", "time_budget_s", "max_duration_minutes"), IN_THE_CALL.format("time_limit, in seconds")),
 }
 
@@ -185,11 +192,13 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: expected a dict or a preset's name, got {given!r}")
     problems = Problems()
     values: dict[str, Any] = {}
+    unknown = [key for key in given if key not in FIELDS]
     for key, value in given.items():
         with problems.gather():
-            if key not in FIELDS:
+            if key in unknown:
                 hint = f" Here that is {ELSEWHERE[key]}." if key in ELSEWHERE else did_you_mean(str(key), FIELDS)
-                raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint} Known: {', '.join(FIELDS)}")
+                known = f" Known: {', '.join(FIELDS)}" if key == unknown[-1] else ""  # once
+                raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint}{known}")
             check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
             values[key] = check(value) if check else FIELDS[key].check(key, value, InvalidTuneSettings)
     for kind, known in (("searcher", SEARCHER_ARGS), ("scheduler", SCHEDULER_ARGS)):

@@ -51,8 +51,11 @@ class Choice:
         return self.options[int(raw)]
 
     def raw_of(self, value: Any) -> int:
+        alike = [index for index, option in enumerate(self.options) if same_value(option, value)]
+        if alike:  # 1 and 1.0 may be two options
+            return next((index for index in alike if type(self.options[index]) is type(value)), alike[0])
         for index, option in enumerate(self.options):
-            if same_value(option, value) or (isinstance(value, str) and not is_plain(option) and value == text_of(option)):  # on record is its text
+            if isinstance(value, str) and not is_plain(option) and value == text_of(option):  # on record is its text
                 return index
         raise InvalidSpace(f"{value!r} is none of {self}")
 

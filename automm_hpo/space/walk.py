@@ -117,7 +117,7 @@ def point_of(space: SearchSpace, raw: Mapping[str, Any]) -> Point:
 
     def place(path: str, domain: Space) -> Any:
         value = domain.finish(raw[path])
-        return next(index for index, option in enumerate(domain.options) if same_value(option, value)) if isinstance(domain, Choice) else value
+        return domain.raw_of(value) if isinstance(domain, Choice) else value
 
     return tuple(propose(space, place).items())
 

@@ -183,7 +183,7 @@ def test_a_silent_worker_cannot_hold_up_the_fit(small, here, fast, ray_session):
     blocker = ray_session.remote(num_cpus=1)(type("Blocker", (), {"ready": lambda self: True})).remote()
     ray_session.get(blocker.ready.remote())
     started = time.time()
-    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials came to a first score, and more than \d\.\d s more are needed; the same call"):
+    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials came to a first score, and the first of them had \d+ s; the same call"):
         search(small[0], fast | {"optim.lr": tune.loguniform(1e-4, 1e-2)}, here / "run", {"num_trials": 2}, time_limit=8)
     ray_session.kill(blocker)
     assert time.time() - started < 8 + 5

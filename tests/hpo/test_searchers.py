@@ -432,7 +432,7 @@ def test_names_and_aliases():
     ]
 
 
-@pytest.mark.parametrize("name", NOT_OFFERED)
+@pytest.mark.parametrize("name", [*NOT_OFFERED, "DragonflySearch", "HEBOSearch", "SkOptSearch"])
 def test_what_is_gone_says_why_and_what_serves(name):
     with pytest.raises(NotSupported, match=f"searcher: '{name}' is not offered: .* 'gp' serves instead"):
         find_searcher(name)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from enum import Enum
 
 import pytest
 
@@ -95,6 +96,15 @@ def test_what_others_call_it(key, here):
 )
 def test_hyperdrives_classes_by_name(key, given, ours):
     assert getattr(parse_tune_settings({key: given}), key) == ours
+
+
+def test_what_is_known_is_listed_once():
+    assert refused({"max_total_runs": 1, "policy": 1, "num_trails": 1}).count("Known: ") == 1
+
+
+@pytest.mark.parametrize("mode", ["MAXIMIZE", "maximize", "max", Enum("PrimaryMetricGoal", ["MAXIMIZE"]).MAXIMIZE])
+def test_hyperdrives_goal_in_any_form(mode):
+    assert parse_tune_settings({"mode": mode}).mode == "max"
 
 
 def test_deterministic_means_one_trial_at_a_time():

@@ -9,7 +9,7 @@ import pytest
 
 from automm_hpo import space as words
 from automm_hpo.errors import InvalidSpace
-from automm_hpo.space import Choice, Computed, Float, Int, Normal
+from automm_hpo.space import Choice, Computed, Float, Int, Normal, point_of
 from automm_hpo.space.kinds import same_value, text_of
 
 SPACES = {
@@ -321,3 +321,11 @@ def test_a_set_has_an_order(write):
     """Its own is another one in every process."""
     assert write({f"option {number}" for number in range(9)}).options == tuple(f"option {number}" for number in range(9))
     assert write(frozenset({3, 1, 2})).options == (1, 2, 3)
+
+
+def test_numbers_of_two_types_are_two_options():
+    """To scikit-learn max_features=1 is a column, and 1.0 all of them."""
+    both = Choice((1, 1.0, [1, 2]))
+    assert [both.raw_of(value) for value in (1, 1.0, [1, 2], (1, 2))] == [0, 1, 2, 2]
+    assert Choice((1.0, 2.0)).raw_of(1) == 0
+    assert len({point_of({"x": both}, {"x": index}) for index in range(3)}) == 3
