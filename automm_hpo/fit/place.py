@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import replace
 
 from ..artifact import Artifact, load_artifact, save_artifact
@@ -35,7 +37,7 @@ class PredictorFolder:
             return None
 
     def _value(self, artifact: Artifact) -> float:
-        return artifact.summary[f"val_{self._metric.name}"]
+        return artifact.summary.get(f"val_{self._metric.name}", math.nan)  # which is never better
 
     def _is_beaten(self, artifact: Artifact) -> bool:
         """By what lies there from before."""
@@ -53,5 +55,6 @@ class PredictorFolder:
         before, found, name = number_text(self._value(self._earlier)), number_text(self._value(artifact)), self._metric.name
         progress.say(f"the earlier predictor stays: {name} {before} on the validation rows, where this call came to {found}", level=1)
         kept = self._earlier.with_summary(**{key: artifact.summary[key] for key in ("num_trials", "training_time")})
-        save_artifact(kept, self._path)
+        with contextlib.suppress(OSError):  # a full disk: what lies there is the same but for these
+            save_artifact(kept, self._path)
         return kept
