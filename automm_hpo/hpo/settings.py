@@ -197,8 +197,8 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
         with problems.gather():
             if key in unknown:
                 hint = f" Here that is {ELSEWHERE[key]}." if key in ELSEWHERE else did_you_mean(str(key), FIELDS)
-                known = f" Known: {', '.join(FIELDS)}" if key == unknown[-1] else ""  # once
-                raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint}{known}")
+                listed = f" Known: {', '.join(FIELDS)}" if key == unknown[-1] else ""  # once
+                raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint}{listed}")
             check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
             values[key] = check(value) if check else FIELDS[key].check(key, value, InvalidTuneSettings)
     for kind, known in (("searcher", SEARCHER_ARGS), ("scheduler", SCHEDULER_ARGS)):
