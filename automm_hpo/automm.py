@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from .sections import unwrapped
+
 # Every `optimization.X` means `optim.X` besides (`config.canonical_key`).
 ALIASES = {
     "optim.learning_rate": "optim.lr",
@@ -93,3 +97,34 @@ def why_not(key: str) -> str:
     if group := next((group for group in NOT_HERE if key == group or key.startswith(f"{group}.")), None):
         return f"{group} is not covered here"
     return ELSEWHERE[key][0] if key in ELSEWHERE else ""
+
+
+# ------------------------------------------------------------------------------- values in its words -> in ours
+
+PRECISIONS = {"32": "32", "32.0": "32", "32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed", "16.0": "16-mixed"}
+
+
+def our_precision(value: Any) -> Any:
+    return PRECISIONS.get(str(value), value)
+
+
+def our_words(words: Any) -> Any:
+    """Those of a list, or a single one; AutoMM's words among them as ours."""
+    words = (words,) if isinstance(words, str) else words
+    return [WORDS.get(word, word) if isinstance(word, str) else word for word in words] if isinstance(words, (list, tuple)) else words
+
+
+def our_square(words: Any) -> Any:
+    """AutoMM has lists."""
+    known = {("resize_shorter_side", "center_crop"): "center_crop", ("resize_to_square",): "resize_to_square"}
+    return known.get(tuple(words), words) if isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words) else words
+
+
+def our_loss(name: Any) -> Any:
+    """The name of torch's class for a loss is one of ours."""
+    return WORDS.get(name.removeprefix("nn."), name) if isinstance(name, str) else name
+
+
+def our_limit(value: Any) -> Any:
+    """-1 and 0 mean that there is none."""
+    return None if str(unwrapped(value)) in ("-1", "0") else value

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from .automm import ALIASES, NO_EFFECT, WORDS, is_left_out, why_not
+from .automm import ALIASES, NO_EFFECT, is_left_out, our_limit, our_loss, our_precision, our_square, our_words, why_not
 from .errors import InvalidHyperparameter, Problems, UnknownHyperparameter, nearest
 from .sections import (
     Expected,
@@ -34,39 +34,11 @@ from .sections import (
     unwrapped,
 )
 
-PRECISIONS = {"32": "32", "32.0": "32", "32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed", "16.0": "16-mixed"}
-
-
-def _precision(value: Any) -> Any:
-    return PRECISIONS.get(str(value), value)
-
 
 def _distinct(values: tuple) -> tuple:
     if len(set(values)) != len(values):
         raise ValueError("listed twice")
     return values
-
-
-def _one_or_more(words: Any) -> Any:
-    """Those of a list, or a single one; AutoMM's words among them as ours."""
-    words = (words,) if isinstance(words, str) else words
-    return [WORDS.get(word, word) if isinstance(word, str) else word for word in words] if isinstance(words, (list, tuple)) else words
-
-
-def _to_square(words: Any) -> Any:
-    """AutoMM has lists."""
-    known = {("resize_shorter_side", "center_crop"): "center_crop", ("resize_to_square",): "resize_to_square"}
-    return known.get(tuple(words), words) if isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words) else words
-
-
-def _loss(name: Any) -> Any:
-    """The name of torch's class for a loss is one of ours."""
-    return WORDS.get(name.removeprefix("nn."), name) if isinstance(name, str) else name
-
-
-def _limit(value: Any) -> Any:
-    """-1 and 0 mean that there is none."""
-    return None if str(unwrapped(value)) in ("-1", "0") else value
 
 
 def _fraction_or_count(value: float) -> float:
@@ -104,7 +76,7 @@ class TimmImage(Section):
     those of its pictures. Rows with fewer cost as much as those with most."""
     train_transforms: Annotated[
         tuple[Augmentation | ToSquare, ...],
-        BeforeValidator(_one_or_more),
+        BeforeValidator(our_words),
         AfterValidator(_distinct),
         Expected(f"a list among {', '.join(get_args(Augmentation))}"),
         Mark.TRAINING,
@@ -112,7 +84,7 @@ class TimmImage(Section):
     """Augmentations on the device: ``random_crop`` shifts the window, ``random_resized_crop`` cuts a third of the picture to all of it,
     ``random_horizontal_flip`` and ``random_vertical_flip`` mirror half; the others are torchvision's, of colours, turns and shears. How a picture
     becomes a square is said by ``val_transforms``; the words may stand here, too."""
-    val_transforms: Annotated[Literal["center_crop", "resize_to_square"], BeforeValidator(_to_square), DECODED_ONCE] = "center_crop"
+    val_transforms: Annotated[Literal["center_crop", "resize_to_square"], BeforeValidator(our_square), DECODED_ONCE] = "center_crop"
     """How a picture becomes a square, in training, too. ``center_crop`` (for AutoMM ``['resize_shorter_side', 'center_crop']``): what is at the ends
     of its longer side is cut off. ``resize_to_square``: all of it is seen, out of proportion."""
     drop_rate: Dropout = 0.0
@@ -136,7 +108,7 @@ class HfText(Section):
     """A hub repository or a local folder with a text encoder of the transformers library; its code is never run, only its weights are read."""
     pretrained: Annotated[Flag, Mark.BUILDING] = True
     """Start from published weights. False starts from random ones; the repository's or folder's config.json is read nevertheless."""
-    max_text_len: Annotated[PositiveInt | None, BeforeValidator(_limit), Mark.BUILDING, Mark.TOKENS] = 256
+    max_text_len: Annotated[PositiveInt | None, BeforeValidator(our_limit), Mark.BUILDING, Mark.TOKENS] = 256
     """Tokens of a row; of longer texts both ends are kept, half of each. Never more than the model takes; None, or -1: as many as it takes."""
     pooling_mode: Literal["cls", "mean"] = "mean"
     """What stands for a text: its first token's state, or the mean of all."""
@@ -232,7 +204,7 @@ class FusionMlp(Section):
 class Model(Section):
     names: Annotated[
         tuple[ModelName, ...],
-        BeforeValidator(_one_or_more),
+        BeforeValidator(our_words),
         Field(min_length=1),
         AfterValidator(_distinct),
         Expected(f"a list among {', '.join(get_args(ModelName))}"),
@@ -381,7 +353,7 @@ class Optim(Section):
     """What becomes of the best trial's kept epochs (``num_to_keep`` of them) when the search has ended. ``best``: the best one is the
     predictor. ``greedy_soup``: their weights are averaged one by one, and with those of other kept trials of the same architecture, as long as
     that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
-    loss_func: Annotated[Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"], BeforeValidator(_loss)] = "auto"
+    loss_func: Annotated[Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"], BeforeValidator(our_loss)] = "auto"
     """What training minimises. ``auto``: cross entropy for classes, mse for numbers. ``focal_loss`` (of classes) looks less at rows that are
     right already; ``mae`` and ``huber`` less at numbers that are far off."""
     focal_loss: FocalLoss = FocalLoss()
@@ -422,7 +394,7 @@ class Env(Section):
     does not hold them, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
     inference_batch_size_ratio: PositiveInt = 4
     """Validation and prediction use batches this many times larger."""
-    precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(_precision)] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(our_precision)] = "auto"
     """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does. ``16-mixed``: float16 with
     scaled losses, for GPUs without bfloat16, such as a T4: a step whose gradient overflows is left out, and the next loss scaled by half. On a
     processor it is many times slower than ``32``."""

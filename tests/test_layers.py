@@ -13,9 +13,10 @@ from automm_hpo import MultiModalPredictor
 
 PACKAGE = Path(__file__).parent.parent / "automm_hpo"
 LAYERS = [
-    ["errors", "automm"],
+    ["errors"],
     ["files", "process", "hub"],
     ["sections"],
+    ["automm"],
     ["config", "space", "problem", "metrics", "tracking"],
     ["presets", "datasets", "downloads"],
     ["data"],
