@@ -181,14 +181,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def raised_in(traceback: str) -> str:
-    """What was raised, on one line of at most 300 characters, from the text of a traceback; of any other text its last line.
+    """What was raised, on one line of at most 300 characters, from the text of a traceback; any other text as it is.
 
     >>> raised_in("Traceback (most recent call last):\\n  File 'train.py', line 1\\nValueError: two sizes:\\n  3\\n  4")
     'ValueError: two sizes: 3 4'
     """
     lines = traceback.strip().splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    for number in range(starts[-1] + 1 if starts else len(lines), len(lines)):
-        if lines[number] and not lines[number][0].isspace():  # the frames before it are indented, and so may be what follows
-            return " ".join(" ".join(lines[number:]).split())[:300]
-    return lines[-1] if lines else ""
+    starts = [number for number, line in enumerate(lines, 1) if line.startswith("Traceback (most recent call last)")]
+    said = lines[starts[-1] :] if starts else lines
+    while starts and said and (not said[0] or said[0][0].isspace()):  # the frames before it are indented, and so may be what follows
+        said = said[1:]
+    return " ".join(" ".join(said).split())[:300]

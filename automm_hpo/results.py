@@ -15,7 +15,7 @@ from .errors import NotAPredictor
 from .hpo.identity import is_search, read_identity
 from .hpo.importance import importances
 from .hpo.objective_space import nest
-from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord, best_of
+from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord, best_of, leaderboard, ranked
 from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
 from .metrics import Metric
 
@@ -39,11 +39,12 @@ def load_search(path: str | Path) -> SearchResults:
 
 
 class SearchResults:
-    """A search as its records tell it at the moment of asking.
+    """A search as its records told it when this was made; made again (``load_search``, ``predictor.search``) it tells what has come since.
 
     Attributes:
         records: the files behind it.
         metric: the validation metric; curves and pictures show it in its natural sign.
+        trials: in the order of proposal.
     """
 
     def __init__(self, records: SearchRecords, metric: Metric, config_of: ConfigOf | None = None) -> None:
@@ -53,11 +54,7 @@ class SearchResults:
             config_of: gives a trial's best config in the user's own objects, where this process has them.
         """
         self.records, self.metric, self._config_of = records, metric, config_of
-
-    @property
-    def trials(self) -> list[TrialRecord]:
-        """In the order of proposal."""
-        return self.records.trials()
+        self.trials: list[TrialRecord] = records.trials()
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -104,8 +101,8 @@ class SearchResults:
     # ------------------------------------------------------------------------------------------------------------- tables
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row a trial, best first; columns as ``hpo.records.SearchRecords.leaderboard`` lists them."""
-        return self.records.leaderboard(self.metric)
+        """One row a trial, best first; columns as ``hpo.records.leaderboard`` lists them."""
+        return leaderboard(self.trials, self.metric)
 
     def curves(self) -> pd.DataFrame:
         """One row a validation of each trial, in the order they were made.
@@ -220,9 +217,9 @@ class SearchResults:
         return f"{len(self)} trials{': ' if counts else ''}{counts}; {found}"
 
     def _repr_html_(self) -> str:
-        ranked = sorted(self.trials, key=lambda record: record.rank, reverse=True)
-        shown = ranked[:SHOWN_ROWS]
-        notes = "".join(f"<div>{html.escape(note)}</div>" for note in notes_on(ranked, len(shown)))
+        ordered = ranked(self.trials)
+        shown = ordered[:SHOWN_ROWS]
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in notes_on(ordered, len(shown)))
         table = table_html(trial_columns([TrialRow.of(record) for record in shown], self.metric), bold=0 if self.best else None)
         return f"<div><div>{html.escape(self._headline())}</div>{table}{notes}</div>"
 

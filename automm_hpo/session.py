@@ -27,7 +27,7 @@ from .hpo.identity import (
 from .hpo.job import SearchJob, takes_first_points
 from .hpo.monitor import Listener, SearchMonitor
 from .hpo.progress import Progress
-from .hpo.records import FAILED, INTERRUPTED, NO_ROOM, RUNNING, TIME_LIMIT, SearchRecords, TrialRecord, reaches
+from .hpo.records import FAILED, INTERRUPTED, NO_ROOM, RUNNING, TIME_LIMIT, SearchRecords, TrialRecord, leaderboard, reaches
 from .hpo.settings import TuneSettings
 from .hpo.trial import STOP_FILE, TrialFunction, TrialTask, run_here
 from .metrics import Metric
@@ -212,7 +212,7 @@ class Session:
             validated: the metric of what became of it all, where that is more than the best trial's.
         """
         self._ended_by = self._ended_by or ("" if had_time else NO_TIME_AFTER)
-        self.records.leaderboard(self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
+        leaderboard(self.records.trials(), self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:
             self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline, validated)

@@ -63,7 +63,7 @@ HEAD = "Traceback (most recent call last):\n  File 'a.py', line 3\n    f()\n"
     [
         (f"{HEAD}ValueError: two sizes:\n\t3\nsee https://...", "ValueError: two sizes: 3 see https://..."),
         (f"{HEAD}KeyError: 1\n\nDuring that:\n\n{HEAD}OSError: 2\n", "OSError: 2"),
-        ("its process died:\nout of memory\n", "out of memory"),
+        ("its process died:\nout of memory\n", "its process died: out of memory"),
         ("", ""),
     ],
 )

@@ -105,19 +105,14 @@ def test_its_page_holds_no_markup_but_ours(results, tmp_path, store, make_trials
     assert "the best 20 are shown; leaderboard() has all 30" in many
 
 
-def test_a_search_that_goes_on_is_told_as_it_is_now(tmp_path, store, curve):
-    """In every table and number alike, also to another process than the one that searches."""
-    records = store(tmp_path, [TrialRecord(0, {"optim.lr": 0.1}, {}, RUNNING)])
-    elsewhere = SearchResults(SearchRecords(tmp_path), ACCURACY)
-    assert (len(elsewhere), elsewhere.best, len(elsewhere.curves())) == (1, None, 0)
-    for number, result in enumerate(curve(ACCURACY, [0.4, 0.6])):
-        records.folder_of(0).append(result)
-        assert len(elsewhere.curves()) == number + 1
-    records.close_trial(0, COMPLETED, "")
-    store(tmp_path, [TrialRecord(0, {"optim.lr": 0.2}, {}, COMPLETED, results=curve(ACCURACY, [0.9]))])
-    assert (len(elsewhere), elsewhere.best.number, elsewhere.best_config["optim.lr"]) == (2, 1, 0.2)
-    assert elsewhere.leaderboard()["trial"].tolist() == [1, 0]
-    assert [record.status for record in elsewhere.trials] == [COMPLETED, COMPLETED]
+def test_all_that_is_told_of_a_search_is_of_one_moment(tmp_path, store, curve):
+    """It may go on meanwhile; asked again, it tells that."""
+    store(tmp_path, [TrialRecord(0, {"optim.lr": 0.1}, {}, RUNNING)])
+    before = SearchResults(SearchRecords(tmp_path), ACCURACY)
+    store(tmp_path, [TrialRecord(1, {"optim.lr": 0.2}, {}, COMPLETED, results=curve(ACCURACY, [0.9]))])
+    after = SearchResults(SearchRecords(tmp_path), ACCURACY)
+    assert (len(before), before.best, len(before.curves()), before.leaderboard()["trial"].tolist()) == (1, None, 0, [0])
+    assert (len(after), after.best.number, len(after.curves()), after.leaderboard()["trial"].tolist()) == (2, 1, 1, [1, 0])
 
 
 def test_a_search_without_trials_has_empty_tables(tmp_path):

@@ -106,8 +106,9 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
         for logger in loggers:  # failures of trials are told in our words, once
             logger.setLevel(logging.CRITICAL)
         shown = _all_output_shown() if show_output and address == "local" else nullcontext()
+        untold = deaths_untold(0.0) if own else nullcontext()  # nobody else's are there, and of ours we tell ourselves
         # what two trials print is shown twice
-        with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), shown:
+        with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), untold, shown:
             yield ray.cluster_resources()
     finally:
         if own:
@@ -270,10 +271,10 @@ def killed_when_late(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def deaths_untold(after: float | None) -> Iterator[None]:
-    """Within, Ray does not tell the user, of its own accord, of processes that die when all trials must end: we end them, and it would guess at their memory.
+    """Within, Ray does not tell the user, of its own accord, of processes that die from some moment on: we do, and it would guess at their memory.
 
     Args:
-        after: time.time() at which the trials end; one that dies before is told. None: all are.
+        after: time.time() of that moment; one that dies before is told. None: all are.
     """
     if after is None or "ray" not in sys.modules:
         yield

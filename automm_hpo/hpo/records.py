@@ -163,6 +163,11 @@ def best_of(trials: Iterable[TrialRecord]) -> TrialRecord | None:
     return max((record for record in trials if record.best), key=attrgetter("rank"), default=None)
 
 
+def ranked(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """By their best epoch, those without a score last."""
+    return sorted(trials, key=attrgetter("rank"), reverse=True)
+
+
 def reaches(result: EpochResult | None, goal: float | None) -> bool:
     """Whether an epoch is as good as a search was to find; there may be neither."""
     return result is not None and goal is not None and result.score >= goal
@@ -190,11 +195,6 @@ class TrialFolder:
         stored = read_json(self.path / "config.json")
         segments = tuple(Segment(**segment) for segment in stored.pop("segments"))
         return TrialRecord(**stored, segments=segments, results=self.results())
-
-    def version(self) -> list[tuple[int, int, int]]:
-        """What differs when another ``read`` would."""
-        files = (self.path / "config.json", self.path / "metrics.jsonl")
-        return [(found.st_ino, found.st_mtime_ns, found.st_size) for file in files if file.exists() for found in [file.stat()]]
 
     def append(self, result: EpochResult) -> None:
         if _is_torn(self.path / "metrics.jsonl"):  # the next line would be glued to what a full disk or a kill has left of another one
@@ -244,7 +244,6 @@ class SearchRecords:
         self.folder = folder
         self._closed: dict[int, TrialRecord] = {}  # their files no longer change
         self._keepers: list[TrialRecord] = []  # of those, the ones that still have weights, best first
-        self._read: dict[int, tuple[list[tuple[int, int, int]], TrialRecord]] = {}  # of the others: version and record
         self._count = len(self._numbers())  # numbers are given by this process alone
 
     def folder_of(self, number: int) -> TrialFolder:
@@ -325,16 +324,8 @@ class SearchRecords:
         return sorted(int(path.parent.name) for path in self.folder.glob("trials/*/config.json"))
 
     def trials(self) -> list[TrialRecord]:
-        """In the order of proposal, as their files are now."""
-        return [self._closed.get(number) or self._record(number) for number in self._numbers()]
-
-    def _record(self, number: int) -> TrialRecord:
-        """Files that are as they were are not read again."""
-        folder = self.folder_of(number)
-        version = folder.version()
-        if number not in self._read or self._read[number][0] != version:
-            self._read[number] = version, folder.read()
-        return self._read[number][1]
+        """In the order of proposal."""
+        return [self._closed.get(number) or self.folder_of(number).read() for number in self._numbers()]
 
     def best(self) -> TrialRecord | None:
         """The trial with the best best epoch; None where no trial has a score."""
@@ -342,7 +333,7 @@ class SearchRecords:
 
     def ranked(self) -> list[TrialRecord]:
         """By their best epoch, those without a score last."""
-        return sorted(self.trials(), key=attrgetter("rank"), reverse=True)
+        return ranked(self.trials())
 
     def raise_if_all_failed(self, again: str = "") -> None:
         """Ends a search that found nothing.
@@ -362,36 +353,37 @@ class SearchRecords:
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
         raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}" + (f"; {again}" if again and broken else "") + first)
 
-    def leaderboard(self, metric: Metric) -> pd.DataFrame:
-        """One row a trial, best first, trials without a score last.
 
-        Returns:
-            Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
-            seconds, size_mb (one set of weights), reason, one column for each tuned hyperparameter, nan where the trial does not have it, and
-            one for what else an objective reported with its best score.
-            Where an objective has a name that is taken by one of these, its metric's column is ``metric``, and its hyperparameter's
-            ``config/<name>``.
-        """
-        ranked = self.ranked()
-        keys = dict.fromkeys(key for record in sorted(ranked, key=lambda record: record.number) for key in record.tuned)
-        natural = "metric" if metric.name in LEADERBOARD else metric.name
-        taken = {*LEADERBOARD, natural}
-        rows = []
-        for record in ranked:
-            best = record.best
-            row: dict[str, Any] = {"trial": record.number, "status": record.status, "score": best.score if best else math.nan}
-            if not metric.higher_is_better:
-                row[natural] = record.metric
-            row |= {"best_epoch": best.epoch if best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
-            row |= {"size_mb": round(record.weights_bytes / 1e6, 2), "reason": record.reason}
-            rows.append(row)
-        table = pd.DataFrame(rows, columns=None if rows else LEADERBOARD)
-        for key in keys:
-            values = [record.best_tuned.get(key, math.nan) for record in ranked]
-            # else pandas would take None, which is a value, for nan; and file names that are no UTF-8 cannot be its texts
-            dtype = object if None in values or "\\udc" in ascii(values) else None
-            table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=dtype)
-        for name in dict.fromkeys(name for record in ranked if record.best for name in record.best.extra):
-            column = f"reported/{name}" if name in table.columns else name
-            table[column] = [record.best.extra.get(name, math.nan) if record.best else math.nan for record in ranked]
-        return table
+def leaderboard(trials: Iterable[TrialRecord], metric: Metric) -> pd.DataFrame:
+    """One row a trial, best first, trials without a score last.
+
+    Returns:
+        Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
+        seconds, size_mb (one set of weights), reason, one column for each tuned hyperparameter, nan where the trial does not have it, and
+        one for what else an objective reported with its best score.
+        Where an objective has a name that is taken by one of these, its metric's column is ``metric``, and its hyperparameter's
+        ``config/<name>``.
+    """
+    ordered = ranked(trials)
+    keys = dict.fromkeys(key for record in sorted(ordered, key=attrgetter("number")) for key in record.tuned)
+    natural = "metric" if metric.name in LEADERBOARD else metric.name
+    taken = {*LEADERBOARD, natural}
+    rows = []
+    for record in ordered:
+        best = record.best
+        row: dict[str, Any] = {"trial": record.number, "status": record.status, "score": best.score if best else math.nan}
+        if not metric.higher_is_better:
+            row[natural] = record.metric
+        row |= {"best_epoch": best.epoch if best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
+        row |= {"size_mb": round(record.weights_bytes / 1e6, 2), "reason": record.reason}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=None if rows else LEADERBOARD)
+    for key in keys:
+        values = [record.best_tuned.get(key, math.nan) for record in ordered]
+        # else pandas would take None, which is a value, for nan; and file names that are no UTF-8 cannot be its texts
+        dtype = object if None in values or "\\udc" in ascii(values) else None
+        table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=dtype)
+    for name in dict.fromkeys(name for record in ordered if record.best for name in record.best.extra):
+        column = f"reported/{name}" if name in table.columns else name
+        table[column] = [record.best.extra.get(name, math.nan) if record.best else math.nan for record in ordered]
+    return table

@@ -18,7 +18,7 @@ from typing import Any
 
 from ray import tune
 
-from ..errors import DiskFull, InvalidReport
+from ..errors import AutoMMHPOError, DiskFull, InvalidReport
 from ..training.result import EpochResult
 from .records import Segment, TrialFolder
 from .result_keys import DISK_FULL, FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
@@ -133,7 +133,9 @@ def traceback_of(error: BaseException) -> str:
     frames, here = error.__traceback__, os.path.dirname(__file__)
     while frames is not None and os.path.dirname(frames.tb_frame.f_code.co_filename) == here:
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    if frames is None and not isinstance(error, AutoMMHPOError):  # what we raise ourselves needs no more than its words
+        frames = error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, frames))
 
 
 def leave_with(host: str, pid: int, latest: float) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from automm_hpo.config import Config
-from automm_hpo.hpo.records import COMPLETED, FAILED, LEADERBOARD, RUNNING, SearchRecords
+from automm_hpo.hpo.records import COMPLETED, FAILED, LEADERBOARD, RUNNING, SearchRecords, leaderboard
 from automm_hpo.metrics import Metric, find_metric
 from automm_hpo.training.result import EpochResult
 
@@ -46,7 +46,7 @@ def test_the_winner_is_the_best_epoch_in_the_metrics_own_direction(tmp_path, nam
         add_trial(records, metric, curve)
     best = records.best()
     assert (best.number, best.best.epoch, best.best.metric) == (0, 2.0, curves[0][1])
-    table = records.leaderboard(metric)
+    table = leaderboard(records.trials(), metric)
     assert list(table["trial"]) == [0, 1]
     assert table.loc[0, "best_epoch"] == 2
     if not metric.higher_is_better:
@@ -69,9 +69,9 @@ def test_of_equal_scores_the_lower_loss_wins(tmp_path):
 def test_names_of_an_objectives_own_take_nobodys_column(tmp_path, mode, natural):
     metric = Metric("seconds", lambda target, prediction: math.nan, "values", mode == "max")
     records = SearchRecords(tmp_path)
-    assert list(records.leaderboard(metric).columns) == list(LEADERBOARD)
+    assert list(leaderboard(records.trials(), metric).columns) == list(LEADERBOARD)
     add_trial(records, metric, [5.0], epochs=30, depth=3)
-    table = records.leaderboard(metric)
+    table = leaderboard(records.trials(), metric)
     assert list(table.columns) == [*LEADERBOARD[:3], *natural, *LEADERBOARD[3:], "config/epochs", "depth"]
     assert table.loc[0, ["epochs", "seconds", "config/epochs"]].tolist() == [1, RESULT.seconds, 30]
     assert table[natural].to_numpy().tolist() == [[5.0] * len(natural)]
@@ -84,7 +84,7 @@ def test_every_trial_keeps_its_row(tmp_path):
     add_trial(records, metric, [], FAILED, **{"optim.lr": 0.2})
     add_trial(records, metric, [math.nan], **{"optim.lr": 0.3})
     add_trial(records, metric, [0.7], RUNNING, **{"optim.max_epochs": 3})
-    table = records.leaderboard(metric)
+    table = leaderboard(records.trials(), metric)
     assert list(table["trial"]) == [3, 0, 1, 2]
     assert list(table["status"]) == [RUNNING, COMPLETED, FAILED, COMPLETED]
     assert math.isnan(table.loc[2, "score"])
