@@ -251,8 +251,8 @@ class MultiModalPredictor:
 
         Args:
             data: as for ``predict``, with the label column.
-            metrics: names, or scorers of scikit-learn; None is the predictor's eval_metric. With ``data.image.missing_value_strategy="skip"`` they are
-                of the rows whose images can be read, and a line says how many are not.
+            metrics: names, or scorers of scikit-learn, of whose values more is better; None is the predictor's eval_metric. With
+                ``data.image.missing_value_strategy="skip"`` they are of the rows whose images can be read, and a line says how many are not.
             return_pred: also give the predictions.
 
         Raises:
