@@ -56,9 +56,10 @@ def tune_objective(
             once an epoch, or calls ``ray.tune.report`` with one, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class,
             whose ``step`` does the same. ``save_checkpoint`` and ``load_checkpoint`` (with files, or a dict that JSON can hold), or
             ``report(metrics, checkpoint=...)`` and ``ray.tune.get_checkpoint()``, let it go on where it was. It is sent to the trials'
-            processes by value. A reported ``done=True`` ends the trial, and so does nan or an infinite value of the metric; other values that are no
-            numbers are left out. A number or a dict with the metric that a generator returns is its last report. What it prints is shown with the name of
-            its process.
+            processes by value. Trials run side by side in the caller's current folder: what one writes belongs in its own, which is kept,
+            ``ray.tune.get_context().get_trial_dir()``. A reported ``done=True`` ends the trial, and so does nan or an infinite value of the metric; other
+            values that are no numbers are left out. A number or a dict with the metric that a generator returns is its last report. What it prints is
+            shown with the name of its process.
         space: name -> value or search space; nested dicts are welcome.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.

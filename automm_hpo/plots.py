@@ -120,7 +120,7 @@ def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
         axes.plot(best[1].epoch, best[1].metric, marker="*", markersize=14, color=BEST_COLOR, markeredgecolor="white", zorder=5)
     _metric_scale(axes, scale)
     axes.set(xlabel="epoch", ylabel=_metric_label(metric))
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     _say_beyond(axes, scale)
     drawn = [record for record in trials if any(math.isfinite(result.metric) for result in record.results)]
     handles = _status_handles(drawn, lambda status: {"linestyle": LINES[status], "marker": ENDS[status]})
@@ -146,7 +146,7 @@ def _plot_scores(trials: Sequence[TrialRecord], metric: Metric, scale: MetricAxi
     axes.plot(trials[best_place].number, best.metric, marker="*", markersize=14, color=BEST_COLOR, markeredgecolor="white", zorder=5)
     _metric_scale(axes, scale)
     axes.set(xlabel="trial", ylabel=_metric_label(metric), xlim=(-0.5, numbers.max() + 0.5))
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     _say_beyond(axes, scale)
     handles = [
         Line2D([], [], color=BEST_COLOR, marker="*", markersize=11, markeredgecolor="white", label=_best_text(trials, best_place, best)),

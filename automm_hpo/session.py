@@ -141,6 +141,9 @@ class Session:
             return
         named = {f"automm_hpo.{name}": value for name, value in tags.items()}
         named |= {"automm_hpo.path": str(self.path), "automm_hpo.metric": self._metric.name}
+        if space:
+            how = {"searched_by": self._settings.method, "num_trials": self._num_trials, "seed": self._identity.fingerprint.get("seed")}
+            named |= {f"automm_hpo.{name}": str(value) for name, value in how.items()}
         self._tracker = MlflowTracker(self.folder, self.path.name, params, named, tuned_keys(space))
         try:
             yield

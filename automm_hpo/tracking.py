@@ -130,7 +130,9 @@ class MlflowTracker:
 
     def _values(self, result: Any) -> dict[str, float]:
         names = ("score", "train_loss", "valid_loss", "lr", "epoch", "step", "seconds")
-        return result.named(names) | {self._metric: result.metric}
+        others = result.named(names)
+        others.pop(self._metric, None)
+        return {self._metric: result.metric, **others}  # first: where two names become one, it keeps its own
 
     def _best_values(self, best: Any) -> dict[str, float]:
         """A metric that is logged epoch by epoch shows its last value in MLflow's tables; trials are ranked by these."""
@@ -194,8 +196,8 @@ class MlflowTracker:
             except mlflow.MlflowException:  # another server, or a database that is gone
                 pass
         run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id
-        self._log_params(run_id, params)
         write_json(note, {"run_id": run_id, "uri": self._client.tracking_uri})
+        self._attempt(lambda: self._log_params(run_id, params))  # a run that is there is ended, whatever becomes of these
         return run_id
 
     def _start_trial(self, record: Any) -> None:
@@ -217,13 +219,13 @@ class MlflowTracker:
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        self._client.log_batch(run_id, params=[Param(_name(key), str(value)[:6000]) for key, value in params.items()])
+        self._client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in _named(params).items()])
 
     def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int, timestamp: int) -> None:
         from mlflow.entities import Metric
 
-        finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        self._client.log_batch(run_id, metrics=[Metric(_name(key), float(value), timestamp, step) for key, value in finite.items()])
+        finite = {key: value for key, value in _named(values).items() if math.isfinite(value)}
+        self._client.log_batch(run_id, metrics=[Metric(key, float(value), timestamp, step) for key, value in finite.items()])
 
     def _end_trial(self, record: Any) -> None:
         if record.number not in self._runs:  # the search was over before it got a place
@@ -356,6 +358,17 @@ def _start_run(trial_folder: Path, timeout: float, in_its_thread: bool) -> bool:
 def _name(key: str) -> str:
     """A name that MLflow takes: ``recall@5`` becomes ``recall_5``."""
     return re.sub(r"[^\w.\- :/]", "_", key)
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under names that MLflow takes; of two that become one, the later has a number."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name, count = _name(key), 2
+        while name in named:
+            name, count = f"{_name(key)}_{count}", count + 1
+        named[name] = value
+    return named
 
 
 def _now() -> int:

@@ -44,6 +44,8 @@ def test_a_parent_run_and_one_child_a_trial(small, here, fast, ray_session):
     assert parent.info.run_name == "run"
     assert parent.data.params["model.timm_image.checkpoint_name"] == "test_resnet"
     assert parent.data.params["optim.lr"] == "loguniform(0.0001, 0.01)"
+    assert {name: parent.data.tags[f"automm_hpo.{name}"] for name in ("num_trials", "seed")} == {"num_trials": str(len(runs) - 1), "seed": "2"}
+    assert " + " in parent.data.tags["automm_hpo.searched_by"]
     assert {key.split(".")[1] for key in parent.data.params if key.startswith("model.")} == {"names", "timm_image"}
     assert {frozenset(run.data.params) for run in runs} == {frozenset(parent.data.params)}
     assert parent.data.metrics["best_score"] == predictor.fit_summary()["val_accuracy"]
@@ -331,3 +333,19 @@ def test_a_trial_waits_for_no_server_twice_and_fails_with_none(here, database):
     (trials[2] / "mlflow.json").write_text(json.dumps({"uri": f"sqlite:///{here}/absent.db", "run_id": "0" * 32}))
     with active_run(trials[2]):
         assert mlflow.active_run() is None
+
+
+def test_names_that_become_one_are_kept_apart(opened, curve):
+    """And the search's own metric keeps its name."""
+    tracker, client = opened()
+    tracker._metric = "acc@1"
+    record = TrialRecord(0, {}, {"a": 1, "a@": 2, "a#": 3}, COMPLETED, results=curve(find_metric("accuracy"), [0.5]))
+    tracker._told = frozenset(record.config)
+    tracker.trial_started(replace(record, results=()))
+    tracker.trial_reported(record, replace(record.results[0], extra={"acc_1": 5.0}))
+    tracker.trial_ended(record)
+    tracker.close("FINISHED", record)
+    parent, [trial] = runs_of(client)
+    assert trial.data.params == {"a": "1", "a_": "2", "a__2": "3"}
+    assert (trial.data.metrics["acc_1"], trial.data.metrics["acc_1_2"]) == (0.5, 5.0)
+    assert parent.info.status == "FINISHED"

@@ -266,3 +266,18 @@ def test_a_function_that_saves_now_and_then_has_its_best_saved_epoch(tmp_path):
     found = search(objective, num_trials=1)
     assert found.best.best.epoch == 5
     assert json.loads(Path(found.checkpoint(), "epoch.json").read_text()) == 4
+
+
+def test_a_trial_has_a_folder_of_its_own_to_write_to(here):
+    """Beside the others, in the folder of the caller, it would read what they wrote; and our own records lie elsewhere."""
+
+    def objective(config):
+        own = Path(tune.get_context().get_trial_dir())
+        (own / "config.json").write_text(str(config["x"]))
+        time.sleep(0.3)
+        return {"loss": float((own / "config.json").read_text()), "wrote": own.parent.name == tune.get_context().get_trial_name()}
+
+    found = search(objective, kwargs={"max_concurrent_trials": 2})
+    assert [record.metric for record in found.trials] == [record.tuned["x"] for record in found.trials]
+    assert all(record.best.extra["wrote"] == 1 for record in found.trials)
+    assert (here / "run/search/trials/0002/files/config.json").read_text() == str(found.trials[2].tuned["x"])

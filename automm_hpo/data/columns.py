@@ -19,6 +19,8 @@ from .images import EXTENSIONS, hint_of_tensor, is_image_base64, is_several, ope
 from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
+IDENTIFIER = re.compile(r"(?i:(.*[^a-z])?id)|.*[a-z]I[dD]")  # id, household_id, "store id", storeId; no covid
+ROWS_AN_ID = 5  # on average, so that something can be learned of each
 NAMELESS = re.compile(r"Unnamed: \d+")  # what read_csv calls a column without a name
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
@@ -151,6 +153,9 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
     if pd.api.types.is_integer_dtype(dtype) and NAMELESS.fullmatch(str(column.name)) and column.is_unique:
         return "null", "row numbers, which to_csv writes as a column without a name"
+    if IDENTIFIER.fullmatch(str(column.name)) and _are_whole(present) and 1 < (num := present.nunique()) <= len(present) / ROWS_AN_ID:
+        how = f"column_types={{{column.name!r}: 'numerical'}} where their order matters"
+        return "categorical", f"{num:,} identifiers, {len(present) / num:.0f} rows each on average; {how}"
     if pd.api.types.is_numeric_dtype(dtype) or is_duration(dtype):
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else single
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
@@ -196,6 +201,11 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     if distinct == 1:
         return "null", f"no value comes twice, as in names and identifiers{hint}"
     return "categorical", f"short strings{hint}"
+
+
+def _are_whole(values: pd.Series) -> bool:
+    dtype = values.dtype
+    return pd.api.types.is_integer_dtype(dtype) or (pd.api.types.is_float_dtype(dtype) and bool((values % 1 == 0).all()))
 
 
 def _what_they_may_be(texts: pd.Series, sample: list[str], name: Hashable) -> str:

@@ -34,10 +34,9 @@ from ..training.result import EpochResult, StopCheck, result_from_json, result_t
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, inherit, recovered
-from .tune_report import reports_of, session_of
+from .tune_report import FILES, reports_of, session_of
 
 SAVED = "saved.json"  # in a checkpoint: the dict that a Trainable's save_checkpoint returned
-FILES = "files"  # in a trial's folder: those that a Trainable writes to its logdir
 DONE = "done"  # in what an objective reports: this was the last
 
 

@@ -377,13 +377,13 @@ def leaderboard(trials: Iterable[TrialRecord], metric: Metric) -> pd.DataFrame:
         row |= {"best_epoch": best.epoch if best else math.nan, "epochs": record.epochs, "seconds": round(record.seconds, 2)}
         row |= {"size_mb": round(record.weights_bytes / 1e6, 2), "reason": record.reason}
         rows.append(row)
-    table = pd.DataFrame(rows, columns=None if rows else LEADERBOARD)
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in (rows[0] if rows else LEADERBOARD)}
     for key in keys:
         values = [record.best_tuned.get(key, math.nan) for record in ordered]
         # else pandas would take None, which is a value, for nan; and file names that are no UTF-8 cannot be its texts
         dtype = object if None in values or "\\udc" in ascii(values) else None
-        table[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=dtype)
+        columns[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=dtype)
     for name in dict.fromkeys(name for record in ordered if record.best for name in record.best.extra):
-        column = f"reported/{name}" if name in table.columns else name
-        table[column] = [record.best.extra.get(name, math.nan) if record.best else math.nan for record in ordered]
-    return table
+        column = f"reported/{name}" if name in columns else name
+        columns[column] = [record.best.extra.get(name, math.nan) if record.best else math.nan for record in ordered]
+    return pd.DataFrame(columns)

@@ -17,6 +17,8 @@ from greenlet import getcurrent, greenlet
 
 from ..errors import InvalidReport
 
+FILES = "files"  # in a trial's folder: those that an objective writes
+
 MOST_EXITS = 100
 
 
@@ -66,7 +68,7 @@ class TrialSession:
 
 @contextlib.contextmanager
 def session_of(trial_folder: Path, newest: Path | None) -> Iterator[TrialSession]:
-    """Within, Ray's functions for objectives know of this trial.
+    """Within, Ray's functions for objectives know of this trial, and of the folder that it may write to (``get_context().get_trial_dir()``).
 
     Args:
         newest: the folder of its last checkpoint.
@@ -76,12 +78,16 @@ def session_of(trial_folder: Path, newest: Path | None) -> Iterator[TrialSession
 
     checkpoint = None if newest is None else tune.Checkpoint.from_directory(str(newest))
     before = session._session
-    ours = TrialSession(trial_folder.name, str(trial_folder), trial_folder.parent.parent.parent.name, checkpoint)
+    files = trial_folder / FILES
+    files.mkdir(exist_ok=True)
+    ours = TrialSession(trial_folder.name, str(files), trial_folder.parent.parent.parent.name, checkpoint)
     session._session = ours  # type: ignore[assignment]
     try:
         yield ours
     finally:
         session._session = before
+        with contextlib.suppress(OSError):  # it has written files there
+            files.rmdir()
 
 
 def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,13 @@ def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[s
         raise NotSupported(f"warm_start: {type(settings.searcher).__name__} cannot be told of earlier trials; give a searcher by its name")
     folders = [Path(folder) for folder in settings.warm_start if not resuming or is_search(Path(folder) / "search")]
     scored = [record for folder in folders for record in _trials(folder, metric) if record.best]
+    scored.sort(key=attrgetter("rank"), reverse=True)
     known = [(raw, record.best.score) for record in scored if record.best and (raw := _raw(record, space, fixed)) is not None]
     if not known and not resuming:
         absent = [key for key in space if scored and not any(key in record.best_config for record in scored)]
         why = f"; they have no {', '.join(map(repr, absent))}" if absent else ""
         raise InvalidTuneSettings(f"warm_start: {', '.join(settings.warm_start)}: none of its {len(scored):,} scored trials lies in this search space{why}")
-    return WarmStart(tuple(sorted(known, key=lambda trial: -trial[1])), len(scored) - len(known))
+    return WarmStart(tuple(known), len(scored) - len(known))
 
 
 def _trials(folder: Path, metric: Metric) -> list[TrialRecord]:

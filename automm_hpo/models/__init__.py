@@ -168,7 +168,7 @@ def check_model(config: Config, features: Features | None = None) -> None:
     Args:
         features: what the table has. None before that is known; then a library or file that only columns of text would need may still be absent.
     """
-    peft.check(config)
+    peft.check(config.optim)
     names = [name for name in MODELS if name in config.model.names and name != "hf_text"] if features is None else used_models(config, features)
     for name in names:
         MODELS[name].check(config)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..config import Config, Optim
 from ..config import Lora as LoraConfig
+from ..config import Optim
 from ..errors import InvalidHyperparameter, NotSupported
 from .backbone import Backbone
 
@@ -20,13 +20,13 @@ WITH_BIASES = ("lora_bias", "lora_norm", "bit_fit", "norm_fit")
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def check(config: Config) -> None:
+def check(optim: Optim) -> None:
     """Refuses LoRA where the library is not there.
 
     Raises:
         NotSupported: LoRA is wanted and the peft library is not installed.
     """
-    if config.optim.adds_lora and importlib.util.find_spec("peft") is None:
+    if optim.adds_lora and importlib.util.find_spec("peft") is None:
         raise NotSupported("optim.peft: needs the peft library: pip install 'automm-hpo[peft]'; or leave optim.peft at None")
 
 
@@ -38,6 +38,7 @@ def freeze(backbone: Backbone, optim: Optim) -> None:
     """
     if optim.peft is None or not backbone.is_pretrained or backbone.is_frozen:
         return
+    check(optim)
     backbone.requires_grad_(False)
     if optim.adds_lora:
         _add_lora(backbone, optim.lora)

@@ -108,6 +108,13 @@ def text_spec(config: Config) -> TextSpec:
     return TextSpec(own.checkpoint_name, own.most_tokens)
 
 
+def _check_library() -> None:
+    for library in ("transformers", "tokenizers"):
+        if importlib.util.find_spec(library) is None:
+            way_out = "pip install 'automm-hpo[text]'; or leave them out of a fit, with column_types={column: 'null'}"
+            raise NotSupported(f"{KEY}: columns of text need the {library} library: {way_out}")
+
+
 def check(config: Config) -> None:
     """Refuses, without a network, a model that could not be built.
 
@@ -115,9 +122,7 @@ def check(config: Config) -> None:
         NotSupported: the transformers library is not installed.
         MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
     """
-    if importlib.util.find_spec("transformers") is None:
-        way_out = "pip install 'automm-hpo[text]'; or leave them out, with column_types={column: 'null'}"
-        raise NotSupported(f"{KEY}: columns of text need the transformers library: {way_out}")
+    _check_library()
     name = config.model.hf_text.checkpoint_name
     if _local(name).is_dir():
         if not (_local(name) / CONFIG).is_file():
@@ -210,6 +215,7 @@ def _config(name: str) -> PretrainedConfig:
 
 
 def _from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
+    _check_library()
     from transformers import AutoConfig
 
     return AutoConfig.for_model(values["model_type"], **{key: value for key, value in values.items() if key != "model_type"})

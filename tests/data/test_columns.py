@@ -218,3 +218,22 @@ def test_the_row_numbers_of_a_csv_are_not_learned_from(tmp_path, numbers, kind):
     """They would tell how the table was sorted."""
     pd.DataFrame({"x": [0.1, 0.2, 0.4], "label": [0, 1, 1]}, index=numbers).to_csv(tmp_path / "table.csv")
     assert infer_columns(pd.read_csv(tmp_path / "table.csv"), ["label"], tmp_path)["Unnamed: 0"] == kind
+
+
+@pytest.mark.parametrize("name", ["id", "ID", "Id", "store_id", "Store ID", "storeId", "storeID", "store.id"])
+@pytest.mark.parametrize("dtype", ["int64", "Int32", "float64", "int64[pyarrow]"])
+def test_identifiers_that_come_again_are_categories(name, dtype):
+    """A tree can cut them up, a network that takes them for amounts cannot."""
+    found = infer_columns(pd.DataFrame({name: pd.Series([7, 1, 900, 4] * 5, dtype=dtype)}), [], Path())
+    assert found[name] == "categorical"
+    assert found.reasons[name] == f"4 identifiers, 5 rows each on average; column_types={{{name!r}: 'numerical'}} where their order matters"
+
+
+@pytest.mark.parametrize("name", ["covid", "paid", "identity", "idle", "SOLID", "Android", 0])
+def test_words_that_end_alike_are_no_identifiers(name):
+    assert infer_columns(pd.DataFrame({name: [7, 1, 900, 4] * 5}), [], Path())[name] == "numerical"
+
+
+def test_identifiers_of_few_rows_say_nothing(tmp_path):
+    table = pd.DataFrame({"id": [*range(5)] * 4, "x_id": [0.5, 1, 2, 3] * 5, "c": range(20)})
+    assert dict(infer_columns(table, [], tmp_path)) == {"id": "numerical", "x_id": "numerical", "c": "numerical"}

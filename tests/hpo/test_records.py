@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from automm_hpo.config import Config
-from automm_hpo.hpo.records import COMPLETED, FAILED, LEADERBOARD, RUNNING, SearchRecords, leaderboard
+from automm_hpo.hpo.records import COMPLETED, FAILED, LEADERBOARD, RUNNING, SearchRecords, TrialRecord, leaderboard
 from automm_hpo.metrics import Metric, find_metric
 from automm_hpo.training.result import EpochResult
 
@@ -111,3 +111,11 @@ def test_half_a_line_is_no_result(tmp_path):
 
 def test_an_empty_search_has_no_best(tmp_path):
     assert SearchRecords(tmp_path).best() is None
+
+
+def test_many_hyperparameters_make_one_table(recwarn):
+    """Column by column pandas would complain of fragments."""
+    trial = TrialRecord(0, {f"x{number}": number for number in range(150)}, {}, COMPLETED)
+    table = leaderboard([trial], find_metric("accuracy"))
+    assert table["x149"].tolist() == [149]
+    assert not recwarn.list
