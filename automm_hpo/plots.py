@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
@@ -35,6 +36,7 @@ LINES = {RUNNING: "-", COMPLETED: "-", STOPPED: (0, (4, 2)), DIVERGED: (0, (1, 1
 ENDS = {RUNNING: "", COMPLETED: "", STOPPED: "s", DIVERGED: "X", FAILED: "X"}  # the mark where a curve breaks off
 POINTS = {RUNNING: ">", COMPLETED: "o", STOPPED: "s", DIVERGED: "X", FAILED: "X"}
 MANY = 25  # so many trials are drawn finer and paler
+MOST_OF_A_LABEL = 40  # characters, where shorter ones would be alike
 LABEL_LENGTH = 22
 
 Picture = Callable[..., Figure]
@@ -243,11 +245,10 @@ def _upright(axes: Axes, position: float, name: str, ticks: Iterable[tuple[float
     axes.text(position, 1.06, _label(name), ha="center", va="bottom", fontsize=9, color=TEXT_COLOR, fontweight="bold" if at_right else "normal")
     side = 1 if at_right else -1
     box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
-    for height, text in ticks:
+    ticks = list(ticks)
+    for (height, _), text in zip(ticks, _labels([text for _, text in ticks], 18), strict=True):
         axes.plot([position, position + 0.025 * side], [height, height], color=TEXT_COLOR, lw=1.0, zorder=3)
-        axes.text(
-            position + 0.05 * side, height, _label(text, 18), ha="left" if at_right else "right", va="center", fontsize=8, color=TEXT_COLOR, bbox=box, zorder=5
-        )
+        axes.text(position + 0.05 * side, height, text, ha="left" if at_right else "right", va="center", fontsize=8, color=TEXT_COLOR, bbox=box, zorder=5)
 
 
 def _score_ticks(scale: MetricAxis, metric: Metric) -> list[tuple[float, str]]:
@@ -301,7 +302,7 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
         low, high = axes.get_ylim()
         if not scored.all():  # room for those without a score
             axes.set_ylim(low * (low / high) ** 0.12 if scale.is_log else low - 0.12 * (high - low), high)
-        _value_ticks(axes, axis)
+        _value_ticks(axes, axis, 30 if num_columns < 4 else 22)
         num_absent = int(np.isnan(axis.positions).sum())
         axes.set_xlabel(_label(axis.name, 30) + (f"\n(not set in {num_absent})" if num_absent else ""))
     for axes in grid[len(tuned) :]:
@@ -328,18 +329,22 @@ def _jittered(axis: Axis) -> np.ndarray:
     return places
 
 
-def _value_ticks(axes: Axes, axis: Axis) -> None:
-    """Ticks of an x axis in an ``Axis``'s own positions."""
+def _value_ticks(axes: Axes, axis: Axis, room: int) -> None:
+    """Ticks of an x axis in an ``Axis``'s own positions.
+
+    Args:
+        room: for so many characters.
+    """
     low, high = axis.bounds
     unit_ticks = _unit_ticks(axis)
     if axis.kind != "options":
         longest = max(len(text) for _, text in unit_ticks)
-        unit_ticks = unit_ticks[:: math.ceil(len(unit_ticks) * longest / 30)]  # characters there is room for
-    room = 0.06 * (high - low) or 0.5
-    axes.set_xlim(low - room, high + room)
+        unit_ticks = unit_ticks[:: math.ceil(len(unit_ticks) * longest / room)]
+    margin, texts = 0.06 * (high - low) or 0.5, _labels([text for _, text in unit_ticks], 14)
+    axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(FixedLocator([low + height * (high - low) for height, _ in unit_ticks]))
-    axes.xaxis.set_major_formatter(FixedFormatter([_label(text, 14) for _, text in unit_ticks]))
-    if sum(len(_label(text, 14)) for _, text in unit_ticks) > 30:
+    axes.xaxis.set_major_formatter(FixedFormatter(texts))
+    if sum(map(len, texts)) > room:
         axes.tick_params(axis="x", labelrotation=25)
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right")
@@ -433,6 +438,22 @@ def _paleness(alpha: float, trials: Sequence[TrialRecord]) -> float:
 def _label(text: str, length: int = LABEL_LENGTH) -> str:
     """A user's word as matplotlib shall write it: short, on one line, no formula."""
     return cut(printable(text), length, in_the_middle=True).replace("$", r"\$")
+
+
+def _labels(texts: Sequence[str], length: int) -> list[str]:
+    """Of one axis: where some would be cut, what all begin and end with is left out, and no more is cut than leaves them different."""
+    texts = [printable(text) for text in texts]
+    if len(set(texts)) > 1 and max(map(len, texts)) > length:
+        first = len(os.path.commonprefix(texts))  # noqa: RUF071  # of letters
+        last = len(os.path.commonprefix([text[:first:-1] for text in texts]))  # noqa: RUF071
+        if first + last > 4:
+            texts = [f"{'…' * (first > 0)}{text[first : len(text) - last]}{'…' * (last > 0)}" for text in texts]
+    found: list[str] = []
+    for size in range(length, MOST_OF_A_LABEL, 2):
+        found = [_label(text, size) for text in texts]
+        if len(set(found)) == len(set(texts)):
+            break
+    return found
 
 
 def _metric_label(metric: Metric, length: int = 40) -> str:

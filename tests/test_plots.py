@@ -162,3 +162,25 @@ def test_ticks_lie_on_their_axis(low, high, is_log):
     ticks = plots._nice_ticks(low, high, is_log)
     assert len(ticks) >= 2
     assert all(low - 1e-6 * (high - low if not is_log else low) <= tick <= high * (1 + 1e-6) for tick in ticks)
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        (["sgd", "adamw"], ["sgd", "adamw"]),
+        ([f"value number {number} of param 2" for number in range(3)], ["…0…", "…1…", "…2…"]),
+        (["vit_base_patch16_224.augreg_in21k_ft_in1k", "vit_base_patch32_224.augreg_in21k_ft_in1k"], ["…16…", "…32…"]),
+        (["a" * 50] * 2, ["aaaaaaaaa…aaaa"] * 2),
+        (["a", "a" * 50], ["a", "aaaaaaaaa…aaaa"]),
+        ([], []),
+    ],
+)
+def test_labels_of_one_axis_differ(texts, shown):
+    assert plots._labels(texts, 14) == shown
+
+
+def test_names_of_models_that_are_alike_are_cut_less():
+    names = [f"convnext_{size}.fb_in22k_ft_in1k" for size in ("tiny", "small", "base", "large")] + ["vit_base_patch16_224.augreg_in21k_ft_in1k"]
+    labels = plots._labels(names, 14)
+    assert len(set(labels)) == 5
+    assert max(map(len, labels)) <= 20
