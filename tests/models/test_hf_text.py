@@ -120,6 +120,9 @@ def test_a_saved_encoder_is_built_without_its_folder(make_config, encoder_folder
     again = build_model(config, TEXTS, 3, load_weights=False, sources=json.loads(json.dumps(model.sources))).eval()
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(batch), model(batch))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NotSupported, match=r"need the transformers library: pip install 'automm-hpo\[text\]'"):
+        build_model(config, TEXTS, 3, load_weights=False, sources=model.sources)  # a predictor in another environment
 
 
 def test_random_weights_need_the_configuration_only(make_config, encoder_folder):

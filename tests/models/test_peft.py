@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -189,7 +191,11 @@ def test_what_can_be_added_to_is_not(make_config, weights, features):
     fetch_weights(lora_config(make_config, weights("test_vit")), features)
 
 
-def test_without_the_library_it_is_refused(make_config, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_without_the_library_it_is_refused(make_config, weights, features, monkeypatch):
+    config = lora_config(make_config, weights("test_vit"))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else find_spec(name))
     with pytest.raises(NotSupported, match=r"optim\.peft: .*pip install 'automm-hpo\[peft\]'"):
         check_model(make_config("timm_image", optim__peft="lora"))
+    with pytest.raises(NotSupported, match=r"pip install 'automm-hpo\[peft\]'"):
+        build_model(config, features, 3, load_weights=False)  # a predictor in another environment
