@@ -190,8 +190,12 @@ class MlflowTracker:
         if note.exists():
             run_id = read_json(note)["run_id"]
             try:
-                if self._client.get_run(run_id).info.lifecycle_stage == "active":
+                run = self._client.get_run(run_id)
+                if run.info.lifecycle_stage == "active":
                     self._client.update_run(run_id, status="RUNNING")
+                    for tag, value in tags.items():  # more trials may be asked for now; what it lies in stays as it was
+                        if tag.startswith("automm_hpo.") and run.data.tags.get(tag) != value:
+                            self._client.set_tag(run_id, tag, value)
                     return run_id
             except mlflow.MlflowException:  # another server, or a database that is gone
                 pass

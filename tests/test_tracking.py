@@ -349,3 +349,12 @@ def test_names_that_become_one_are_kept_apart(opened, curve):
     assert trial.data.params == {"a": "1", "a_": "2", "a__2": "3"}
     assert (trial.data.metrics["acc_1"], trial.data.metrics["acc_1_2"]) == (0.5, 5.0)
     assert parent.info.status == "FINISHED"
+
+
+def test_a_search_that_goes_on_says_what_is_asked_for_now(opened, here):
+    for asked in ("4", "6"):
+        begun, client = opened()
+        begun.close("FINISHED")
+        MlflowTracker(here / "search", "run", {"a": 1}, {"automm_hpo.num_trials": asked, "automm_hpo.seed": "0"}).close("FINISHED")
+        parent, _ = runs_of(client)
+        assert (parent.data.tags["automm_hpo.num_trials"], parent.data.tags["automm_hpo.seed"]) == (asked, "0")
