@@ -14,7 +14,7 @@ import numpy as np
 
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
-from .hpo.cluster import known_resources, ray_cluster, set_ray_environment
+from .hpo.cluster import Cluster, known_resources, set_ray_environment
 from .hpo.identity import SearchIdentity, check_same_search, read_identity
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
@@ -198,7 +198,8 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         check_resumable(settings)
         check_same_search(read_identity(plan.path / "search"), identity, plan.path / "search")
     session = Session(plan.path, identity, plan.resuming, settings, plan.num_trials, metric, plan.deadline, verbosity)
-    with session.open(), contextlib.ExitStack() as sent, contextlib.ExitStack() as cluster:
+    cluster = Cluster(report=session.progress.say, show_output=verbosity > 1)
+    with session.open(), contextlib.ExitStack() as sent, cluster:
         if session.is_finished:
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return SearchResults(session.records, metric, plan.function.best_config_of)
@@ -208,10 +209,12 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         session.progress.resumes(session.records, plan.path)
         set_ray_environment()
         sent.enter_context(sent_by_value(plan.objective))  # which may refuse it, before Ray is started
-        available = cluster.enter_context(ray_cluster(report=session.progress.say, show_output=verbosity > 1)) if session.is_anything_left else {}
+        if session.is_anything_left:
+            cluster.start()
         with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space):
-            function = replace(plan.function, tracked=tracking is not None)
-            interruption = session.run(function, plan.job, cluster, available, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
+            resources = settings.resources_among(known_resources() or {"cpu": 1.0, "gpu": 0.0})
+            function = replace(plan.function, tracked=tracking is not None, resources=resources)
+            interruption = session.run(function, plan.job, cluster, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
         for line in (_unseen(plan, session.records.trials()), _unlimited(plan, session.records.trials())):
             if line:

@@ -77,9 +77,14 @@ class Problem:
             unseen = labels[codes < 0].astype(object)
             counts = ", ".join(f"{value!r} ({count} rows)" for value, count in unseen.value_counts().head(5).items())
             known = ", ".join(map(repr, self.class_labels[:10])) + (", ..." if len(self.class_labels) > 10 else "")
+            mend = "Drop these rows, or train with some of each class."
+            texts = {str(value): value for value in self.class_labels}
+            if all(str(value) in texts for value in unseen):  # a CSV reads the texts '0' and '1' as numbers
+                one = unseen.iloc[0]
+                mend = f"They are of another type: {one!r} is {_kind_of(one)} here and was {_kind_of(texts[str(one)])} in training; convert the column."
             raise InvalidData(
                 f"label column {self.label!r}: classes that {whose} do not have: {counts}; first in row {unwrapped(unseen.index[0])!r}. "
-                f"Expected {known}. Drop these rows, or train with some of each class."
+                f"Expected {known}. {mend}"
             )
         return codes
 
@@ -257,7 +262,7 @@ def _check_labels(labels: pd.Series, label: str) -> None:
             row = labels.index[positions == position][0]
             since = "(column - column.min())" if isinstance(value, datetime.date) else "column"
             is_time = isinstance(value, (datetime.date, datetime.timedelta))
-            numbers = f"{since}.dt.total_seconds()" if is_time else "astype(float)"
+            numbers = f"{since}.dt.total_seconds()" if is_time else "map(lambda one: one.mid)" if isinstance(value, pd.Interval) else "astype(float)"
             raise InvalidData(
                 f"label column {label!r}: expected strings, numbers or booleans, got {type(value).__name__} {value!r} in row {unwrapped(row)!r}. "
                 f"Convert the column: astype(str) gives classes, {numbers} numbers."
@@ -278,6 +283,10 @@ def distinct_values(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
             positions, distinct = pd.factorize(column)
             values = pd.Series(distinct)
     return positions.astype(np.int64), [unwrapped(value) for value in values.astype(object)]
+
+
+def _kind_of(value: Any) -> str:
+    return {"str": "a text", "bool": "a boolean"}.get(type(unwrapped(value)).__name__, "a number")
 
 
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -82,6 +83,17 @@ class ProcessWide:
             with self._lock:
                 del self._within[mark]
                 self._write(next(reversed(self._within.values()), self._own))
+
+
+def levels_of(*names: str) -> ProcessWide:
+    """The levels of some loggers, all set to one."""
+    loggers = [logging.getLogger(name) for name in names]
+
+    def write(levels: int | list[int]) -> None:
+        for logger, level in zip(loggers, [levels] * len(loggers) if isinstance(levels, int) else levels, strict=True):
+            logger.setLevel(level)
+
+    return ProcessWide(lambda: [logger.level for logger in loggers], write)
 
 
 class Interruption:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -172,8 +174,12 @@ class SearchResults:
         return importances(self.trials, self.metric, evaluator)
 
     def _disk_mb(self, record: TrialRecord) -> float:
-        files = self.records.folder_of(record.number).path.rglob("*")
-        return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+        size = 0
+        for folder, _, files in os.walk(self.records.folder_of(record.number).path):
+            for name in files:
+                with contextlib.suppress(FileNotFoundError):  # of a search that runs, checkpoints come and go
+                    size += os.path.getsize(os.path.join(folder, name))
+        return size / 1e6
 
     # ----------------------------------------------------------------------------------------------------------- pictures
 

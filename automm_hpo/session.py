@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .errors import InvalidArgument, SavePathExists, TimeLimitTooShort
-from .hpo.cluster import deaths_untold, least_start_seconds
+from .hpo.cluster import Cluster, deaths_untold, least_start_seconds, set_ray_environment
 from .hpo.identity import (
     COMPLETE,
     Outcome,
@@ -71,6 +71,7 @@ class Session:
         resuming: the folder holds this search already.
         num_trials: of the whole search.
         deadline: time.time() at which the call must return; None: no limit.
+        with_ray: whether trials may come to run on Ray.
 
     Attributes:
         records: of all trials, once it is open.
@@ -87,11 +88,13 @@ class Session:
         metric: Metric,
         deadline: float | None,
         verbosity: int,
+        with_ray: bool = True,
     ) -> None:
         self.path, self.folder, self.deadline = path, path / "search", deadline
         self.goal = None if settings.goal is None else metric.score(settings.goal)
         self.progress = Progress(metric, verbosity, num_trials, deadline)
         self._identity, self._resuming, self._settings, self._num_trials, self._metric = identity, resuming, settings, num_trials, metric
+        self._with_ray = with_ray
         self._tracker: MlflowTracker | None = None
         self._ended_by = ""  # why, where it did not come to its own end
 
@@ -113,7 +116,7 @@ class Session:
 
     def _check_time(self) -> None:
         """Before Ray is started, which takes long."""
-        if self.deadline is None or not self._identity.is_searched or not self.is_anything_left or self.records.best() is not None:
+        if self.deadline is None or not self._with_ray or not self.is_anything_left or self.records.best() is not None:
             return
         around, least = SAVE_SECONDS + RAY_STOP_SECONDS, least_start_seconds()
         if (late := time.time() + least + around - self.deadline) > 0:
@@ -155,8 +158,7 @@ class Session:
         self,
         function: TrialFunction,
         job: SearchJob | None,
-        cluster: contextlib.ExitStack,
-        available: Mapping[str, float],
+        cluster: Cluster,
         trials_end: float | None,
         keep_trials: int,
         keep_epochs: int = 1,
@@ -166,8 +168,6 @@ class Session:
         Args:
             function: what a trial does.
             job: None runs the one trial on record, in this process.
-            cluster: its end is the end of the Ray that runs.
-            available: that Ray's resources; empty where there is none, for nothing is left to search.
             trials_end: time.time() at which trials end; None: never.
             keep_trials, keep_epochs: see ``SearchRecords.prune``.
 
@@ -181,11 +181,11 @@ class Session:
         task = TrialTask(self.folder, function, trials_end, self._settings.trial_time_limit)
         with deaths_untold(trials_end):
             with self.progress:
-                interruption = run_trials(task, job, monitor, available, self.progress)
+                interruption = run_trials(task, job, monitor, cluster if self.is_anything_left else None, self.progress)
             self._ended_by = monitor.over
             if self._tracker and job:
                 self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # while Ray ends
-            cluster.close()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
+            cluster.stop()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
         if interruption.signal is not None and self.records.best() is None:
             if len(self.records):
                 self.progress.say(f"no trial has a score yet; the same call with save_path={str(self.path)!r} goes on with it", level=1)
@@ -271,17 +271,17 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
             shutil.rmtree(search / "cache", ignore_errors=True)
 
 
-def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, available: Mapping[str, float], progress: Progress) -> Interruption:
+def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, cluster: Cluster | None, progress: Progress) -> Interruption:
     """Runs the trials that are left; what they leave is in the records, and why it ended is in ``monitor.over``, empty for a whole search.
 
     Args:
         job: None runs the one trial on record, in this process.
-        available: the running Ray's resources; empty where there is none, for nothing is left to search.
+        cluster: None: nothing is left to search.
 
     Raises:
         TimeLimitTooShort: there is no time left, and nothing to show.
     """
-    if task.deadline is not None and job and time.time() > task.deadline and monitor.records.best() is None:
+    if task.deadline is not None and job and not job.in_process and time.time() > task.deadline and monitor.records.best() is None:
         late = time.time() - task.deadline
         raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all; at least {late:.1f} s more are needed, {AND_A_TRIAL}")
 
@@ -301,10 +301,11 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, a
         with interruptible(end_soon) as interruption:
             if job is None:
                 run_here(task, 0, monitor)
-            elif available and not monitor.over:
-                from .hpo.search import run_search  # Ray is imported in the environment that ray_cluster sets
+            elif cluster is not None and not monitor.over:
+                set_ray_environment()
+                from .hpo.search import run_search  # Ray is imported in that environment
 
-                run_search(job, task, monitor, available)
+                run_search(job, task, monitor, cluster, progress.say)
     except KeyboardInterrupt:
         interruption.signal = interruption.signal or signal.SIGINT
     reason = monitor.over or (INTERRUPTED if interruption.signal is not None else TIME_LIMIT)

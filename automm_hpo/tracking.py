@@ -9,6 +9,7 @@ import importlib.abc
 import logging
 import math
 import os
+import posixpath
 import queue
 import re
 import sys
@@ -16,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +25,13 @@ from typing import Any
 
 from .errors import NotSupported
 from .files import read_json, write_json
-from .process import callers_level
+from .process import callers_level, levels_of
 
 EXPERIMENT = "automm_hpo"
 RUN_ID = "MLFLOW_RUN_ID"  # which MLflow reads when a run begins
 MLFLOW_STATUS = {"COMPLETED": "FINISHED", "STOPPED": "FINISHED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
+_quiet = levels_of("mlflow.store.db.utils", "alembic")
+MOST_LETTERS = 250  # of a name, by MLflow's own count
 SQLITE = "sqlite:///"  # and a path
 CLOSE_TIMEOUT = 20.0  # seconds that the end of a fit waits for the last records to be written
 OPEN_TIMEOUT = 60.0  # after which it is not waited for a server that has not answered yet
@@ -62,7 +65,7 @@ class MlflowTracker:
         self._runs: dict[int, str] = {}
         self._logged: dict[int, list[tuple[int, float]]] = {}  # of each trial, where its validations are
         self._failure: Exception | None = None
-        self._levels: dict[logging.Logger, int] = {}
+        self._quieted = ExitStack()
         self._ending: tuple[str, Any, float | None] = ("KILLED", None, None)
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._started = time.time()
@@ -146,8 +149,7 @@ class MlflowTracker:
                 self._attempt(job)
         if self._parent:  # even after a failure: a run left RUNNING would run for ever
             self._attempt(lambda: self._close(*self._ending))
-        for logger, level in self._levels.items():
-            logger.setLevel(level)
+        self._quieted.close()
 
     def _attempt(self, job: Callable[[], object]) -> None:
         try:
@@ -158,9 +160,7 @@ class MlflowTracker:
     def _open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         import mlflow
 
-        self._levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow.store.db.utils", "alembic"))}
-        for logger in self._levels:  # which some versions set as they are imported
-            logger.setLevel(logging.WARNING)
+        self._quieted.enter_context(_quiet.be(logging.WARNING))  # now, for some versions set these levels as they are imported
         default = f"{SQLITE}{self._here / 'mlflow.db'}"
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
         if uri == default and "?" in uri:  # it would lie in another folder
@@ -242,7 +242,7 @@ class MlflowTracker:
                 self._log_params(run_id, {f"best/{key}": value for key, value in changed.items()})
         for tag, value in (("automm_hpo.status", record.status), ("automm_hpo.reason", record.reason)):
             self._client.set_tag(run_id, tag, value)
-        self._client.set_terminated(run_id, MLFLOW_STATUS[record.status])
+        self._client.set_terminated(run_id, MLFLOW_STATUS[record.status], end_time=int(record.ended * 1000) or None)  # one of an earlier session ended then
 
     def _close(self, status: str, best: Any, validated: float | None) -> None:
         if best is not None:
@@ -360,8 +360,9 @@ def _start_run(trial_folder: Path, timeout: float, in_its_thread: bool) -> bool:
 
 
 def _name(key: str) -> str:
-    """A name that MLflow takes: ``recall@5`` becomes ``recall_5``."""
-    return re.sub(r"[^\w.\- :/]", "_", key)
+    """A name that MLflow takes: ``recall@5`` becomes ``recall_5``. It may not read as a path to somewhere else, and has 250 characters at most."""
+    name = re.sub(r"[^\w.\- :/]", "_", key)[:MOST_LETTERS]
+    return name if name not in ("", ".") and posixpath.normpath(name) == name and not name.startswith(("..", "/")) else re.sub(r"[/.]", "_", name) or "_"
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:

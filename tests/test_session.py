@@ -39,7 +39,7 @@ def again(here, store, curve):
         monitor = SearchMonitor(records, [], keep_trials=1, goal=goal)
         job = SearchJob({"optim.lr": loguniform(0.1, 1)}, {}, TuneSettings(), len(ends), 0, "accuracy", 2, 0, dict)
         task = TrialTask(here, None)  # never run
-        run_trials(task, job, monitor, {}, Progress(ACCURACY, 0, len(ends), None))
+        run_trials(task, job, monitor, None, Progress(ACCURACY, 0, len(ends), None))
         return [(record.status, record.reason) for record in SearchRecords(here).trials()], monitor.over
 
     return run
@@ -75,8 +75,8 @@ def test_a_search_says_why_it_ended_early(here, store, num_trials, ended_by, sai
     assert capsys.readouterr().out.partition("saved\n")[2].startswith(f"ended early {said}" if said else "")
 
 
-def opened(path, limits, deadline):
-    session = Session(path, SearchIdentity({}, limits, {}), False, TuneSettings(), 2, ACCURACY, deadline, 0)
+def opened(path, with_ray, deadline):
+    session = Session(path, SearchIdentity({}, {}, {}), False, TuneSettings(), 2, ACCURACY, deadline, 0, with_ray)
     with session.open():
         return session
 
@@ -86,10 +86,10 @@ def test_a_time_limit_that_ray_alone_would_take_is_refused_before_it_is_started(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.is_initialized", lambda: runs)
     with pytest.raises(TimeLimitTooShort, match=rf"^time_limit: {'' if runs else 'starting Ray takes 2 s'}.* at least {needed - 1:.1f} s more are needed"):
-        opened(here / "run", {"num_trials": 2}, time.time() + 1)
+        opened(here / "run", True, time.time() + 1)
     assert not (here / "run").exists()
-    opened(here / "run", {"num_trials": 2}, time.time() + needed + 1)
-    opened(here / "one", {}, time.time() + 1)  # a single fit takes no Ray
+    opened(here / "run", True, time.time() + needed + 1)
+    opened(here / "one", False, time.time() + 1)  # a single fit takes no Ray, nor does a short search
 
 
 @pytest.mark.parametrize("reasons", [["time limit"], ["time limit", "ValueError"]])

@@ -1,4 +1,4 @@
-"""What a search takes of the machines and of the disk: trials at a time, and room for their checkpoints."""
+"""What a search takes of the machines and of the disk: trials at a time, their epochs, and room for their checkpoints."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..hpo.settings import local_resources
 from ..hpo.trial import NUM_STATES
 from ..models import MODEL_KEYS, SIZE_KEYS
 from ..space import tuned_keys
+from ..training.gradients import epoch_size
 from .plan import FitPlan, SearchPlan
 
 PLENTY = 4e9  # bytes that are free: no model is built to find out that it fits
@@ -23,6 +24,12 @@ def num_parallel(search: SearchPlan) -> int:
         return 1
     env = search.config.env
     return search.settings.num_parallel(known_resources(env.num_gpus) or local_resources(), search.num_trials, env.allows_gpu)
+
+
+def num_epochs(config: Config, num_rows: int) -> float:
+    """The most epochs that a trial can have, of so many rows."""
+    limit, (_, steps_per_epoch) = config.optim.max_steps, epoch_size(config.env, num_rows)
+    return config.optim.max_epochs if limit < 0 else min(config.optim.max_epochs, limit / steps_per_epoch)
 
 
 def largest_configs(search: SearchPlan) -> list[Config]:

@@ -20,7 +20,7 @@ from ..space import finish_proposal
 from ..training.evaluate import predict_logits
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations, train_epochs
-from .capacity import num_parallel, peak_bytes
+from .capacity import num_epochs, num_parallel, peak_bytes
 from .plan import FitPlan
 from .timing import miniature
 
@@ -89,7 +89,7 @@ def preview(plan: FitPlan) -> Preview:
         key = repr([(name, value) for name, value in config.flat().items() if name in tuned and _takes_time(name, value)])
         if key not in seconds_per_epoch:
             seconds_per_epoch[key] = _measure(plan, config)
-        epochs = _num_epochs(config, len(plan.data.train.table))
+        epochs = num_epochs(config, len(plan.data.train.table))
         rows.append({"trial": number, **tuned, "epochs": epochs, "seconds": seconds_per_epoch[key] * epochs})
     trials = pd.DataFrame(rows)
     num_ended = sum(record.has_ended for record in SearchRecords(plan.path / "search").trials()) if plan.resuming else 0
@@ -121,12 +121,6 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
         tuned = finish_proposal(search.space, raw, search.config.flat(), (plan.seed, number))
         found.append((tuned, search.config.with_overrides(tuned)))
     return found
-
-
-def _num_epochs(config: Config, num_rows: int) -> float:
-    """The most a trial can have."""
-    limit, (_, steps_per_epoch) = config.optim.max_steps, epoch_size(config.env, num_rows)
-    return config.optim.max_epochs if limit < 0 else min(config.optim.max_epochs, limit / steps_per_epoch)
 
 
 def _measure(plan: FitPlan, config: Config) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from ..data.cache import store_caches
 from ..data.decoding import Course
 from ..errors import CorruptFile
 from ..files import is_predictor
-from ..hpo.cluster import known_resources, ray_cluster
+from ..hpo.cluster import Cluster, known_resources
 from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import SearchJob, search_line
 from ..hpo.progress import Progress
@@ -35,6 +34,7 @@ from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpo
 from ..training.device import find_device, generators_unchanged, has_bfloat16
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
+from .in_process import in_process, needs_ray
 from .packing import plan_gpu_share
 from .place import PredictorFolder
 from .plan import FitPlan
@@ -52,16 +52,18 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     """
     started, data, settings = time.time(), plan.data, plan.search.settings
     metric, device = data.validation_metric, find_device(plan.search.config.env)
-    session = Session(plan.path, plan.identity, plan.resuming, settings, plan.search.num_trials, metric, plan.deadline, verbosity)
-    with session.open(), generators_unchanged(device), splits_closed(), contextlib.ExitStack() as cluster:
+    with_ray = needs_ray(plan.search, data, plan.deadline)
+    session = Session(plan.path, plan.identity, plan.resuming, settings, plan.search.num_trials, metric, plan.deadline, verbosity, with_ray)
+    cluster = Cluster(num_gpus=plan.search.config.env.num_gpus, report=session.progress.say)
+    with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # which may be another one than then
         plan = plan.with_scorer().with_start_kept()
         _announce(plan, session)
-        available, gpu_share = _prepare(plan, session, cluster)
+        last_commit = trials_deadline(plan.deadline, with_ray)
+        gpu_share = _prepare(plan, session, cluster, last_commit)
         with session.tracked(tracking, _told(plan), plan.search.space, **_tags(plan)):
-            last_commit = trials_deadline(plan.deadline, bool(plan.search.space))
             reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
             if not plan.search.space and not len(session.records):
                 session.records.open_trial({}, {}, plan.search.config.flat())
@@ -70,7 +72,6 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
                 training,
                 _search_job(plan, gpu_share),
                 cluster,
-                available,
                 trials_end=None if last_commit is None else last_commit - reserved,
                 keep_trials=settings.num_kept(plan.ensemble_size),
                 keep_epochs=kept_epochs(plan.search),
@@ -89,25 +90,26 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     if best.best and best.best.end == "time_limit" and best.best.epoch < 1:
         session.progress.say(
             f"time_limit: the best trial has seen {best.best.epoch:.0%} of the rows once, and learned little; the time went into reading the data"
-            + (", Ray's start and its processes' imports" if plan.search.space else ""),
+            + (", Ray's start and its processes' imports" if with_ray else ""),
             level=1,
         )
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> tuple[Mapping[str, float], float]:
-    """Encodes the table, and starts Ray meanwhile where there is something to search.
+def _prepare(plan: FitPlan, session: Session, cluster: Cluster, last_commit: float | None) -> float:
+    """Encodes the table, and starts Ray meanwhile where there is something to search that begins on it.
 
     Returns:
-        The resources of the Ray that now runs, which ``cluster`` stops, empty where nothing is left to search; and each trial's share of a GPU.
+        Each trial's share of a GPU.
     """
-    searching, num_gpus = plan.search.space and session.is_anything_left, plan.search.config.env.num_gpus
-    there, cancelled = known_resources(num_gpus), threading.Event()
+    search, searching = plan.search, plan.search.space and session.is_anything_left
+    there, cancelled = known_resources(search.config.env.num_gpus), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         try:
-            caches = pool.submit(_build_caches, plan, session.progress, cancelled)
-            available = cluster.enter_context(ray_cluster(num_gpus, session.progress.say)) if searching else {}
+            caches = pool.submit(_build_caches, plan, session.progress, cancelled, last_commit)
+            if searching and in_process(search, plan.data, plan.deadline) is None:
+                cluster.start()
             caches.result()
         finally:  # by Ctrl-C, say
             cancelled.set()
@@ -116,10 +118,10 @@ def _prepare(plan: FitPlan, session: Session, cluster: contextlib.ExitStack) -> 
     share, why = plan_gpu_share(plan, there) if searching else (1.0, "")
     if why:
         session.progress.say(why)
-    return available, share
+    return share
 
 
-def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event) -> None:
+def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event, last_commit: float | None) -> None:
     data, config, folder = plan.data, plan.search.config, plan.path / "search" / "cache"
     splits, seen = data.splits, plan.seen  # when the trials have ended there may be no time for it
     if plan.start is None and data.valid_is_given and (both := int(np.isin(data.digests(data.valid), seen).sum())):
@@ -138,7 +140,7 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event)
         strategy=config.data.image.missing_value_strategy,
         num_threads=config.env.num_workers,
         report=progress.say,
-        watch=Course(progress.say, trials_deadline(plan.deadline, bool(plan.search.space)), cancelled),
+        watch=Course(progress.say, last_commit, cancelled),
         labels={name: list(split.table.index) for name, split in splits.items()},
     )
     for line in dropped:
@@ -165,6 +167,7 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
         lambda tuned: search.config.with_overrides(tuned).flat(),
         search.first_points,
         search.warm_start.trials,
+        in_process(search, plan.data, plan.deadline),
     )
 
 

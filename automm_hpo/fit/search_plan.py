@@ -57,6 +57,8 @@ def plan_search(
         with problems.gather():
             settings = parse_tune_settings(tune_kwargs)
             understood = True
+            if (wanted := settings.resources.get("gpu", 0)) > 1:
+                problems.add(InvalidTuneSettings(f"resources_per_trial: a trial trains on one GPU at most for now, got {wanted:g}"))
             if available is not None:
                 check_resources(settings, available)
     with problems.gather():

@@ -116,8 +116,8 @@ class MetricAxis:
 
     def unit_positions(self, values: np.ndarray) -> np.ndarray:
         """From 0 to 1, 0.5 where all are the same; upwards as the metric."""
-        low, high = self.positions(np.array([self.low, self.high]))
-        return (self.positions(values) - low) / (high - low) if high > low else np.full(len(values), 0.5)
+        low, high = self.positions(np.array([self.low, self.high])) / 2  # the difference of the largest floats is none
+        return (self.positions(values) / 2 - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 
 ORDERS = 20  # a positive loss is shown by its logarithm where the highest is so many times the lowest
@@ -134,8 +134,9 @@ def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
     numbers = np.array(values, dtype=np.float64)
     is_loss = not metric.higher_is_better and bool(numbers.min() > 0)
     badness = np.log10(numbers) if is_loss else -numbers if metric.higher_is_better else numbers
-    best, median = badness.min(), np.median(badness)
-    shown = numbers[badness <= best + FAR * (median - best)] if median > best else numbers
+    with np.errstate(over="ignore"):  # of the largest floats
+        best, median = badness.min(), np.median(badness)
+        shown = numbers[badness <= best + FAR * (median - best)] if median > best else numbers
     if len(numbers) - len(shown) > MOST_BEYOND * len(numbers):
         shown = numbers
     low, high = float(shown.min()), float(shown.max())

@@ -13,11 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import InvalidArgument
+from ..process import levels_of
 from .settings import local_resources
 
 # Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
@@ -65,6 +66,7 @@ def _running_ray() -> Any:
     return ray if ray is not None and ray.is_initialized() else None
 
 
+_quiet = levels_of("ray", "ray.tune", "ray.train", "ray.air")  # failures of trials are told in our words, once
 _own_ray = threading.RLock()  # a process has one Ray at a time
 
 
@@ -92,8 +94,6 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
     own = not ray.is_initialized()
     if not own:  # the user's, or the one that this thread started around this
         _own_ray.release()
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
-    levels = [logger.level for logger in loggers]
     address = os.environ.get("RAY_ADDRESS", "local") if own else "running"
     try:
         if own:
@@ -103,12 +103,10 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
             if address == "local":
                 _give_token()
             _start(address=address, include_dashboard=False if address == "local" else None, log_to_driver=show_output, **sizes)
-        for logger in loggers:  # failures of trials are told in our words, once
-            logger.setLevel(logging.CRITICAL)
         shown = _all_output_shown() if show_output and address == "local" else nullcontext()
         untold = deaths_untold(0.0) if own else nullcontext()  # nobody else's are there, and of ours we tell ourselves
         # what two trials print is shown twice
-        with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), untold, shown:
+        with _quiet.be(logging.CRITICAL), _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), untold, shown:
             yield ray.cluster_resources()
     finally:
         if own:
@@ -117,8 +115,38 @@ def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lam
                     ray.shutdown()
             finally:
                 _own_ray.release()
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+
+
+class Cluster:
+    """A ``ray_cluster`` that is started when it is needed, if it ever is. A context manager, whose end stops it.
+
+    Args:
+        options: of ``ray_cluster``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options, self._stack, self._available = options, ExitStack(), dict[str, float]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._available)
+
+    def start(self) -> Mapping[str, float]:
+        """The cluster's resources."""
+        if not self._available:
+            set_ray_environment()
+            self._available = dict(self._stack.enter_context(ray_cluster(**self._options)))
+        return self._available
+
+    def stop(self) -> None:
+        self._available = {}
+        self._stack.close()
 
 
 def _start(**options: Any) -> None:

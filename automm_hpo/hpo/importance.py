@@ -51,16 +51,16 @@ def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = 
     scored = [record for record in trials if record.best]
     if len(scored) > MOST_TRIALS:  # evenly over the search
         scored = [scored[place] for place in np.linspace(0, len(scored) - 1, MOST_TRIALS).astype(int)]
-    axes = tuned_axes(scored)
+    axes = [axis for axis in tuned_axes(scored) if len(np.unique(axis.positions)) > 1]  # what all trials have alike explains nothing
     if len({record.best.score for record in scored if record.best}) < 2:
         raise InvalidArgument(f"importance: expected at least 2 trials with different scores; {len(scored)} of {len(trials)} have a score")
     if not axes:
-        raise InvalidArgument("importance: no hyperparameter was tuned")
+        raise InvalidArgument("importance: no hyperparameter was tuned, or all trials have the same values")
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
     values = np.array([record.best.metric for record in scored if record.best])
-    targets = metric_axis(values.tolist(), metric).positions(values)
+    targets = metric_axis(values.tolist(), metric).unit_positions(values)  # trees see no variance of 1e-9, and no square of 1e200
     columns = {axis.key: _column(axis) for axis in axes}
     distributions: dict[str, BaseDistribution] = {
         key: CategoricalDistribution(range(num_options)) if num_options else FloatDistribution(0.0, 1.0) for key, (_, num_options) in columns.items()

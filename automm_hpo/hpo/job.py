@@ -14,6 +14,30 @@ from .searcher_args import check_searcher, is_sampler
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
 
 MOST_POINTS = 10_000  # of a space in which one could come twice in a search
+RAY_SECONDS = 9.0  # that Ray's start, its processes' imports and its end take beside the trials: benchmarks/RESULTS.md, "What bounds the search"
+MOST_SECONDS = 60.0  # of trials in the caller's process, where one that crashes takes the caller with it
+
+
+def ray_pays(seconds: float, num_parallel: int) -> bool:
+    """Whether trials that take so many seconds one after the other are sooner over on Ray, so many at a time.
+
+    >>> ray_pays(17, num_parallel=2), ray_pays(19, num_parallel=2), ray_pays(40, num_parallel=1)
+    (False, True, False)
+    """
+    return seconds > MOST_SECONDS or seconds - seconds / num_parallel > RAY_SECONDS
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Trials run in the caller's process, until those that are left are sooner over on Ray.
+
+    Attributes:
+        num_parallel: trials at a time on Ray.
+        num_epochs: all hyperparameters of a trial -> the most epochs that it can have.
+    """
+
+    num_parallel: int
+    num_epochs: Callable[[Mapping[str, Any]], float]
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,7 @@ class SearchJob:
         complete: tuned values -> all hyperparameters of the trial, checked.
         first_points: raw proposals to try before the searcher's own.
         known: raw proposals that were tried elsewhere, with their scores.
+        in_process: how the search begins; None: on Ray.
     """
 
     space: SearchSpace
@@ -41,6 +66,7 @@ class SearchJob:
     complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     first_points: tuple[RawProposal, ...] = ()
     known: tuple[tuple[RawProposal, float], ...] = ()
+    in_process: InProcess | None = None
 
 
 def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collection[str] = LIVE_KEYS) -> TuneSettings:

@@ -17,7 +17,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +34,7 @@ from ..training.result import EpochResult, StopCheck, result_from_json, result_t
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, inherit, recovered
-from .tune_report import FILES, reports_of, session_of
+from .tune_report import FILES, reports_of, request_of, session_of
 
 SAVED = "saved.json"  # in a checkpoint: the dict that a Trainable's save_checkpoint returned
 DONE = "done"  # in what an objective reports: this was the last
@@ -51,6 +51,8 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
 
         if not issubclass(objective, Trainable):
             raise InvalidArgument(f"objective: expected a function or a class that inherits ray.tune.Trainable, got the class {objective.__name__}")
+        if objective.default_resource_request.__qualname__ != "Trainable.default_resource_request":
+            raise InvalidArgument("objective: its default_resource_request is not read here; give resources_per_trial in hyperparameter_tune_kwargs")
         if max_epochs is None:
             raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
     elif not callable(objective):
@@ -143,6 +145,7 @@ class Objective:
         max_epochs: reports after which a trial is ended; None: when the objective says so.
         num_to_keep: best states of a Trainable that a running trial keeps.
         tracked: the trial's MLflow run is the active one while the objective runs.
+        resources: ``cpu`` and ``gpu`` of a trial.
     """
 
     function: Callable[[dict[str, Any]], Any]
@@ -154,6 +157,7 @@ class Objective:
     seed: int
     max_epochs: int | None = None
     tracked: bool = False
+    resources: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0})
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
         """What the objective is called with: the user's own objects, which need not be JSON."""
@@ -223,7 +227,7 @@ class Objective:
         record, newest = folder.read(), _newest_state(folder.checkpoints)
         config, segment, before = self.config_of(record), record.segments[-1].number, record.seconds if newest else 0.0
         epoch = newest[1].step if newest else 0
-        with session_of(folder.path, newest[0] if newest else None) as session:
+        with session_of(folder.path, newest[0] if newest else None, self.resources) as session:
             for said, spent in _timed(reports_of(lambda: self.function(config))):
                 if said.is_last and session.misused:
                     raise InvalidReport(session.misused)
@@ -245,7 +249,7 @@ class Objective:
         """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can. Arguments as of ``_run_function``."""
         record, newest = folder.read(), _newest_state(folder.checkpoints)
         epoch, seconds, can_save = newest[1].step if newest else 0, record.seconds, True
-        trainable = _build(self.function, self.config_of(record), folder)
+        trainable = _build(self.function, self.config_of(record), folder, self.resources)
 
         def step() -> Any:
             trainable._iteration = epoch
@@ -305,13 +309,13 @@ def _with_returned(values: Generator[Any, Any, Any], metric: str) -> Iterator[An
         yield returned
 
 
-def _build(trainable: Any, config: dict[str, Any], folder: TrialFolder) -> Any:
+def _build(trainable: Any, config: dict[str, Any], folder: TrialFolder, resources: Mapping[str, float]) -> Any:
     """A Trainable as Ray builds it, with its trial's name, and with a folder for its files in the trial's own, not in the user's home."""
     from ray.tune.result import TRIAL_INFO
     from ray.tune.trainable import trainable as module
 
     module.DEFAULT_STORAGE_PATH = str(folder.path / FILES)
-    info = SimpleNamespace(trial_id=folder.path.name, trial_name=folder.path.name, trial_resources=None)
+    info = SimpleNamespace(trial_id=folder.path.name, trial_name=folder.path.name, trial_resources=request_of(resources))
     return trainable(config={**config, TRIAL_INFO: info})
 
 

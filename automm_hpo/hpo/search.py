@@ -9,14 +9,14 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from ..training.result import EpochResult
-from .cluster import check_nodes, killed_when_late
+from .cluster import Cluster, check_nodes, killed_when_late
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .once import build_proposer
@@ -33,20 +33,37 @@ _registering = threading.Lock()  # Ray's list of names is not made for several t
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
 
-def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
-    """Runs the trials that are not on record, on the running Ray; those on record are reported to searcher and scheduler again.
+def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, cluster: Cluster, report: Callable[[str], None]) -> None:
+    """Runs the trials that are not on record; those on record are reported to searcher and scheduler again.
 
     Args:
         monitor: has taken note of what earlier sessions left.
+        cluster: is started when it is needed.
+        report: is told where the trials run, if that changes.
+    """
+    recorded = [dict(record.raw) for record in monitor.records.trials()]
+    first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
+    proposer = build_proposer(job.settings, job.space, job.seed, first_points, job.known, len(recorded))
+    searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
+    if job.in_process and not cluster.is_running and all(record.has_ended for record in monitor.records.trials()):  # else one may have ended its process
+        from .in_process import search_in_process  # and torch, which the search of an objective does without
+
+        seconds = search_in_process(searcher, job, job.in_process, task, monitor)
+        if not seconds or monitor.over or monitor.ending:
+            return
+        report(f"{seconds:.0f} s of trials are left: from here on {job.in_process.num_parallel} at a time, in processes of Ray's")
+    run_on_ray(searcher.again(), job, task, monitor, cluster.start())
+
+
+def run_on_ray(searcher: RecordingSearcher, job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> None:
+    """Runs what the searcher proposes on the running Ray.
+
+    Args:
         available: the cluster's resources.
     """
     settings, there = job.settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)}
     check_resources(settings, there)
     check_nodes(task.search_folder)
-    recorded = [dict(record.raw) for record in monitor.records.trials()]
-    first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
-    proposer = build_proposer(settings, job.space, job.seed, first_points, job.known, len(recorded))
-    searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid(), _here())
     name = f"TrialRunner_{secrets.token_hex(4)}"  # Ray finds it by its name, when an actor starts; another thread's search has one of its own

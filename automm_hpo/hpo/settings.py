@@ -259,8 +259,6 @@ def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> N
     for kind, wanted in ({"cpu": 1.0} | settings.resources).items():  # a Ray that is running can have none
         if wanted > available[kind]:
             problems.add(InvalidTuneSettings(f"resources_per_trial: a trial wants {wanted:g} {kind}, there are {available[kind]:g}; it would wait for ever"))
-        if kind == "gpu" and wanted > 1:
-            problems.add(InvalidTuneSettings(f"resources_per_trial: a trial trains on one GPU at most for now, got {wanted:g}"))
     problems.raise_any()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,12 @@ class TrialSession:
 
 
 @contextlib.contextmanager
-def session_of(trial_folder: Path, newest: Path | None) -> Iterator[TrialSession]:
+def session_of(trial_folder: Path, newest: Path | None, resources: Mapping[str, float]) -> Iterator[TrialSession]:
     """Within, Ray's functions for objectives know of this trial, and of the folder that it may write to (``get_context().get_trial_dir()``).
 
     Args:
         newest: the folder of its last checkpoint.
+        resources: the trial's ``cpu`` and ``gpu``.
     """
     from ray import tune
     from ray.train._internal import session  # the one place that all of them look at
@@ -80,7 +81,7 @@ def session_of(trial_folder: Path, newest: Path | None) -> Iterator[TrialSession
     before = session._session
     files = trial_folder / FILES
     files.mkdir(exist_ok=True)
-    ours = TrialSession(trial_folder.name, str(files), trial_folder.parent.parent.parent.name, checkpoint)
+    ours = TrialSession(trial_folder.name, str(files), trial_folder.parent.parent.parent.name, checkpoint, request_of(resources))
     session._session = ours  # type: ignore[assignment]
     try:
         yield ours
@@ -88,6 +89,13 @@ def session_of(trial_folder: Path, newest: Path | None) -> Iterator[TrialSession
         session._session = before
         with contextlib.suppress(OSError):  # it has written files there
             files.rmdir()
+
+
+def request_of(resources: Mapping[str, float]) -> Any:
+    """What Ray says of a trial's resources (``get_context().get_trial_resources()``)."""
+    from ray.tune import PlacementGroupFactory
+
+    return PlacementGroupFactory([{kind.upper(): float(amount) for kind, amount in resources.items() if amount}])
 
 
 def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:

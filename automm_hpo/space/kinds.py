@@ -6,8 +6,11 @@ option), whoever proposed, and ``raw_of`` is its inverse. ``corners`` are the va
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -180,6 +183,8 @@ def same_value(one: Any, other: Any) -> bool:
     """Equal, where lists and tuples are alike and booleans are no numbers."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same_value, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in one)
     if one is other:
         return True
     equal = isinstance(one, bool) == isinstance(other, bool) and one == other
@@ -201,7 +206,18 @@ def text_of(value: Any) -> str:
         return f"{{{', '.join(f'{text_of(key)}: {text_of(inner)}' for key, inner in value.items())}}}"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) + _digest_of(value)
+
+
+def _digest_of(value: Any) -> str:
+    """Of all that a large array or a table holds, for its text leaves the middle out; empty for anything else."""
+    content = b""
+    if isinstance(value, np.ndarray) and value.size > np.get_printoptions()["threshold"]:
+        content = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+    elif (pandas := sys.modules.get("pandas")) and isinstance(value, (pandas.DataFrame, pandas.Series)):
+        with contextlib.suppress(TypeError):  # cells with lists
+            content = pandas.util.hash_pandas_object(value).to_numpy().tobytes()
+    return f" sha256 {hashlib.sha256(content).hexdigest()[:16]}" if content else ""
 
 
 def _branch_words(branch: Branch) -> str:

@@ -46,8 +46,8 @@ class Float:
 
     def finish(self, raw: float) -> float:
         if self.step:
-            # 12 digits: 0.3 rather than 3 * 0.1, which is 0.30000000000000004
-            raw = float(f"{_nearest_multiple(raw, self.lower, self.upper, self.step) * self.step:.12g}")
+            # 15 digits: 0.3 rather than 3 * 0.1, which is 0.30000000000000004
+            raw = float(f"{_nearest_multiple(raw, self.lower, self.upper, self.step) * self.step:.15g}")
         return float(min(max(raw, self.lower), self.upper))
 
     def raw_of(self, value: Any) -> float:
@@ -150,9 +150,10 @@ class Normal:
         value = min(max(float(raw), self.mean - 4 * self.sd), self.mean + 4 * self.sd)
         if self.log:
             value = math.exp(value)
-        return float(f"{round(value / self.step) * self.step:.12g}") if self.step else value
+        return float(f"{round(value / self.step) * self.step:.15g}") if self.step else value
 
     def raw_of(self, value: Any) -> float:
+        value = unwrapped(value)
         if self.log and isinstance(value, (int, float)):
             # a rounded value of 0 has no logarithm; any raw value so low finishes to it
             return float(_inside(self, value, math.log(value) if value > 0 else self.mean - 4 * self.sd))
@@ -181,6 +182,7 @@ def _make_plain(space: Float | Int | Normal) -> None:
 
 def _inside(space: Float | Int | Normal, value: Any, raw: float) -> float:
     """The raw value where it finishes to the value, whole or not."""
+    value = unwrapped(value)
     if not _is_finite(value) or not math.isclose(space.finish(raw), value, rel_tol=1e-9):
         raise InvalidSpace(f"{value!r} is not in {space}")
     return raw

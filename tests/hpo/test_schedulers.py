@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,12 +14,12 @@ from toy_trials import read_rows, run_toys
 
 from automm_hpo import space as words
 from automm_hpo.errors import InvalidTuneSettings, NotSupported
+from automm_hpo.hpo.reports import TrialReports
 from automm_hpo.hpo.scheduler_args import SCHEDULER_ARGS
 from automm_hpo.hpo.schedulers import SCHEDULERS, build_scheduler, check_given_scheduler
 from automm_hpo.hpo.schedulers.halving import hyperband_brackets
 from automm_hpo.hpo.schedulers.policies import Bandit, Curve, Median, Truncation
-from automm_hpo.hpo.trainable import TrialRunner
-from automm_hpo.hpo.trial import TrialStep
+from automm_hpo.hpo.trial import TrialStep, TrialTask
 from automm_hpo.space import Choice, Float, Int
 from automm_hpo.training.result import EpochResult
 
@@ -669,9 +670,9 @@ def test_an_objectives_metric_may_be_called_score(make):
 @pytest.mark.parametrize("name", ["score", "epoch", "best_score"])
 def test_an_objectives_metric_takes_no_name_that_schedulers_go_by(name):
     """Policies and PBT would end the best trials, if less of a metric named score were better."""
-    runner, result = TrialRunner.__new__(TrialRunner), EpochResult(2.0, 2, -0.5, 0.5, 1.0, 1.0, 0.1, 1.0)
-    runner.metric_name, runner.best_score = name, -0.5
-    report = runner._report(TrialStep(result, replayed=False, done=False), result)
+    reports, result = TrialReports(TrialTask(Path("search"), None), 0, name), EpochResult(2.0, 2, -0.5, 0.5, 1.0, 1.0, 0.1, 1.0)
+    reports._note(result)
+    report = reports._report(TrialStep(result, replayed=False, done=False), result)
     assert (report["score"], report["best_score"], report["epoch"]) == (-0.5, -0.5, 2.0)
 
 

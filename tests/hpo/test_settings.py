@@ -190,14 +190,12 @@ def test_resources_that_cannot_be(given):
 
 def test_more_resources_than_exist_are_refused():
     available = {"cpu": 4.0, "gpu": 2.0}
-    for fits in ({}, {"cpu": 4}, {"gpu": 1, "cpu": 0.1}, {"num_gpus": 0.5}):
+    for fits in ({}, {"cpu": 4}, {"gpu": 2, "cpu": 0.1}, {"num_gpus": 0.5}):
         check_resources(parse_tune_settings({"resources_per_trial": fits}), available)
     for given, words in (
         ({"cpu": 4.5}, "wants 4.5 cpu, there are 4"),
         ({"num_gpus": 3}, "wants 3 gpu, there are 2"),
-        ({"gpu": 2}, "one GPU at most"),
-        ({"gpu": 1.5}, "one GPU at most"),
-        ({"cpu": 5, "gpu": 3}, "3 problems"),
+        ({"cpu": 5, "gpu": 3}, "2 problems"),
     ):
         with pytest.raises((InvalidTuneSettings, InvalidInput)) as caught:
             check_resources(parse_tune_settings({"resources_per_trial": given}), available)

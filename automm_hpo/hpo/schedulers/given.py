@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay, TrialScheduler
+from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay, ResourceChangingScheduler, TrialScheduler
 
 from ...errors import InvalidTuneSettings, NotSupported
 from ..result_keys import METRIC, SCORE, TIME_ATTR, went_on
@@ -14,6 +14,7 @@ from ..searchers.given import own_copy
 REFUSED = {
     PopulationBasedTraining: "it copies checkpoints of Ray's, and refuses searchers; scheduler='PBT' or 'PB2' does the same on a search that can be resumed",
     PopulationBasedTrainingReplay: "it replaces the configurations of trials, which are on record here; give the values of its policy as fixed ones",
+    ResourceChangingScheduler: "it starts a trial's process anew for other resources, and processes stay warm from trial to trial here",
     HyperBandForBOHB: "it speaks to Ray's own BOHB searcher only; scheduler='BOHB' with searcher='bohb' is the same",
 }
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import functools
-import io
 import logging
 import random
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
+
+_lock = threading.RLock()  # what is lent is the whole process's: another thread's search has it afterwards
+
+
+class OthersOnly:
+    """A stream without what the thread that made this writes to it: Ray shows what trials print on a thread of its own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread or self._stream is None else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Apart:
@@ -27,13 +43,18 @@ class Apart:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        with _lock, self._lent():
+            yield
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
         numpy_state, python_state, log_level = np.random.get_state(), random.getstate(), logging.root.manager.disable
         np.random.set_state(self._numpy)
         random.setstate(self._python)
         logging.disable(logging.CRITICAL)
         try:
             # one thread: matrices of 100 trials are small, and threads that wait for each other made Gaussian processes four times slower
-            with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _thread_pools(len(sys.modules)).limit(limits=1):
+            with warnings.catch_warnings(), redirect_stdout(OthersOnly(sys.stdout)), _thread_pools(len(sys.modules)).limit(limits=1):
                 warnings.simplefilter("ignore")
                 yield
         finally:

@@ -48,18 +48,24 @@ class RaySearcher(OwnSearcher):
                 raise InvalidTuneSettings(f"searcher: {self.name} has a space of its own; leave it out, the space is that of the hyperparameters")
         self.proposed: dict[str, dict[str, Any]] = {}
         self.given: dict[str, RawProposal] = {}
+        self.earlier = list(first_points)
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
         if given is not None:
             self.given[trial_id] = given
             return given
-        values = self.inner.suggest(trial_id)
-        if not isinstance(values, dict):
-            return values
-        if values.keys() != self.plain.keys():
-            raise InvalidTuneSettings(f"searcher: {self.name} proposes values of {', '.join(values)}; the search space is of {', '.join(self.plain)}")
-        self.proposed[trial_id] = values
-        return {key: self._raw(key, unwrapped(value)) for key, value in values.items()}
+        while True:
+            values = self.inner.suggest(trial_id)
+            if not isinstance(values, dict):
+                return values
+            if values.keys() != self.plain.keys():
+                raise InvalidTuneSettings(f"searcher: {self.name} proposes values of {', '.join(values)}; the search space is of {', '.join(self.plain)}")
+            raw = {key: self._raw(key, unwrapped(value)) for key, value in values.items()}
+            if raw not in self.earlier:
+                self.proposed[trial_id] = values
+                return raw
+            self.earlier.remove(raw)  # one with a seed begins with what it proposed in the session before
+            self.inner.on_trial_complete(trial_id, None, error=True)
 
     def _raw(self, key: str, value: Any) -> Any:
         space = self.plain[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from .apart import Apart
 from .cube import from_cube, to_cube
 from .given import own_copy
 from .own import Args, OwnSearcher, Points
+
+MOST_INTEGERS = 10_000  # of a range, that Gaussian processes take for integers
 
 
 class OptunaSearcher(OwnSearcher):
@@ -30,6 +33,8 @@ class OptunaSearcher(OwnSearcher):
         self.apart, self.stopped, self.running = Apart(seed), False, dict[str, Any]()
         with self.apart():
             self.study = optuna.create_study(direction="maximize", sampler=build(args, seed % 2**32))
+        # its sampler goes through all integers of a range
+        self.most_integers = MOST_INTEGERS if isinstance(self.study.sampler, optuna.samplers.GPSampler) else math.inf
         self.breeds = isinstance(self.study.sampler, (optuna.samplers.CmaEsSampler, optuna.samplers.NSGAIISampler, optuna.samplers.NSGAIIISampler))
         # samplers that come to an end call it, and Optuna's own works within optimize() only
         self.study.stop = functools.partial(setattr, self, "stopped", True)  # type: ignore[method-assign]
@@ -43,8 +48,14 @@ class OptunaSearcher(OwnSearcher):
             trial = self.running[trial_id] = self.study.ask()
             if given is not None and self.breeds:
                 trial.relative_params  # noqa: B018  # what is never asked for its parameters would have no generation
-            proposal = propose(self.space, lambda path, space: _ask_optuna(trial, path, space))
+            proposal = propose(self.space, lambda path, space: self._ask(trial, path, space))
         return proposal if given is None else given
+
+    def _ask(self, trial: Any, path: str, space: Space) -> Any:
+        if isinstance(space, Int) and space.upper - space.lower >= self.most_integers:  # finish() rounds to an integer, the outer ones with their share
+            lower = space.lower - 0.5 if not space.log else max(space.lower - 0.5, 0.5)
+            return trial.suggest_float(path, lower, space.upper + 0.5, log=space.log)
+        return _ask_optuna(trial, path, space)
 
     def _tell(self, trial_id: str, score: float) -> None:
         with self.apart():

@@ -1,0 +1,286 @@
+"""The first trials of a search in this process: the same trials as on Ray, and Ray when it pays."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from automm_hpo import MultiModalPredictor, space
+from automm_hpo.fit import in_process as beginning
+from automm_hpo.hpo import in_process
+from automm_hpo.hpo.in_process import Forecast, SoonerOnRay
+from automm_hpo.hpo.job import ray_pays
+from automm_hpo.hpo.records import SearchRecords
+
+ONE = {"env.batch_size": 32, "optim.max_epochs": 4, "optim.top_k_average_method": "best", "model.real_mlp.num_members": 1}
+SPACE = {"optim.lr": space.loguniform(1e-3, 1e-1)}
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(200, 4)), columns=list("abcd"))
+    return frame.assign(y=(frame["a"] * frame["b"] + frame["c"] > 0).astype(int))
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """As on a machine where no Ray runs; what starts one is told."""
+    started = []
+    monkeypatch.setattr(beginning, "least_start_seconds", lambda: 2.0)
+    monkeypatch.setattr("automm_hpo.hpo.search.Cluster.start", lambda self: started.append(1) or {"CPU": 1.0})
+    monkeypatch.setattr("automm_hpo.hpo.search.run_on_ray", lambda *args: started.append("trials"))
+    return started
+
+
+def fit(table, path, tune_kwargs, **options):
+    options = {"tracking": None, "hyperparameters": ONE | SPACE} | options
+    predictor = MultiModalPredictor("y", verbosity=options.pop("verbosity", 0))
+    return predictor.fit(table, save_path=path, hyperparameter_tune_kwargs=tune_kwargs, **options)
+
+
+def rows_of(path):
+    """Of each trial its values, its end and all its results, but for times."""
+    found = []
+    for record in SearchRecords(Path(path) / "search").trials():
+        results = [json.loads(line) for line in (Path(path) / "search" / "trials" / f"{record.number:04d}" / "metrics.jsonl").read_text().splitlines()]
+        found.append((dict(record.tuned), record.status, [{key: value for key, value in row.items() if key != "seconds"} for row in results]))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ when Ray pays
+
+
+class Clock:
+    """What ``Forecast`` sees of time."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        moment = SimpleNamespace(thread_time=lambda: self.now, perf_counter=lambda: self.now, time=lambda: self.now)
+        monkeypatch.setattr(in_process, "time", moment)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def trial(forecast, clock, epochs, seconds, steps=10):
+    """Runs a trial of so many epochs of so many seconds; returns the epoch at which it is left to Ray, None where it is not."""
+    forecast.look()
+    forecast.begin(epochs)
+    for epoch in range(epochs):
+        try:
+            for _ in range(steps):
+                clock.now += seconds / steps
+                forecast.look()
+            if epoch + 1 < epochs:
+                forecast.reported(epoch + 1.0)
+        except SoonerOnRay:
+            return epoch
+    forecast.end()
+    return None
+
+
+def test_a_search_that_is_over_before_ray_would_have_begun_stays(clock):
+    forecast = Forecast(num_trials=4, num_parallel=2, deadline=None)
+    assert [trial(forecast, clock, epochs=10, seconds=0.2) for _ in range(4)] == [None] * 4
+
+
+@pytest.mark.parametrize(("seconds", "before"), [(0.5, 4), (5.0, 2), (600.0, 1)])
+def test_a_long_one_is_left_to_ray_soon(clock, seconds, before):
+    """After some seconds; within its first epoch, where that takes long."""
+    left_at = trial(Forecast(num_trials=20, num_parallel=2, deadline=None), clock, 50, seconds, steps=200)
+    assert left_at is not None
+    assert left_at <= before
+
+
+def test_later_trials_may_be_longer(clock):
+    forecast = Forecast(num_trials=4, num_parallel=2, deadline=None)
+    assert trial(forecast, clock, 4, 0.2) is None
+    assert trial(forecast, clock, 40, 3.0) is not None
+    assert forecast.seconds_left() > 60
+
+
+def test_a_slow_start_is_no_slow_trial(clock):
+    """Of the first trial the first steps take seconds, and so does what is imported beside it; that comes once."""
+    forecast = Forecast(num_trials=8, num_parallel=2, deadline=None)
+    forecast.look()
+    forecast.begin(10)
+    clock.now += 1.0
+    forecast.look()
+    clock.now += 1.2
+    forecast.reported(1.0)
+    for epoch in range(2, 10):
+        clock.now += 0.15
+        forecast.look()
+        forecast.reported(float(epoch))
+    forecast.end()
+    assert [trial(forecast, clock, 10, 0.15) for _ in range(7)] == [None] * 7
+
+
+def test_waiting_for_others_counts_only_when_it_lasts(monkeypatch):
+    working, passing = [0.0], [0.0]
+    moment = SimpleNamespace(thread_time=lambda: working[0], perf_counter=lambda: passing[0], time=lambda: passing[0])
+    monkeypatch.setattr(in_process, "time", moment)
+    forecast = Forecast(num_trials=10, num_parallel=2, deadline=None)
+    forecast.begin(10)
+    forecast.look()
+    passing[0] += 4.0  # another thread imports something
+    forecast.look()
+    working[0] += 0.1
+    forecast.reported(1.0)
+    passing[0] += 100.0
+    with pytest.raises(SoonerOnRay):
+        forecast.look()
+
+
+@pytest.mark.parametrize(("left", "parallel", "stays"), [(15.0, 2, True), (25.0, 2, False), (9.5, 16, True), (50.0, 1, True), (70.0, 1, False)])
+def test_by_what_a_time_limit_leaves_it_may_never_pay(clock, left, parallel, stays):
+    forecast = Forecast(num_trials=100, num_parallel=parallel, deadline=left)
+    assert (trial(forecast, clock, 100, 0.1) is None) == stays or (stays and clock.now > left)
+    assert ray_pays(left, parallel) != stays
+
+
+# -------------------------------------------------------------------------------------------------------------- real searches
+
+
+@pytest.mark.parametrize(("searcher", "scheduler"), [("random", "FIFO"), ("bayes", "ASHA"), ("grid", "median")])
+def test_a_short_search_needs_no_ray(table, here, no_ray, searcher, scheduler):
+    hyperparameters = ONE | {"optim.lr": space.choice([1e-3, 3e-2, 3.0])} if searcher == "grid" else ONE | SPACE
+    threads = torch.get_num_threads()
+    predictor = fit(table, "run", {"searcher": searcher, "scheduler": scheduler, "num_trials": 3}, hyperparameters=hyperparameters)
+    assert no_ray == []
+    assert torch.get_num_threads() == threads
+    found = predictor.leaderboard()
+    assert sorted(found["trial"]) == [0, 1, 2]
+    assert found["status"].isin(["COMPLETED", "STOPPED"]).all()
+    before = rows_of("run")
+    again = fit(table, "run", {"searcher": searcher, "scheduler": scheduler, "num_trials": 3}, hyperparameters=hyperparameters)
+    assert again.leaderboard().equals(found)
+    if searcher != "grid":  # which has no fourth point
+        assert len(fit(table, "run", {"searcher": searcher, "scheduler": scheduler, "num_trials": 4}).leaderboard()) == 4
+        assert rows_of("run")[:3] == before
+    assert no_ray == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"max_concurrent_trials": 1},
+        {"resources_per_trial": {"cpu": 1}},
+        {"scheduler": "HyperBand"},
+        {"scheduler": "PBT", "searcher": "random"},
+        {"num_trials": 10_000},
+    ],
+)
+def test_what_only_ray_has_begins_there(table, here, no_ray, asked, monkeypatch):
+    monkeypatch.setattr("automm_hpo.hpo.search.run_on_ray", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fit(table, "run", {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 3} | asked, hyperparameters=ONE | SPACE | {"optim.max_epochs": 1000})
+    assert no_ray
+
+
+def test_a_trial_that_fails_is_a_row(table, here, no_ray, monkeypatch):
+    """And the others are none the worse for it."""
+    real = in_process.Watched.__call__
+
+    def call(self, folder, should_stop):
+        if folder.number == 1:
+            raise ValueError("no such thing")
+        return real(self, folder, should_stop)
+
+    monkeypatch.setattr(in_process.Watched, "__call__", call)
+    found = fit(table, "run", {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 3}).leaderboard()
+    assert found.set_index("trial")["status"][1] == "FAILED"
+    assert found["reason"].iloc[-1] == "ValueError: no such thing"
+
+
+def test_a_goal_ends_it(table, here, no_ray):
+    found = fit(table, "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "goal": 0.1})
+    assert len(found.leaderboard()) == 1
+    assert found.leaderboard()["reason"].iloc[0] == "goal reached"
+
+
+@pytest.mark.parametrize("seconds", [0.2, 2.5])
+def test_a_time_limit_too_short_for_ray_is_enough_for_a_predictor(table, here, no_ray, seconds, capsys):
+    started = time.time()
+    predictor = fit(table, "run", {"num_trials": 1000}, time_limit=seconds, verbosity=1, hyperparameters=ONE | SPACE | {"optim.max_epochs": 20})
+    assert time.time() - started < seconds + 5
+    assert math.isfinite(predictor.fit_summary()["val_roc_auc"])
+    assert "ended early (time limit)" in capsys.readouterr().out
+    assert no_ray == []
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("scheduler", ["FIFO", "ASHA"])
+def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
+    """In the second epoch of the second trial; all trials come to what they come to on Ray alone, and the searcher hears of each end once."""
+    kwargs = {"searcher": "bayes", "scheduler": scheduler, "num_trials": 4, "searcher_init_args": {"n_startup_trials": 2}}
+    whole = fit(table, "whole", kwargs | {"max_concurrent_trials": 1})
+
+    told, reported = [], in_process.Forecast.reported
+
+    def left(self, epoch):
+        reported(self, epoch)
+        if self.num_begun == 2 and epoch == 1.0:
+            raise SoonerOnRay
+
+    from automm_hpo.hpo.recording import RecordingSearcher
+
+    tell = RecordingSearcher._tell_end
+    monkeypatch.setattr(RecordingSearcher, "_tell_end", lambda self, number, result: told.append((number, number in self.told)) or tell(self, number, result))
+    monkeypatch.setattr(in_process.Forecast, "reported", left)
+    monkeypatch.setattr(beginning, "least_start_seconds", lambda: 2.0)
+    both = fit(table, "both", kwargs)
+    assert rows_of("both") == rows_of("whole")
+    assert [number for number, known in told if not known] == [0, 1, 2, 3]
+    assert both.leaderboard()["score"].tolist() == whole.leaderboard()["score"].tolist()
+
+
+INTERRUPTED = """
+    import pandas as pd
+    from automm_hpo import MultiModalPredictor, space
+
+    if __name__ == "__main__":
+        hyperparameters = {{"env.batch_size": 8, "optim.max_epochs": {epochs}, "optim.patience": 1000, "optim.lr": space.loguniform(1e-3, 1e-1)}}
+        MultiModalPredictor("y", verbosity=1).fit(
+            pd.read_csv("train.csv"), hyperparameters=hyperparameters, hyperparameter_tune_kwargs={{"num_trials": 3}}, save_path="run", tracking=None
+        )
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_search_that_is_ended_in_this_process_goes_on(table, here, number):
+    """After a kill on Ray: that the process died may have been the trial's doing."""
+    import textwrap
+
+    table.to_csv("train.csv", index=False)
+    code, log = textwrap.dedent(INTERRUPTED.format(epochs=12)), here / "run" / "search" / "trials" / "0001" / "metrics.jsonl"
+    with subprocess.Popen([sys.executable, "-c", code], text=True, stdout=-1, stderr=-1) as process:
+        until = time.time() + 60
+        while not log.exists() or len(log.read_text().splitlines()) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.time() < until
+            time.sleep(0.01)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    before = rows_of("run")
+    assert ("goes on" in printed) == (number == signal.SIGTERM)
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    after = rows_of("run")
+    assert len(after) == 3
+    assert after[0] == before[0]
+    epochs = [[row["epoch"] for row in rows] for _, _, rows in after]
+    assert all(len(set(each)) == len(each) for each in epochs)
