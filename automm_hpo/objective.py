@@ -60,7 +60,7 @@ def tune_objective(
             ``ray.tune.get_context().get_trial_dir()``. A reported ``done=True`` ends the trial, and so does nan or an infinite value of the metric; other
             values that are no numbers are left out. A number or a dict with the metric that a generator returns is its last report. What it prints is
             shown with the name of its process.
-        space: name -> value or search space; nested dicts are welcome.
+        space: name -> value or search space; nested dicts are welcome. Values alone are tried as often as ``num_trials`` says.
         hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
         metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
         mode: ``max`` or ``min``; it must be given, here or in ``hyperparameter_tune_kwargs``.
@@ -106,10 +106,11 @@ def tune_objective(
         if (there := known_resources()) is not None:
             check_resources(settings, there)
         fixed, spaces = split_objective_space(space)
-        if not spaces:
+        if not spaces and settings.num_trials is None:
             listed = next(((name, list(value)) for name, value in fixed.items() if isinstance(value, (list, tuple, np.ndarray)) and len(value) > 1), None)
             hint = f". To search among the values of {listed[0]!r}: tune.choice({[unwrapped(value) for value in listed[1]]!r})" if listed else ""
-            raise InvalidTuneSettings(f"space: has no search space, only fixed values; nothing is to be searched{hint}")
+            again = "; num_trials says how often to try these, 1 or more"
+            raise InvalidTuneSettings(f"space: has no search space, only fixed values; nothing is to be searched{hint}{again}")
         # a Trainable may be given new values at each takeover; a function begins and ends with one config
         settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)

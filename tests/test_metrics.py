@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -254,3 +255,24 @@ def test_a_stored_scorer_object_is_only_a_name():
 def test_a_function_of_predictions_is_no_scorer():
     with pytest.raises(InvalidArgument, match="make_scorer"):
         find_metric(sk.accuracy_score)
+
+
+def test_pairs_of_a_hundred_classes_take_no_seconds():
+    rng = np.random.default_rng(0)
+    target, probabilities = np.concatenate([np.arange(100), rng.integers(0, 100, 300)]), rng.dirichlet(np.ones(100), 400).round(2) + 0.01
+    probabilities /= probabilities.sum(1, keepdims=True)
+    started = time.perf_counter()
+    found = METRICS["roc_auc_ovo"].compute(target, probabilities)
+    assert time.perf_counter() - started < 1
+    few = target < 4
+    four = probabilities[few, :4] / probabilities[few, :4].sum(1, keepdims=True)
+    assert METRICS["roc_auc_ovo"].compute(target[few], four) == pytest.approx(sk.roc_auc_score(target[few], four, multi_class="ovo", labels=np.arange(4)))
+    assert 0.4 < found < 0.6
+
+
+@pytest.mark.parametrize("name", ["neg_log_loss", "top_k_accuracy"])
+def test_scorers_that_need_all_classes_take_rows_that_lack_one(name):
+    seen = TARGET < 2
+    found = compute_scorer(find_metric(name), TARGET[seen], PROBABILITIES[seen].argmax(1), PROBABILITIES[seen])
+    function, sign = (sk.log_loss, -1) if name == "neg_log_loss" else (sk.top_k_accuracy_score, 1)
+    assert found == pytest.approx(sign * function(TARGET[seen], PROBABILITIES[seen], labels=np.arange(3)))

@@ -486,7 +486,7 @@ class Counting(tune.search.Searcher):
         ({"mode": "least"}, "mode: expected 'max' or 'min'"),
         ({"objective": 5}, "objective: expected a function of a config"),
         ({"objective": Falling}, "max_epochs: a Trainable steps until it is stopped"),
-        ({"space": {"x": 1}}, "space: has no search space"),
+        ({"space": {"x": 1}, "num_trials": None}, "space: has no search space"),
         ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),
         ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
         ({"scheduler": tune.schedulers.ASHAScheduler(metric="los", mode="min")}, "metric='los', and trials report"),
@@ -655,3 +655,40 @@ def test_a_search_that_reached_its_goal_is_finished(capsys):
     for _ in range(2):
         search(falling, num_trials=2, kwargs={"goal": 1e9}, verbosity=1)
     assert "finished: nothing is left to do" in capsys.readouterr().out
+
+
+def test_a_trial_begins_where_the_caller_is_wherever_the_last_one_went(here):
+    def objective(config):
+        found = Path("input.txt").read_text()
+        os.chdir("/")
+        return float(found) + config["x"]
+
+    Path("input.txt").write_text("1")
+    found = search(objective, num_trials=3, metric="objective", kwargs={"max_concurrent_trials": 1})
+    assert found.leaderboard()["status"].tolist() == [COMPLETED] * 3
+
+
+def test_values_alone_are_tried_as_often_as_they_are_to_be(here):
+    """As in Ray's own first example; what an objective draws is another thing in each trial."""
+
+    def objective(config):
+        assert tune.get_context().get_trial_resources().required_resources == {"CPU": 0.5}
+        return config["a"] + np.random.rand()
+
+    kwargs = {"resources_per_trial": {"cpu": 0.5}}
+    found = search(objective, {"a": 2, "b": 4}, "bayes", "ASHA", 3, metric="objective", kwargs=kwargs)
+    assert found.leaderboard()["score"].nunique() == 3
+    assert found.best_config == {"a": 2, "b": 4}
+    assert len(search(objective, {"a": 2, "b": 4}, "bayes", "ASHA", 5, metric="objective", kwargs=kwargs).leaderboard()) == 5
+    with pytest.raises(errors.InvalidTuneSettings, match=r"nothing is to be searched.*num_trials says how often"):
+        tune_objective(objective, {"a": 2}, {"searcher": "random"}, mode="max", tracking=None)
+
+
+def test_what_a_class_asks_for_in_rays_way_is_not_passed_over():
+    class Asking(Falling):
+        @classmethod
+        def default_resource_request(cls, config):
+            return tune.PlacementGroupFactory([{"CPU": 2}])
+
+    with pytest.raises(errors.InvalidArgument, match="default_resource_request is not read here; give resources_per_trial"):
+        search(Asking, max_epochs=2)

@@ -296,3 +296,14 @@ def test_names_that_are_not_utf8_may_be_classes():
     problem = infer_problem(labels, "y")
     assert problem.class_labels == ("a\udcff", "b")
     assert problem.encode(labels).tolist() == [0, 1, 0, 1]
+
+
+def test_labels_of_another_type_are_said_to_be():
+    """A CSV reads the texts '0' and '1' as numbers."""
+    problem = infer_problem(pd.Series(["0", "1"] * 5), "y")
+    with pytest.raises(InvalidData, match=r"They are of another type: 0 is a number here and was a text in training; convert the column"):
+        problem.encode(pd.Series([0, 1], name="y"))
+    with pytest.raises(InvalidData, match="Drop these rows"):
+        problem.encode(pd.Series(["0", "2"], name="y"))
+    with pytest.raises(InvalidData, match=r"map\(lambda one: one.mid\) numbers"):
+        infer_problem(pd.Series(pd.cut([1.0, 2.0, 3.0], 2)), "y")

@@ -17,7 +17,7 @@ from automm_hpo import MultiModalPredictor
 from automm_hpo.files import read_json
 from automm_hpo.hpo.records import COMPLETED, STOPPED, TIME_LIMIT, SearchRecords, Segment, TrialRecord
 from automm_hpo.metrics import find_metric
-from automm_hpo.tracking import MlflowTracker, active_run
+from automm_hpo.tracking import MlflowTracker, _name, active_run
 
 # a batch of one row fails
 SPACE = {"optim.lr": tune.loguniform(1e-4, 1e-2), "env.batch_size": tune.grid_search([1, 32]), "optim.max_epochs": 2}
@@ -358,3 +358,25 @@ def test_a_search_that_goes_on_says_what_is_asked_for_now(opened, here):
         MlflowTracker(here / "search", "run", {"a": 1}, {"automm_hpo.num_trials": asked, "automm_hpo.seed": "0"}).close("FINISHED")
         parent, _ = runs_of(client)
         assert (parent.data.tags["automm_hpo.num_trials"], parent.data.tags["automm_hpo.seed"]) == (asked, "0")
+
+
+def test_what_ended_long_ago_still_did_when_the_search_goes_on(opened, curve):
+    tracker, client = opened()
+    record = TrialRecord(0, {}, {"a": 1}, COMPLETED, results=curve(find_metric("mae"), [0.4]), ended=time.time() - 3600)
+    tracker.trial_started(replace(record, results=()))
+    tracker.trial_reported(record, record.results[0])
+    tracker.trial_ended(record)
+    tracker.close("FINISHED", record)
+    again, client = opened()
+    again.trial_resumed(record)
+    again.close("FINISHED", record)
+    _, [trial] = runs_of(client)
+    assert (trial.info.status, trial.info.end_time) == ("FINISHED", int(record.ended * 1000))
+
+
+@pytest.mark.parametrize("name", [".", "..", "a//b", "/x", "a/../b", "x" * 300, "@", ""])
+def test_every_name_becomes_one_that_mlflow_takes(name):
+    from mlflow.utils.validation import _validate_metric_name
+
+    _validate_metric_name(_name(name))
+    assert len(_name(name)) <= 250

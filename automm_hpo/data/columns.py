@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
@@ -181,6 +182,8 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "null", f"{type(cells[0]).__name__}: no model reads several values in a cell but pictures{hint}"
     if all(isinstance(value, DURATIONS) for value in present):
         return ("numerical", "durations") if present.nunique() > 1 else single
+    if all(isinstance(value, datetime.time) for value in present):
+        return ("numerical", "times of day") if present.nunique() > 1 else single
     # object: pandas' own strings cannot hold file names that are not UTF-8
     texts = pd.Series([str(value) for value in present], dtype=object)
     num_distinct = len(set(texts))  # pandas 2 takes names that are not UTF-8 for one

@@ -135,7 +135,7 @@ def fit_numbers(column: pd.Series, scaling: Scaling) -> NumberEncoder:
 
 
 def to_floats(column: pd.Series) -> np.ndarray:
-    """(N,) float64, NaN where missing; strings that are numbers count, durations are seconds.
+    """(N,) float64, NaN where missing; strings that are numbers count, durations are seconds, times of day seconds since midnight.
 
     Raises:
         InvalidData: names the column, the first rows and their values.
@@ -170,6 +170,8 @@ def _as_real(value: Any) -> Any:
         return value
     if isinstance(value, DURATIONS):
         return pd.Timedelta(value).total_seconds()
+    if isinstance(value, datetime.time):
+        return datetime.timedelta(hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond).total_seconds()
     if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST_VALUE:
         return math.inf  # which float() may refuse to make of it
     return str(value) if isinstance(value, complex) else value

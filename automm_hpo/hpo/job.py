@@ -91,10 +91,11 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
 def repeats_nothing(settings: TuneSettings, space: SearchSpace) -> bool:
     """Whether no point is trained twice: a second trial of one would be the first again, for all trials of a search have one seed.
 
-    A population may begin with equal values, ``grid_search`` goes round as often as it is asked to, and an object that proposes may want to repeat.
+    Values alone are tried as often as they are to be, a population may begin with equal values, ``grid_search`` goes round as often as it is asked to,
+    and an object that proposes may want to repeat.
     """
     proposes = isinstance(settings.searcher, str) or is_sampler(settings.searcher)
-    return proposes and settings.scheduler not in POPULATIONS and not exhaustive_keys(space) and not computed_keys(space)
+    return bool(space) and proposes and settings.scheduler not in POPULATIONS and not exhaustive_keys(space) and not computed_keys(space)
 
 
 def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
@@ -127,7 +128,7 @@ def search_line(settings: TuneSettings, num_trials: int, space: SearchSpace) -> 
     part = f" (the first {first} of a grid of {points:,})" if points > num_trials else ""
     if not points and num_trials > 1 and num_trials == grid_size(space) and is_tried_once(settings, space):
         part = " (all points of the space)"
-    return f"search: {settings.method}, {trials}{part} over {', '.join(space)}"
+    return f"search: {settings.method}, {trials}{part} over {', '.join(space)}" if space else f"{trials} of the same values, {settings.scheduler}"
 
 
 def first_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Protocol
 
@@ -120,6 +121,8 @@ class SearchMonitor:
         """A trial ended by itself or by the scheduler."""
         results = self.records.folder_of(number).results()  # an objective's last row learns late that it was the last
         status, reason = ENDS[results[-1].end] if results else (STOPPED, self.ending or TIME_LIMIT)
+        if results and not any(math.isfinite(result.score) for result in results):
+            reason = results[-1].refusal or reason
         self._close(number, status, reason)
 
     def trial_failed(self, number: int, error: str = "", hopeless: bool = False, disk_full: bool = False) -> None:

@@ -107,7 +107,7 @@ class Progress:
         if record.results:
             self._tell(f"{self._trial(record)} goes on from epoch {record.epochs:g}")
         else:
-            self._tell(f"trial {record.number:>3} starts  {values}" if values else "training starts")
+            self._tell(f"{self._trial(record)} starts  {values}".rstrip())
 
     def trial_took_over(self, record: TrialRecord) -> None:
         self._note(TrialRow.of(record))

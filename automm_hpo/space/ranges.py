@@ -95,7 +95,8 @@ class Int:
         return math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high)
 
     def finish(self, raw: float) -> int:
-        return _nearest_multiple(raw, self.lower, self.upper, self.step) * self.step
+        value = _nearest_multiple(raw, self.lower, self.upper, self.step) * self.step
+        return min(max(value, -(-self.lower // self.step) * self.step), self.upper // self.step * self.step)  # beyond 2^53 floats skip integers
 
     def raw_of(self, value: Any) -> int:
         return int(_inside(self, value, value))

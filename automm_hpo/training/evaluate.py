@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +30,14 @@ class Validation:
     Attributes:
         logits: (N, num_outputs).
         metric, score: in its natural sign, and turned so that higher is better.
+        refusal: why the metric has no value, where it says so.
     """
 
     logits: torch.Tensor
     metric: float
     score: float
     loss: float
+    refusal: str = ""
 
     @property
     def is_finite(self) -> bool:
@@ -119,11 +120,14 @@ def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
     """
-    value = math.nan
+    value, refusal = math.nan, ""
     if bool(logits.isfinite().all()):
-        with suppress(InvalidArgument):  # a negative one, say, of which there is no logarithm; what it makes of others was tried before the start
+        try:
             value = compute_metric(metric, problem, logits, target)
-    return Validation(logits, value, metric.score(value), float(loss_function(problem, logits, torch.from_numpy(problem.standardise(target)))))
+        except InvalidArgument as error:  # of a negative one, say, of which there is no logarithm; what it makes of others was tried before the start
+            refusal = str(error)
+    loss = float(loss_function(problem, logits, torch.from_numpy(problem.standardise(target))))
+    return Validation(logits, value, metric.score(value), loss, refusal)
 
 
 def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:

@@ -112,7 +112,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         else:
             end = end or pace.stop_reason()
         epoch = state.step / steps_per_epoch
-        yield EpochResult(epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment, state.total_steps)
+        yield EpochResult(epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment, state.total_steps, found.refusal)
 
 
 def most_steps(optim: Optim, steps_per_epoch: int) -> int:

@@ -35,6 +35,7 @@ class EpochResult:
         end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
         segment: counted from 0; population-based training begins another where a trial takes over a better one's weights.
         total_steps: of the schedule, as far as was known: fewer than all where there is no time for them; 0 of an objective.
+        refusal: why the metric has no value; empty where it has one, or nothing more is known.
         extra: further values by name, in their natural sign; those an objective of the user's returned.
     """
 
@@ -49,6 +50,7 @@ class EpochResult:
     end: str | None = None
     segment: int = 0
     total_steps: int = 0
+    refusal: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
 
     @property

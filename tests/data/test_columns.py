@@ -237,3 +237,8 @@ def test_words_that_end_alike_are_no_identifiers(name):
 def test_identifiers_of_few_rows_say_nothing(tmp_path):
     table = pd.DataFrame({"id": [*range(5)] * 4, "x_id": [0.5, 1, 2, 3] * 5, "c": range(20)})
     assert dict(infer_columns(table, [], tmp_path)) == {"id": "numerical", "x_id": "numerical", "c": "numerical"}
+
+
+def test_times_of_day_are_numbers(folder):
+    times = pd.DataFrame({"at": [datetime.time(number % 24, number % 60) for number in range(40)]})
+    assert infer_columns(times, [], folder)["at"] == "numerical"

@@ -130,6 +130,7 @@ def test_no_rows_of_any_dtype_give_no_rows(scaling, dtype):
         column([datetime.timedelta(hours=1), None, pd.Timedelta("90min")], dtype=object),
         column([np.timedelta64(60, "m"), None, np.timedelta64(90, "m")], dtype=object),
         column(pd.to_timedelta(["1h", None, "90min"])).astype("duration[us][pyarrow]"),
+        column([datetime.time(1), None, datetime.time(1, 30)], dtype=object),
     ],
 )
 def test_durations_are_seconds_whatever_holds_them(values):

@@ -1,5 +1,8 @@
 import logging
 import random
+import sys
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -39,3 +42,32 @@ def test_nothing_of_it_is_seen_but_errors(capfd, caplog):
     assert np.random.get_state()[1].tolist() == before and logging.root.manager.disable == logging.NOTSET
     print("seen")
     assert capfd.readouterr().out == "seen\n"
+
+
+def test_what_other_threads_print_meanwhile_is_seen(capsys):
+    """Ray shows what trials print on a thread of its own."""
+    with Apart(0)():
+        other = threading.Thread(target=print, args=("from a trial",))
+        other.start()
+        other.join()
+        print("from a library")
+    assert capsys.readouterr().out == "from a trial\n"
+
+
+def test_threads_that_take_turns_leave_all_as_it_was(capsys):
+    """Two searches on one Ray."""
+    before, filters = sys.stdout, list(warnings.filters)
+
+    def ask(apart):
+        for _ in range(50):
+            with apart():
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=ask, args=(Apart(seed),)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.stdout is before
+    assert logging.root.manager.disable == logging.NOTSET
+    assert warnings.filters == filters

@@ -75,3 +75,18 @@ def test_of_very_many_options_it_comes_soon_and_is_right(curve, decides):
     started = time.perf_counter()
     assert importances(made, metric)[decides] > 0.8
     assert time.perf_counter() - started < 10  # as columns of their own they would take minutes
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e160, 1e300])
+def test_scores_of_any_size_have_shares(trials, scale):
+    """Trees see no variance of less than 1e-16, and squares of large floats are none."""
+    found = importances(trials(find_metric("accuracy"), lambda tuned: 0.5 * scale + math.log10(tuned["lr"]) * scale), find_metric("accuracy"))
+    assert found.index[0] == "lr"
+    assert found.sum() == pytest.approx(1)
+
+
+def test_what_all_trials_have_alike_explains_nothing(curve):
+    metric, rng = find_metric("accuracy"), random.Random(0)
+    same = [TrialRecord(number, {"x": 1}, {}, COMPLETED, results=curve(metric, [rng.random()])) for number in range(5)]
+    with pytest.raises(InvalidArgument, match="or all trials have the same values"):
+        importances(same, metric)

@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from automm_hpo.fit import in_process as beginning
 from automm_hpo.hpo import in_process
 from automm_hpo.hpo.in_process import Forecast, SoonerOnRay
 from automm_hpo.hpo.job import ray_pays
+from automm_hpo.hpo.recording import RecordingSearcher
 from automm_hpo.hpo.records import SearchRecords
 
 ONE = {"env.batch_size": 32, "optim.max_epochs": 4, "optim.top_k_average_method": "best", "model.real_mlp.num_members": 1}
@@ -222,7 +224,7 @@ def test_a_time_limit_too_short_for_ray_is_enough_for_a_predictor(table, here, n
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("scheduler", ["FIFO", "ASHA"])
+@pytest.mark.parametrize("scheduler", [pytest.param("FIFO", marks=pytest.mark.slow), "ASHA"])
 def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
     """In the second epoch of the second trial; all trials come to what they come to on Ray alone, and the searcher hears of each end once."""
     kwargs = {"searcher": "bayes", "scheduler": scheduler, "num_trials": 4, "searcher_init_args": {"n_startup_trials": 2}}
@@ -234,8 +236,6 @@ def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
         reported(self, epoch)
         if self.num_begun == 2 and epoch == 1.0:
             raise SoonerOnRay
-
-    from automm_hpo.hpo.recording import RecordingSearcher
 
     tell = RecordingSearcher._tell_end
     monkeypatch.setattr(RecordingSearcher, "_tell_end", lambda self, number, result: told.append((number, number in self.told)) or tell(self, number, result))
@@ -259,11 +259,9 @@ INTERRUPTED = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_search_that_is_ended_in_this_process_goes_on(table, here, number):
     """After a kill on Ray: that the process died may have been the trial's doing."""
-    import textwrap
-
     table.to_csv("train.csv", index=False)
     code, log = textwrap.dedent(INTERRUPTED.format(epochs=12)), here / "run" / "search" / "trials" / "0001" / "metrics.jsonl"
     with subprocess.Popen([sys.executable, "-c", code], text=True, stdout=-1, stderr=-1) as process:

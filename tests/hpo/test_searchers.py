@@ -721,3 +721,31 @@ def test_searchers_that_take_less_refuse_by_name(space, words):
         plain_spaces(space, "hyperopt")
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert list(plain_spaces(RANGES | {"computed": Computed(lambda: 1)}, "hyperopt")) == list(RANGES)
+
+
+def test_a_seeded_object_begins_no_search_anew():
+    """It would propose what it did in the session before, and those points would be trained twice."""
+    space = {"optim.lr": spaces.uniform(0, 1)}
+
+    def propose(first_points, number):
+        searcher = make(OptunaSearch(seed=3), space, first_points=first_points)
+        found = []
+        for trial in range(number):
+            found.append(searcher.suggest(str(trial)))
+            searcher.on_trial_complete(str(trial), {METRIC: found[-1]["optim.lr"]})
+        return [point["optim.lr"] for point in found]
+
+    first = propose([], 3)
+    again = propose([{"optim.lr": value} for value in first], 6)
+    assert again[:3] == first
+    assert len(set(again)) == 6
+
+
+@pytest.mark.parametrize("domain", [spaces.randint(0, 2**32), spaces.randint(0, 2**62), spaces.lograndint(1, 10**8)])
+def test_gaussian_processes_take_any_range_of_integers(domain):
+    """Optuna's goes through all of them."""
+    searcher = make("gp", {"seed": domain}, n_startup_trials=2)
+    for trial in range(4):
+        value = domain.finish(searcher.suggest(str(trial))["seed"])
+        assert isinstance(value, int) and domain.lower <= value <= domain.upper
+        searcher.on_trial_complete(str(trial), {METRIC: float(trial)})

@@ -5,6 +5,7 @@ import functools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from automm_hpo import space as words
@@ -329,3 +330,32 @@ def test_numbers_of_two_types_are_two_options():
     assert [both.raw_of(value) for value in (1, 1.0, [1, 2], (1, 2))] == [0, 1, 2, 2]
     assert Choice((1.0, 2.0)).raw_of(1) == 0
     assert len({point_of({"x": both}, {"x": index}) for index in range(3)}) == 3
+
+
+def test_a_large_array_is_told_by_all_that_it_holds():
+    """Its text leaves the middle out; a search would go on with other data."""
+    one, other = np.zeros(5000), np.zeros(5000)
+    other[2500] = 1
+    frame = pd.DataFrame({"a": one})
+    for first, second in ((one, other), (frame, pd.DataFrame({"a": other})), (frame["a"], pd.Series(other)), (one.astype(object), other.astype(object))):
+        assert text_of(first) == text_of(first.copy()) != text_of(second)
+        assert text_of([first]) != text_of([second])
+    assert "sha256" not in text_of(np.zeros(3))
+
+
+def test_options_from_a_file_are_those_of_the_call():
+    """JSON has lists where the call had tuples."""
+    assert same_value({"layers": (64, 64), "rate": 0.1}, {"layers": [64, 64], "rate": 0.1})
+    assert not same_value({"layers": (64, 64)}, {"layers": [64, 32]})
+    assert not same_value({"layers": 1}, {"layer": 1})
+
+
+@pytest.mark.parametrize(("domain", "value"), [(Int(1, 8), np.int64(5)), (Float(0, 1), np.float32(0.5)), (Normal(0, 1), np.float64(0.5))])
+def test_points_may_be_numpys(domain, value):
+    assert domain.finish(domain.raw_of(value)) == value
+
+
+def test_long_numbers_are_multiples_too():
+    assert Float(1e13, 1e13 + 100, step=1).finish(1e13 + 37) == 1e13 + 37
+    assert Float(1e6, 2e6, step=1e-6).finish(1234567.123456) == 1234567.123456
+    assert Float(0, 1, step=0.1).finish(0.3) == 0.3

@@ -59,6 +59,8 @@ def build_searcher(
 
 
 def _build(searcher: Any, space: SearchSpace, num_earlier: int) -> Callable[[SearchSpace, Args, int, Points], OwnSearcher]:
+    if not space:  # values alone: there is nothing to propose
+        return RandomSearcher
     if isinstance(searcher, str):
         return SEARCHERS[searcher]
     if is_sampler(searcher):

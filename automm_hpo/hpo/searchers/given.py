@@ -49,23 +49,26 @@ class RaySearcher(OwnSearcher):
         self.proposed: dict[str, dict[str, Any]] = {}
         self.given: dict[str, RawProposal] = {}
         self.earlier = list(first_points)
+        self.names: dict[str, str] = {}  # by which it knows trials
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
         if given is not None:
             self.given[trial_id] = given
             return given
+        name = trial_id
         while True:
-            values = self.inner.suggest(trial_id)
+            values = self.inner.suggest(name)
             if not isinstance(values, dict):
                 return values
             if values.keys() != self.plain.keys():
                 raise InvalidTuneSettings(f"searcher: {self.name} proposes values of {', '.join(values)}; the search space is of {', '.join(self.plain)}")
             raw = {key: self._raw(key, unwrapped(value)) for key, value in values.items()}
             if raw not in self.earlier:
-                self.proposed[trial_id] = values
+                self.proposed[trial_id], self.names[trial_id] = values, name
                 return raw
             self.earlier.remove(raw)  # one with a seed begins with what it proposed in the session before
-            self.inner.on_trial_complete(trial_id, None, error=True)
+            self.inner.on_trial_complete(name, None, error=True)
+            name += "'"
 
     def _raw(self, key: str, value: Any) -> Any:
         space = self.plain[key]
@@ -87,7 +90,7 @@ class RaySearcher(OwnSearcher):
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         score = score_of(result)
         if trial_id in self.proposed and score is not None:
-            self.inner.on_trial_result(trial_id, self._result(trial_id, score, result))
+            self.inner.on_trial_result(self.names[trial_id], self._result(trial_id, score, result))
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         score = None if error else score_of(result)
@@ -96,9 +99,9 @@ class RaySearcher(OwnSearcher):
             told: Any = None if score is None else self.sign * score
             self.inner.add_evaluated_point({key: self._value(key, raw[key]) for key in self.plain}, told, error=score is None)
         elif score is None:
-            self.inner.on_trial_complete(trial_id, None, error=True)
+            self.inner.on_trial_complete(self.names[trial_id], None, error=True)
         else:
-            self.inner.on_trial_complete(trial_id, self._result(trial_id, score, result or {}))
+            self.inner.on_trial_complete(self.names[trial_id], self._result(trial_id, score, result or {}))
 
     def _result(self, trial_id: str, score: float, result: Mapping[str, Any]) -> dict[str, Any]:
         """As Ray's own results are, which have the configuration among them."""
@@ -107,11 +110,11 @@ class RaySearcher(OwnSearcher):
 
     def on_pause(self, trial_id: str) -> None:
         if hasattr(self.inner, "on_pause"):  # TuneBOHB's
-            self.inner.on_pause(trial_id)
+            self.inner.on_pause(self.names[trial_id])
 
     def on_unpause(self, trial_id: str) -> None:
         if hasattr(self.inner, "on_unpause"):
-            self.inner.on_unpause(trial_id)
+            self.inner.on_unpause(self.names[trial_id])
 
 
 def ray_domain(space: Space) -> Any:
