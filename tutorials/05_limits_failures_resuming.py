@@ -130,7 +130,7 @@ except InvalidInput as error:
 
 # %%
 script = folder / "search.py"
-script.write_text("""
+script.write_text('''
 import sys, time
 from ray import tune
 from automm_hpo import tune_objective
@@ -145,7 +145,7 @@ search = tune_objective(
     metric="accuracy", mode="max", save_path=sys.argv[1], tracking=None, verbosity=2,
 )
 print(search)
-""")
+''')
 
 
 def curves_so_far():

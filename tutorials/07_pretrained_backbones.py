@@ -91,7 +91,9 @@ predictor.fit(
         "optim.lr_choice": "layerwise_decay",
         "optim.lr_decay": tune.choice([0.7, 0.9, 1.0]),
         "model.timm_image.frozen_norm_stats": tune.choice([True, False]),
-        "model.timm_image.train_transforms": tune.choice([["random_crop", "random_horizontal_flip"], ["random_resized_crop", "random_horizontal_flip"]]),
+        "model.timm_image.train_transforms": tune.choice(
+            [["random_crop", "random_horizontal_flip"], ["random_resized_crop", "random_horizontal_flip"]]
+        ),
         "optim.max_epochs": 2,
     },
     hyperparameter_tune_kwargs={"searcher": "bayes", "scheduler": "ASHA", "num_trials": 5},

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..config import Config
+from ..hpo.job import ray_pays
 from ..hpo.records import SearchRecords
 from ..hpo.searcher_args import BLIND
 from ..process import process_unchanged
@@ -21,6 +22,7 @@ from ..training.evaluate import predict_logits
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations, train_epochs
 from .capacity import num_epochs, num_parallel, peak_bytes
+from .in_process import in_process
 from .plan import FitPlan
 from .timing import miniature
 
@@ -94,7 +96,10 @@ def preview(plan: FitPlan) -> Preview:
     trials = pd.DataFrame(rows)
     num_ended = sum(record.has_ended for record in SearchRecords(plan.path / "search").trials()) if plan.resuming else 0
     left = search.num_trials - num_ended
-    seconds = float(trials["seconds"].mean()) * math.ceil(left / slots)
+    each = float(trials["seconds"].mean())
+    if in_process(search, plan.data, plan.deadline) and not ray_pays(each * left, slots):
+        slots = 1
+    seconds = each * math.ceil(left / slots)
     peak, _ = peak_bytes(plan)
     return Preview(trials, search.num_trials, num_ended, slots, seconds, peak, plan.path, time_limit)
 

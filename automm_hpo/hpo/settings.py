@@ -100,7 +100,7 @@ class TuneSettings(Section):
     """Megabytes that all checkpoints of the search may take at their peak, said before the start where it cannot do; None: no limit.
     ``tune_objective`` refuses it."""
     max_concurrent_trials: PositiveInt | None = None
-    """Trials at a time; None: as many as the resources allow."""
+    """Trials at a time; None: as many as the resources allow, and one where the whole search is over before Ray would have begun."""
     resources_per_trial: Resources | None = None
     """CPUs and GPUs of one trial, fractions allowed; None: one CPU and, where there is a GPU, as much of it as a trial was measured to need."""
     trial_time_limit: PositiveFloat | None = None
