@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ import numpy as np
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # by Ray, too
+RAY_VARIABLES = ("RAY_", "TUNE_", "PL_DISABLE_FORK", "PYTHONBREAKPOINT")  # how the names begin of those that Ray sets, and we for Ray
 
 
 def usable_cores() -> int:
@@ -28,42 +29,36 @@ def usable_cores() -> int:
 
 @contextmanager
 def process_unchanged() -> Iterator[None]:
-    """Puts back the environment, the current folder, signal handlers and the random states of Python and numpy.
+    """Restores what a search changes: Ray's environment variables, the current folder, signal handlers, and the generators of Python and numpy.
 
-    Of several threads that are within, the last to leave puts back what is the whole process's. Torch's random states are apart
-    (``generators_unchanged``). Handlers can be set in the main thread only, and are left alone elsewhere.
+    If several threads are inside, the last one to leave restores the variables and the folder. Other variables are left alone, because another thread may
+    have set them for good. Handlers and generators are restored by the main thread only: handlers can only be set there, and rewinding the generators
+    while other threads run would make those draw the same numbers twice. Torch has its own ``generators_unchanged``.
     """
+    with _variables_and_folder.be(KEEP), handlers_unchanged():
+        states = (random.getstate(), np.random.get_state()) if threading.current_thread() is threading.main_thread() else None
+        try:
+            yield
+        finally:
+            if states is not None:
+                random.setstate(states[0])
+                np.random.set_state(states[1])
+
+
+@contextmanager
+def handlers_unchanged() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in TAKEN}
-    with _lock:
-        if not _within:
-            _before[:] = dict(os.environ), os.getcwd(), random.getstate(), np.random.get_state()
-        _within.append(threading.current_thread())
     try:
         yield
     finally:
         _set_handlers(handlers)
-        with _lock:
-            _within.remove(threading.current_thread())
-            if not _within:
-                _put_back(*_before)
 
 
-_lock = threading.Lock()
-_within: list[threading.Thread] = []
-_before: list[Any] = []
-
-
-def _put_back(environment: Mapping[str, str], folder: str, python_state: Any, numpy_state: Any) -> None:
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)
-    os.chdir(folder)
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update(environment)
+KEEP: Any = object()
 
 
 class ProcessWide:
-    """A setting of the process that threads change, each within a block; the last of several puts it back."""
+    """A process-wide setting that several threads may override at once. The original value is restored when the last of them leaves."""
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
         self._read, self._write, self._lock = read, write, threading.Lock()
@@ -72,17 +67,46 @@ class ProcessWide:
 
     @contextmanager
     def be(self, value: Any) -> Iterator[None]:
+        """Overrides the setting.
+
+        Args:
+            value: KEEP overrides nothing, and only has restored what others change within.
+        """
         mark = object()
         with self._lock:
             self._own = self._own if self._within else self._read()
             self._within[mark] = value
-            self._write(value)
+            self._set(value)
         try:
             yield
         finally:
             with self._lock:
                 del self._within[mark]
-                self._write(next(reversed(self._within.values()), self._own))
+                self._set(next(reversed(self._within.values()), self._own))
+
+    def _set(self, value: Any) -> None:
+        if value is not KEEP:
+            self._write(value)
+
+
+def _read_variables_and_folder() -> tuple[dict[str, str], str]:
+    variables = {name: value for name, value in os.environ.items() if name.startswith(RAY_VARIABLES)}
+    try:
+        return variables, os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return variables, ""
+
+
+def _write_variables_and_folder(before: tuple[dict[str, str], str]) -> None:
+    variables, folder = before
+    for name in [name for name in os.environ if name.startswith(RAY_VARIABLES) and name not in variables]:
+        del os.environ[name]
+    os.environ.update(variables)
+    with contextlib.suppress(OSError):  # it may have been removed since
+        os.chdir(folder)
+
+
+_variables_and_folder = ProcessWide(_read_variables_and_folder, _write_variables_and_folder)
 
 
 def levels_of(*names: str) -> ProcessWide:

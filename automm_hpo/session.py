@@ -214,7 +214,7 @@ class Session:
             had_time: also for what follows the trials.
             validated: the metric of what became of it all, where that is more than the best trial's.
         """
-        self._ended_by = self._ended_by or ("" if had_time else NO_TIME_AFTER)
+        self._ended_by = self._ended_by or (INTERRUPTED if interruption.signal is not None else "" if had_time else NO_TIME_AFTER)
         leaderboard(self.records.trials(), self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
         write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
         if self._tracker:

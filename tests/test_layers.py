@@ -34,7 +34,7 @@ FIT = [  # of which the same holds: its files are layers among themselves
     ["plan"],
     ["data_plan", "checks", "capacity"],
     ["search_plan"],
-    ["finishing", "place", "timing", "in_process"],
+    ["finishing", "place", "timing", "venue"],
     ["preview", "resolution", "packing"],
     ["call"],
     ["run"],

@@ -2,18 +2,24 @@
 
 import contextlib
 import gc
+import logging
 import os
+import random
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import types
 import warnings
 from pathlib import Path
 
 import pytest
+import ray
 
-from automm_hpo.hpo.cluster import ray_cluster
+from automm_hpo.errors import TimeLimitTooShort
+from automm_hpo.hpo.cluster import _replaced_in, known_resources, local_resources, ray_cluster
 from automm_hpo.hpo.search import RAY_FILES, remove_orphans
 from automm_hpo.process import process_unchanged
 from automm_hpo.tracking import MlflowTracker
@@ -63,8 +69,6 @@ class PretendRay:
 
 @pytest.fixture
 def pretended(monkeypatch):
-    import ray
-
     pretended = PretendRay()
     for name in ("is_initialized", "init", "shutdown", "cluster_resources"):
         monkeypatch.setattr(ray, name, getattr(pretended, name))
@@ -116,15 +120,87 @@ def test_a_search_within_a_ray_of_its_own_thread_uses_that_one(pretended):
 
 
 def test_the_last_thread_to_leave_puts_the_process_back(monkeypatch):
-    monkeypatch.delenv("WORDS", raising=False)
+    monkeypatch.delenv("RAY_WORDS", raising=False)
+    monkeypatch.setenv("TOKEN", "old")
     first, second = process_unchanged(), process_unchanged()
     first.__enter__()
-    os.environ["WORDS"] = "of the first"
+    os.environ["RAY_WORDS"] = "of the first"
     second.__enter__()
     first.__exit__(None, None, None)
-    assert os.environ["WORDS"] == "of the first"
+    assert os.environ["RAY_WORDS"] == "of the first"
+    os.environ["TOKEN"] = "another thread's"
     second.__exit__(None, None, None)
-    assert "WORDS" not in os.environ
+    assert "RAY_WORDS" not in os.environ
+    assert os.environ["TOKEN"] == "another thread's"
+
+
+def test_a_folder_that_is_removed_meanwhile_ends_nothing(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    with process_unchanged():
+        gone.rmdir()
+    with process_unchanged():
+        os.environ["RAY_WORDS"] = "some"
+    assert "RAY_WORDS" not in os.environ
+
+
+def test_generators_are_not_rewound_while_other_threads_draw():
+    drawn = []
+
+    def fit():
+        with process_unchanged():
+            drawn.append(random.random())
+
+    thread = threading.Thread(target=fit)
+    thread.start()
+    thread.join()
+    drawn.append(random.random())
+    assert drawn[0] != drawn[1]
+    with process_unchanged():
+        drawn.append(random.random())
+    assert random.random() == drawn[-1]
+
+
+def test_a_setting_of_rays_that_threads_replace_is_put_back():
+    """In whatever order they leave."""
+    owner = types.ModuleType("owner")
+    owner.shown = True
+    first, second = _replaced_in(owner, shown=False), _replaced_in(owner, shown=False)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not owner.shown
+    second.__exit__(None, None, None)
+    assert owner.shown
+
+
+def test_starting_a_ray_leaves_the_users_handlers_and_levels(pretended, monkeypatch):
+    """Ray's own for SIGTERM would end the process, and with it a search that is under way."""
+    monkeypatch.setattr(ray, "init", lambda **options: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)) and pretended.init(**options))
+    logging.getLogger("ray").setLevel(logging.INFO)
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_cluster():
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert logging.getLogger("ray").level == logging.INFO
+
+
+def test_another_threads_ray_is_waited_for_as_long_as_there_is_time(pretended):
+    holds, may_end = threading.Event(), threading.Event()
+
+    def search():
+        with ray_cluster():
+            holds.set()
+            may_end.wait(10)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    assert holds.wait(10)
+    assert known_resources() == local_resources(-1)
+    with pytest.raises(TimeLimitTooShort, match="another thread"), ray_cluster(deadline=time.time() + 0.1):
+        pass
+    may_end.set()
+    thread.join(10)
 
 
 MANY = """

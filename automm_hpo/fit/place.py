@@ -17,14 +17,18 @@ from .plan import FitPlan
 class PredictorFolder:
     """The plan's folder.
 
-    An earlier session of the same search may have left a predictor there that is better than all that this one finds: an average or an ensemble
-    of weights that those of other trials have since taken the place of. Then it stays. The rows and the metric are the same.
+    An earlier session of the same search may have left a predictor there that is better than anything this one finds, e.g. an average of checkpoints
+    that have since been pruned. Then it is kept. The two can be compared, because the validation rows and the metric are the same.
 
     Args:
         alone: the best trial's predictor, of this session and the earlier ones.
+
+    Attributes:
+        committed: the last predictor that this session gave it.
     """
 
     def __init__(self, plan: FitPlan, alone: Artifact) -> None:
+        self.committed = alone
         self._path, self._metric, self._eval_metric = plan.path, plan.data.validation_metric, plan.data.eval_metric.name
         self._earlier = None if plan.refit or not plan.resuming else self._read()
         if self._earlier and (len(self._earlier.members) > plan.ensemble_size or not self._is_beaten(alone)):
@@ -47,6 +51,7 @@ class PredictorFolder:
         """Makes it the predictor, unless what lies there is better."""
         if not self._is_beaten(artifact):
             save_artifact(artifact, self._path)
+        self.committed = artifact
 
     def settled(self, artifact: Artifact, progress: Progress) -> Artifact:
         """What lies there at the end, this session's last commit or the earlier predictor."""

@@ -22,9 +22,9 @@ from ..training.evaluate import predict_logits
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations, train_epochs
 from .capacity import num_epochs, num_parallel, peak_bytes
-from .in_process import in_process
 from .plan import FitPlan
 from .timing import miniature
+from .venue import venue_of
 
 TIMED_STEPS = 3  # the first of them warms up
 LENGTHS = ("optim.max_epochs", "optim.max_steps", "optim.patience")  # of a trial, not of its steps
@@ -97,7 +97,7 @@ def preview(plan: FitPlan) -> Preview:
     num_ended = sum(record.has_ended for record in SearchRecords(plan.path / "search").trials()) if plan.resuming else 0
     left = search.num_trials - num_ended
     each = float(trials["seconds"].mean())
-    if in_process(search, plan.data, plan.deadline) and not ray_pays(each * left, slots):
+    if venue_of(plan).in_process and not ray_pays(each * left, slots):
         slots = 1
     seconds = each * math.ceil(left / slots)
     peak, _ = peak_bytes(plan)

@@ -26,9 +26,9 @@ from ..training.device import autocast, is_out_of_memory
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations
 from .capacity import num_parallel
-from .in_process import needs_ray
 from .plan import DataPlan, SearchPlan
 from .timing import as_in_a_trial
+from .venue import choose_venue
 
 KEY = "model.timm_image.image_size"
 START_SECONDS = 8.0  # of a search, until its first trial's first step
@@ -62,7 +62,7 @@ def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, s
         return search
     rows = row_cost(search, data, epochs, pretrained and may_be_probed(search.config.optim.linear_probe, len(data.train.table)))
     seconds = rows * _row_seconds(search, features)
-    with_ray = needs_ray(search, data, deadline)
+    with_ray = choose_venue(search, data, deadline).may_use_ray
     there_is = (trials_deadline(deadline, with_ray) or 0.0) - time.time() - (START_SECONDS if with_ray else 0.0)
     share = there_is * (num_parallel(search) if with_ray else 1) / search.num_trials
     if seconds <= share:

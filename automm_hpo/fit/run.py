@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -34,10 +35,10 @@ from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpo
 from ..training.device import find_device, generators_unchanged, has_bfloat16
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
-from .in_process import in_process, needs_ray
 from .packing import plan_gpu_share
 from .place import PredictorFolder
 from .plan import FitPlan
+from .venue import Venue, venue_of
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
@@ -52,25 +53,25 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     """
     started, data, settings = time.time(), plan.data, plan.search.settings
     metric, device = data.validation_metric, find_device(plan.search.config.env)
-    with_ray = needs_ray(plan.search, data, plan.deadline)
-    session = Session(plan.path, plan.identity, plan.resuming, settings, plan.search.num_trials, metric, plan.deadline, verbosity, with_ray)
-    cluster = Cluster(num_gpus=plan.search.config.env.num_gpus, report=session.progress.say)
+    venue = venue_of(plan)
+    session = Session(plan.path, plan.identity, plan.resuming, settings, plan.search.num_trials, metric, plan.deadline, verbosity, venue.may_use_ray)
+    cluster = Cluster(num_gpus=plan.search.config.env.num_gpus, report=session.progress.say, deadline=plan.deadline)
     with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
             return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # which may be another one than then
         plan = plan.with_scorer().with_start_kept()
         _announce(plan, session)
-        last_commit = trials_deadline(plan.deadline, with_ray)
-        gpu_share = _prepare(plan, session, cluster, last_commit)
+        last_commit = trials_deadline(plan.deadline, venue.may_use_ray)
+        gpu_share = _prepare(plan, venue, session, cluster, last_commit)
         with session.tracked(tracking, _told(plan), plan.search.space, **_tags(plan)):
-            reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, last_commit - time.time())
+            reserved = 0.0 if last_commit is None else reserved_seconds(plan.search, plan.ensemble_size, max(0.0, last_commit - time.time()))
             if not plan.search.space and not len(session.records):
                 session.records.open_trial({}, {}, plan.search.config.flat())
             training = Training(data.problem, plan.models, metric, plan.seed, settings.num_to_keep)
             interruption = session.run(
                 training,
-                _search_job(plan, gpu_share),
+                _search_job(plan, venue, gpu_share),
                 cluster,
                 trials_end=None if last_commit is None else last_commit - reserved,
                 keep_trials=settings.num_kept(plan.ensemble_size),
@@ -84,20 +85,23 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             had_time = True
             # a copy has no trial's weights, which a refit does without
             if interruption.signal is None and (plan.refit or list_checkpoints(session.records.folder_of(best.number).checkpoints)):
-                artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit, place.commit)
+                try:
+                    artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit, place.commit)
+                except KeyboardInterrupt:
+                    artifact, interruption.signal = place.committed, signal.SIGINT
             artifact = place.settled(artifact, session.progress)
             session.close(interruption, best, had_time, validated=artifact.summary[f"val_{metric.name}"])
     if best.best and best.best.end == "time_limit" and best.best.epoch < 1:
         session.progress.say(
             f"time_limit: the best trial has seen {best.best.epoch:.0%} of the rows once, and learned little; the time went into reading the data"
-            + (", Ray's start and its processes' imports" if with_ray else ""),
+            + (", Ray's start and its processes' imports" if venue.may_use_ray else ""),
             level=1,
         )
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
 
-def _prepare(plan: FitPlan, session: Session, cluster: Cluster, last_commit: float | None) -> float:
+def _prepare(plan: FitPlan, venue: Venue, session: Session, cluster: Cluster, last_commit: float | None) -> float:
     """Encodes the table, and starts Ray meanwhile where there is something to search that begins on it.
 
     Returns:
@@ -108,7 +112,7 @@ def _prepare(plan: FitPlan, session: Session, cluster: Cluster, last_commit: flo
     with ThreadPoolExecutor(1) as pool:
         try:
             caches = pool.submit(_build_caches, plan, session.progress, cancelled, last_commit)
-            if searching and in_process(search, plan.data, plan.deadline) is None:
+            if searching and venue.in_process is None:
                 cluster.start()
             caches.result()
         finally:  # by Ctrl-C, say
@@ -147,7 +151,7 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event,
         progress.say(line, level=1)
 
 
-def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
+def _search_job(plan: FitPlan, venue: Venue, gpu_share: float) -> SearchJob | None:
     """What is searched; None without a space."""
     search = plan.search
     if not search.space:
@@ -167,7 +171,7 @@ def _search_job(plan: FitPlan, gpu_share: float) -> SearchJob | None:
         lambda tuned: search.config.with_overrides(tuned).flat(),
         search.first_points,
         search.warm_start.trials,
-        in_process(search, plan.data, plan.deadline),
+        venue.in_process,
     )
 
 
@@ -316,4 +320,4 @@ def _told(plan: FitPlan) -> dict[str, Any]:
 
 
 def _tags(plan: FitPlan) -> dict[str, str]:
-    return {"label": plan.data.problem.label} | ({"start_from": str(plan.start.folder)} if plan.start else {})
+    return {"label": str(plan.data.problem.label)} | ({"start_from": str(plan.start.folder)} if plan.start else {})

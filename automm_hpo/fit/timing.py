@@ -14,19 +14,19 @@ from ..errors import BadImages
 from ..training.compiling import gpu_kernels
 from ..training.device import find_device, generators_unchanged
 from ..training.state import TrainState, TrialData
+from ..training.threads import num_threads
 from .plan import FitPlan, SearchPlan, Split
 
 
 @contextlib.contextmanager
 def as_in_a_trial(search: SearchPlan) -> Iterator[torch.device]:
     """The device of a trial, and torch with the kernels and as many threads as one has; afterwards torch is as it was, and the memory is the trials'."""
-    device, threads = find_device(search.config.env), torch.get_num_threads()
-    torch.set_num_threads(search.settings.num_threads if search.space else threads)
+    device = find_device(search.config.env)
+    threads = num_threads(search.settings.num_threads) if search.space else contextlib.nullcontext()
     try:
-        with generators_unchanged(device), gpu_kernels(search.config.env, device):
+        with threads, generators_unchanged(device), gpu_kernels(search.config.env, device):
             yield device
     finally:
-        torch.set_num_threads(threads)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

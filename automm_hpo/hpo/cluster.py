@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import logging
@@ -17,8 +18,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import InvalidArgument
-from ..process import levels_of
+from ..errors import InvalidArgument, TimeLimitTooShort
+from ..process import ProcessWide, handlers_unchanged, levels_of
 from .settings import local_resources
 
 # Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
@@ -61,59 +62,72 @@ def least_start_seconds() -> float:
 
 
 def _running_ray() -> Any:
-    """The module, where this process is connected to a Ray."""
+    """Ray's module, if this process is connected to a Ray that this thread can use; one that another thread's search has started ends with that search."""
     ray = sys.modules.get("ray")
-    return ray if ray is not None and ray.is_initialized() else None
+    return ray if ray is not None and ray.is_initialized() and _owner in (None, threading.get_ident()) else None
 
 
 _quiet = levels_of("ray", "ray.tune", "ray.train", "ray.air")  # failures of trials are told in our words, once
 _own_ray = threading.RLock()  # a process has one Ray at a time
+_owner: int | None = None  # the thread whose search has started the Ray that runs
 
 
 @contextmanager
-def ray_cluster(num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None, show_output: bool = False) -> Iterator[Mapping[str, float]]:
-    """The user's running Ray, or one of our own for the time of the search. It sets variables and handlers: see ``process.py``.
+def ray_cluster(
+    num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None, show_output: bool = False, deadline: float | None = None
+) -> Iterator[Mapping[str, float]]:
+    """The user's running Ray, or one of our own for the duration of the search. It sets variables and handlers: see ``process.py``.
 
-    Where another thread of this process is searching on a Ray of our own, this one waits until that has ended. Within this thread's own it is that one.
+    If another thread is searching on a Ray of our own, waits for that search to end. Nested calls in one thread share the outer Ray.
 
     Args:
-        num_gpus: at most so many of this machine's for one of our own, of those that torch can use, for Ray counts others, too (behind a driver that is
-            too old, say); -1: all of them. None: as many as Ray counts.
-        report: is told that it waits.
-        show_output: what the trials' processes print is shown here, as far as this is a Ray of our own.
+        num_gpus: limits how many of this machine's GPUs a Ray of our own gets, counting only those that torch can use (Ray also counts GPUs whose
+            driver is too old); -1: all of them. None: as many as Ray counts.
+        report: is called with a line if it has to wait.
+        show_output: show what the trials' processes print, if this is a Ray of our own.
+        deadline: time.time() until which to wait; None: as long as it takes.
 
     Yields:
         The cluster's resources.
+
+    Raises:
+        TimeLimitTooShort: the other thread's search has not ended by then.
     """
+    global _owner
     set_ray_environment()
     import ray
 
     if not _own_ray.acquire(blocking=False):
         report("another search of this process runs on a Ray of its own: waiting for its end. After a ray.init() they would run side by side")
-        _own_ray.acquire()
+        if not _own_ray.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.time())):
+            raise TimeLimitTooShort("time_limit: all of it went by while another thread's search was running on Ray; after a ray.init() they run side by side")
     own = not ray.is_initialized()
     if not own:  # the user's, or the one that this thread started around this
         _own_ray.release()
     address = os.environ.get("RAY_ADDRESS", "local") if own else "running"
     try:
         if own:
+            _owner = threading.get_ident()
             sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
             if address == "local" and num_gpus is not None:
                 sizes["num_gpus"] = int(local_resources(num_gpus)["gpu"])
             if address == "local":
                 _give_token()
-            _start(address=address, include_dashboard=False if address == "local" else None, log_to_driver=show_output, **sizes)
-        shown = _all_output_shown() if show_output and address == "local" else nullcontext()
-        untold = deaths_untold(0.0) if own else nullcontext()  # nobody else's are there, and of ours we tell ourselves
-        # what two trials print is shown twice
-        with _quiet.be(logging.CRITICAL), _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), untold, shown:
-            yield ray.cluster_resources()
+        shown = _all_output_shown if show_output and address == "local" else nullcontext
+        untold = deaths_untold if own else nullcontext  # only our own workers run here, and we report their deaths ourselves
+        with _quiet.be(logging.CRITICAL):
+            if own:
+                _start(address=address, include_dashboard=False if address == "local" else None, log_to_driver=show_output, **sizes)
+            # without RAY_DEDUP_LOGS=False Ray shows what two trials print only once
+            with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), untold(0.0), shown():
+                yield ray.cluster_resources()
     finally:
         if own:
             try:
                 with _nothing_collected():
                     ray.shutdown()
             finally:
+                _owner = None
                 _own_ray.release()
 
 
@@ -153,7 +167,8 @@ def _start(**options: Any) -> None:
     import ray
 
     try:
-        ray.init(logging_level=logging.ERROR, **options)
+        with handlers_unchanged():  # Ray would end the process at a SIGTERM, and a search that is under way could not be saved
+            ray.init(logging_level=logging.CRITICAL, **options)
     except OSError as error:
         if "AF_UNIX" not in str(error):
             raise
@@ -263,15 +278,17 @@ def _replaced(name: str, **values: Any) -> Iterator[None]:
 
 @contextmanager
 def _replaced_in(owner: Any, **values: Any) -> Iterator[None]:
-    """The same, of a module or a class."""
-    before = {attribute: getattr(owner, attribute) for attribute in values if hasattr(owner, attribute)}
-    try:
-        for attribute in before:
-            setattr(owner, attribute, values[attribute])
+    """The same, of a module or a class. Of several threads the last one restores the original values."""
+    with ExitStack() as stack:
+        for attribute, value in values.items():
+            if hasattr(owner, attribute):
+                stack.enter_context(_attribute(owner, attribute).be(value))
         yield
-    finally:
-        for attribute, value in before.items():
-            setattr(owner, attribute, value)
+
+
+@functools.cache
+def _attribute(owner: Any, name: str) -> ProcessWide:
+    return ProcessWide(lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
 
 
 @contextmanager

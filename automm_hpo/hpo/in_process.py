@@ -1,79 +1,81 @@
-"""The first trials of a search, in the caller's process: Ray takes some seconds to begin, in which many a search is over.
+"""The first trials of a search, in the caller's process: Ray needs some seconds to start, in which many a search is over.
 
-Searcher and scheduler are those that Ray would ask. What Ray takes over it finds on record, as of an earlier session.
+Searcher and scheduler are those that Ray would ask. Ray finds the trials that ran here on record, like those of an earlier session.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
-from ..training.result import EpochResult, StopCheck
+from ..training.threads import num_threads
 from .job import InProcess, SearchJob, ray_pays
 from .monitor import SearchMonitor
 from .recording import RecordingSearcher
-from .records import Segment, TrialFolder, TrialRecord
 from .reports import TrialReports
-from .result_keys import DISK_FULL, FAILED, HOPELESS, REPLAYED, RESULT, TIME_ATTR
+from .result_keys import REPLAYED, TIME_ATTR
 from .schedulers import build_scheduler
-from .trial import TrialFunction, TrialTask
+from .trial import TrialTask
 
-LOOKED_AT_SECONDS = 1.5  # of a trial, until its pace counts: the first steps are slow
-STALL_SECONDS = 5.0  # of a search, in which it may wait for others and they are not counted: MLflow is imported, and makes its database, beside the first trial
+LOOKED_AT_SECONDS = 1.5  # a trial runs so long before its pace counts, because its first steps are slow
+STALL_SECONDS = 5.0  # waiting that is not counted, e.g. while MLflow is imported and creates its database during the first trial
 
 
 class SoonerOnRay(BaseException):
-    """Ends a trial, which goes on elsewhere; no trial may take it for an error of its own."""
+    """Ends a trial here, to be continued on Ray. No trial may catch it as an error of its own."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What schedulers look at of Ray's."""
+    """As much of Ray's trial as schedulers look at."""
 
     trial_id: str
     config: Mapping[str, Any]
 
 
-def search_in_process(searcher: RecordingSearcher, job: SearchJob, how: InProcess, task: TrialTask, monitor: SearchMonitor) -> float:
-    """Runs trials one after the other, until the search is over or what is left of it would sooner be over on Ray.
+def search_in_process(searcher: RecordingSearcher, job: SearchJob, how: InProcess, task: TrialTask, monitor: SearchMonitor) -> float | None:
+    """Runs trials one after another, until the search is over or the rest of it would sooner be over on Ray.
 
     Args:
         searcher: has not proposed anything yet.
 
     Returns:
-        Seconds that the trials that are left would take here, one of which may be under way; 0: none are left.
+        Seconds that the remaining trials would take here, the one that was left unfinished included; None: none remain.
     """
     scheduler = build_scheduler(job.settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
-    forecast = Forecast(job.num_trials, how.num_parallel, task.deadline)
-    watched = replace(task, run=Watched(task.run, forecast.look))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(job.settings.num_threads)  # as on Ray: with others a trial would come to other values
-    try:
-        while not monitor.over:
-            forecast.look()
-            trial_id = f"in process {forecast.num_begun}"
-            config = searcher.suggest(trial_id)
-            if not isinstance(config, dict):
-                break
-            forecast.begin(how.num_epochs(monitor.records.folder_of(config["trial"]).read().config))
-            _run(Trial(trial_id, config), watched, scheduler, searcher, monitor, job.metric, forecast)
-            forecast.end()
-    except SoonerOnRay:
-        return forecast.seconds_left()
-    finally:
-        torch.set_num_threads(threads)
-    return 0.0
+    forecast = Forecast(how.num_parallel, task.deadline)
+    with num_threads(job.settings.num_threads):  # as on Ray: with another number a trial would reach other values
+        try:
+            while not monitor.over:
+                forecast.look()
+                trial_id = f"in process {searcher.num_proposed}"
+                proposal = searcher.suggest(trial_id)
+                if proposal == Searcher.FINISHED:
+                    break
+                if proposal is None:  # a searcher of the user's that has nothing yet; Ray asks it again
+                    raise SoonerOnRay
+                epochs = how.num_epochs(monitor.records.folder_of(proposal["trial"]).read().config)
+                forecast.begin(epochs, num_to_come=job.num_trials - searcher.num_proposed)
+                was_trained = _run(Trial(trial_id, proposal), replace(task, look=forecast.look), scheduler, searcher, monitor, job.metric, forecast)
+                forecast.end(was_trained)
+        except SoonerOnRay:
+            return forecast.seconds_left()
+    return None
 
 
-def _run(trial: Trial, task: TrialTask, scheduler: Any, searcher: RecordingSearcher, monitor: SearchMonitor, metric: str, forecast: Forecast) -> None:
-    """One trial to its end, told of in the order in which Ray tells it."""
-    number = trial.config["trial"]
+def _run(trial: Trial, task: TrialTask, scheduler: Any, searcher: RecordingSearcher, monitor: SearchMonitor, metric: str, forecast: Forecast) -> bool:
+    """Runs one trial to its end, and tells everybody in the order in which Ray does.
+
+    Returns:
+        Whether it was more than a repetition of what is on record.
+    """
+    number, was_trained = trial.config["trial"], False
     monitor.trial_started(number)
     scheduler.on_trial_add(None, trial)
     with contextlib.closing(TrialReports(task, number, metric)) as reports:
@@ -81,51 +83,40 @@ def _run(trial: Trial, task: TrialTask, scheduler: Any, searcher: RecordingSearc
             action = scheduler.on_trial_result(None, trial, report)
             if action != TrialScheduler.STOP:
                 searcher.on_trial_result(trial.trial_id, report)
-            _tell(monitor, number, report)
+            monitor.heard(number, report)
             if action == TrialScheduler.STOP or monitor.over:
                 break
             if not report[REPLAYED]:
+                was_trained = True
                 forecast.reported(report[TIME_ATTR])
         else:
-            _tell(monitor, number, report)
+            monitor.heard(number, report)
     scheduler.on_trial_complete(None, trial, report)
     searcher.on_trial_complete(trial.trial_id, report)
-    if FAILED in report:
-        monitor.trial_failed(number, hopeless=report[HOPELESS], disk_full=report[DISK_FULL])
-    elif report["done"] or not monitor.over:
-        monitor.trial_ended(number)
-
-
-def _tell(monitor: SearchMonitor, number: int, report: Mapping[str, Any]) -> None:
-    if RESULT in report and not report[REPLAYED]:
-        monitor.trial_reported(number, EpochResult(**report[RESULT]))
+    if report["done"] or not monitor.over:  # else the search ends, and says why this trial did not
+        monitor.heard_last(number, report)
+    return was_trained or not report.get(REPLAYED, False)
 
 
 class Forecast:
-    """How long the trials of a search take yet, one after the other, by those that have run so far and by the steps of the one that runs.
+    """Estimates how long the remaining trials would take one after another, from those that ended and the pace of the current one.
 
     Args:
-        num_trials: of the whole search.
+        num_parallel: trials at a time on Ray.
         deadline: time.time() at which trials end; None: never.
-
-    Attributes:
-        num_begun: trials, those on record among them.
     """
 
-    def __init__(self, num_trials: int, num_parallel: int, deadline: float | None) -> None:
-        self.num_trials, self.num_parallel, self.deadline, self.num_begun = num_trials, num_parallel, deadline, 0
+    def __init__(self, num_parallel: int, deadline: float | None) -> None:
+        self.num_parallel, self.deadline = num_parallel, deadline
         self._start = time.thread_time(), time.perf_counter()
         self._took: list[float] = []  # seconds of the trials that ended
-        self._running = False
-        self._pace = self._whole = self._ends = 0.0  # of the trial that runs, by its steps so far: seconds of an epoch, of all of them, and when it ends
+        self._num_to_come = 0
+        self._began = 0.0
+        self._pace: Pace | None = None  # of the current trial
 
-    def begin(self, num_epochs: float) -> None:
-        """A trial begins, of so many epochs at the most."""
-        self.num_begun += 1
-        self._running, self._num_epochs, self._began = True, num_epochs, self._clock()
-        self._since: tuple[float, float] | None = None  # when its first step was done, later when its first result was told; and that one's epoch
-        self._epoch: float | None = None  # of the last result
-        self._pace = self._whole = self._ends = 0.0
+    def begin(self, num_epochs: float, num_to_come: int) -> None:
+        """A trial of at most ``num_epochs`` begins, and ``num_to_come`` more will follow it."""
+        self._num_to_come, self._began, self._pace = num_to_come, self._clock(), Pace(num_epochs)
 
     def look(self) -> None:
         """To be called before every trial, and after each of its steps.
@@ -133,47 +124,41 @@ class Forecast:
         Raises:
             SoonerOnRay
         """
-        if self._running:
-            self._since = self._since or (self._clock(), 0.0)
-            self._expect((self._epoch or 0.0) + 1)  # which it has not come to
+        if self._pace:
+            self._pace.step_done(self._clock())
         self._check()
 
     def reported(self, epoch: float) -> None:
-        """The trial that runs has come so far.
+        """The current trial has reached an epoch.
 
         Raises:
             SoonerOnRay
         """
-        if self._epoch is None or self._since is None:
-            self._since = self._clock(), epoch
-        self._epoch = epoch
-        self._expect(epoch)
+        if self._pace:
+            self._pace.epoch_done(self._clock(), epoch)
         self._check()
 
-    def end(self) -> None:
-        self._running = False
-        seconds = self._clock() - self._began
-        if not self._took and self._pace:  # the first one's start is that of all
-            seconds = min(seconds, self._pace * self._num_epochs)
-        self._took.append(seconds)
+    def end(self, was_trained: bool) -> None:
+        """The current trial has ended.
+
+        Args:
+            was_trained: else it only repeated what is on record, and says nothing about the others.
+        """
+        seconds, pace, self._pace = self._clock() - self._began, self._pace, None
+        if was_trained:
+            if not self._took and pace and pace.epoch_seconds:  # in the first one's time libraries were imported
+                seconds = min(seconds, pace.epoch_seconds * pace.num_epochs)
+            self._took.append(seconds)
 
     def seconds_left(self) -> float:
-        """Of those to come each takes as long as the others did on average."""
-        trials = [*self._took, self._whole] if self._running else self._took
-        to_come = (self.num_trials - self.num_begun) * (sum(trials) / len(trials) if trials else 0.0)
-        left = to_come + (max(0.0, self._ends - self._clock()) if self._running else 0.0)
+        """Each trial to come takes as long as the others did on average."""
+        trials = [*self._took, *([self._pace.seconds] if self._pace and self._pace.seconds else [])]
+        left = self._num_to_come * (sum(trials) / len(trials) if trials else 0.0)
+        left += max(0.0, self._pace.ends - self._clock()) if self._pace else 0.0
         return left if self.deadline is None else min(left, self.deadline - time.time())
 
-    def _expect(self, epoch: float) -> None:
-        """By the time that it has taken to this epoch."""
-        assert self._since is not None, "the caller has set it"
-        (since, first), now = self._since, self._clock()
-        self._pace = (now - since) / (epoch - first) if epoch > first else 0.0
-        if now > since + LOOKED_AT_SECONDS:
-            self._whole, self._ends = self._pace * self._num_epochs, since + self._pace * (self._num_epochs - first)
-
     def _clock(self) -> float:
-        """Seconds that this thread has worked, or all but a few of those that have passed."""
+        """Seconds that this thread has worked, or that have passed less STALL_SECONDS if that is more."""
         worked, passed = time.thread_time() - self._start[0], time.perf_counter() - self._start[1]
         return max(worked, passed - STALL_SECONDS)
 
@@ -182,22 +167,34 @@ class Forecast:
             raise SoonerOnRay
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A trial's function, with someone who looks after each step."""
+class Pace:
+    """How fast a trial proceeds.
 
-    function: TrialFunction
-    look: Callable[[], None]
+    Args:
+        num_epochs: that it has at most.
 
-    def recover(self, folder: TrialFolder) -> TrialRecord:
-        return self.function.recover(folder)
+    Attributes:
+        epoch_seconds: of an epoch; 0 while it is unknown.
+        seconds, ends: the duration of the whole trial and when it would end; 0 until it has run for ``LOOKED_AT_SECONDS``.
+    """
 
-    def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
-        self.function.take_over(folder, parent, segment)
+    def __init__(self, num_epochs: float) -> None:
+        self.num_epochs, self.epoch_seconds, self.seconds, self.ends = num_epochs, 0.0, 0.0, 0.0
+        self._since: tuple[float, float] | None = None  # (time, epoch) from which the pace is measured: the first step's, then the first report's
+        self._epoch: float | None = None  # last reported
 
-    def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
-        def look_too(ahead: float) -> str | None:
-            self.look()
-            return should_stop(ahead)
+    def step_done(self, now: float) -> None:
+        self._since = self._since or (now, 0.0)
+        self._measure(now, self._since, (self._epoch or 0.0) + 1)  # at best: it has not reached that epoch yet
 
-        return self.function(folder, look_too)
+    def epoch_done(self, now: float, epoch: float) -> None:
+        if self._epoch is None or self._since is None:
+            self._since = now, epoch
+        self._epoch = epoch
+        self._measure(now, self._since, epoch)
+
+    def _measure(self, now: float, since: tuple[float, float], epoch: float) -> None:
+        began, first = since
+        self.epoch_seconds = (now - began) / (epoch - first) if epoch > first else 0.0
+        if now > began + LOOKED_AT_SECONDS:
+            self.seconds, self.ends = self.epoch_seconds * self.num_epochs, began + self.epoch_seconds * (self.num_epochs - first)

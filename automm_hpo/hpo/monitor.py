@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import raised_in
 from ..training.checkpoint_folder import list_checkpoints
 from ..training.result import EpochResult
 from .identity import GOAL
 from .records import ENDS, FAILED, NO_ROOM, STOPPED, TIME_LIMIT, SearchRecords, TrialRecord, ends_for_good, reaches
+from .result_keys import DISK_FULL, HOPELESS, REPLAYED, RESULT
+from .result_keys import FAILED as FAILED_REPORT
 
 
 class Listener(Protocol):
@@ -39,7 +42,7 @@ class SearchMonitor:
     Args:
         keep_trials, keep_epochs: see ``SearchRecords.prune``.
         goal: the score at which the search is over; None: there is none.
-        max_failed_trials: failed trials at which it is over; None: any number.
+        max_failed_trials: the search is over when more than so many have failed; None: any number may.
 
     Attributes:
         over: why the whole search ends now; empty while it goes on.
@@ -97,6 +100,18 @@ class SearchMonitor:
             self._last[number] = record.results[-1]
         for listener in self.listeners:
             listener.trial_started(record)
+
+    def heard(self, number: int, report: Mapping[str, Any]) -> None:
+        """A trial has reported, by the names of ``result_keys``."""
+        if RESULT in report and not report[REPLAYED]:
+            self.trial_reported(number, EpochResult(**report[RESULT]))
+
+    def heard_last(self, number: int, report: Mapping[str, Any]) -> None:
+        """A trial has ended with this report."""
+        if FAILED_REPORT in report:
+            self.trial_failed(number, hopeless=report[HOPELESS], disk_full=report[DISK_FULL])
+        else:
+            self.trial_ended(number)
 
     def trial_retried(self, number: int, cause: str) -> None:
         record = self._open.get(number) or self.records.folder_of(number).read()  # it may have died before it told that it lived

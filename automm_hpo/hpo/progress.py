@@ -211,5 +211,5 @@ def clock(seconds: float) -> str:
 def print_line(line: str) -> None:
     """Prints, with ``?`` for letters that the output cannot hold. A search does not fail for a dash, nor for a full disk or a reader that has gone."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # the latter where a signal's handler prints while its thread is printing
         print(line.encode(encoding, "replace").decode(encoding))

@@ -15,20 +15,18 @@ from typing import Any
 
 from ray import tune
 
-from ..training.result import EpochResult
 from .cluster import Cluster, check_nodes, killed_when_late
 from .job import SearchJob
 from .monitor import SearchMonitor
 from .once import build_proposer
 from .recording import RecordingSearcher
-from .result_keys import DISK_FULL, FAILED, HOPELESS, REPLAYED, RESULT
 from .schedulers import build_scheduler
 from .settings import check_resources
 from .trainable import TrialRunner, is_alive
 from .trial import TrialTask
 
 LATE_SECONDS = 3.0  # trials end themselves at the deadline; one that hangs, or has not begun, is killed so much later
-RAY_FILES = "automm_hpo_ray_"  # in the temporary folder, with the driver's pid
+RAY_FILES = f"automm_hpo_ray_{socket.gethostname()}_"  # in the temporary folder, which machines may share; with the driver's pid
 _registering = threading.Lock()  # Ray's list of names is not made for several threads
 MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
 
@@ -45,11 +43,11 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, cluster:
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
     proposer = build_proposer(job.settings, job.space, job.seed, first_points, job.known, len(recorded))
     searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
-    if job.in_process and not cluster.is_running and all(record.has_ended for record in monitor.records.trials()):  # else one may have ended its process
+    if job.in_process:
         from .in_process import search_in_process  # and torch, which the search of an objective does without
 
         seconds = search_in_process(searcher, job, job.in_process, task, monitor)
-        if not seconds or monitor.over or monitor.ending:
+        if seconds is None or monitor.over or monitor.ending:
             return
         report(f"{seconds:.0f} s of trials are left: from here on {job.in_process.num_parallel} at a time, in processes of Ray's")
     run_on_ray(searcher.again(), job, task, monitor, cluster.start())
@@ -147,15 +145,10 @@ class RayEvents(tune.Callback):
         self.monitor.trial_started(trial.config["trial"])
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        if RESULT in result and not result[REPLAYED]:
-            self.monitor.trial_reported(trial.config["trial"], EpochResult(**result[RESULT]))
+        self.monitor.heard(trial.config["trial"], result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        last = trial.last_result or {}
-        if FAILED in last:
-            self.monitor.trial_failed(trial.config["trial"], hopeless=last[HOPELESS], disk_full=last[DISK_FULL])
-        else:
-            self.monitor.trial_ended(trial.config["trial"])
+        self.monitor.heard_last(trial.config["trial"], trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.monitor.trial_failed(trial.config["trial"], f"its process died {MAX_RETRIES + 1} times: {_cause(trial)}")

@@ -49,12 +49,14 @@ class TrialTask:
         run: what a trial does.
         deadline: time.time() at which trials end; None: never.
         trial_time_limit: seconds of one trial, over all its sessions; None: no limit.
+        look: called after each step of a trial that runs in the caller's process.
     """
 
     search_folder: Path
     run: TrialFunction
     deadline: float | None = None
     trial_time_limit: float | None = None
+    look: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class _ShouldStop:
         self.looked, self.is_interrupted = 0.0, False
 
     def __call__(self, ahead: float) -> str | None:
+        if self.task.look:
+            self.task.look()
         now = time.time()
         if now > self.looked + LOOKS_EVERY and not self.is_interrupted:
             self.looked, self.is_interrupted = now, self.stop_file.exists()

@@ -14,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ray.tune.search import Searcher
 
 from automm_hpo import MultiModalPredictor, space
-from automm_hpo.fit import in_process as beginning
-from automm_hpo.hpo import in_process
+from automm_hpo.errors import AllTrialsFailed
+from automm_hpo.fit import venue
+from automm_hpo.hpo import cluster, in_process
 from automm_hpo.hpo.in_process import Forecast, SoonerOnRay
 from automm_hpo.hpo.job import ray_pays
 from automm_hpo.hpo.recording import RecordingSearcher
 from automm_hpo.hpo.records import SearchRecords
+from automm_hpo.hpo.training_trial import Training
 
 ONE = {"env.batch_size": 32, "optim.max_epochs": 4, "optim.top_k_average_method": "best", "model.real_mlp.num_members": 1}
 SPACE = {"optim.lr": space.loguniform(1e-3, 1e-1)}
@@ -38,7 +41,7 @@ def table():
 def no_ray(monkeypatch):
     """As on a machine where no Ray runs; what starts one is told."""
     started = []
-    monkeypatch.setattr(beginning, "least_start_seconds", lambda: 2.0)
+    monkeypatch.setattr(venue, "least_start_seconds", lambda: 2.0)
     monkeypatch.setattr("automm_hpo.hpo.search.Cluster.start", lambda self: started.append(1) or {"CPU": 1.0})
     monkeypatch.setattr("automm_hpo.hpo.search.run_on_ray", lambda *args: started.append("trials"))
     return started
@@ -76,10 +79,10 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-def trial(forecast, clock, epochs, seconds, steps=10):
-    """Runs a trial of so many epochs of so many seconds; returns the epoch at which it is left to Ray, None where it is not."""
+def trial(forecast, clock, epochs, seconds, to_come, steps=10):
+    """Runs a trial of so many epochs of so many seconds, which others will follow; returns the epoch at which it is left to Ray, None where it is not."""
     forecast.look()
-    forecast.begin(epochs)
+    forecast.begin(epochs, to_come)
     for epoch in range(epochs):
         try:
             for _ in range(steps):
@@ -89,35 +92,35 @@ def trial(forecast, clock, epochs, seconds, steps=10):
                 forecast.reported(epoch + 1.0)
         except SoonerOnRay:
             return epoch
-    forecast.end()
+    forecast.end(was_trained=True)
     return None
 
 
 def test_a_search_that_is_over_before_ray_would_have_begun_stays(clock):
-    forecast = Forecast(num_trials=4, num_parallel=2, deadline=None)
-    assert [trial(forecast, clock, epochs=10, seconds=0.2) for _ in range(4)] == [None] * 4
+    forecast = Forecast(num_parallel=2, deadline=None)
+    assert [trial(forecast, clock, epochs=10, seconds=0.2, to_come=to_come) for to_come in (3, 2, 1, 0)] == [None] * 4
 
 
 @pytest.mark.parametrize(("seconds", "before"), [(0.5, 4), (5.0, 2), (600.0, 1)])
 def test_a_long_one_is_left_to_ray_soon(clock, seconds, before):
     """After some seconds; within its first epoch, where that takes long."""
-    left_at = trial(Forecast(num_trials=20, num_parallel=2, deadline=None), clock, 50, seconds, steps=200)
+    left_at = trial(Forecast(num_parallel=2, deadline=None), clock, 50, seconds, to_come=19, steps=200)
     assert left_at is not None
     assert left_at <= before
 
 
 def test_later_trials_may_be_longer(clock):
-    forecast = Forecast(num_trials=4, num_parallel=2, deadline=None)
-    assert trial(forecast, clock, 4, 0.2) is None
-    assert trial(forecast, clock, 40, 3.0) is not None
+    forecast = Forecast(num_parallel=2, deadline=None)
+    assert trial(forecast, clock, 4, 0.2, to_come=3) is None
+    assert trial(forecast, clock, 40, 3.0, to_come=2) is not None
     assert forecast.seconds_left() > 60
 
 
 def test_a_slow_start_is_no_slow_trial(clock):
     """Of the first trial the first steps take seconds, and so does what is imported beside it; that comes once."""
-    forecast = Forecast(num_trials=8, num_parallel=2, deadline=None)
+    forecast = Forecast(num_parallel=2, deadline=None)
     forecast.look()
-    forecast.begin(10)
+    forecast.begin(10, num_to_come=7)
     clock.now += 1.0
     forecast.look()
     clock.now += 1.2
@@ -126,16 +129,25 @@ def test_a_slow_start_is_no_slow_trial(clock):
         clock.now += 0.15
         forecast.look()
         forecast.reported(float(epoch))
-    forecast.end()
-    assert [trial(forecast, clock, 10, 0.15) for _ in range(7)] == [None] * 7
+    forecast.end(was_trained=True)
+    assert [trial(forecast, clock, 10, 0.15, to_come) for to_come in range(6, -1, -1)] == [None] * 7
+
+
+def test_trials_on_record_say_nothing_of_those_to_come(clock):
+    """They are repeated in no time: forty of them and twenty of 2 s to come are 40 s of work."""
+    forecast = Forecast(num_parallel=2, deadline=None)
+    for number in range(40):
+        forecast.begin(10, num_to_come=59 - number)
+        forecast.end(was_trained=False)
+    assert trial(forecast, clock, 10, 0.2, to_come=19) is not None
 
 
 def test_waiting_for_others_counts_only_when_it_lasts(monkeypatch):
     working, passing = [0.0], [0.0]
     moment = SimpleNamespace(thread_time=lambda: working[0], perf_counter=lambda: passing[0], time=lambda: passing[0])
     monkeypatch.setattr(in_process, "time", moment)
-    forecast = Forecast(num_trials=10, num_parallel=2, deadline=None)
-    forecast.begin(10)
+    forecast = Forecast(num_parallel=2, deadline=None)
+    forecast.begin(10, num_to_come=9)
     forecast.look()
     passing[0] += 4.0  # another thread imports something
     forecast.look()
@@ -148,8 +160,8 @@ def test_waiting_for_others_counts_only_when_it_lasts(monkeypatch):
 
 @pytest.mark.parametrize(("left", "parallel", "stays"), [(15.0, 2, True), (25.0, 2, False), (9.5, 16, True), (50.0, 1, True), (70.0, 1, False)])
 def test_by_what_a_time_limit_leaves_it_may_never_pay(clock, left, parallel, stays):
-    forecast = Forecast(num_trials=100, num_parallel=parallel, deadline=left)
-    assert (trial(forecast, clock, 100, 0.1) is None) == stays or (stays and clock.now > left)
+    forecast = Forecast(num_parallel=parallel, deadline=left)
+    assert (trial(forecast, clock, 100, 0.1, to_come=99) is None) == stays or (stays and clock.now > left)
     assert ray_pays(left, parallel) != stays
 
 
@@ -194,17 +206,64 @@ def test_what_only_ray_has_begins_there(table, here, no_ray, asked, monkeypatch)
 
 def test_a_trial_that_fails_is_a_row(table, here, no_ray, monkeypatch):
     """And the others are none the worse for it."""
-    real = in_process.Watched.__call__
+    real = Training.__call__
 
     def call(self, folder, should_stop):
         if folder.number == 1:
             raise ValueError("no such thing")
         return real(self, folder, should_stop)
 
-    monkeypatch.setattr(in_process.Watched, "__call__", call)
+    monkeypatch.setattr(Training, "__call__", call)
     found = fit(table, "run", {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 3}).leaderboard()
     assert found.set_index("trial")["status"][1] == "FAILED"
     assert found["reason"].iloc[-1] == "ValueError: no such thing"
+
+
+def test_a_computed_value_that_is_not_allowed_is_a_row(table, here, no_ray):
+    """As on Ray: the trial fails with the reason, and the others go on."""
+    trials = here / "run" / "search" / "trials"
+    rate = space.sample_from(lambda config: 7.0 if (trials / "0001").exists() and not (trials / "0002").exists() else 0.1)
+    hyperparameters = ONE | SPACE | {"model.real_mlp.dropout": rate}
+    found = fit(table, "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 4}, hyperparameters=hyperparameters).leaderboard()
+    assert sorted(found["status"]) == ["COMPLETED"] * 3 + ["FAILED"]
+    assert "dropout" in found["reason"].iloc[-1]
+
+
+class Hesitant(Searcher):
+    """Has nothing to propose at first."""
+
+    def suggest(self, trial_id):
+        return None
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        pass
+
+
+def test_a_searcher_that_has_nothing_yet_is_asked_again_on_ray(table, here, no_ray):
+    with pytest.raises(AllTrialsFailed):  # for the pretended Ray asks nobody
+        fit(table, "run", {"searcher": Hesitant(), "scheduler": "FIFO", "num_trials": 2})
+    assert no_ray == [1, "trials"]
+
+
+def test_a_search_that_was_cut_short_goes_on_where_it_began(table, here, no_ray):
+    """A time limit that is too short for Ray is so in the second call, too."""
+    kwargs, hyperparameters = {"searcher": "random", "scheduler": "FIFO", "num_trials": 300}, ONE | SPACE
+    first = fit(table, "run", kwargs, time_limit=3, hyperparameters=hyperparameters).leaderboard()
+    began = time.time()
+    second = fit(table, "run", kwargs, time_limit=4, hyperparameters=hyperparameters).leaderboard()
+    assert time.time() - began < 6
+    assert len(second) > len(first)
+    assert no_ray == []
+
+
+def test_another_threads_ray_is_not_waited_for(table, here, no_ray, monkeypatch):
+    """It is gone when that thread's search ends, and a short search needs none."""
+    monkeypatch.setattr(venue, "least_start_seconds", cluster.least_start_seconds)
+    monkeypatch.setattr(cluster, "_owner", -1)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster.least_start_seconds() == cluster.LEAST_START_SECONDS
+    assert cluster.known_resources() == cluster.local_resources(-1)
 
 
 def test_a_goal_ends_it(table, here, no_ray):
@@ -234,13 +293,13 @@ def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
 
     def left(self, epoch):
         reported(self, epoch)
-        if self.num_begun == 2 and epoch == 1.0:
+        if self._num_to_come == 2 and epoch == 1.0:
             raise SoonerOnRay
 
     tell = RecordingSearcher._tell_end
     monkeypatch.setattr(RecordingSearcher, "_tell_end", lambda self, number, result: told.append((number, number in self.told)) or tell(self, number, result))
     monkeypatch.setattr(in_process.Forecast, "reported", left)
-    monkeypatch.setattr(beginning, "least_start_seconds", lambda: 2.0)
+    monkeypatch.setattr(venue, "least_start_seconds", lambda: 2.0)
     both = fit(table, "both", kwargs)
     assert rows_of("both") == rows_of("whole")
     assert [number for number, known in told if not known] == [0, 1, 2, 3]
@@ -250,8 +309,14 @@ def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
 INTERRUPTED = """
     import pandas as pd
     from automm_hpo import MultiModalPredictor, space
+    from automm_hpo.hpo import in_process
+
+    def left_after_one(self):
+        if {on_ray} and self._took:
+            raise in_process.SoonerOnRay
 
     if __name__ == "__main__":
+        in_process.Forecast._check = left_after_one
         hyperparameters = {{"env.batch_size": 8, "optim.max_epochs": {epochs}, "optim.patience": 1000, "optim.lr": space.loguniform(1e-3, 1e-1)}}
         MultiModalPredictor("y", verbosity=1).fit(
             pd.read_csv("train.csv"), hyperparameters=hyperparameters, hyperparameter_tune_kwargs={{"num_trials": 3}}, save_path="run", tracking=None
@@ -259,11 +324,14 @@ INTERRUPTED = """
 """
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
-def test_a_search_that_is_ended_in_this_process_goes_on(table, here, number):
+@pytest.mark.parametrize(
+    ("number", "on_ray"),
+    [pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow), pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow), (signal.SIGKILL, False)],
+)
+def test_a_search_that_is_ended_goes_on(table, here, number, on_ray):
     """After a kill on Ray: that the process died may have been the trial's doing."""
     table.to_csv("train.csv", index=False)
-    code, log = textwrap.dedent(INTERRUPTED.format(epochs=12)), here / "run" / "search" / "trials" / "0001" / "metrics.jsonl"
+    code, log = textwrap.dedent(INTERRUPTED.format(epochs=60 if on_ray else 12, on_ray=on_ray)), here / "run" / "search" / "trials" / "0001" / "metrics.jsonl"
     with subprocess.Popen([sys.executable, "-c", code], text=True, stdout=-1, stderr=-1) as process:
         until = time.time() + 60
         while not log.exists() or len(log.read_text().splitlines()) < 2:

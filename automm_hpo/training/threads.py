@@ -1,0 +1,31 @@
+"""How many threads torch computes with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_lock = threading.Lock()
+_num_within, _own = 0, 0
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Within, this thread's operators compute with ``count`` threads; afterwards it and later threads have the process's own number again.
+
+    Torch keeps a number for each thread that has computed, and one for threads to come, so every thread has to restore its own.
+    """
+    global _num_within, _own
+    with _lock:
+        _own = _own if _num_within else torch.get_num_threads()
+        _num_within += 1
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_own)
+        with _lock:
+            _num_within -= 1
