@@ -1,1 +1,1 @@
-"""From a DataFrame to tensors that all trials share. Knows no model, no trial."""
+"""Turns a DataFrame into tensors that all trials share. Knows nothing about models or trials."""

@@ -1,4 +1,4 @@
-"""Rows as tensors: a whole split, and the few of it that go through a model at a time."""
+"""Rows as tensors: a whole split (``TensorCache``), and the batches of it that go through a model (``Batch``)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .decoding import OnDemand, idle_cores
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 BATCHES_AHEAD = 2
-ROWS_AT_ONCE = 1_024  # on their way to a device
+ROWS_AT_ONCE = 1_024  # images copied to a device in one chunk
 
 
 def text_ends(max_text_len: int) -> tuple[int, int]:
-    """How many tokens of a text that is too long are kept, of its beginning and of its end.
+    """How many tokens to keep from the beginning and from the end of a text that is too long.
 
-    Both ends say more than as much of the beginning (Sun et al. 2019, "How to fine-tune BERT for text classification", arXiv:1905.05583). What
-    was cut so can be cut shorter so.
+    Both ends are more informative than the same number of tokens from the beginning (Sun et al. 2019, "How to fine-tune BERT for text
+    classification", arXiv:1905.05583). Cutting a text again, to a smaller length, gives the same tokens as cutting the original.
     """
     return max_text_len - max_text_len // 2, max_text_len // 2
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images of a split, as places in a store of them that splits and searches share.
+    """The images of a split, as indices into a store that splits and searches share.
 
     Attributes:
-        store: (M, S, S, 3) uint8, mapped, or what decodes those that are asked for; the first is black, for cells that are empty.
-        places: (N, I) int64, on the CPU; negative: that picture again, of a row that has fewer than others.
-        key: the same for stores of the same images.
+        store: (M, S, S, 3) uint8, memory-mapped, or an ``OnDemand`` that decodes the requested images. Index 0 is black, for empty cells.
+        places: (N, I) int64 indices into ``store``, on the CPU. -i repeats image i, as padding in a row with fewer images than others.
+        key: identifies the set of images; equal for stores of the same images.
     """
 
     store: torch.Tensor | OnDemand
@@ -60,7 +60,7 @@ class Pictures:
         return self.store.index_select(0, places.flatten()).unflatten(0, places.shape)
 
     def to(self, device: torch.device) -> torch.Tensor:
-        """All of them."""
+        """All pixels on a device, (N, I, S, S, 3) uint8."""
         pixels = torch.empty(self.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(pixels), ROWS_AT_ONCE):
             pixels[start : start + ROWS_AT_ONCE] = self.pixels(slice(start, start + ROWS_AT_ONCE)).to(device)
@@ -69,7 +69,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What rows have; a modality that the table lacks is a tensor with a zero axis."""
+    """The fields of rows. A modality that the table lacks is a tensor with an axis of length 0, or an empty mapping."""
 
     images: torch.Tensor | Pictures
     image_mask: torch.Tensor
@@ -92,7 +92,7 @@ class _Rows:
         return len(self.target)
 
     def _values(self, function: Callable[[torch.Tensor], Any], but: Sequence[str] = ()) -> dict[str, Any]:
-        """A function of every tensor, by field."""
+        """Applies a function to every tensor, except those of the fields ``but``. Results by field name."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in but}
         return {
             name: {key: function(tensor) for key, tensor in value.items()} if isinstance(value, Mapping) else function(value) for name, value in values.items()
@@ -101,17 +101,17 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Batch(_Rows):
-    """Rows on their way through a model.
+    """The rows that go through a model at once.
 
     Attributes:
         images: (B, I, 3, S, S) uint8, channels last in memory.
-        image_mask: (B, I) bool, False where a row has no such image.
+        image_mask: (B, I) bool, False for images that the row does not have.
         target: (B,) int64 classes or float32 values.
         numeric: (B, Dn) float32, about N(0, 1), no NaN.
         categorical: (B, Dc) int64 codes.
-        tokens: tokenizer -> (B, L) int64, padded on the right, as long as the longest row.
-        token_counts: tokenizer -> (B,) int64, how many of them are real.
-        weight: (B,) float32, what each row counts in the loss.
+        tokens: tokenizer -> (B, L) int64, padded on the right to the longest row.
+        token_counts: tokenizer -> (B,) int64, number of tokens without padding.
+        weight: (B,) float32, weight of each row in the loss.
     """
 
     images: torch.Tensor
@@ -119,7 +119,7 @@ class Batch(_Rows):
     def to(self, device: torch.device) -> Self:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             if device.type == "cuda" and tensor.numel():
-                return tensor.pin_memory().to(device, non_blocking=True)  # nothing waits for the copy
+                return tensor.pin_memory().to(device, non_blocking=True)  # from pinned memory, so the copy is asynchronous
             return tensor.to(device)
 
         return self if self.target.device == device else replace(self, **self._values(move))
@@ -128,7 +128,7 @@ class Batch(_Rows):
         return replace(self, images=images)
 
     def text(self, tokenizer: str, max_text_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) tokens and (B,) counts, as if no more than so many had been asked for. One cache so serves trials of all lengths."""
+        """(B, L) tokens and (B,) counts, cut to ``max_text_len``. So one cache serves trials with different lengths."""
         tokens, counts = self.tokens[tokenizer], self.token_counts[tokenizer]
         if tokens.shape[1] <= max_text_len:
             return tokens, counts
@@ -141,16 +141,16 @@ class Batch(_Rows):
 
 @dataclass(frozen=True)
 class TensorCache(_Rows):
-    """A split of the table, encoded.
+    """An encoded split of the table.
 
-    The fields are Batch's for all N rows, the pixels laid out (N, I, S, S, 3) or places in a store of them, the tokens int32 and one column wider
-    than the longest row, so that the last column is padding. ``token_counts`` stay on the CPU, where a batch's longest row is known without
-    asking the device.
+    Has the fields of ``Batch`` for all N rows, with two differences: images are (N, I, S, S, 3) or indices into a store (``Pictures``), and tokens
+    are int32 and one column wider than the longest row, so that the last column is padding. ``token_counts`` stay on the CPU, so that finding
+    a batch's longest row does not wait for the device.
     """
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the images are decoded each time they are asked for."""
+        """Whether the images are decoded every time they are requested."""
         return isinstance(self.images, Pictures) and isinstance(self.images.store, OnDemand)
 
     def to(self, device: torch.device) -> Self:
@@ -167,14 +167,14 @@ class TensorCache(_Rows):
         return sum(sum(value.values()) if isinstance(value, dict) else value for value in held)
 
     def batch(self, rows: torch.Tensor | slice) -> Batch:
-        """Some rows.
+        """The batch of the given rows.
 
         Args:
-            rows: a slice, or positions on the CPU.
+            rows: a slice, or a tensor of row positions on the CPU.
         """
         there = rows if isinstance(rows, slice) else rows.to(self.target.device, non_blocking=True)
 
-        def take(values: torch.Tensor) -> torch.Tensor:  # index_select copies whole rows, indexing goes byte by byte
+        def take(values: torch.Tensor) -> torch.Tensor:  # index_select copies whole rows, indexing copies byte by byte
             return values[there] if isinstance(there, slice) else values.index_select(0, there)
 
         images = self.images.pixels(rows) if isinstance(self.images, Pictures) else take(self.images)
@@ -192,10 +192,12 @@ class TensorCache(_Rows):
 
 
 def batches(data: TensorCache, blocks: Iterable[torch.Tensor | slice], device: torch.device) -> Iterator[Batch]:
-    """Rows, some after others, on a device. Where they are not there, or not decoded, a thread makes the next ones ready meanwhile, if it has a core for that.
+    """Yields one batch on the device for each block of rows.
+
+    If the data are not on the device yet, or not decoded, a thread prepares the next batches meanwhile; on a CPU only if torch leaves a core idle.
 
     Args:
-        blocks: slices, or positions on the CPU.
+        blocks: slices, or tensors of row positions on the CPU.
     """
 
     def fetch(rows: torch.Tensor | slice) -> Batch:
@@ -206,7 +208,7 @@ def batches(data: TensorCache, blocks: Iterable[torch.Tensor | slice], device: t
 
 
 def ahead(function: Callable[[Item], Value], items: Iterable[Item], count: int) -> Iterator[Value]:
-    """``map`` by a thread of its own, which is up to ``count`` values ahead of whoever takes them."""
+    """Like ``map``, but computed in a background thread, up to ``count`` values ahead of the consumer."""
     with ThreadPoolExecutor(1, "ahead") as pool:
         tasks: deque[Future[Value]] = deque()
         try:
@@ -221,10 +223,10 @@ def ahead(function: Callable[[Item], Value], items: Iterable[Item], count: int) 
 
 
 def join_rows(parts: Sequence[TensorCache]) -> TensorCache:
-    """Splits one after another; those that share a store of images go on sharing it.
+    """Concatenates splits. Splits that share a store of images keep sharing it.
 
     Raises:
-        ValueError: they are of different tokenizers, or of different stores.
+        ValueError: the splits have different tokenizers or different stores of images.
     """
     if any(part.tokens.keys() != parts[0].tokens.keys() for part in parts):
         raise ValueError("splits of different tokenizers")

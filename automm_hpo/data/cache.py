@@ -1,6 +1,6 @@
-"""The table as tensors: encoded once for all trials; its images decoded once for all searches on this machine (``pixels.py``).
+"""The table as tensors: encoded once for all trials, its images decoded once for all searches on this machine (``pixels.py``).
 
-On CPU the pages are shared between processes; on a GPU the whole cache moves to the device where it fits, and no loader process runs.
+On a CPU, processes share the memory pages. On a GPU, the whole cache moves to the device if it fits. There are no data loader processes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .images import MISSING, ImageGeometry, ImageSource, identify, name_source
 from .pixels import ImageSet, Store, open_store, set_key
 
 MEND = "Mend or remove them, or drop such rows with data.image.missing_value_strategy='skip'; with 'zero' a cell may be empty."
-PLAIN = ("target", "numeric", "categorical", "weight")  # EncodedTable's arrays, of any table
+PLAIN = ("target", "numeric", "categorical", "weight")  # arrays of EncodedTable that every table has
 IMAGES, SOURCES = "images.json", "sources.json"
 
 
 def build_cache(table: EncodedTable, geometry: ImageGeometry | None, num_threads: int = 0, strategy: str = "raise") -> tuple[TensorCache, list[BadImage]]:
-    """Decodes all images of some rows, into memory.
+    """Decodes all images of a table into memory.
 
     Args:
         geometry: None without images.
         num_threads: decoding threads; 0: one per core.
-        strategy: with ``zero`` an empty cell is no bad image.
+        strategy: with ``zero``, an empty cell is not a bad image.
 
     Returns:
-        The cache, and the images that could not be decoded; their pixels are zero and their mask False.
+        The cache, and the images that could not be decoded, whose pixels are zero and whose mask is False.
     """
     side = 0 if geometry is None else geometry.side
     pixels = np.zeros((len(table), table.num_images, side, side, 3), np.uint8)
@@ -72,21 +72,20 @@ def store_caches(
     watch: Watch = lambda done, total: None,
     labels: Mapping[str, Sequence[object]] | None = None,
 ) -> list[str]:
-    """Makes the splits of a search ready for ``open_cache``: their images decoded, where this machine has not got them, the rest as files ``<name>.*``.
+    """Prepares the splits of a search for ``open_cache``: decodes the images this machine does not have yet, and stores the rest as files ``<name>.*``.
 
     Args:
-        folder: of this search; empty, or of an earlier session of it.
+        folder: the search's own, empty or from an earlier session of the search.
         tables: split -> its rows.
-        strategy: ``raise`` refuses the splits when an image cannot be read; ``skip`` drops those rows; ``zero`` is ``raise``,
-            but that a cell may be empty.
-        watch: what it raises ends the decoding.
-        labels: split -> what the caller's table calls its rows, for messages.
+        strategy: ``raise`` fails if an image cannot be read; ``skip`` drops those rows; ``zero`` is like ``raise``, but allows empty cells.
+        watch: called while images are decoded; an exception it raises ends the decoding.
+        labels: split -> row labels of the caller's table, for messages.
 
     Returns:
-        What was dropped, a line for each split that it was dropped from.
+        One line for each split that rows were dropped from.
 
     Raises:
-        BadImages: lists the files.
+        BadImages: images cannot be read, or ``skip`` would leave a split without rows; lists the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     places, bad = {name: np.zeros((len(table), 0), np.int64) for name, table in tables.items()}, dict[str, list[BadImage]]()
@@ -126,9 +125,9 @@ def store_caches(
 
 
 def _gather(tables: Mapping[str, EncodedTable], geometry: ImageGeometry) -> tuple[ImageSet, dict[str, np.ndarray]]:
-    """All images of all splits, each once, and the place among them of each cell's, from 1; 0 where it is empty.
+    """The distinct images of all splits, and each cell's index among them, counted from 1; 0 if the cell is empty, negative for padding.
 
-    Their order is their own, so that another split of the same rows has the same.
+    The images are sorted by identity, so that splitting the same rows differently gives the same set.
     """
     sources: dict[tuple[object, ...], ImageSource] = {}
     cells: dict[str, list[list[tuple[object, ...]]]] = {}
@@ -150,7 +149,7 @@ def _gather(tables: Mapping[str, EncodedTable], geometry: ImageGeometry) -> tupl
 
 
 def _filled_up(places: list[int], sources: Sequence[ImageSource | None]) -> list[int]:
-    """The places of a row, where it has fewer pictures than others its own again, negative: black ones would go into the statistics of batch norm."""
+    """The indices of a row. Padding repeats the row's own images, negated, because black images would distort batch norm's statistics."""
     own = itertools.cycle([-place for place in places if place] or [0])
     return [next(own) if source is None else place for place, source in zip(places, sources, strict=True)]
 
@@ -176,10 +175,10 @@ def _store_rows(folder: Path, name: str, table: EncodedTable, places: np.ndarray
 
 
 def open_cache(folder: Path, name: str) -> TensorCache:
-    """Maps a stored split. Its pixels are read from the page cache, shared by all processes of the machine; a machine that has not got them decodes them.
+    """Maps a stored split. All processes of the machine share its pixels; a machine that does not have them decodes them.
 
     Raises:
-        BadImages: on this machine they cannot be read.
+        BadImages: an image of the split cannot be read on this machine.
     """
     note = read_json(folder / IMAGES)
     with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
@@ -215,5 +214,5 @@ def _open_images(folder: Path, note: Mapping[str, Any] | None, places: np.ndarra
 
 
 def _map(file: Path) -> np.ndarray:
-    """Copy-on-write: torch wants writable memory, and nobody writes."""
+    """Maps an array copy-on-write, because torch expects writable memory. Nobody writes to it."""
     return np.load(file, mmap_mode="c", allow_pickle=False)

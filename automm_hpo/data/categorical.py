@@ -1,4 +1,4 @@
-"""Columns of categories -> codes. 0 is what training did not have; a missing value is a category of its own where training had it."""
+"""Columns of categories -> integer codes. 0 is an unknown category. Missing values are a category of their own if training had any."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WRITTEN = {"True": ("1", "true", "TRUE"), "False": ("0", "false", "FALSE")}
 
 @dataclass(frozen=True)
 class CategoryEncoder:
-    """A column of categories.
+    """Encodes one column of categories.
 
     Attributes:
         categories: the most frequent first; category i has code i + 1.
-        has_missing: whether training had missing values; they have the last code then.
+        has_missing: whether training had missing values, which then have the last code.
     """
 
     column: Hashable
@@ -37,7 +37,7 @@ class CategoryEncoder:
     def transform(self, column: pd.Series) -> np.ndarray:
         """(N,) int64."""
         codes = {category: code for code, category in enumerate(self.categories, 1)}
-        if set(codes) <= {"True", "False"}:  # which many files and databases write as numbers
+        if set(codes) <= {"True", "False"}:  # booleans, which many files and databases write as numbers
             codes |= {word: codes.get(value, UNKNOWN) for value, words in WRITTEN.items() for word in words}
         missing = self.cardinality - 1 if self.has_missing else UNKNOWN
         positions, keys = find_categories(column)
@@ -52,11 +52,11 @@ class CategoryEncoder:
 
 
 def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> CategoryEncoder:
-    """The encoder of a column, by its training rows.
+    """Fits the encoder of a column to its training rows.
 
     Args:
-        minimum_count: rows that a category needs for a code of its own; the rest share 0, and with it teach the layers above what to make of the unknown.
-        maximum_num: most categories with a code of their own.
+        minimum_count: rows that a category needs to get its own code. Rarer ones share code 0, which teaches the network how to treat unknown categories.
+        maximum_num: maximum number of categories with their own code.
     """
     positions, keys = find_categories(column)
     counts: Counter[str] = Counter()
@@ -67,23 +67,23 @@ def fit_categories(column: pd.Series, minimum_count: int, maximum_num: int) -> C
 
 
 def find_categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """What a column's cells say.
+    """Finds the category of each cell of a column.
 
     Returns:
-        (N,) int64, each row's position among the categories, -1 where the cell is missing; and the categories, one of which may come twice:
-        1, 1.0 and "1" are one, for a column of whole numbers turns to floats as soon as one is missing.
+        (N,) int64 positions in the list of categories, -1 if the cell is missing; and that list, in which a category may appear twice.
+        1, 1.0 and "1" are the same category, because pandas turns a column of whole numbers into floats as soon as one is missing.
     """
     positions, values = distinct_values(column)
     return positions, [_key(value) for value in values]
 
 
 def _key(value: Any) -> str:
-    if isinstance(value, str):  # first, for most are
+    if isinstance(value, str):  # first, because most values are strings
         return str(value)
     if isinstance(value, (bool, np.bool_)):
         return str(value)
     if isinstance(value, numbers.Integral):
-        return str(int(value))  # by way of a float, identifiers beyond 2**53 would be one category
+        return str(int(value))  # not through float, which would merge identifiers beyond 2**53
     if isinstance(value, numbers.Real) and float(value).is_integer():
         return str(int(float(value)))
     return str(value)

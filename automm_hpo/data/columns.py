@@ -1,4 +1,4 @@
-"""What each column is, and why we think so."""
+"""Infers the type of each column, with a reason."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .images import EXTENSIONS, hint_of_tensor, is_image_base64, is_several, ope
 from .numerical import DURATIONS, is_duration
 
 IMAGE_TYPES = ("image_path", "image_bytearray", "image_base64_str")
-IDENTIFIER = re.compile(r"(?i:(.*[^a-z])?id)|.*[a-z]I[dD]")  # id, household_id, "store id", storeId; no covid
-ROWS_AN_ID = 5  # on average, so that something can be learned of each
-NAMELESS = re.compile(r"Unnamed: \d+")  # what read_csv calls a column without a name
+IDENTIFIER = re.compile(r"(?i:(.*[^a-z])?id)|.*[a-z]I[dD]")  # id, household_id, "store id", storeId, but not covid
+ROWS_AN_ID = 5  # average rows per identifier, enough to learn something about each
+NAMELESS = re.compile(r"Unnamed: \d+")  # read_csv's name for a column without one
 COLUMN_TYPES = ("null", "categorical", "numerical", "datetime", *IMAGE_TYPES, "text")
 SAMPLE = 10
-MANY = 20  # columns, that nobody wants to read one by one
-MOSTLY_DISTINCT = 0.9  # share of different values
-ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b(?![./-])")  # of which nobody knows whether day or month comes first
+MANY = 20  # more columns than this are listed in groups
+MOSTLY_DISTINCT = 0.9  # share of distinct values
+ODD_DATE = re.compile(r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b(?![./-])")  # ambiguous: day or month may come first
 PATH_OR_URL = re.compile(r"\S+://\S+|(~|\.\.?)?/.+|[A-Za-z]:[\\/].+|[A-Za-z_][^\s/\\]*([/\\][^\s/\\]+)+")
 
 
 @dataclass(frozen=True)
 class ColumnTypes(Mapping):
-    """Column -> type, with the reason of each; the label is not among them."""
+    """Column -> type, with the reason for each. Does not include the label."""
 
     types: Mapping[str, str]
     reasons: Mapping[str, str]
@@ -52,11 +52,11 @@ class ColumnTypes(Mapping):
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The columns that are learned from."""
+        """The columns that models learn from."""
         return tuple(column for column, kind in self.types.items() if kind != "null")
 
     def lines(self) -> list[str]:
-        """A table of column, type and reason; of many columns, those alike share a line."""
+        """A table of column, type and reason. If there are many columns, those with equal type and reason share a line."""
         alike: dict[tuple[str, str, str], list[str]] = {}
         for column, kind in self.types.items():
             own = repr(column) if len(self) <= MANY else ""
@@ -67,10 +67,10 @@ class ColumnTypes(Mapping):
 
 
 def check_names(names: Iterable[Hashable]) -> None:
-    """Refuses names of columns that could not be stored.
+    """Refuses column names that cannot be stored.
 
     Raises:
-        InvalidData: a column's name is of a kind that JSON, and so a predictor's folder, cannot keep.
+        InvalidData: a name has a type that JSON, and therefore the predictor folder, cannot store.
     """
     bad = [name for name in names if not isinstance(name, (str, int, float, NoneType)) or (isinstance(name, float) and not math.isfinite(name))]
     if bad:
@@ -83,13 +83,13 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
     """Infers the type of every column that is not a target.
 
     Args:
-        targets: the label, and what else is not learned from.
-        folder: where relative image paths count from.
-        given: column -> type, which wins over inference; ``null`` leaves a column out.
+        targets: the label, and other columns that are not features.
+        folder: base of relative image paths.
+        given: column -> type, overriding inference; ``null`` leaves a column out.
 
     Raises:
-        InvalidArgument: ``given`` names a column or a type that does not exist.
-        InvalidData: nothing is left to learn from.
+        InvalidArgument, InvalidInput: ``given`` is not a dict, or names a target, or a column or type that does not exist.
+        InvalidData: no column is left to learn from.
     """
     problems = Problems()
     if not isinstance(given or {}, Mapping):
@@ -116,12 +116,12 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
 
 
 def infer_readable(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, readable: Collection[str] = (*IMAGE_TYPES, "text")) -> ColumnTypes:
-    """The columns of pictures and texts; the others are ``null``. How often a value comes, which a table to learn from is judged by, does not matter here.
+    """Infers the columns of images and texts; all others are ``null``. Unlike in ``infer_columns``, repeated values do not turn texts into categories.
 
-    Strings that are all numbers, or all dates, are no texts to it.
+    Strings that all parse as numbers or dates are not texts, unless so few are distinct that ``infer_columns`` would call them categories.
 
     Args:
-        readable: the types of columns that there are models for.
+        readable: the column types that some model can read.
     """
     types, reasons = {}, {}
     for column in table.columns:
@@ -143,12 +143,12 @@ def _are_texts(column: pd.Series) -> bool:
 
 
 def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
-    """(type, reason): the first that fits; pictures before categories, for a few of them are still pictures."""
+    """(type, reason) of the first type that fits. Images come before categories, because a column with few distinct images is still images."""
     present = column.dropna()
     if present.empty:
         return "null", "all values missing"
     dtype = column.dtype
-    # that there is a value may say something, too
+    # whether the value is present may be informative
     single = ("categorical", "one value, or missing") if len(present) < len(column) else ("null", "constant")
     if pd.api.types.is_bool_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
         return ("categorical", f"dtype {dtype}") if column.nunique(dropna=False) > 1 else ("null", "constant")
@@ -161,14 +161,14 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return ("numerical", f"dtype {dtype}") if present.nunique() > 1 else single
     if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
         return ("datetime", f"dtype {dtype}") if present.nunique() > 1 else single
-    present = present.astype(object)  # Arrow's texts are slow to walk
+    present = present.astype(object)  # iterating over Arrow's strings is slow
     cells = list(present.iloc[:: max(1, len(present) // SAMPLE)][:SAMPLE])
-    sampled = [next(iter(value), "") if is_several(value) else value for value in cells]  # the first of several pictures in a cell
+    sampled = [next(iter(value), "") if is_several(value) else value for value in cells]  # the first of several images in a cell
     if all(isinstance(value, (bytes, bytearray)) for value in sampled):
         return "image_bytearray", "bytes"
     if all(isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.ndim in (2, 3)) for value in sampled):
         return "image_bytearray", "pictures, as PIL images or arrays"
-    # before constancy and counts: a few rows, or one picture repeated, are still pictures
+    # before constants and counts: a few rows, or one repeated image, are still images
     opened = sum(opens_as_image(resolve_path(pictures_in(value, True, folder)[0], folder)) for value in sampled)
     if opened:
         return "image_path", f"{opened} of {len(sampled)} sampled values open as images"
@@ -177,16 +177,16 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "image_path", "all sampled values end like image files"
     if all(is_image_base64(value) for value in sample):
         return "image_base64_str", "sampled values decode to images"
-    if any(map(pd.api.types.is_list_like, cells)):  # as texts, numbers in brackets would be read
+    if any(map(pd.api.types.is_list_like, cells)):  # not text: a text model would read digits and brackets
         hint = next(filter(None, map(hint_of_tensor, cells)), "; give each a column of its own")
         return "null", f"{type(cells[0]).__name__}: no model reads several values in a cell but pictures{hint}"
     if all(isinstance(value, DURATIONS) for value in present):
         return ("numerical", "durations") if present.nunique() > 1 else single
     if all(isinstance(value, datetime.time) for value in present):
         return ("numerical", "times of day") if present.nunique() > 1 else single
-    # object: pandas' own strings cannot hold file names that are not UTF-8
+    # dtype object, because pandas' own strings cannot hold file names that are not UTF-8
     texts = pd.Series([str(value) for value in present], dtype=object)
-    num_distinct = len(set(texts))  # pandas 2 takes names that are not UTF-8 for one
+    num_distinct = len(set(texts))  # not nunique: pandas 2 considers all names that are not UTF-8 equal
     if num_distinct == 1:
         return single
     if num_distinct <= min(100, max(2, len(texts) // 10)):
@@ -199,7 +199,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     words, distinct = texts.map(lambda value: len(value.split())).mean(), num_distinct / len(texts)
     if words >= 3:
         return "text", f"three words or more on average{hint}"
-    if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories they would all be unknown
+    if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories nearly all would be unknown
         return "text", f"a few words, hardly a value twice{hint}"
     if distinct == 1:
         return "null", f"no value comes twice, as in names and identifiers{hint}"
@@ -212,7 +212,7 @@ def _are_whole(values: pd.Series) -> bool:
 
 
 def _what_they_may_be(texts: pd.Series, sample: list[str], name: Hashable) -> str:
-    """A hint, where texts of the column of this name look like something that is read otherwise."""
+    """A hint if the texts of this column look like values that another type would read; empty otherwise."""
     if all(map(ODD_DATE.match, sample)):
         return "; dates? pd.to_datetime(..., format=...) reads them"
     numbers = pd.to_numeric(texts, errors="coerce").notna()

@@ -1,4 +1,4 @@
-"""Columns of dates -> calendar features and the time that has passed, as columns of numbers."""
+"""Columns of dates -> columns of numbers: calendar features and elapsed time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pandas as pd
 from ..config import Scaling
 from .numerical import NumberScaler, fit_scaler, refuse_rows
 
-EPOCH = pd.Timestamp(0, tz="UTC").as_unit("us")  # nanoseconds end in 2262, and 9999-12-31 is a usual "until further notice"
+EPOCH = pd.Timestamp(0, tz="UTC").as_unit("us")  # not nanoseconds, which end in 2262: 9999-12-31 is a common "until further notice"
 
-# periodic part -> (its values, counted from 0; how many there are)
+# periodic part -> (its values, counted from 0; its period)
 CYCLES = {
     "month": (lambda when: when.month - 1, 12),
     "day": (lambda when: when.day - 1, 31),
@@ -28,18 +28,18 @@ LINES = {  # part that only grows -> its values
     "elapsed": lambda when: (when.as_unit("us") - EPOCH).total_seconds() / 86_400,  # days
 }
 
-ZONED = re.compile(r"[T ]\d{2}(:?\d{2}){0,2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$")  # a time of day, and how far it is from UTC
+ZONED = re.compile(r"[T ]\d{2}(:?\d{2}){0,2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$")  # a time of day with an offset from UTC
 
 
 @dataclass(frozen=True)
 class DateEncoder:
-    """A column of dates, in UTC where they have a time zone.
+    """Encodes one column of dates, converted to UTC if they have a time zone.
 
     Attributes:
-        lines: part that only grows -> its scaling; those that varied in training.
+        lines: part that only grows -> its scaler, for parts that varied in training.
         cycles: periodic parts that varied in training; each becomes a sine and a cosine, so that December is near January.
-        has_missing: whether training had missing values, for which there is an indicator then.
-        has_zone: whether all dates of training had a time zone (True) or none had (False), and so must all others; None: some had.
+        has_missing: whether training had missing values; if so, there is an indicator of them.
+        has_zone: True if all training dates had a time zone, False if none had; later dates must match. None: only some had, or there were no dates.
     """
 
     column: Hashable
@@ -57,7 +57,7 @@ class DateEncoder:
         """(N, features) float32.
 
         Raises:
-            InvalidData: a value is no date, or its time of day is of another kind than in training.
+            InvalidData: a value is not a date, or has a time zone where training dates had none, or the other way round.
         """
         when = to_dates(column)
         if self.has_zone is not None:
@@ -68,7 +68,7 @@ class DateEncoder:
         for name in self.cycles:
             values, period = CYCLES[name]
             angle = 2 * math.pi / period * _part(values, when)
-            features += [np.nan_to_num(np.sin(angle)), np.nan_to_num(np.cos(angle))]  # a missing date has no direction
+            features += [np.nan_to_num(np.sin(angle)), np.nan_to_num(np.cos(angle))]  # a missing date is at the circle's centre
         features += [np.asarray(when.isna())] if self.has_missing else []
         return np.stack(features, 1).astype(np.float32) if features else np.zeros((len(column), 0), np.float32)
 
@@ -82,10 +82,10 @@ class DateEncoder:
 
 
 def fit_dates(column: pd.Series, scaling: Scaling) -> DateEncoder:
-    """The encoder of a column, by its training rows.
+    """Fits the encoder of a column to its training rows.
 
     Raises:
-        InvalidData: a value is no date.
+        InvalidData: a value is not a date.
     """
     when = to_dates(column)
     lines = {name: values for name, part in LINES.items() if _varies(values := _part(part, when))}
@@ -97,10 +97,10 @@ def fit_dates(column: pd.Series, scaling: Scaling) -> DateEncoder:
 
 
 def to_dates(column: pd.Series) -> pd.DatetimeIndex:
-    """In UTC, NaT where missing. Dates without a time zone are taken as they are.
+    """Parses a column as dates in UTC, NaT if missing. Dates without a time zone are taken as UTC.
 
     Raises:
-        InvalidData: names the column, the first rows and their values.
+        InvalidData: a value is not a date; names the column, the first such rows and their values.
     """
     missing = column.isna().to_numpy(dtype=bool)
     is_known = pd.api.types.is_datetime64_any_dtype(column.dtype)
@@ -109,23 +109,23 @@ def to_dates(column: pd.Series) -> pd.DatetimeIndex:
         cells = zip(column.astype(object), missing, strict=True)
         plain = pd.Series([None if absent else _as_text(value) for value, absent in cells], dtype=object)
     when = pd.DatetimeIndex(pd.to_datetime(plain, errors="coerce", format="ISO8601", utc=True))
-    when = when.tz_localize("UTC") if when.tz is None else when.tz_convert("UTC")  # Arrow's dates are left as they came
+    when = when.tz_localize("UTC") if when.tz is None else when.tz_convert("UTC")  # to_datetime leaves Arrow's dates unchanged
     refuse_rows(column, np.asarray(when.isna()) & ~missing, "expected dates, as datetimes or ISO 8601 texts such as 2026-05-31 or 2026-05-31T18:30:00")
     return when
 
 
 def _zoned(column: pd.Series) -> np.ndarray:
-    """(N,) bool: which dates say what time it was elsewhere."""
+    """(N,) bool: which dates have a time zone."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return np.full(len(column), "tz=" in str(column.dtype) or isinstance(column.dtype, pd.DatetimeTZDtype))  # Arrow's says so in its name
+        return np.full(len(column), "tz=" in str(column.dtype) or isinstance(column.dtype, pd.DatetimeTZDtype))  # Arrow's dtypes have it in their name
     return np.array([ZONED.search(_as_text(value)) is not None for value in column.astype(object)], dtype=bool)
 
 
 def _as_text(value: object) -> str:
-    """pandas does not take every mixture of dates, and numbers for something else: 20260531 is a date here as it is in a text."""
+    """A cell as text, because pandas rejects some mixtures of dates and reads numbers as timestamps. Here the number 20260531 is a date, as in text."""
     if isinstance(value, pd.Period):
         value = value.start_time
-    elif isinstance(value, float) and value.is_integer():  # a column of whole numbers, of which some are missing
+    elif isinstance(value, float) and value.is_integer():  # whole numbers become floats in a column with missing values
         value = int(value)
     text = value.isoformat() if hasattr(value, "isoformat") else str(value)
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Many images at once: decoded on threads, with its course told and an end when there must be one, or batch by batch as they are wanted."""
+"""Decodes many images: all at once on threads, with progress reports and a deadline, or batch by batch on demand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..errors import BadImages, TimeLimitTooShort
 from ..process import usable_cores
 from .images import URL, Base64, ImageGeometry, ImageSource, UnreadableImage, check_file, decode_image, largest_of_16_bits, name_source
 
-MAX_LISTED = 10  # images, or reasons
-MAX_ROWS = 5  # of a reason
-NUM_LOOKED_AT, MOSTLY_DARK = 20, 8_192  # pictures, and a value that 16-bit ones hardly go without
+MAX_LISTED = 10  # images or reasons in a message
+MAX_ROWS = 5  # rows listed for a reason
+NUM_LOOKED_AT, MOSTLY_DARK = 20, 8_192  # images sampled, and a value that the brightest pixel of 16-bit images usually exceeds
 SECONDS_BETWEEN_LOOKS = 0.1
-FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0  # of a decoding that takes long
+FIRST_LINE, SECONDS_BETWEEN_LINES = 3.0, 10.0  # until the first progress line, and between later ones
 
 Watch = Callable[[int, int], None]
-"""Told now and then how many of how many images are decoded; what it raises ends the decoding. 0 of 0: another process decodes them."""
+"""Called at intervals with (decoded, total) images; an exception it raises ends the decoding. (0, 0): another process decodes them."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class BadImage:
 
 
 class Course:
-    """A ``Watch`` that tells people how far it is, and ends it at a deadline or when it is cancelled.
+    """A ``Watch`` that reports progress, and ends the decoding at a deadline or when cancelled.
 
     Args:
-        deadline: time.time() at which there must be an end; None: no limit.
-        cancelled: set by another thread that needs the images no more.
+        deadline: time.time() at which decoding must end; None: no limit.
+        cancelled: set by another thread that no longer needs the images.
 
     Raises:
         TimeLimitTooShort, CancelledError
@@ -76,12 +76,12 @@ def decode_all(
     strategy: str = "raise",
     watch: Watch = lambda done, total: None,
 ) -> list[BadImage]:
-    """Decodes (N, I) pictures, but for those that are None, on several threads, hands each to ``keep``, and returns those that are none, in order.
+    """Decodes (N, I) images on several threads, passes each to ``keep``, and returns the unreadable ones in order. Skips those that are None.
 
     Args:
         num_threads: 0: one per core.
-        strategy: with ``zero`` an empty cell is no bad image.
-        watch: what it raises is raised here, and no thread goes on.
+        strategy: with ``zero``, an empty cell is not a bad image.
+        watch: called at intervals; an exception it raises stops all threads and is raised here.
     """
     bad: list[BadImage] = []
     rows, stopped = iter(range(len(images))), threading.Event()  # each thread takes the next row from the same iterator
@@ -99,7 +99,7 @@ def decode_all(
                     bad.append(BadImage(row, column, name_source(source), str(problem)))
 
     num_threads = max(1, min(num_threads or usable_cores(), len(images)))
-    with ThreadPoolExecutor(num_threads, "decoding") as pool:  # Pillow decodes and resizes outside the interpreter lock
+    with ThreadPoolExecutor(num_threads, "decoding") as pool:  # Pillow releases the GIL while it decodes and resizes
         tasks = [pool.submit(decode_rows) for _ in range(num_threads)]
         try:
             done, going_on = wait(tasks, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
@@ -114,16 +114,16 @@ def decode_all(
 
 
 def idle_cores() -> int:
-    """Cores that torch does not use. Its threads wait for each other: with decoding ones on the same cores they would be many times slower."""
+    """Number of cores that torch does not use. Its threads wait for each other, so decoding on the same cores would make them many times slower."""
     return max(0, usable_cores() - torch.get_num_threads())
 
 
 class OnDemand:
-    """Pictures that are decoded each time they are asked for; to a split it looks like the (1 + M, S, S, 3) tensor of them.
+    """Images that are decoded every time they are requested. A split uses it like their (1 + M, S, S, 3) tensor.
 
     Args:
-        sources: M pictures; the first of the tensor is black and none of them.
-        num_threads: decoding threads; 0: one per core that torch leaves idle, or where it leaves none one per core, for then it waits.
+        sources: M images; the tensor has a black one before them, at index 0.
+        num_threads: decoding threads; 0: one per core that torch leaves idle, or one per core if it leaves none, because torch then waits for them.
     """
 
     def __init__(self, sources: Sequence[ImageSource], geometry: ImageGeometry, num_threads: int = 0) -> None:
@@ -131,10 +131,10 @@ class OnDemand:
         self.shape = (len(self.sources), geometry.side, geometry.side, 3)
 
     def index_select(self, dim: int, places: torch.Tensor) -> torch.Tensor:
-        """The pictures at these places, decoded now.
+        """Decodes the images at these indices.
 
         Raises:
-            BadImages: an image can be read no more.
+            BadImages: an image can no longer be read.
         """
         pixels = np.zeros((len(places), *self.shape[1:]), np.uint8)
 
@@ -147,10 +147,10 @@ class OnDemand:
 
 
 def find_absent(images: Sequence[Sequence[ImageSource | None]], strategy: str = "raise") -> bool:
-    """Whether a file is plainly not there or no file; nothing is opened.
+    """Whether any image file is missing, empty or not a regular file. Opens no file.
 
     Args:
-        strategy: with ``zero`` an empty cell is none of those.
+        strategy: with ``zero``, an empty cell does not count as missing.
     """
     for row in images:
         for source in row:
@@ -172,10 +172,10 @@ def is_path(source: ImageSource | None) -> bool:
 
 
 def describe(bad: Sequence[BadImage], labels: Sequence[object] | None = None) -> str:
-    """The unreadable images in one sentence: those of a reason together, the most frequent one first.
+    """Describes the unreadable images in one sentence, grouped by reason, the most frequent reason first.
 
     Args:
-        labels: what the caller's table calls its rows.
+        labels: row labels of the caller's table; None: row positions.
     """
     alike: dict[str, list[BadImage]] = {}
     for image in bad:
@@ -183,7 +183,7 @@ def describe(bad: Sequence[BadImage], labels: Sequence[object] | None = None) ->
 
     def name(image: BadImage) -> str:
         row = f"row {image.row if labels is None else labels[image.row]!r}"
-        # of what is in memory the reason says enough
+        # for images in memory, the reason is enough
         return f"{row}: {image.path}" if os.path.isabs(image.path) or URL.match(image.path) else row
 
     groups = []
@@ -203,7 +203,7 @@ def count_images(count: int) -> str:
 
 
 def find_dark(sources: Sequence[ImageSource], max_pixels: int) -> str:
-    """What to say of 16-bit pictures whose values are low, of which little is left in 8 bits; a few are looked at. Empty where there are none."""
+    """A warning if 16-bit images have such low values that little of them remains in 8 bits; empty otherwise. Checks only a sample of the images."""
     largest = [value for source in sources[:: max(1, len(sources) // NUM_LOOKED_AT)][:NUM_LOOKED_AT] if (value := largest_of_16_bits(source, max_pixels))]
     if not largest or max(largest) >= MOSTLY_DARK:
         return ""

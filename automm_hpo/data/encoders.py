@@ -1,4 +1,4 @@
-"""Fitted preprocessing: what the predictor must remember to see new rows as it saw the training ones. JSON, no pickle."""
+"""Fitted preprocessing: what the predictor must store to encode new rows as it encoded the training rows. JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MOST_PICTURES = "model.timm_image.max_image_num_per_column"
 
 @dataclass(frozen=True)
 class EncodedTable:
-    """Rows as arrays; their pictures are still to be decoded.
+    """Rows as arrays. Their images are not decoded yet.
 
     Attributes:
-        images: (N, I); an empty string where one is missing, None beyond the last one of a cell.
+        images: (N, I) sources; an empty string for a missing image, None after the last image of a cell.
         target: (N,) int64 classes or float64 values.
         numeric: (N, Dn) float32.
         categorical: (N, Dc) int64.
@@ -51,7 +51,7 @@ class EncodedTable:
 
     @classmethod
     def of_images(cls, images: Sequence[Sequence[ImageSource | None]], target: np.ndarray) -> Self:
-        """Rows that have nothing but images."""
+        """Rows that have only images."""
         num_rows = len(target)
         return cls(images, target, np.zeros((num_rows, 0), np.float32), np.zeros((num_rows, 0), np.int64), np.ones(num_rows, np.float32))
 
@@ -60,7 +60,7 @@ class EncodedTable:
 
     @property
     def num_images(self) -> int:
-        """Of a row, those of all image columns."""
+        """Images per row, over all image columns."""
         return len(self.images[0]) if len(self.images) else 0
 
     def take(self, rows: slice | np.ndarray) -> Self:
@@ -83,11 +83,11 @@ class Encoders:
 
     Attributes:
         image_columns: column -> type, in the order of the tensor's second axis.
-        num_pictures: column -> how many of a cell are read, where it is more than one.
-        geometry: how their pictures are decoded; None without such columns.
-        tokenizers: checkpoint -> what makes tokens of the text columns for it.
-        score_names: of the numbers that the words of the text columns give; none where they are not wanted.
-        scorer: gives them; None until it is fitted.
+        num_pictures: column -> how many images of a cell are read, if more than one.
+        geometry: how images are decoded; None without image columns.
+        tokenizers: checkpoint -> its tokenizer of the text columns.
+        score_names: names of the n-gram scores of the text columns (``ngrams.py``); empty if they are not used.
+        scorer: computes these scores; None until fitted.
     """
 
     image_columns: Mapping[Hashable, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Encoders:
 
     @property
     def columns(self) -> tuple[Hashable, ...]:
-        """Those that a table must have."""
+        """The columns that a table must have."""
         encoded = [encoder.column for encoder in self._numeric] + [encoder.column for encoder in self.categories]
         return (*self.image_columns, *encoded, *self.text_columns)
 
@@ -133,17 +133,17 @@ class Encoders:
         report: Callable[[str], None] = lambda line: None,
         held_out: bool = False,
     ) -> EncodedTable:
-        """Encodes rows, columns matched by name; no image is opened.
+        """Encodes rows, matching columns by name. Opens no image.
 
         Args:
-            folder: where relative image paths count from.
-            target: (N,) encoded labels; zeros where None.
-            weight: (N,) of the rows in the loss; ones where None.
-            report: is told in a line of what is not read, and of held-out rows what training did not have.
-            held_out: these are the training rows; what was fitted to their targets must not be shown with them.
+            folder: base of relative image paths.
+            target: (N,) encoded labels; None: zeros.
+            weight: (N,) loss weights of the rows; None: ones.
+            report: receives a line on images that are not read and, unless ``held_out``, on unknown categories and unexpected missing values.
+            held_out: these are the training rows, so their n-gram scores must come from models that were not fitted to them.
 
         Raises:
-            InvalidData: columns are missing, or have values of another kind; all problems together.
+            InvalidData, InvalidInput: columns are missing, or have values of another type; all problems together.
         """
         self._check_columns(table)
         problems = Problems()
@@ -158,7 +158,7 @@ class Encoders:
         if self.scorer is not None:
             numeric.append(self.scorer.transform(table, held_out))
         codes = [encoder.transform(table[encoder.column]) for encoder in self.categories]
-        if not held_out:  # what is rare in training is no news
+        if not held_out:  # rare categories of the training rows are unknown by design
             self._report_unknown(table, codes, report)
             self._report_missing(table, report)
         encoded = EncodedTable(
@@ -175,13 +175,13 @@ class Encoders:
         return replace(encoded, tokens={name: each[0] for name, each in found.items()}, token_counts={name: each[1] for name, each in found.items()})
 
     def image_sources(self, table: pd.DataFrame, folder: Path, report: Callable[[str], None] = lambda line: None) -> list[list[ImageSource | None]]:
-        """(rows, pictures), matched by column name; an empty string where missing, None beyond the last one of a cell.
+        """(rows, images) sources, matched by column name; an empty string for a missing image, None after the last image of a cell.
 
         Raises:
-            InvalidData: a column is missing, or has a value that cannot be a picture.
+            InvalidData: a column is missing, or has a value that cannot be an image.
         """
         self._check_columns(table, self.image_columns)
-        if not self.image_columns:  # many rows have none
+        if not self.image_columns:  # a shortcut for large tables
             return [[]] * len(table)
         rows: list[list[ImageSource | None]] = [[] for _ in range(len(table))]
         for column, kind in self.image_columns.items():
@@ -235,7 +235,7 @@ class Encoders:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            # lists: a column's name need not be a string, which a JSON key must be
+            # lists, because column names need not be strings, as JSON keys must
             "image_columns": [[column, kind] for column, kind in self.image_columns.items()],
             "num_pictures": [[column, count] for column, count in self.num_pictures.items()],
             "geometry": None if self.geometry is None else asdict(self.geometry),
@@ -265,20 +265,20 @@ class Encoders:
 def fit_encoders(
     columns: ColumnTypes, table: pd.DataFrame, data: Data, geometry: ImageGeometry | None, num_pictures: Mapping[Hashable, int] | None = None
 ) -> Encoders:
-    """Fits what depends on the training rows; tokenizers come later (``with_tokenizers``), for they may have to be fetched.
+    """Fits the encoders to the training rows. Tokenizers are added later (``with_tokenizers``), because they may have to be downloaded.
 
     Args:
         table: the training rows.
-        geometry: of images; None where there are none.
-        num_pictures: ``count_pictures`` of the image columns; None: one in each.
+        geometry: how images are decoded; None without image columns.
+        num_pictures: ``count_pictures`` of the image columns; None: one image per cell.
 
     Raises:
-        InvalidData, InvalidInput: columns with values of another kind, all problems together.
+        InvalidData, InvalidInput: columns have values of another type; all problems together.
     """
 
     def named(column: Hashable) -> pd.Series:
         values = table[column].copy(deep=False)
-        values.name = column  # pandas may call it by numpy's 2019, which JSON does not take
+        values.name = column  # pandas may name it with a numpy scalar, which JSON rejects
         return values
 
     problems = Problems()
@@ -292,7 +292,7 @@ def fit_encoders(
     problems.raise_any()
     limits = data.categorical
     categories = [fit_categories(named(column), limits.minimum_cat_count, limits.maximum_num_cat) for column in columns.of_type("categorical")]
-    categories = [encoder for encoder in categories if encoder.cardinality > 1]  # where all are too rare there is nothing to tell apart
+    categories = [encoder for encoder in categories if encoder.cardinality > 1]  # one code for all rows carries no information
     images: dict[Hashable, str] = {column: columns[column] for column in columns.of_type(*IMAGE_TYPES)}
     return Encoders(
         images, geometry if images else None, tuple(numbers), tuple(dates), tuple(categories), columns.of_type("text"), num_pictures=num_pictures or {}
@@ -300,7 +300,7 @@ def fit_encoders(
 
 
 def count_pictures(columns: ColumnTypes, table: pd.DataFrame, folder: Path, most: int) -> dict[Hashable, int]:
-    """Image column -> the most pictures that a cell of the training rows has, up to so many; those of one are left out."""
+    """Image column -> largest number of images in a cell of the training rows, at most ``most``. Columns with one per cell are left out."""
     if most == 1:
         return {}
     counts: dict[Hashable, int] = {
@@ -310,12 +310,12 @@ def count_pictures(columns: ColumnTypes, table: pd.DataFrame, folder: Path, most
 
 
 def _image_sources(column: pd.Series, kind: str, folder: Path) -> list[list[ImageSource]]:
-    """What a column's cells say of where their pictures are; an empty string where one is missing.
+    """The image sources in each cell of a column; an empty string for a missing image.
 
-    A model that was trained on files can be given bytes or base64, and the other way round; what a text is where it could be both, the column's type says.
+    A model trained on files also accepts bytes or base64, and the other way round. If a text could be a path or base64, the column's type decides.
 
     Raises:
-        InvalidData: a value is none of these.
+        InvalidData: a value is not an image source.
     """
 
     def source(value: Any) -> ImageSource:

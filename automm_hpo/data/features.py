@@ -1,4 +1,4 @@
-"""What a model must know of a fitted table: plain data."""
+"""What a model must know about a fitted table. Plain data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Features:
-    """Which inputs there are.
+    """The inputs that a table provides.
 
     Attributes:
-        num_images: pictures of a row, those of all image columns.
-        numeric: names of the numeric matrix's columns, indicators and parts of dates among them.
-        cardinalities: codes of each categorical column, 0 .. n-1; 0 is what training did not have.
-        num_texts: text columns; a row's are joined into one text.
-        num_scores: of ``numeric``, the last so many are what the words of these texts say of the target (``ngrams.py``).
+        num_images: images per row, over all image columns.
+        numeric: column names of the numeric matrix, including missing-value indicators and parts of dates.
+        cardinalities: number of codes of each categorical column, 0 .. n-1, where 0 is an unknown category.
+        num_texts: number of text columns, which are joined into one text per row.
+        num_scores: how many columns at the end of ``numeric`` are n-gram scores of these texts (``ngrams.py``).
     """
 
     num_images: int = 0

@@ -1,4 +1,4 @@
-"""One image -> one square of uint8 pixels, decoded right or refused with a reason; never silently black or white."""
+"""One image -> one square of uint8 pixels, decoded correctly or refused with a reason, but never silently black or white."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ..config import MAX_PIXELS
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 DECODER_VERSION = 2  # part of every cache key: raise it when the pixels of any file would change
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # Pillow knows 40 more, rarely used and rarely audited
-LONGEST_NAME = 255  # of a file, in most systems
-MOST_SHOWN = 1_000  # characters of a path, in a message
-WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
+LONGEST_NAME = 255  # characters of a file name, on most systems
+MOST_SHOWN = 1_000  # characters of a path in a message
+WHITE_IS_ZERO = 0  # a photometric interpretation of TIFF
 EXIF_TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,18 +37,18 @@ EXIF_TURNS: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MISSING = "missing"  # why there is no picture where the cell is empty
-SEPARATOR = ";"  # of the paths in a cell, as AutoMM has it
+MISSING = "missing"  # the reason given for an empty cell
+SEPARATOR = ";"  # between the paths in a cell, as in AutoMM
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a model wants to see: ``size`` pixels a side, cut from the centre of a picture ``1/crop_pct`` times larger.
+    """The image that a model expects: ``size`` pixels a side, cut from the centre of an image ``1/crop_pct`` times larger.
 
     Attributes:
-        to_square: a picture becomes a square as it is, out of proportion; else its centre does.
+        to_square: the whole image is resized to a square, out of proportion; otherwise its centre square is used.
     """
 
     size: int
@@ -58,17 +58,17 @@ class ImageSpec:
 
     @property
     def side(self) -> int:
-        """Pixels a side before the crop."""
+        """Pixels per side before the crop."""
         return max(self.size, math.floor(self.size / self.crop_pct))
 
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """How pictures are decoded.
+    """How images are decoded.
 
     Attributes:
-        side: pixels of the shorter side, of which the centre square is kept; with ``to_square`` of both.
-        max_pixels: larger pictures are refused.
+        side: pixels per side of the decoded square: an image's centre square, or with ``to_square`` all of it.
+        max_pixels: images with more pixels are refused.
     """
 
     side: int
@@ -78,39 +78,39 @@ class ImageGeometry:
 
     @property
     def num_bytes(self) -> int:
-        """Of a decoded picture."""
+        """Bytes of a decoded image."""
         return 3 * self.side**2
 
 
 def cover(specs: list[ImageSpec], max_pixels: int = MAX_PIXELS) -> ImageGeometry:
-    """The geometry whose pixels serve every spec: the largest side; bicubic where the specs disagree."""
+    """The geometry that serves every spec: the largest side, and bicubic if their interpolations differ."""
     interpolations = {spec.interpolation for spec in specs}
     interpolation = interpolations.pop() if len(interpolations) == 1 else "bicubic"
     return ImageGeometry(max(spec.side for spec in specs), interpolation, max_pixels, specs[0].to_square)
 
 
 class Base64(str):
-    """The bytes of an image as text, perhaps a ``data:`` address."""
+    """The bytes of an image as base64 text, possibly a ``data:`` URL."""
 
 
 ImageSource = str | bytes | Base64 | Image.Image | np.ndarray
-"""A file's path, a file's bytes, or pixels; an empty string where there is none."""
+"""A file's path, a file's bytes (raw or as base64), or pixels; an empty string for a missing image."""
 
 
 class UnreadableImage(Exception):
-    """Why a file is not a picture; internal, turned into BadImages with row and column."""
+    """Says why an image cannot be read. Internal: users get BadImages, with row and column."""
 
 
 def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry) -> np.ndarray:
-    """Decodes a picture, whatever it comes as.
+    """Decodes an image from any source.
 
-    16-bit greys are scaled to 8, EXIF rotation applied, transparency laid on white, the first frame of an animation taken.
+    Scales 16-bit greys to 8 bits, applies EXIF rotation, puts transparent images on white, and takes the first frame of an animation.
 
     Returns:
         (side, side, 3) uint8.
 
     Raises:
-        UnreadableImage: with the reason.
+        UnreadableImage: the image cannot be decoded; says why.
     """
     if isinstance(source, (str, os.PathLike)) and not isinstance(source, Base64):
         check_file(source)
@@ -119,14 +119,14 @@ def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry
             if image.width * image.height > geometry.max_pixels:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels, more than {geometry.max_pixels:,}")
             _refuse_odd_greys(image)
-            # JPEG decodes at 1/2, 1/4 or 1/8 for the asking; twice the side leaves the resampling its quality
+            # lets JPEG decode at 1/2, 1/4 or 1/8 of the size; twice the side keeps the quality of the resampling
             reduced = image.draft("RGB", (2 * geometry.side, 2 * geometry.side))
             picture = to_rgb(image)
-            # a reduced picture is rounded up to whole pixels, of which its last row and column are not all picture
+            # the size of a reduced image is rounded up, so its last row and column may be only partly covered
             width, height = reduced[1][2:] if reduced else picture.size
             across, down = (width, height) if geometry.to_square else (min(width, height),) * 2
             left, top = (width - across) / 2, (height - down) / 2
-            # resizing only the centre box, a 1 x 10,000 strip never becomes a huge picture on its way
+            # resizes only the centre box, so that a 1 x 10,000 strip never becomes a huge image in between
             resample = Image.Resampling[geometry.interpolation.upper()]
             square = picture.resize((geometry.side, geometry.side), resample, box=(left, top, left + across, top + down))
             turn = EXIF_TURNS.get(_exif_orientation(image))
@@ -141,13 +141,13 @@ def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry
 
 
 def _open(source: ImageSource | os.PathLike[str]) -> Image.Image:
-    """The picture, not loaded yet.
+    """Opens an image without loading its pixels.
 
     Raises:
         UnreadableImage, and whatever Pillow raises.
     """
     if isinstance(source, Image.Image):
-        return source.copy()  # loading and seeking would change the caller's
+        return source.copy()  # loading and seeking would change the caller's image
     if isinstance(source, np.ndarray):
         return Image.fromarray(_pixels(source))
     if isinstance(source, Base64):
@@ -160,10 +160,10 @@ def _open(source: ImageSource | os.PathLike[str]) -> Image.Image:
 
 
 def _pixels(array: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, 3) or (H, W, 4) uint8.
+    """The array as contiguous (H, W), (H, W, 3) or (H, W, 4) uint8. Also accepts (H, W, 1).
 
     Raises:
-        UnreadableImage
+        UnreadableImage: the array has another shape or dtype.
     """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -174,10 +174,10 @@ def _pixels(array: np.ndarray) -> np.ndarray:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes behind a text.
+    """Decodes base64 text or a ``data:`` URL.
 
     Raises:
-        UnreadableImage
+        UnreadableImage: the text is not base64.
     """
     data = text.partition(",")[2] if text.startswith("data:") else text
     try:
@@ -187,9 +187,9 @@ def decode_base64(text: str) -> bytes:
 
 
 def identify(source: ImageSource) -> tuple[object, ...]:
-    """What tells a picture from another one, without decoding it: a file's path, size and times, or a hash of what is in memory.
+    """Identifies an image without decoding it: a file by its path, size and times, an image in memory by a hash.
 
-    Of a file's two times, that of its last change of any kind cannot be set back, as copying and unpacking do with the other.
+    Copying and unpacking may set a file's mtime back, but not its ctime, so both are included.
     """
     if isinstance(source, str) and not isinstance(source, Base64):
         try:
@@ -212,14 +212,14 @@ def identify(source: ImageSource) -> tuple[object, ...]:
 
 
 def describe_values(value: object) -> str:
-    """Like ``repr`` of what a cell holds, which of pictures in memory says little, or another thing each time."""
+    """Like ``repr`` of a cell's value, except for images in memory, whose ``repr`` says little or differs every time."""
     if is_several(value):
         return f"[{', '.join(map(describe_values, value))}]"
     return repr(identify(value) if isinstance(value, (np.ndarray, Image.Image)) else value)
 
 
 def name_source(source: ImageSource) -> str:
-    """What a message calls a picture: its path, or what it is."""
+    """The name of an image in messages: its path, or its kind and size."""
     match source:
         case Base64():
             return f"base64 text of {len(source)} characters"
@@ -233,15 +233,15 @@ def name_source(source: ImageSource) -> str:
 
 
 def _exif_orientation(image: Image.Image) -> object:
-    """Of a loaded image (TIFF is turned as it loads, and forgets it then); None where there is none."""
+    """The EXIF orientation of a loaded image, or None. Call it after loading: Pillow turns a TIFF as it loads, and then drops the orientation."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # broken EXIF, which a viewer ignores too
+    except Exception:  # broken EXIF, which viewers ignore too
         return None
 
 
 def check_file(path: str | os.PathLike[str]) -> os.stat_result:
-    """Refuses what is not a regular file with content; opening a FIFO would wait for ever.
+    """Refuses anything but a regular file with content. Opening a FIFO, for example, would block forever.
 
     Raises:
         UnreadableImage
@@ -264,7 +264,7 @@ def check_file(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def _refuse_odd_greys(image: Image.Image) -> None:
-    """Pillow reads some TIFF greys without scaling 12 bits to 16 or turning black and white: they would come out dark or inverted.
+    """Refuses TIFF greys that Pillow reads without scaling 12 bits to 16 or undoing an inversion: they would come out dark or inverted.
 
     Raises:
         UnreadableImage
@@ -278,11 +278,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB as a viewer would show it.
 
     Raises:
-        UnreadableImage: for pixel formats whose range is not defined.
+        UnreadableImage: the range of the pixel format is not defined.
     """
     if image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.uint16)
-        if "transparency" in image.info:  # one grey that stands for nothing
+        if "transparency" in image.info:  # the grey value that means transparent
             grey = np.where(grey == image.info["transparency"], 65_535, grey)
         return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -291,13 +291,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    image.load()  # a TIFF is turned by it, and has another size
-    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+    image.load()  # loading may turn a TIFF, which changes its size
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image
 
 
 def largest_of_16_bits(source: ImageSource, max_pixels: int) -> int | None:
-    """The largest value of a 16-bit grey picture; None of another one, and of what is none."""
-    with contextlib.suppress(Exception):  # decoding says why
+    """The largest value of a 16-bit grey image. None for other images, and for those that cannot be read."""
+    with contextlib.suppress(Exception):  # decoding reports the reason
         if isinstance(source, str) and not isinstance(source, Base64):
             check_file(source)
         with _open(source) as image:
@@ -307,14 +307,14 @@ def largest_of_16_bits(source: ImageSource, max_pixels: int) -> int | None:
 
 
 def is_several(value: object) -> TypeGuard[Collection]:
-    """Whether a cell holds several values; parquet files give arrays of them, and an array of two axes or three is one picture."""
+    """Whether a cell holds several values. Parquet files give 1-D arrays of them; an array with two or three axes is one image."""
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
 def pictures_in(value: object, is_path: bool, folder: Path) -> list[object]:
-    """What a cell has of pictures, one or several: a list of them, which a CSV file holds as text, or paths between semicolons.
+    """The images of a cell, one or several: a list, a list written as text (in a CSV file), or paths separated by semicolons.
 
-    A file may have a semicolon in its name.
+    A path that exists is not split, because a file name may contain semicolons.
     """
     if is_several(value):
         return list(value) or [""]
@@ -323,38 +323,38 @@ def pictures_in(value: object, is_path: bool, folder: Path) -> list[object]:
         return [value]
     text = str(value)
     if text.startswith("[") and text.endswith("]"):
-        with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # of brackets within brackets, too
+        with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # includes errors from deeply nested brackets
             listed = ast.literal_eval(text)
             return listed or [""] if all(path is None or isinstance(path, str) for path in listed) else [value]
     return [path for path in map(str.strip, text.split(SEPARATOR)) if path] or [""]
 
 
 def resolve_path(value: object, folder: Path) -> str:
-    """An absolute path; an empty string where the value is missing, and an address of the web as it is."""
+    """The value as an absolute path; an empty string if it is missing. URLs are returned unchanged."""
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
     if isinstance(path, str) and URL.match(path):
         return path
-    # os.path's expanduser leaves "~x.png" alone where no user x exists; pathlib's raises
+    # os.path's expanduser leaves "~x.png" alone if no such user exists; pathlib's raises
     return str(folder / os.path.expanduser(path)) if isinstance(path, str) and path else ""
 
 
 def opens_as_image(path: str) -> bool:
-    """Whether the file's header is an image's; the pixels are not read."""
+    """Whether the file has an image's header. Does not read the pixels."""
     try:
         check_file(path)
         with Image.open(path, formats=FORMATS):
             return True
-    except Exception:  # whatever the reason, it is none
+    except Exception:  # whatever the reason, it is not an image
         return False
 
 
 def is_long_base64(value: str) -> bool:
-    """Whether a text is the bytes of an image where a path is expected: no file's name is so long."""
+    """Whether a text in a column of paths is image data: a ``data:image/`` URL, or base64 that is too long for a file name."""
     return value.startswith("data:image/") or (len(value) > LONGEST_NAME and is_image_base64(value))
 
 
 def reads_as_path(value: str, folder: Path) -> bool:
-    """Whether a text where base64 is expected is a path: it ends like one, as base64 never does, or is no image and there is such a file."""
+    """Whether a text in a column of base64 is a path: it has an extension or a URL scheme, as base64 never has, or is not image data but an existing file."""
     if value.startswith("data:"):
         return False
     if value[-5:].lower().endswith(EXTENSIONS) or URL.match(value):
@@ -363,14 +363,14 @@ def reads_as_path(value: str, folder: Path) -> bool:
 
 
 def hint_of_tensor(value: object) -> str:
-    """What a message adds where a cell holds a tensor, of PyTorch or another library."""
+    """A hint for messages if a cell holds a tensor, of PyTorch or another library; empty otherwise."""
     return "; .numpy() makes an array of a tensor, and (H, W, 3) uint8 values are read as a picture" if callable(getattr(value, "numpy", None)) else ""
 
 
 def is_image_base64(value: str) -> bool:
-    """Whether a text begins like the bytes of an image."""
+    """Whether a text begins like an image in base64."""
     try:
-        head = base64.b64decode(value.split(",")[-1][:64])  # after the comma of a data: address
+        head = base64.b64decode(value.split(",")[-1][:64])  # after the comma of a data: URL
     except ValueError:
         return False
     return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*"))

@@ -1,4 +1,4 @@
-"""What scikit-learn's linear models of classes say, in one shape whatever the number of classes and of those that had rows."""
+"""Brings scikit-learn's linear classifiers to one shape, whatever the number of classes and whether all of them had rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.ndarray, num_scores: int) -> tuple[np.ndarray, np.ndarray]:
-    """What scikit-learn fitted, as (F, S) and (S,); a class that had no row is as unlikely as the least likely other."""
+    """The fitted coefficients as (F, S) and intercepts as (S,). A class without rows has zero weights and the lowest of the other intercepts."""
     if num_scores == 1:
         return coefficients.T, intercepts
-    if len(coefficients) == 1:  # of two classes scikit-learn gives the difference
+    if len(coefficients) == 1:  # for two classes scikit-learn gives only the difference
         coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     weight, bias = np.zeros((coefficients.shape[1], num_scores)), np.full(num_scores, intercepts.min())
     weight[:, classes], bias[classes] = coefficients.T, intercepts
@@ -17,11 +17,11 @@ def of_classes(coefficients: np.ndarray, intercepts: np.ndarray, classes: np.nda
 
 
 def cross_entropy(scores: np.ndarray, target: np.ndarray, weight: np.ndarray | float = 1.0) -> float:
-    """The mean loss of some scores, as logits.
+    """The mean cross entropy of scores used as logits.
 
     Args:
         scores: (N, K), or (N, 1) of the second of two classes.
-        weight: (N,) that each row's loss is multiplied by.
+        weight: (N,) factor of each row's loss.
     """
     if scores.shape[1] == 1:
         scores = np.concatenate([np.zeros_like(scores), scores], 1)

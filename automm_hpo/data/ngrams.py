@@ -1,12 +1,12 @@
-"""Columns of text -> numbers: what a linear model of their words and characters says of the target.
+"""Columns of text -> numbers: the scores that a linear model of words and characters gives the target.
 
 Such models are hard to beat on a few thousand rows (Wang, Manning 2012, "Baselines and bigrams", ACL P12-2018), and read all of a long text,
-where an encoder reads a window. What they say stands in the table as numbers beside the others, so every model that reads numbers profits, and
-no library beyond scikit-learn is needed.
+where an encoder reads only a window. Their scores become additional numeric columns, so every model that reads numbers benefits, and no library
+beyond scikit-learn is needed.
 
-A row that the linear model was fitted to would look far surer than any later one. So there is a model for each fold of the training rows, fitted
-to the others; a training row is scored by the one that has not seen it, a later row by one of all rows (stacking: Wolpert 1992). The n-grams are
-hashed (Weinberger et al. 2009, arXiv:0902.2206): nothing need be remembered of one but its weight.
+A linear model is far more confident on the rows it was fitted to than on later ones. So there is one model per fold of the training rows, fitted
+to the other folds. A training row is scored by the model that has not seen it, a later row by a model of all rows (stacking: Wolpert 1992). The
+n-grams are hashed (Weinberger et al. 2009, arXiv:0902.2206), so only their weights must be stored.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 NUM_FOLDS = 5
-NUM_BUCKETS = 2**18  # of each view of a column
-MOST_FEATURES = 2**17  # buckets with a weight, those found in the most rows
-MOST_WEIGHTS = 2**18  # of all scores together
-LEAST_ROWS = 2  # in which a bucket is found
-MOST_CHARACTERS = 10_000_000  # that are learned from, of up to three classes; a minute on a slow core. Of 20 classes a sixth of that
-CHARACTERS_A_SECOND = 30_000  # of a time limit: then this takes a fifth of it, or so
-MOST_OF_A_TEXT = 20_000  # characters; of longer ones both ends are read, half of each
-ROWS_A_CALL = 4_096  # hashed at once
-STRENGTHS = (1.0, 10.0, 100.0, 1_000.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
-PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)  # the same for numbers: alpha of its ridge regression
+NUM_BUCKETS = 2**18  # per view of a column
+MOST_FEATURES = 2**17  # buckets that get a weight, those that occur in the most rows
+MOST_WEIGHTS = 2**18  # over all scores
+LEAST_ROWS = 2  # rows that a bucket must occur in
+MOST_CHARACTERS = 10_000_000  # to learn from, for up to three classes: a minute on a slow core. For 20 classes, a sixth of that
+CHARACTERS_A_SECOND = 30_000  # to learn from per second of the time limit, so that this takes about a fifth of it
+MOST_OF_A_TEXT = 20_000  # characters; longer texts are read from both ends, half from each
+ROWS_A_CALL = 4_096  # rows hashed at once
+STRENGTHS = (1.0, 10.0, 100.0, 1_000.0)  # C of scikit-learn's logistic regression, tried from the strongest penalty to the weakest
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)  # the same for regression: alpha of scikit-learn's ridge regression
 MOST_ITERATIONS = 50
-MOST_CLASSES = 100  # that are scored without being asked for
+MOST_CLASSES = 100  # with more classes, texts are scored only on request
 VIEWS: tuple[dict[str, Any], ...] = (
-    {"analyzer": "word", "token_pattern": r"(?u)\w+|[^\w\s]", "ngram_range": (1, 2)},  # punctuation tells, too
+    {"analyzer": "word", "token_pattern": r"(?u)\w+|[^\w\s]", "ngram_range": (1, 2)},  # punctuation is informative, too
     {"analyzer": "char_wb", "lowercase": False, "ngram_range": (2, 5)},
 )
 
 
 @dataclass(frozen=True)
 class NgramScorer:
-    """A linear model of words, pairs of words, and characters in a row.
+    """A linear model of words, pairs of words, and character n-grams.
 
     Attributes:
-        columns: the columns of text; each has buckets of its own.
-        names: of the scores: one for each class, a single one for two classes and for a regression.
-        buckets: (F,) int32, those that have a weight.
+        columns: the text columns; each has its own buckets.
+        names: names of the scores: one for each class, a single one for two classes and for a regression.
+        buckets: (F,) int32 indices of the buckets that have a weight.
         weight: (F, S) float32.
         bias: (S,) float32; the scores are about N(0, 1).
-        fold_weight, fold_bias: the same of each fold, (folds, F, S) and (folds, S), for the rows that all of them were fitted to.
+        fold_weight, fold_bias: the same for each fold's model, (folds, F, S) and (folds, S), used to score the training rows.
     """
 
     columns: tuple[Hashable, ...]
@@ -72,7 +72,7 @@ class NgramScorer:
         """(N, S) float32.
 
         Args:
-            held_out: each row by the fold that was not fitted to a text like its own; for the training rows.
+            held_out: for the training rows: scores each row by its fold's model, which was not fitted to its text.
         """
         scores = [np.zeros((0, len(self.names)), np.float32)]
         for start in range(0, len(table), ROWS_A_CALL):
@@ -86,7 +86,7 @@ class NgramScorer:
 
     def to_json(self) -> dict[str, Any]:
         arrays = {name: _array_to_json(getattr(self, name)) for name in ("buckets", "weight", "bias", "fold_bias")}
-        folds = _array_to_json(self.fold_weight.astype(np.float16))  # for a fit that begins with this predictor and may have the same rows: half the digits do
+        folds = _array_to_json(self.fold_weight.astype(np.float16))  # only needed by a fit that starts from this predictor on the same rows: float16 is enough
         return {"columns": list(self.columns), "names": list(self.names), **arrays, "fold_weight": folds}
 
     @classmethod
@@ -97,7 +97,7 @@ class NgramScorer:
 
 
 def score_names(problem: Problem) -> tuple[str, ...]:
-    """Of the scores that a problem's texts get."""
+    """Names of the scores of a problem's texts."""
     classes = problem.class_labels if problem.problem_type == "multiclass" else [problem.label if problem.positive_class is None else problem.positive_class]
     return tuple(f"words: {each}" for each in classes)
 
@@ -111,14 +111,14 @@ def fit_ngrams(
     seed: int,
     time_limit: float | None = None,
 ) -> NgramScorer:
-    """Fits the models of all folds, and the one of all rows.
+    """Fits one model per fold, and one to all rows.
 
     Args:
         table: the training rows.
-        target: (N,) as ``Problem.encode`` gives it.
-        weight: (N,) of the rows; None: all count alike.
-        seed: draws the rows that are learned from, where all are too much.
-        time_limit: seconds of the whole ``fit``, of which this takes a part. The rows follow from it, not from a clock: the same call learns the same.
+        target: (N,) class indices, or standardised values of a regression.
+        weight: (N,) of the rows; None: all count equally.
+        seed: draws the rows to learn from, if there are too many.
+        time_limit: seconds of the whole ``fit``, of which this takes a part. It sets the number of rows in advance, so that the same call learns the same.
     """
     names = score_names(problem)
     read = np.array([sum(map(len, row)) for row in zip(*_texts(table, columns), strict=True)])
@@ -139,7 +139,7 @@ def fit_ngrams(
 
 
 def _fit(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.ndarray, num_scores: int, is_classes: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(folds + 1, F, S) and (folds + 1, S), by the penalty that has the lowest loss on the rows held out; the last is of all rows."""
+    """Weights (folds + 1, F, S) and biases (folds + 1, S), for the penalty with the lowest loss on held-out rows. The last model is fitted to all rows."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -153,7 +153,7 @@ def _fit(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.
         for fold, model in enumerate(models):
             rows = (folds != fold) & (weight > 0)
             if len(np.unique(target[rows])) > 1:
-                with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the rows held out
+                with warnings.catch_warnings():  # weak penalties need not converge, only the loss on held-out rows counts
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     model.set_params(**penalty).fit(features[rows], target[rows], sample_weight=weight[rows])
                 if is_classes:
@@ -169,23 +169,23 @@ def _fit(features: csr_array, target: np.ndarray, weight: np.ndarray, folds: np.
 
 
 def _held_out(features: csr_array, weights: np.ndarray, biases: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(N, S): each row by the model of its own fold, which was not fitted to it."""
+    """(N, S): scores each row by the model of its own fold, which was not fitted to it."""
     return np.stack([features @ weight + bias for weight, bias in zip(weights, biases, strict=True)])[folds, np.arange(len(folds))]
 
 
 def _texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[list[str]]:
-    """Of each column, what is read of its texts."""
+    """The texts of each column, long ones reduced to their two ends."""
     half = MOST_OF_A_TEXT // 2
     return [[text if len(text) <= 2 * half else f"{text[:half]}\n{text[-half:]}" for text in text_cells(table[column])] for column in columns]
 
 
 def _folds(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """(N,) int64: of each row, by what it says, so that copies of a text share a fold."""
+    """(N,) int64 fold of each row, computed from its text, so that copies of a text share a fold."""
     return np.array([zlib.crc32("\0".join(row).encode()) % NUM_FOLDS for row in zip(*texts, strict=True)], np.int64)
 
 
 def _features(texts: Sequence[Sequence[str]]) -> csr_array:
-    """(N, columns * views * NUM_BUCKETS) float32: how often each n-gram is in a text, one hash a bucket, as 1 + log; each view is of length 1."""
+    """(N, columns * views * NUM_BUCKETS) float32: 1 + log of the n-gram count of each hash bucket. Each view is normalised to length 1."""
     from scipy.sparse import csr_array, hstack
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.preprocessing import normalize

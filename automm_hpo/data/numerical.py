@@ -1,4 +1,4 @@
-"""Columns of numbers -> columns of about N(0, 1), and an indicator where values were missing."""
+"""Columns of numbers -> columns of about N(0, 1), with an indicator if training had missing values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..config import Scaling
 from ..errors import InvalidData
 
 MAX_QUANTILES = 1_000
-ROWS_A_QUANTILE = 30  # fewer rows, fewer quantiles: each should stand for some rows
-LARGEST = 1e4  # standard deviations; what lies beyond is cut there, long before float32 ends
-LARGEST_VALUE = 1e300  # what is larger is as good as infinite: differences of such values would be
+ROWS_A_QUANTILE = 30  # fewer rows have fewer quantiles, so that each stands for several rows
+LARGEST = 1e4  # standard deviations; values beyond are clipped, far below the limit of float32
+LARGEST_VALUE = 1e300  # larger values count as infinite, because their differences may be
 MAX_NAMED = 5
 SHORT = reprlib.Repr()
-SHORT.maxother = 60  # a date needs more than the usual 30
+SHORT.maxother = 60  # a date needs more than the default of 30
 DURATIONS = (datetime.timedelta, np.timedelta64)
 
 
@@ -32,8 +32,8 @@ class NumberScaler:
 
     Attributes:
         scaling: ``quantile`` (by rank, to a normal distribution), ``standard``, or ``robust`` (by quartiles, with soft ends).
-        center, scale: of standard and robust: ``(value - center) / scale``.
-        quantiles: of quantile, evenly spaced from the smallest value to the largest.
+        center, scale: for standard and robust: ``(value - center) / scale``.
+        quantiles: for quantile: the values at evenly spaced ranks, from the smallest to the largest.
     """
 
     scaling: Scaling
@@ -57,21 +57,21 @@ class NumberScaler:
         return cls(**{**values, "quantiles": tuple(values["quantiles"])})
 
     def _normal_scores(self, values: np.ndarray) -> np.ndarray:
-        """As scikit-learn's QuantileTransformer, but for the two ends: there it gives -5.2 and 5.2, also where half of all values are the smallest."""
+        """Like scikit-learn's QuantileTransformer, except at both ends, where that gives -5.2 and 5.2, even if half of all values are the smallest."""
         quantiles = np.array(self.quantiles)
         if quantiles[0] == quantiles[-1]:
             return np.zeros_like(values)
         references = np.linspace(0, 1, len(quantiles))
-        # of equal quantiles one interpolation takes the last, the other the first: their mean is the rank of the middle
+        # among equal quantiles, one interpolation takes the last and the other the first, so their mean is the middle rank
         ranks = 0.5 * (np.interp(values, quantiles, references) - np.interp(-values, -quantiles[::-1], -references[::-1]))
         edge = 0.5 / len(quantiles)
-        from scipy.special import ndtri  # trials import this module, and scale nothing
+        from scipy.special import ndtri  # imported here, because trials import this module but scale nothing
 
         return ndtri(np.clip(ranks, edge, 1 - edge))
 
 
 def fit_scaler(values: np.ndarray, scaling: Scaling) -> NumberScaler:
-    """The scaling that these values call for.
+    """Fits the scaling of these values.
 
     Args:
         values: (N,) float64; NaN is missing.
@@ -81,7 +81,7 @@ def fit_scaler(values: np.ndarray, scaling: Scaling) -> NumberScaler:
         return NumberScaler("standard")
     if scaling == "quantile":
         count = min(MAX_QUANTILES, max(10, len(present) // ROWS_A_QUANTILE))
-        # interpolation may step back by a rounding error
+        # interpolated quantiles may decrease by a rounding error
         return NumberScaler(scaling, quantiles=tuple(np.maximum.accumulate(np.quantile(present, np.linspace(0, 1, count))).tolist()))
     if scaling == "robust":
         low, center, high = np.quantile(present, [0.25, 0.5, 0.75]).tolist()
@@ -92,10 +92,10 @@ def fit_scaler(values: np.ndarray, scaling: Scaling) -> NumberScaler:
 
 @dataclass(frozen=True)
 class NumberEncoder:
-    """A column of numbers.
+    """Encodes one column of numbers.
 
     Attributes:
-        has_missing: whether training had missing values, for which there is an indicator then.
+        has_missing: whether training had missing values; if so, there is an indicator of them.
     """
 
     column: Hashable
@@ -110,7 +110,7 @@ class NumberEncoder:
         """(N, 1 or 2) float32.
 
         Raises:
-            InvalidData: a value is infinite or no number.
+            InvalidData: a value is infinite or not a number.
         """
         values = to_floats(column)
         scaled = self.scaler.transform(values)
@@ -125,20 +125,20 @@ class NumberEncoder:
 
 
 def fit_numbers(column: pd.Series, scaling: Scaling) -> NumberEncoder:
-    """The encoder of a column, by its training rows.
+    """Fits the encoder of a column to its training rows.
 
     Raises:
-        InvalidData: a value is infinite or no number.
+        InvalidData: a value is infinite or not a number.
     """
     values = to_floats(column)
     return NumberEncoder(column.name, fit_scaler(values, scaling), bool(np.isnan(values).any()))
 
 
 def to_floats(column: pd.Series) -> np.ndarray:
-    """(N,) float64, NaN where missing; strings that are numbers count, durations are seconds, times of day seconds since midnight.
+    """(N,) float64, NaN if missing or blank. Parses strings; durations become seconds, times of day seconds since midnight.
 
     Raises:
-        InvalidData: names the column, the first rows and their values.
+        InvalidData: a value is infinite or not a number; names the column, the first such rows and their values.
     """
     missing, dtype = column.isna().to_numpy(dtype=bool), column.dtype
     if is_duration(dtype):
@@ -146,11 +146,11 @@ def to_floats(column: pd.Series) -> np.ndarray:
     elif pd.api.types.is_bool_dtype(dtype):
         values = column.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     else:
-        is_plain = "decimal" not in str(dtype) and not pd.api.types.is_complex_dtype(dtype)  # pandas stumbles over Arrow's decimals
+        is_plain = "decimal" not in str(dtype) and not pd.api.types.is_complex_dtype(dtype)  # pandas mishandles Arrow's decimals
         is_real = is_plain and pd.api.types.is_numeric_dtype(dtype)
         plain = column
         if not is_real:
-            cells = zip(column.astype(object), missing, strict=True)  # Arrow's texts are slow to walk
+            cells = zip(column.astype(object), missing, strict=True)  # iterating over Arrow's strings is slow
             plain = pd.Series([None if absent else _as_real(value) for value, absent in cells], dtype=object)
         values = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         blank = np.array([isinstance(value, str) and not value.strip() for value in plain], dtype=bool) if plain.dtype == object else missing
@@ -160,25 +160,25 @@ def to_floats(column: pd.Series) -> np.ndarray:
 
 
 def is_duration(dtype: Any) -> bool:
-    """Of numpy's kind or of Arrow's."""
+    """Whether a dtype is a duration, numpy's or Arrow's."""
     return getattr(dtype, "kind", "") == "m"
 
 
 def _as_real(value: Any) -> Any:
-    """What pandas takes for the same number, or for none."""
-    if isinstance(value, str):  # first, for most are
+    """The value in a form that pandas reads as the same number, or rejects if it is not a real number."""
+    if isinstance(value, str):  # first, because most values are strings
         return value
     if isinstance(value, DURATIONS):
         return pd.Timedelta(value).total_seconds()
     if isinstance(value, datetime.time):
         return datetime.timedelta(hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond).total_seconds()
     if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST_VALUE:
-        return math.inf  # which float() may refuse to make of it
+        return math.inf  # float() would raise for the largest ones
     return str(value) if isinstance(value, complex) else value
 
 
 def refuse_rows(column: pd.Series, bad: np.ndarray, expected: str) -> None:
-    """Refuses a column for some of its rows.
+    """Refuses a column if any of its rows is bad.
 
     Raises:
         InvalidData: a row is bad.

@@ -1,9 +1,9 @@
-"""Decoded images as this machine keeps them: one file for a set of images, which every search on them finds again.
+"""This machine's cache of decoded images: one file per set of images, reused by every search on the same set.
 
-A folder holds ``<key>.pixels``, raw bytes that processes map, and ``<key>.json`` with the places of those that cannot be read. Who has an entry open holds
-a shared lock on its file, so nobody removes it for lack of room; who decodes holds an exclusive one on ``<key>.part``, and others who want the same
-images wait for it. A lock ends with its process, however that ends, and the next one that wants the images goes on: behind the pixels ``<key>.part`` has a
-checksum of each picture that is in it, of which a kill or a power cut can make no other.
+The folder holds ``<key>.pixels``, raw bytes that processes map, and ``<key>.json``, which lists the unreadable images. A process that has an entry
+open holds a shared lock on its file, so that nobody removes it to make room. A process that decodes holds an exclusive lock on ``<key>.part``, and
+others that want the same images wait for it. A lock ends with its process, however that dies, and the next process that wants the images continues:
+behind the pixels, ``<key>.part`` has a checksum of each decoded image, which reveals images that a kill or a power cut left incomplete.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .images import DECODER_VERSION, ImageGeometry, ImageSource
 
 FOLDER, MOST_GIGABYTES = "AUTOMM_HPO_CACHE_DIR", "AUTOMM_HPO_CACHE_GB"
 DEFAULT_GIGABYTES = 20.0
-SPARE_BYTES = 1e9  # of the disk, left to others
+SPARE_BYTES = 1e9  # disk space left to others
 PIXELS, PART = ".pixels", ".part"
-CACHE_VERSION = 3  # raise it when the files would be read differently
-# memory for copies is not set aside, so the file may be larger than the memory; Python names the flag from 3.13 on, this is Linux's
+CACHE_VERSION = 3  # raise it when the file format changes
+# reserves no memory for copies, so the file may be larger than the memory; Python has the flag from 3.13 on, the fallback is Linux's value
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 CHECKSUM = np.dtype("<u4")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,13 +46,13 @@ Keep = Callable[[int, int, np.ndarray], None]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that are decoded alike.
+    """A set of images, all decoded in the same way.
 
     Attributes:
-        key: of all that their pixels depend on.
-        count: how many; the first picture of their store is none of them, but black.
-        in_files: every process, of other machines too, can read them by their paths.
-        sources: gives them, where they must be decoded.
+        key: digest of everything that their pixels depend on.
+        count: number of images; their store has a black one before them, at index 0.
+        in_files: all images are files, which any process can read, also on other machines.
+        sources: returns the images' sources, when they must be decoded.
     """
 
     key: str
@@ -75,9 +75,9 @@ class Store:
     """The pixels of a set of images.
 
     Attributes:
-        images: (1 + count, S, S, 3) uint8, mapped, or what decodes those that are asked for.
-        bad: places of those that cannot be read, which are black, and why.
-        folder: where the pixels lie, or would.
+        images: (1 + count, S, S, 3) uint8, memory-mapped, or an ``OnDemand`` that decodes the requested images.
+        bad: index -> reason of the unreadable images, which are black.
+        folder: where the pixels are stored, or would be.
     """
 
     images: torch.Tensor | OnDemand
@@ -86,7 +86,7 @@ class Store:
 
 
 def set_key(identities: Sequence[tuple[object, ...]], geometry: ImageGeometry) -> str:
-    """SHA-256 of all that pixels depend on: what tells each image from others (``identify``), the geometry and the decoder."""
+    """Digest of everything that pixels depend on: the images' identities (``identify``), the geometry, and the versions of decoder and cache."""
     digest = hashlib.sha256(repr((CACHE_VERSION, DECODER_VERSION, geometry)).encode())
     for identity in identities:
         digest.update(repr(identity).encode("utf-8", "surrogatepass"))
@@ -94,16 +94,16 @@ def set_key(identities: Sequence[tuple[object, ...]], geometry: ImageGeometry) -
 
 
 def machine_folder() -> Path:
-    """Where this machine keeps what it decoded."""
+    """The folder of this machine's decoded images."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.abspath(os.path.expanduser(os.environ.get(FOLDER) or f"{base}/automm_hpo")))
 
 
 def most_bytes() -> float:
-    """What the machine's folder may hold.
+    """The number of bytes that the machine's folder may hold.
 
     Raises:
-        InvalidArgument
+        InvalidArgument: the environment variable is not a number >= 0.
     """
     text = os.environ.get(MOST_GIGABYTES) or str(DEFAULT_GIGABYTES)
     try:
@@ -124,16 +124,16 @@ def open_store(
     report: Callable[[str], None] = lambda line: None,
     elsewhere: Path | None = None,
 ) -> Store:
-    """The pixels of images: found in this machine's folder, or decoded once and put there while other processes that want them wait.
+    """The pixels of a set of images: found in this machine's folder, or decoded once and stored there, while other processes that want them wait.
 
     Args:
-        own: the search's folder, for what no other machine could decode for itself, or where the machine's folder cannot be written.
-        is_right: whether these places may be what an entry says cannot be read.
-        report: is told where it goes another way than usual.
-        elsewhere: a folder in which they may lie as well, for a process whose environment names none.
+        own: the search's folder, used for images that are not files, and if the machine's folder cannot be written.
+        is_right: whether an entry that lists these indices as unreadable can be used.
+        report: receives a line about anything unusual.
+        elsewhere: another folder that may have the pixels, for a process whose environment names no folder.
 
     Raises:
-        OSError: there is no room for images that are in no files.
+        OSError: there is no room for images that are not files.
     """
     entry, most = (_Entry(machine_folder(), images), most_bytes()) if images.in_files else (_Entry(own, images), math.inf)
     others = [_Entry(own, images), *([_Entry(elsewhere, images)] if elsewhere is not None and not os.environ.get(FOLDER) else [])]
@@ -144,7 +144,7 @@ def open_store(
         try:
             claim = entry.claim(watch, report)
         except OSError as error:
-            if entry.folder == own or isinstance(error, AutoMMHPOError):  # a time limit is a TimeoutError, and so an OSError
+            if entry.folder == own or isinstance(error, AutoMMHPOError):  # TimeLimitTooShort is a TimeoutError, and so an OSError
                 raise
             report(f"{entry.folder} cannot be written ({error.strerror}); the decoded images go to {own}")
             entry, most = _Entry(own, images), math.inf
@@ -152,7 +152,7 @@ def open_store(
         if claim is None:
             continue
         try:
-            if found := entry.open(is_right):  # by another process, just now
+            if found := entry.open(is_right):  # another process has just finished it
                 return found
             if entry.reserve(claim, most):
                 return entry.fill(claim, num_threads, watch, report)
@@ -165,33 +165,33 @@ def open_store(
             return entry.stream(is_right, num_threads, watch)
         finally:
             kept = entry.release(claim)
-            if kept and entry.folder != own:  # the search's folder may go with it
+            if kept and entry.folder != own:  # the search's own folder may be deleted
                 report(f"{kept} of {images.count} images are decoded, and kept: the next call goes on from there")
 
 
 class _Entry:
-    """A set of images in a folder."""
+    """The files of a set of images in one folder."""
 
     def __init__(self, folder: Path, images: ImageSet) -> None:
         self.folder, self.images = folder, images
         self.pixels, self.part, self.note = (folder / f"{images.key}{suffix}" for suffix in (PIXELS, PART, ".json"))
 
     def open(self, is_right: Callable[[Sequence[int]], bool]) -> Store | None:
-        """None: it is not there, or is not whole."""
+        """Opens the stored pixels. None if they are absent, incomplete or refused by ``is_right``."""
         with contextlib.suppress(OSError), _opened(self.pixels, os.O_RDONLY) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             bad = self._noted()
             if bad is not None and os.fstat(descriptor).st_size == self.images.nbytes and is_right(list(bad)):
-                with contextlib.suppress(OSError):  # of another user, say
-                    os.utime(self.pixels)  # used last
+                with contextlib.suppress(OSError):  # another user's file, for example
+                    os.utime(self.pixels)  # marks it as recently used
                 return Store(self._map(descriptor), bad, self.folder)
         return None
 
     def claim(self, watch: Watch, report: Callable[[str], None]) -> int | None:
-        """The descriptor of the unfinished file, locked by this process alone; None: another one had it, and has finished or given up.
+        """The descriptor of the unfinished file, locked for this process alone. None if another process had it, and has finished or given up.
 
         Raises:
-            OSError: nothing can be written here.
+            OSError: the folder cannot be written.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
@@ -210,7 +210,7 @@ class _Entry:
         return None
 
     def release(self, claim: int) -> int:
-        """Leaves what was not finished to the next one that wants it, and says how many pictures that are."""
+        """Unlocks the unfinished file for the next process, and returns how many decoded images it holds. A file with none is removed."""
         kept = 0
         if self._is(claim):
             kept = int(np.count_nonzero(self._checksums(claim)))
@@ -226,19 +226,19 @@ class _Entry:
             return False
 
     def reserve(self, claim: int, most: float) -> bool:
-        """Takes the room on the disk, where need be that of entries which nobody has open, the longest unused first.
+        """Reserves room on the disk. If necessary, removes entries that nobody has open, the least recently used first. False if there is no room.
 
         Args:
             most: bytes that the folder may hold.
         """
         needed, spare = self.images.nbytes, SPARE_BYTES if self.images.in_files else 0
-        there = 512 * os.fstat(claim).st_blocks  # of one that was not finished
+        there = 512 * os.fstat(claim).st_blocks  # that an unfinished file already has
 
         def fits() -> bool:
             return needed + sum(_size(file) for file in self._others()) <= most and needed + spare <= shutil.disk_usage(self.folder).free + there
 
         with _opened(self.folder / "lock", os.O_RDONLY | os.O_CREAT) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the descriptor is closed
             for file in self._others() if needed <= most else []:
                 if fits():
                     break
@@ -252,11 +252,11 @@ class _Entry:
                 if getattr(error, "errno", None) in NO_ROOM:
                     os.ftruncate(claim, 0)
                     return False
-                os.ftruncate(claim, needed)  # a system that cannot be asked
+                os.ftruncate(claim, needed)  # no fallocate on this system
         return True
 
     def fill(self, claim: int, num_threads: int, watch: Watch, report: Callable[[str], None]) -> Store:
-        """Decodes into the unfinished file the images that are not in it, and finishes it."""
+        """Decodes the images that the unfinished file lacks, and finishes it."""
         sources, size = self.images.sources(), self.images.nbytes // (1 + self.images.count)
         places = self._find_undecoded(claim, size, watch)
         if len(places) < len(sources):
@@ -271,11 +271,11 @@ class _Entry:
         try:
             found = self._decode([sources[place - 1] for place in places], self.images.geometry, keep, num_threads, watch)
         except OSError as error:
-            if error.errno in NO_ROOM:  # of a disk that is full nothing is held
+            if error.errno in NO_ROOM:  # frees the room on a full disk
                 os.ftruncate(claim, 0)
             raise
         bad = {places[number - 1]: reason for number, reason in found.items()}
-        os.fsync(claim)  # a power cut must not leave black pictures under a name that says they are whole
+        os.fsync(claim)  # a power cut must not leave black images in a file with the name of a complete one
         write_json(self.note, list(bad.items()))
         os.ftruncate(claim, self.images.nbytes)
         os.replace(self.part, self.pixels)
@@ -283,12 +283,12 @@ class _Entry:
         return Store(self._map(claim), bad, self.folder)
 
     def _checksums(self, claim: int) -> np.ndarray:
-        """Of the pictures in the unfinished file; 0 where there is none, or, once in four billion, one that is decoded again."""
+        """Checksums of the images in the unfinished file, 0 for absent ones. One image in four billion has checksum 0 too, and is decoded again."""
         stored = os.pread(claim, CHECKSUM.itemsize * self.images.count, self.images.nbytes)
         return np.frombuffer(stored.ljust(CHECKSUM.itemsize * self.images.count, b"\0"), CHECKSUM)
 
     def _find_undecoded(self, claim: int, size: int, watch: Watch) -> list[int]:
-        """Places of the pictures that are not in the unfinished file as they were decoded."""
+        """Indices of the images that the unfinished file lacks, or has damaged."""
         absent = []
         for place, checksum in enumerate(self._checksums(claim).tolist(), 1):
             if not checksum or zlib.crc32(os.pread(claim, size, place * size)) != checksum:
@@ -297,7 +297,7 @@ class _Entry:
         return absent
 
     def stream(self, is_right: Callable[[Sequence[int]], bool], num_threads: int, watch: Watch) -> Store:
-        """Nothing is kept but which images cannot be read; to find out, they are decoded as small as is quickest."""
+        """A store that decodes on demand. Keeps only the list of unreadable images, found by decoding all of them at the smallest, fastest size."""
         sources, bad = self.images.sources(), self._noted()
         if bad is None or not is_right(list(bad)):
             bad = self._decode(sources, replace(self.images.geometry, side=1), lambda row, column, image: None, num_threads, watch)
@@ -309,7 +309,7 @@ class _Entry:
         return {1 + image.row: image.reason for image in decode_all([[source] for source in sources], geometry, keep, num_threads, watch=watch)}
 
     def _map(self, descriptor: int) -> torch.Tensor:
-        """Copy-on-write: torch wants writable memory, and nobody writes. The map has a descriptor of its own, and with it the lock, as long as it lives."""
+        """Maps the pixels copy-on-write, because torch expects writable memory; nobody writes. The map's own descriptor keeps the lock while it lives."""
         mapped = mmap.mmap(descriptor, self.images.nbytes, mmap.MAP_PRIVATE | NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
         return torch.frombuffer(mapped, dtype=torch.uint8).view(self.images.shape)
 
@@ -320,7 +320,7 @@ class _Entry:
             return None
 
     def _others(self) -> list[Path]:
-        """The folder's files of pixels; what was never finished first, then the longest unused."""
+        """The folder's other files of pixels: unfinished ones first, then the least recently used."""
         files = [file for file in self.folder.iterdir() if file.suffix in (PIXELS, PART) and file != self.part]
         return sorted(files, key=lambda file: (file.suffix == PIXELS, _last_use(file)))
 
@@ -344,7 +344,7 @@ def _locked_alone(descriptor: int) -> bool:
 
 def _remove_unused(file: Path) -> None:
     """Removes an entry unless a process has it open."""
-    with contextlib.suppress(OSError), _opened(file, os.O_RDWR) as descriptor:  # another user's, say
+    with contextlib.suppress(OSError), _opened(file, os.O_RDWR) as descriptor:  # another user's file, for example
         if _locked_alone(descriptor):
             file.unlink()
             file.with_suffix(".json").unlink(missing_ok=True)
@@ -357,7 +357,7 @@ def _told(num_bytes: float) -> str:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # just now
+    except FileNotFoundError:  # removed meanwhile
         return 0
 
 

@@ -1,4 +1,4 @@
-"""Rows that a model has learned from, told again by a few bytes each: what it says of them says nothing of how good it is."""
+"""Recognises rows that a model has learned from, by a few bytes each: its predictions for them say nothing about its quality."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads neigh
 
 
 def row_digests(table: pd.DataFrame, columns: ColumnTypes, label: Any, folder: Path) -> np.ndarray:
-    """(N,) uint32 of what rows say in the columns that are read, and in the label; equal for equal rows, and for others once in four billion.
+    """(N,) uint32 digests of the used columns and the label. Equal for equal rows; different rows collide once in four billion.
 
     Args:
-        folder: that relative image paths count from.
+        folder: base of relative image paths.
     """
     found = np.zeros(len(table), np.uint64)
     for column in (*columns.used, label):
@@ -40,12 +40,12 @@ def row_digests(table: pd.DataFrame, columns: ColumnTypes, label: Any, folder: P
 
 
 def _bits(values: pd.Series, kind: str, folder: Path) -> np.ndarray:
-    """(N,) uint64 of what a column of this type is read as: the same however a date, a number or a category is written."""
-    with contextlib.suppress(InvalidData):  # of another type: that is refused when the table is encoded
+    """(N,) uint64 digests of a column's values, the same however a date, a number or a category is written."""
+    with contextlib.suppress(InvalidData):  # values of another type are refused when the table is encoded
         if kind == "datetime":
             return to_dates(values).as_unit("us").asi8.view(np.uint64)
         if kind == "numerical" or (kind == "label" and pd.api.types.is_numeric_dtype(values.dtype)):
-            numbers = to_floats(values) + 0.0  # -0.0 is 0.0
+            numbers = to_floats(values) + 0.0  # turns -0.0 into 0.0
             return np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64)
     if kind == "categorical":
         positions, keys = find_categories(values)

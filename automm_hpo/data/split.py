@@ -1,4 +1,4 @@
-"""Holdout: stratified for classes, seeded."""
+"""Splits off holdout rows: seeded, and stratified for classes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pandas as pd
 from ..errors import InvalidData
 from ..problem import Problem
 
-MANY, MUCH = 20, 0.2  # classes; share of the rows
+MANY, MUCH = 20, 0.2  # number of classes; share of the rows
 
 
 def default_holdout_frac(num_rows: int) -> float:
-    """AutoGluon's rule: a fifth of small tables down to a tenth, ever less of large ones."""
+    """AutoGluon's rule: a fifth of small tables, falling to a tenth, and to a hundredth for large ones."""
     if num_rows < 5_000:
         return max(0.1, min(0.2, 500 / num_rows))
     return max(0.01, min(0.1, 2_500 / num_rows))
@@ -21,15 +21,16 @@ def default_holdout_frac(num_rows: int) -> float:
 def train_valid_split(
     table: pd.DataFrame, problem: Problem, holdout_frac: float | None, seed: int, known: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Splits the training rows; every class keeps at least one row in train, and has one in valid if it has two.
+    """Splits the training rows. Every class keeps at least one row in train, and has one in valid if it has at least two rows.
 
-    Where classes are so many and so small that this would hold out more than a fifth of all rows, and more than was asked for, some have none there.
+    If there are so many small classes that this would hold out more than a fifth of all rows, and more than requested, some have none in valid.
 
     Args:
-        known: (N,) bool, rows that a model has learned from: they are not held out, and of the others at most half. Where all are, it is of no use.
+        known: (N,) bool, rows that a model has learned from. They are not held out, and in a class that has some, at most half of the others are.
+            Ignored if all rows are known.
 
     Raises:
-        InvalidData: too few rows to hold any out.
+        InvalidData: there are too few rows to hold any out.
     """
     frac = default_holdout_frac(len(table)) if holdout_frac is None else holdout_frac
     groups = problem.encode(table[problem.label]) if problem.is_classification else np.zeros(len(table), dtype=np.int64)
@@ -50,7 +51,7 @@ def train_valid_split(
 
 
 def _held_out_counts(sizes: np.ndarray, frac: float, seed: int) -> np.ndarray:
-    """(K,) rows of each class that are held out, of its size."""
+    """(K,) number of rows to hold out from each class, given the class sizes."""
     counts, wanted = np.minimum(sizes - 1, np.maximum(1, np.round(sizes * frac).astype(int))), max(1, round(sizes.sum() * frac))
     if len(sizes) > MANY and counts.sum() > max(wanted, MUCH * sizes.sum()):
         small = np.random.default_rng([seed, 1]).permutation(np.flatnonzero((counts == 1) & (sizes * frac < 1)))

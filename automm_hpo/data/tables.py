@@ -1,4 +1,4 @@
-"""Whatever the user calls a table -> a DataFrame and the folder its relative paths count from."""
+"""Anything a user may give as a table -> a DataFrame, and the base folder of its relative paths."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .images import describe_values
 
 
 def load_table(data: Any, name: str, columns: Collection[Hashable] | None = None) -> tuple[pd.DataFrame, Path]:
-    """Reads a table; the caller's object is never changed.
+    """Reads a table. Never changes the caller's object.
 
     Args:
         data: DataFrame, path of a .csv or .parquet file, dict of columns (or of one row's values), or list of dicts.
         name: the argument's name, for messages.
-        columns: those that will be looked at, whatever the others are; None: all.
+        columns: the columns that will be used, so that problems in others are ignored; None: all.
 
     Returns:
-        The table and the folder that relative image paths count from: the file's own, else the current one.
+        The table, and the base folder of its relative image paths: the file's own, otherwise the current one.
 
     Raises:
         InvalidData, MissingData
@@ -66,28 +66,28 @@ def _from_dicts(data: Mapping | Sequence[Mapping], columns: Collection[Hashable]
         return pd.DataFrame([{column: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value for column, value in data.items()}])
     try:
         return pd.DataFrame(data)
-    except (TypeError, ValueError):  # the others are of other lengths
+    except (TypeError, ValueError):  # the unused columns have other lengths
         return pd.DataFrame(read)
 
 
 def _is_column(value: Any) -> bool:
-    """Whether it is the values of several rows; a picture as an array is one value."""
+    """Whether a value holds the values of several rows. An image as an array is one value."""
     return value.ndim == 1 if isinstance(value, np.ndarray) else pd.api.types.is_list_like(value)
 
 
 def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:
-    """16 hex digits that change with any name, dtype or value of a table, and with size or time of change of a file it refers to."""
+    """16 hex digits that change with any column name, dtype or value of a table, and with the size or mtime of a file it refers to."""
     digest = hashlib.sha256()
     for column in table.columns:
         series = table[column]
         digest.update(f"{column!r}\0{series.dtype}\0".encode())
         if series.dtype == object and any(isinstance(value, (np.ndarray, Image.Image, list, tuple)) for value in series):
-            for value in series:  # pandas would hash what repr says of them
+            for value in series:  # pandas would hash their repr
                 digest.update(describe_values(value).encode("utf-8", "surrogatepass"))
             continue
         try:
             digest.update(pd.util.hash_pandas_object(series, index=False).to_numpy().tobytes())
-        except (TypeError, UnicodeEncodeError):  # lists and other things without a hash; file names that are not UTF-8
+        except (TypeError, UnicodeEncodeError):  # unhashable values; file names that are not UTF-8
             for value in series:
                 digest.update(repr(value).encode())
     for path in files:
@@ -101,7 +101,7 @@ def fingerprint(table: pd.DataFrame, files: Iterable[str] = ()) -> str:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """As pandas reads it, but a repeated column name stays repeated, for the caller to refuse."""
-    table = pd.read_csv(path, low_memory=False)  # in chunks, a label 1 would be a number in some and a string in others
+    """Reads a file like pandas, but leaves repeated column names as they are, so that the caller can refuse them."""
+    table = pd.read_csv(path, low_memory=False)  # read in chunks, a label 1 could be a number in some and a string in others
     header = pd.read_csv(path, header=None, nrows=1, dtype=object).iloc[0]
     return table.set_axis(list(header), axis=1) if header.dropna().duplicated().any() else table

@@ -1,4 +1,7 @@
-"""Columns of text -> tokens, for an encoder. transformers finds the tokenizer; the predictor keeps it as JSON, and needs neither it nor a hub again."""
+"""Columns of text -> tokens for an encoder.
+
+transformers finds the tokenizer. The predictor stores it as JSON, and then needs neither transformers nor the hub for it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 KEY = "model.hf_text.checkpoint_name"
 WORDS_ALONE = "model.names=['timm_image', 'real_mlp', 'fusion_mlp'] reads texts by their words alone"
 ROWS_A_CALL = 4_096  # texts tokenised at once
-COUNTING_FROM_PADDING = (  # kinds whose first position is the one after the padding's; xlm-roberta, roberta-prelayernorm are roberta, too
+COUNTING_FROM_PADDING = (  # model types whose positions start after the padding id; "roberta" also matches xlm-roberta and roberta-prelayernorm
     *("roberta", "camembert", "longformer", "mpnet", "data2vec-text", "ibert", "luke", "xmod", "lilt", "markuplm", "esm", "layoutlmv3"),
     *("altclip_text_model", "clap_text_model", "bridgetower_text_model"),
 )
@@ -30,7 +33,7 @@ COUNTING_FROM_PADDING = (  # kinds whose first position is the one after the pad
 
 @dataclass(frozen=True)
 class TextSpec:
-    """What a model wants to read: the tokens of its own tokenizer, at most that many a row."""
+    """The input that a model expects: tokens of its own tokenizer, at most ``max_text_len`` per row."""
 
     checkpoint_name: str
     max_text_len: int
@@ -38,12 +41,12 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer as the library of that name writes it.
+    """A tokenizer of the ``tokenizers`` library.
 
     Attributes:
-        definition: JSON.
-        pad_id: what fills the rows up.
-        max_text_len: tokens of a row at most, the special ones counted; of longer texts the middle is left out.
+        definition: its JSON.
+        pad_id: the token that pads rows.
+        max_text_len: maximum number of tokens per row, including special ones; longer texts lose their middle.
     """
 
     definition: str
@@ -51,10 +54,10 @@ class TextTokenizer:
     max_text_len: int
 
     def transform(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts as tokens, rows filled up to the longest.
+        """Tokenises texts, with rows padded to the longest.
 
         Returns:
-            (N, longest + 1) int32, of which the last column is padding, and (N,) int64 counts, at least 1.
+            (N, longest + 1) int32 tokens, whose last column is padding, and (N,) int64 counts, at least 1.
         """
         found: list[np.ndarray] = []
         for start in range(0, len(texts), ROWS_A_CALL):
@@ -68,7 +71,7 @@ class TextTokenizer:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        """Read once: it takes longer than a row through the encoder."""
+        """Cached, because parsing the JSON takes longer than encoding a row."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(self.definition)
@@ -89,11 +92,11 @@ class TextTokenizer:
 
 
 def load_tokenizer(spec: TextSpec) -> TextTokenizer:
-    """Finds the tokenizer of a local folder or a hub repository; no code of either is run.
+    """Loads the tokenizer of a local folder or a hub repository, without running code from it.
 
     Raises:
-        WeightsUnavailable: it cannot be had.
-        NotSupported: transformers is not installed, or the tokenizer is of a kind that only code can hold.
+        WeightsUnavailable: the tokenizer cannot be loaded.
+        NotSupported: transformers is not installed, or the tokenizer is one that cannot be stored as a tokenizer.json.
     """
     try:
         from transformers import AutoConfig, AutoTokenizer
@@ -106,7 +109,7 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         if local and not os.path.isdir(place):
             raise FileNotFoundError(f"no such folder: {place}")
         if not local and not (local := hub.cached(place, "tokenizer_config.json") is not None):
-            hub.ask(place)  # in seconds; the tokenizer's own loader would try for minutes
+            hub.ask(place)  # fails within seconds; the tokenizer's own loader would retry for minutes
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
         positions = _most_positions(AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False))
     except Exception as error:  # no network, no such repository, no tokenizer in it, ...
@@ -124,15 +127,15 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
 
 
 def _most_positions(config: Any) -> float:
-    """Tokens that a model has positions for; many tokenizers do not say how many."""
+    """The number of tokens that a model has positions for, which many tokenizers do not state."""
     most = getattr(config, "max_position_embeddings", None) or -1
-    if most < 0 or not getattr(config, "position_biased_input", True):  # they are relative
+    if most < 0 or not getattr(config, "position_biased_input", True):  # relative positions have no limit
         return math.inf
     return most - (config.pad_token_id + 1) if any(name in config.model_type for name in COUNTING_FROM_PADDING) else most
 
 
 def join_texts(table: pd.DataFrame, columns: Sequence[Hashable]) -> list[str]:
-    """One text a row: that of a single column as it is, of several each behind its column's name. Missing ones are empty."""
+    """One text per row: a single column's text as it is, or the texts of several columns, each after its column's name. Missing texts are left out."""
     cells = [text_cells(table[column]) for column in columns]
     if len(columns) == 1:
         return cells[0]
@@ -147,12 +150,12 @@ def text_cells(column: pd.Series) -> list[str]:
 
 
 def _text(value: object) -> str:
-    """As UTF-8 can hold it: file names need not be text."""
+    """A value as text that UTF-8 can encode, which a file name need not be."""
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 def cover_texts(specs: Sequence[TextSpec]) -> list[TextSpec]:
-    """One spec a tokenizer, with the greatest length that is asked of it."""
+    """One spec per tokenizer, with the greatest length requested of it."""
     longest: dict[str, int] = {}
     for spec in specs:
         longest[spec.checkpoint_name] = max(spec.max_text_len, longest.get(spec.checkpoint_name, 0))

@@ -1,4 +1,4 @@
-"""Models by name. To add one: a class like those in ``tabular.py`` and an entry in ``MODELS``."""
+"""Models by name. To add one, write a class like those in ``tabular.py`` and add an entry to ``MODELS``."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = [
     "check_model", "fetch_weights", "has_say", "image_spec", "is_pretrained", "architecture", "text_spec", "used_groups", "used_models",
 ]  # fmt: skip
 
-# all values that these take are known before a search
+# the values that these can take are known before a search
 MODEL_KEYS, SIZE_KEYS, GEOMETRY_KEYS, TEXT_KEYS = (keys_marked(mark) for mark in (Mark.BUILDING, Mark.SIZE, Mark.DECODING, Mark.TOKENS))
-# two models that agree in these compute the same, if their weights are the same, and LoRA adds nothing
+# two models with equal values of these and equal weights compute the same, unless LoRA adds something
 ARCHITECTURE_KEYS = tuple(key for key in FIELDS if key.startswith("model.") and key not in keys_marked(Mark.TRAINING))
-LORA_KEYS = ("optim.lora.r", "optim.lora.alpha", "model.timm_image.trainable", "model.hf_text.trainable")  # it leaves alone what is frozen
+LORA_KEYS = ("optim.lora.r", "optim.lora.alpha", "model.timm_image.trainable", "model.hf_text.trainable")  # trainable, because LoRA skips frozen backbones
 
 
 def _nothing(config: Config) -> None:
-    """Of models that need no check and no weights."""
+    """Stands in for the functions of models that need no check and no weights."""
 
 
 def _never(config: Config) -> bool:
-    """Of models for which no weights are published."""
+    """Stands in for ``is_pretrained`` of models without published weights."""
     return False
 
 
@@ -46,12 +46,12 @@ class ModelEntry:
     """A kind of backbone.
 
     Attributes:
-        build: (config, features, load_weights) -> backbone. One that has a ``describe_source`` is built without its folder or repository from what
-            that gave, as a fourth argument.
-        reads: the fields of ``Features`` that it can be fed with.
-        check: refuses what could not be built.
-        fetch_weights: has the pretrained weights at hand.
-        is_pretrained: whether it begins from published weights.
+        build: (config, features, load_weights) -> backbone. The result of the backbone's ``describe_source``, as a fourth argument, replaces its
+            folder or repository.
+        reads: the fields of ``Features`` that it can read.
+        check: refuses a model that could not be built.
+        fetch_weights: makes the pretrained weights available on this machine.
+        is_pretrained: whether it starts from pretrained weights.
     """
 
     build: Callable[..., Backbone]
@@ -61,7 +61,7 @@ class ModelEntry:
     is_pretrained: Callable[[Config], bool] = _never
 
     def wants(self, features: Features) -> bool:
-        """Whether there is a column to feed it."""
+        """Whether the table has a column that it can read."""
         return any(getattr(features, kind) for kind in self.reads)
 
 
@@ -88,16 +88,16 @@ KINDS = {
 
 
 def used_models(config: Config, features: Features) -> tuple[str, ...]:
-    """The backbones among ``model.names`` that have a column to feed them, in the order of ``MODELS``.
+    """The backbones among ``model.names`` that have a column to read, in the order of ``MODELS``.
 
     Raises:
-        InvalidHyperparameter: columns that no named model reads, or several backbones and nothing to bring them together.
+        InvalidHyperparameter: no named model reads some columns, or several backbones are used without ``fusion_mlp``.
     """
     names = config.model.names
     used = tuple(name for name, entry in MODELS.items() if name in names and entry.wants(features))
     read = {kind for name in used for kind in MODELS[name].reads}
     if features.num_scores:
-        read.add("num_texts")  # as the numbers that their words give
+        read.add("num_texts")  # through their n-gram scores
     unread = [kind for kind in KINDS if getattr(features, kind) and kind not in read]
     if unread:
         raise InvalidHyperparameter(
@@ -110,7 +110,7 @@ def used_models(config: Config, features: Features) -> tuple[str, ...]:
 
 
 def can_read(config: Config, features: Features) -> bool:
-    """Whether the models among ``model.names`` read all columns together."""
+    """Whether the models among ``model.names`` read all columns, and can be used together."""
     try:
         return bool(used_models(config, features))
     except InvalidHyperparameter:
@@ -118,26 +118,26 @@ def can_read(config: Config, features: Features) -> bool:
 
 
 def used_groups(configs: Iterable[Config], features: Features) -> set[str]:
-    """The groups of ``model.*`` that have a say in one of these configs: the models used, and what brings several together."""
+    """The groups of ``model.*`` that have an effect in any of these configs: the models used, and ``fusion_mlp`` if there are several."""
     used = [used_models(config, features) for config in configs]
     return {name for names in used for name in (*names, *(["fusion_mlp"] if len(names) > 1 else []))}
 
 
 def has_say(key: str, groups: Collection[str]) -> bool:
-    """Whether a hyperparameter is of the optimizer, say, or of one of these groups of ``model.*``."""
+    """Whether a hyperparameter has an effect: it is outside ``model.*``, in one of these groups of it, or ``model.names``."""
     return not key.startswith("model.") or key.split(".")[1] in ("names", *groups)
 
 
 def build_model(
     config: Config, features: Features, num_outputs: int, load_weights: bool = True, sources: Mapping[str, Mapping[str, Any]] | None = None
 ) -> TableModel:
-    """The model of a trial, on the CPU.
+    """Builds the model of a trial, on the CPU.
 
     Args:
-        features: what the table has; it decides which of the named models are used.
-        num_outputs: classes, or 1 for regression.
-        load_weights: False where a checkpoint of ours follows; nothing is fetched then.
-        sources: of a model that was saved, its ``sources``; None asks the folders and repositories that the config names.
+        features: what the table has; decides which of the named models are used.
+        num_outputs: number of classes, or 1 for regression.
+        load_weights: False if one of our checkpoints is loaded afterwards; then nothing is fetched.
+        sources: the ``sources`` of a saved model; None: read from the folders and repositories that the config names.
     """
     known = {name: (source,) for name, source in (sources or {}).items()}
     backbones = {name: MODELS[name].build(config, features, load_weights, *known.get(name, ())) for name in used_models(config, features)}
@@ -151,22 +151,22 @@ def build_model(
 
 
 def architecture(config: Config) -> dict[str, Any]:
-    """What two models must have in common for the weights of one to mean anything to the other."""
+    """The hyperparameters that two models must share for the weights of one to be meaningful in the other."""
     keys = (*ARCHITECTURE_KEYS, "optim.peft", *(LORA_KEYS if config.optim.adds_lora else ()))
     flat = config.flat()
     return {key: flat[key] for key in keys}
 
 
 def is_pretrained(config: Config, features: Features) -> bool:
-    """Whether one of the models used begins from published weights."""
+    """Whether any of the models used starts from pretrained weights."""
     return any(MODELS[name].is_pretrained(config) for name in used_models(config, features))
 
 
 def check_model(config: Config, features: Features | None = None) -> None:
-    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes a model does not take.
+    """Refuses, before any process starts, what would fail in every trial: unknown names, sizes a model does not accept.
 
     Args:
-        features: what the table has. None before that is known; then a library or file that only columns of text would need may still be absent.
+        features: what the table has. None: not known yet, so ``hf_text`` is not checked, because only a table with texts needs its library and files.
     """
     peft.check(config.optim)
     names = [name for name in MODELS if name in config.model.names and name != "hf_text"] if features is None else used_models(config, features)
@@ -175,10 +175,10 @@ def check_model(config: Config, features: Features | None = None) -> None:
 
 
 def fetch_weights(config: Config, features: Features) -> None:
-    """Has the pretrained weights that the config asks for on this machine.
+    """Makes sure that the pretrained weights that the config needs are on this machine.
 
     Raises:
-        WeightsUnavailable, InvalidHyperparameter: they cannot be had, are not the model's, or ``optim.peft`` finds nothing in it that could learn.
+        WeightsUnavailable, InvalidHyperparameter: they cannot be loaded, belong to another model, or ``optim.peft`` finds nothing to train in it.
     """
     for name in used_models(config, features):
         MODELS[name].fetch_weights(config)

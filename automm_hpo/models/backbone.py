@@ -1,4 +1,4 @@
-"""What every backbone is, whatever columns it reads."""
+"""The base class of all backbones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..data.images import ImageSpec
 
 
 class Backbone(nn.Module):
-    """Reads some columns of a batch: ``(Batch) -> (B, num_features)``. What a subclass says nothing of is as it is here.
+    """Reads some columns of a batch: ``(Batch) -> (B, num_features)``. Subclasses override the defaults below as needed.
 
     Attributes:
-        num_features: width of what it returns.
-        num_members: networks side by side in it, each of an equal share of ``num_features``; with one of them the head is trained member by member.
-        is_pretrained: it begins from published weights, or those of a file.
-        is_frozen: it stays as it began.
-        spec: of the pictures that it takes; None: it takes none.
+        num_features: width of its output.
+        num_members: networks side by side in it, each with an equal share of ``num_features``. If it is the only backbone, each is trained on its own.
+        is_pretrained: it starts from published weights, or from those of a file.
+        is_frozen: its weights are not trained.
+        spec: the images that it expects; None: it reads no images.
     """
 
     num_features: int
@@ -33,25 +33,25 @@ class Backbone(nn.Module):
 
     @property
     def network(self) -> nn.Module | None:
-        """The part that takes plain tensors and nearly all of the time, a module of timm's or transformers' own; None: there is none."""
+        """The module of timm or transformers that takes plain tensors, and nearly all of the computing time. None: there is none."""
         return None
 
     def folded(self) -> Self:
-        """What predicts the same in less time, where there is such a thing; it shares the weights that it has in common with this one."""
+        """An equivalent backbone that predicts faster, or this one if there is none. It shares all weights that are the same."""
         return self
 
     def describe_source(self) -> dict[str, Any] | None:
-        """What ``build`` needs to make it again, as JSON: its folder or repository may be out of reach then, or hold something else. None: nothing."""
+        """What ``build`` needs, as JSON, to rebuild it when its folder or repository is out of reach or has changed. None: nothing."""
         return None
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that do not decay, beside norms and biases."""
+        """Names of parameters without weight decay, in addition to norms and biases."""
         return set()
 
     def lr_scales(self, decay: float) -> dict[str, float]:
-        """Learning rate of each parameter that learns, against that of a backbone of its kind, pretrained or new.
+        """Factor of each trainable parameter's learning rate, relative to the rate of pretrained or new backbones.
 
         Args:
-            decay: factor from each layer to the one below it; networks that are always new have no use for it.
+            decay: factor from each layer to the layer below it; ignored by networks that never have pretrained weights.
         """
         return {name: 1.0 for name, parameter in self.named_parameters() if parameter.requires_grad}

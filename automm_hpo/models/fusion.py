@@ -1,4 +1,4 @@
-"""Backbones brought together: a table's row becomes one vector, and a linear head answers."""
+"""Combines backbones: each row of a table becomes one vector, from which a linear head predicts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tabular import Columns, mlp
 
 
 class Only(nn.Module):
-    """The fusion of a single backbone: nothing to do."""
+    """The fusion of a single backbone: returns its features unchanged."""
 
     num_new = 0
     scores: tuple[int, ...] = ()
@@ -33,19 +33,19 @@ class Only(nn.Module):
 
 
 class FusionMlp(nn.Module):
-    """Each modality is normalised and brought to one width, then a multilayer perceptron sees them side by side.
+    """Normalises each modality and projects it to a common width, then feeds them side by side to a multilayer perceptron.
 
-    Beside what it makes of them stands what a linear model can read of each: a pretrained backbone's features, and in place of a table
-    network's, which are random at first, its columns. So the head is a linear model of all modalities plus what the perceptron adds to it,
-    and can begin as the linear one alone (``training/probe.py``): better than each modality before any step.
+    The perceptron's output is joined by what a linear model can read from each modality: a pretrained backbone's features or, in place of a table
+    network's features, which are random at first, its columns. So the head is a linear model of all modalities plus what the perceptron adds,
+    and can start as the linear model alone (``training/probe.py``), which is better than each modality before any step.
 
     Args:
-        sizes: features of each backbone.
-        columns: of each, what stands for it; None: its own features.
+        sizes: number of features of each backbone.
+        columns: for each backbone, the columns that the head reads in place of its features; None: its own features.
 
     Attributes:
-        num_new: of its features, the first so many are the perceptron's.
-        scores: of its features, those that say what the words of texts do.
+        num_new: how many features, at the beginning, are the perceptron's.
+        scores: indices of the features that are n-gram scores of texts.
     """
 
     def __init__(self, own: FusionMlpConfig, sizes: Sequence[int], columns: Sequence[Columns | None]) -> None:
@@ -72,7 +72,7 @@ class FusionMlp(nn.Module):
 
 
 def kept_modalities(num_rows: int, num_modalities: int, dropout: float, device: torch.device) -> torch.Tensor:
-    """(B, M) bool: each modality of a row is dropped with that probability, but where all would be, one stays."""
+    """(B, M) bool: each modality of a row is dropped with probability ``dropout``, but one is always kept."""
     chance = torch.rand(num_rows, num_modalities, device=device)
     return (chance >= dropout) | (chance == chance.max(1, keepdim=True).values)
 
@@ -83,10 +83,10 @@ class TableModel(nn.Module):
     Args:
         backbones: by name.
         fusion: takes their features as a list, and the batch.
-        aux_loss_weight: of a head on each backbone alone, in training; 0: there are none.
+        aux_loss_weight: loss weight of an additional head on each backbone, used in training only; 0: there are none.
 
     Attributes:
-        most_rows: that its device holds when it predicts, where that is less than was asked for.
+        most_rows: limit of rows in a prediction batch, set when the device could not hold the requested size.
     """
 
     backbones: Mapping[str, Backbone]
@@ -109,30 +109,30 @@ class TableModel(nn.Module):
         return self._answer(self.features(batch))  # (B, num_outputs)
 
     def _answer(self, features: torch.Tensor) -> torch.Tensor:
-        """In float32 always: answers in bfloat16 are one of 256 between 1 and 2, and many rows have the same."""
+        """Always in float32: bfloat16 has only 128 values between 1 and 2, so many rows would have equal logits."""
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float())
 
     def networks(self) -> list[nn.Module]:
-        """Of the backbones, the parts that take plain tensors and nearly all of the time."""
+        """The backbones' ``network`` modules, which take nearly all of the computing time."""
         return [each.network for each in self.backbones.values() if each.network is not None]
 
     @property
     def image_spec(self) -> ImageSpec:
-        """Of the pictures that it takes; of none where it takes none."""
+        """The images that it expects; of size 0 if it reads no images."""
         return next((each.spec for each in self.backbones.values() if each.spec), ImageSpec(0))
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
-        """Backbone -> what it is built from, as JSON; those that need nothing are not among them."""
+        """Backbone -> its ``describe_source``, without backbones that need none."""
         return {name: source for name, each in self.backbones.items() if (source := each.describe_source()) is not None}
 
     def folded(self) -> TableModel:
-        """What predicts the same, faster where that can be; its weights are this one's, but for those that were folded into one another."""
+        """An equivalent model in eval mode, with backbones that predict faster if possible. It shares all weights except the folded ones."""
         return shared_copy(self, backbones=nn.ModuleDict({name: each.folded() for name, each in self.backbones.items()})).eval()
 
     def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:
-        """All that is to answer for the target, each with its weight in the loss: the model itself, or its members, and each modality's own head."""
+        """The logits that the loss is computed on, each with its weight in it: the model's or its members', and those of each auxiliary head."""
         parts = {name: backbone(batch) for name, backbone in self.backbones.items()}
         if isinstance(self.fusion, Only) and (num_members := next(iter(self.backbones.values())).num_members) > 1:
             [features] = parts.values()
@@ -141,7 +141,7 @@ class TableModel(nn.Module):
         return [(self._answer(self.fusion(list(parts.values()), batch)), 1.0), *own]
 
     def _member_logits(self, features: torch.Tensor, num_members: int) -> torch.Tensor:
-        """(members, B, num_outputs), whose mean is the head's answer."""
+        """(members, B, num_outputs), whose mean is the head's output."""
         weight = self.head.weight.unflatten(1, (num_members, -1))  # (K, members, F)
-        with torch.autocast(features.device.type, enabled=False):  # as ``_answer``
+        with torch.autocast(features.device.type, enabled=False):  # float32, as in ``_answer``
             return num_members * torch.einsum("bmf,kmf->mbk", features.float().unflatten(1, (num_members, -1)), weight) + self.head.bias

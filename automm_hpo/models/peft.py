@@ -1,4 +1,4 @@
-"""Pretrained backbones of which little learns: biases, norms, and low-rank additions through the peft library.
+"""Trains only a small part of pretrained backbones: biases, norms, and low-rank additions from the peft library.
 
 Hu et al. 2021, "LoRA: low-rank adaptation of large language models" (arXiv:2106.09685).
 """
@@ -21,20 +21,20 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 def check(optim: Optim) -> None:
-    """Refuses LoRA where the library is not there.
+    """Refuses LoRA if the peft library is missing.
 
     Raises:
-        NotSupported: LoRA is wanted and the peft library is not installed.
+        NotSupported: LoRA is requested, and the peft library is not installed.
     """
     if optim.adds_lora and importlib.util.find_spec("peft") is None:
         raise NotSupported("optim.peft: needs the peft library: pip install 'automm-hpo[peft]'; or leave optim.peft at None")
 
 
 def freeze(backbone: Backbone, optim: Optim) -> None:
-    """Freezes a pretrained backbone but for what ``optim.peft`` lets learn; networks that begin from random weights, or learn nothing, stay as they are.
+    """Freezes a pretrained backbone except for the parts that ``optim.peft`` trains. Does nothing to random or entirely frozen backbones.
 
     Raises:
-        InvalidHyperparameter: it has nothing of that kind.
+        InvalidHyperparameter: the backbone has no such parts.
     """
     if optim.peft is None or not backbone.is_pretrained or backbone.is_frozen:
         return
@@ -54,7 +54,7 @@ def freeze(backbone: Backbone, optim: Optim) -> None:
 
 
 def _add_lora(backbone: Backbone, own: LoraConfig) -> None:
-    """Adds what learns to every linear layer, fused ``qkv`` among them; in a network of convolutions to the 1 x 1 ones, linear layers on channels."""
+    """Adds LoRA to every linear layer, including fused ``qkv``. Without linear layers, to 1 x 1 convolutions, which are linear layers on channels."""
     import peft
 
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
@@ -62,7 +62,7 @@ def _add_lora(backbone: Backbone, own: LoraConfig) -> None:
     if not linear and not pointwise:
         raise InvalidHyperparameter("optim.peft: the backbone has neither linear layers nor 1 x 1 convolutions for LoRA to attach to; leave it at None")
     apart: list[Any] = [module for module in backbone.modules() if hasattr(module, "qkv_bias_separate")]
-    for attention in apart:  # timm's BEiT, EVA and SwinV2, which would take the layer's weight and go around what is added to it
+    for attention in apart:  # timm's BEiT, EVA and SwinV2, which would use the layer's weight directly and bypass LoRA
         attention.qkv_bias_separate = True
     options: dict[str, Any] = {"r": own.r, "lora_alpha": own.alpha, "lora_dropout": own.dropout, "bias": "none"}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=linear or pointwise, **options), backbone)

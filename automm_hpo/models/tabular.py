@@ -1,4 +1,4 @@
-"""Networks on columns of numbers and categories: (B, Dn) float32 about N(0, 1), and (B, Dc) int64 codes where 0 is a category training did not have."""
+"""Networks on columns of numbers and categories: (B, Dn) float32 of about N(0, 1), and (B, Dc) int64 codes, where 0 is an unknown category."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from .backbone import Backbone
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "selu": nn.SELU, "silu": nn.SiLU, "mish": nn.Mish,
 }  # fmt: skip
-MOST_INDICATORS = 100  # of one column
+MOST_INDICATORS = 100  # per column of categories
 NORMALIZATIONS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "batch_norm": nn.BatchNorm1d, "none": nn.Identity}
 
 
 class Dropout(nn.Dropout):
-    """torch's, but on a processor each value's fate is sixteen random bits: torch draws from a Bernoulli distribution there, a seventh of a step's time.
+    """torch's dropout, but faster on a CPU: sixteen random bits decide on each value. torch's Bernoulli draws take a seventh of a step's time there.
 
-    The probability is rounded to a multiple of 2^-16, and what is kept is scaled by exactly what is dropped.
+    The probability is rounded to a multiple of 2^-16, and the kept values are scaled by the rounded one.
     """
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         dropped = round(self.p * 2**16)
         if not self.training or dropped in (0, 2**16) or inputs.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(inputs)
-        words = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # of all 64 bits
+        words = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits are random
         bits = words.view(torch.int16)[: inputs.numel()].view(inputs.shape)
         factors = torch.ge(bits, dropped - 2**15, out=torch.empty_like(inputs, requires_grad=False, memory_format=torch.contiguous_format))
         return inputs * factors.mul_(2**16 / (2**16 - dropped))
 
 
 def mlp(num_inputs: int, sizes: Sequence[int], activation: str, normalization: str, dropout: float) -> nn.Sequential:
-    """Layers of a plain multilayer perceptron, each linear, normalised, activated, dropped out."""
+    """A plain multilayer perceptron. Each layer is linear, followed by normalisation, activation and dropout."""
     layers: list[nn.Module] = []
     for before, after in zip([num_inputs, *sizes], sizes, strict=False):
         layers += [nn.Linear(before, after), NORMALIZATIONS[normalization](after), ACTIVATIONS[activation](), Dropout(dropout)]
@@ -50,13 +50,13 @@ def mlp(num_inputs: int, sizes: Sequence[int], activation: str, normalization: s
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns as a linear model reads them: (B, Dn) numbers as they are, and an indicator for each category that training had.
+    """Columns as a linear model reads them: (B, Dn) numbers as they are, and an indicator for each known category.
 
-    Columns of more than ``MOST_INDICATORS`` categories are left to the networks.
+    Columns of more than ``MOST_INDICATORS`` categories are left out; only the networks read them.
 
     Args:
         features: what the table has.
-        reads: which fields of it are meant; those of other modalities give nothing.
+        reads: the fields of ``features`` to use; fields of other modalities add nothing.
     """
 
     features: Features
@@ -69,7 +69,7 @@ class Columns:
 
     @property
     def scores(self) -> range:
-        """Which of them say what the words of texts do."""
+        """Indices of the n-gram scores of texts among these features."""
         last = len(self.features.numeric) if "numeric" in self.reads else 0
         return range(last - self.features.num_scores if last else 0, last)
 
@@ -85,7 +85,7 @@ class Columns:
 
 
 class NumericalMlp(Backbone):
-    """(B, Dn) numbers through a multilayer perceptron."""
+    """A multilayer perceptron on (B, Dn) numbers."""
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class NumericalMlp(Backbone):
 
 
 class CategoricalMlp(Backbone):
-    """An embedding for each of (B, Dc) categories, then a multilayer perceptron."""
+    """An embedding for each column of (B, Dc) categories, then a multilayer perceptron."""
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class CategoricalMlp(Backbone):
 
 
 class Categories(nn.Embedding):
-    """Embeddings of one column's codes. Categories that training did not have, or hardly, are all zeros, rather than what chance began with."""
+    """Embeddings of one column's codes. Code 0, for unknown and rare categories, stays a zero vector instead of a random one."""
 
     def __init__(self, num_codes: int, dim: int) -> None:
         super().__init__(num_codes, dim, padding_idx=0)
@@ -124,7 +124,7 @@ class Categories(nn.Embedding):
 
 
 class FtTransformer(Backbone):
-    """A token for each column, transformer blocks among them, and the state of one token more that reads them.
+    """Transformer blocks on one token per column and one reading token, whose final state is the output.
 
     Gorishniy et al. 2021, "Revisiting deep learning models for tabular data" (arXiv:2106.11959).
     """
@@ -156,12 +156,12 @@ class FtTransformer(Backbone):
         return F.relu(self.norm(states[:, 0]))
 
     def no_weight_decay(self) -> set[str]:
-        """The tokens' own parameters."""
+        """The parameters of the tokens."""
         return {"number_weight", "column_bias", "reader", *(f"categories.{index}.weight" for index in range(len(self.categories)))}
 
 
 class FtBlock(nn.Module):
-    """Normalised attention, then a normalised gated feed-forward layer; the last block has them for the reading token only."""
+    """Attention, then a gated feed-forward layer, each after a layer norm. The last block computes only the reading token."""
 
     def __init__(self, own: FtTransformerConfig, last: bool) -> None:
         super().__init__()
@@ -186,10 +186,10 @@ class FtBlock(nn.Module):
 
 
 def check_ft_transformer(config: Config) -> None:
-    """Refuses sizes that do not go together.
+    """Refuses incompatible sizes.
 
     Raises:
-        InvalidHyperparameter: the tokens cannot be divided among the heads.
+        InvalidHyperparameter: ``token_dim`` is not a multiple of ``attention_num_heads``.
     """
     own = config.model.ft_transformer
     if own.token_dim % own.attention_num_heads:
@@ -202,15 +202,15 @@ def check_ft_transformer(config: Config) -> None:
 
 
 class RealMlp(Backbone):
-    """A multilayer perceptron made for tables.
+    """A multilayer perceptron designed for tables.
 
     Holzmüller, Grinsztajn, Steinwart 2024, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data" (arXiv:2407.04491).
 
-    Numbers are embedded by learned frequencies, small categories one-hot, large ones embedded; each input has a learned scale; layers are
-    in the neural tangent parametrisation; each unit learns its share of the activation.
+    Numbers are embedded with learned frequencies. Columns of few categories are one-hot, others embedded. Each input has a learned scale, layers
+    use the neural tangent parametrisation, and each unit learns its share of the activation.
 
-    Several members share these embeddings and are trained side by side, each to answer by itself (``TableModel.training_logits``); their
-    mean is better than one network, as with TabM (Gorishniy et al. 2024, arXiv:2410.24210), and costs less than as many models.
+    Several members share the embeddings and are trained side by side, each on its own loss (``TableModel.training_logits``). Their mean is better
+    than one network, as in TabM (Gorishniy et al. 2024, arXiv:2410.24210), and costs less than as many separate models.
     """
 
     def __init__(self, config: Config, features: Features) -> None:
@@ -235,7 +235,7 @@ class RealMlp(Backbone):
         inputs = [] if self.numbers is None else [self.numbers(batch.numeric)]
         inputs += [embedding(codes) for embedding, codes in zip(self.categories, batch.categorical.unbind(1), strict=True)]
         states = self.layers(torch.cat(inputs, 1) * self.input_scale)  # (members, B, hidden)
-        return states.transpose(0, 1).flatten(1) / self.num_members  # a linear head on all of them takes the mean of what it says of each
+        return states.transpose(0, 1).flatten(1) / self.num_members  # so a linear head on all members is the mean of its outputs for each
 
     def no_weight_decay(self) -> set[str]:
         """The scales of inputs and activations."""
@@ -253,7 +253,7 @@ class RealMlp(Backbone):
 
 
 class NumberEmbedding(nn.Module):
-    """Each number x becomes (x, W cos(2 pi f x + p) + b), f, p, W and b learned for each column; "PBLD" in the paper."""
+    """Turns each number x into (x, W cos(2 pi f x + p) + b), with f, p, W and b learned for each column; "PBLD" in the paper."""
 
     def __init__(self, num_columns: int, hidden_size: int, dim: int, frequency_scale: float) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ class NumberEmbedding(nn.Module):
 
 
 class OneHot(nn.Module):
-    """A column's codes as indicators; two categories as -1 and 1, one that training did not have as zeros."""
+    """A column's codes as indicators. Two categories become -1 and 1; an unknown category becomes zeros."""
 
     def __init__(self, num_codes: int) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class OneHot(nn.Module):
 
 
 class TangentLinear(nn.Module):
-    """x W / sqrt(number of inputs) + b with W and b from N(0, 1): each weight learns at a rate that does not depend on the layer's width."""
+    """x W / sqrt(number of inputs) + b, with W and b initialised from N(0, 1), so that the learning rate need not depend on the layer's width."""
 
     def __init__(self, num_members: int, num_inputs: int, num_outputs: int) -> None:
         super().__init__()
@@ -297,7 +297,7 @@ class TangentLinear(nn.Module):
 
 
 class LearnedActivation(nn.Module):
-    """x + a (activation(x) - x), with an a for each unit that begins at 1."""
+    """x + a (activation(x) - x), with a learned a for each unit, starting at 1."""
 
     def __init__(self, num_members: int, num_units: int, activation: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Any text encoder of the transformers library as a backbone. Tokens come from ``data/text.py``, by the same name."""
+"""Any text encoder of the transformers library as a backbone. Its tokens come from ``data/text.py``, by checkpoint name."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 KEY = "model.hf_text"
 CONFIG = "config.json"
-DROPOUTS = (  # of a configuration; each kind has some of them
+DROPOUTS = (  # fields of a configuration; each model type has some of them
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout", "dropout_rate"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout"),
 )
-UNUSED = ("contact_head.",)  # ESM's, which has no part in what a text's tokens become
+UNUSED = ("contact_head.",)  # ESM's, which does not affect the tokens' states
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class HfText(Backbone):
-    """The encoder's states of a text's tokens, pooled."""
+    """The encoder's states of a text's tokens, pooled to one vector."""
 
     def __init__(self, encoder: nn.Module, own: HfTextConfig, source: Mapping[str, Any]) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class HfText(Backbone):
 
 
 def _depth(name: str) -> int | None:
-    """0 for embeddings, 1 + its number for a block, None for what lies above them."""
+    """0 for embeddings, 1 + its number for a block, None for layers above the blocks."""
     if block := re.search(r"\.(\d+)\.", name):
         return 1 + int(block[1])
     return 0 if re.search(r"embed|shared|wte|wpe", name) else None
@@ -97,13 +97,13 @@ def build(config: Config, features: Features, load_weights: bool, described: Map
     source = dict(described or _config(own.checkpoint_name).to_dict())
     encoder = _create(own, _from_dict(source), load_weights and own.pretrained)
     if own.gradient_checkpointing:
-        new_name = getattr(encoder, "activation_checkpointing_enable", None)  # of transformers 5
+        new_name = getattr(encoder, "activation_checkpointing_enable", None)  # the name in transformers 5
         (new_name or encoder.gradient_checkpointing_enable)()
     return HfText(encoder, own, source)
 
 
 def text_spec(config: Config) -> TextSpec:
-    """Tokenizer and length that the config's text model wants."""
+    """Tokenizer and length that the config's text model expects."""
     own = config.model.hf_text
     return TextSpec(own.checkpoint_name, own.most_tokens)
 
@@ -116,11 +116,11 @@ def _check_library() -> None:
 
 
 def check(config: Config) -> None:
-    """Refuses, without a network, a model that could not be built.
+    """Refuses a model that could not be built. Needs no network.
 
     Raises:
         NotSupported: the transformers library is not installed.
-        MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a model nor a name that a repository can have.
+        MissingData, InvalidHyperparameter: the checkpoint is neither a folder with a text encoder nor a valid repository name.
     """
     _check_library()
     name = config.model.hf_text.checkpoint_name
@@ -133,11 +133,11 @@ def check(config: Config) -> None:
 
 
 def fetch_weights(config: Config) -> None:
-    """Has configuration and weights of the config's model on this machine, and tries them.
+    """Makes sure that configuration and weights of the config's model are on this machine, and tries them.
 
     Raises:
-        WeightsUnavailable: what the model needs of the hub cannot be had, or is not this model's.
-        InvalidHyperparameter: it does not read rows of tokens one by one.
+        WeightsUnavailable: files cannot be fetched from the hub, or the weights belong to another model.
+        InvalidHyperparameter: the model is not a text encoder, or a row's output would depend on other rows.
     """
     own = config.model.hf_text
     name = own.checkpoint_name
@@ -152,7 +152,7 @@ def fetch_weights(config: Config) -> None:
 
 @functools.lru_cache(maxsize=100)
 def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -> None:
-    """Has an encoder read a short row alone, and beside a longer one; again only where its files have changed."""
+    """Checks that an encoder reads a short row alone as it does next to a longer one. Cached until its files change."""
     config = _config(name)
     words = 6 * [token for token in range(min(config.vocab_size, 9)) if token != getattr(config, "pad_token_id", None)]
     tokens = torch.tensor([words[:6], words[:3] + 3 * [getattr(config, "pad_token_id", None) or 0]])
@@ -165,7 +165,7 @@ def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -
                     encoder(input_ids=tokens[rows, :length], attention_mask=mask[rows, :length]).last_hidden_state[-1, :3]
                     for rows, length in ((slice(2), 6), (slice(1, 2), 3))
                 )
-        except Exception as error:  # of many kinds
+        except Exception as error:  # models raise many kinds
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which could not be given rows of tokens: {first}") from None
     if not torch.allclose(together, alone, rtol=0, atol=1e-4 * float(alone.abs().max())):
@@ -196,7 +196,7 @@ def _fetch(name: str, choose: Any) -> None:
 
 
 def _config(name: str) -> PretrainedConfig:
-    """The configuration of a folder, or of the hub.
+    """The model's configuration, from a folder or the hub.
 
     Raises:
         WeightsUnavailable, InvalidHyperparameter
@@ -209,7 +209,7 @@ def _config(name: str) -> PretrainedConfig:
         folder = _folder(name)
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # unknown kinds, kinds that bring their own code, broken files
+    except Exception as error:  # unknown model types, models that need their own code, broken files
         first = str(error).splitlines()[0]
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is no model that the transformers library can build: {first}") from None
 
@@ -222,12 +222,12 @@ def _from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def _local(name: str) -> Path:
-    """The folder that a name may be of."""
+    """The folder that a name may refer to."""
     return Path(name.removeprefix("local-dir:")).expanduser()
 
 
 def _folder(name: str) -> Path | None:
-    """Where a model's files lie on this machine, if they do."""
+    """The folder of a model's files on this machine, if there is one."""
     if _local(name).is_dir():
         return _local(name)
     there = hub.cached(name, CONFIG) if REPOSITORY.fullmatch(name) else None
@@ -240,7 +240,7 @@ def _check_kind(name: str, config: PretrainedConfig) -> None:
 
 
 def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> Any:
-    """The encoder without a pooler of its own, whose weights no loss of ours would reach."""
+    """Creates the encoder without its own pooler, whose weights our loss would not train."""
     from transformers import AutoModel
 
     for name in DROPOUTS:
@@ -252,7 +252,7 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
     try:
         with _quiet():
             if pretrained:
-                # torch's own format is read with weights_only by transformers; neither runs code
+                # transformers reads torch's own format with weights_only; neither format runs code
                 encoder, report = AutoModel.from_pretrained(
                     str(folder), config=config, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
                 )
@@ -264,7 +264,7 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
     if getattr(encoder, "decoder", None) is not None:
         encoder = encoder.get_encoder()
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = nn.Identity()  # some kinds call it whatever it is
+        encoder.pooler = nn.Identity()  # some models call it unconditionally
     used = {id(parameter) for name, parameter in encoder.named_parameters() if not name.startswith(UNUSED)}
     if absent := [name for name, value in filled.items() if id(value) in used]:
         raise WeightsUnavailable(
@@ -276,7 +276,7 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' reports of tensors that we do not want, its bars and its advice."""
+    """Silences transformers' reports on unused tensors, its progress bars and its warnings."""
     from transformers.utils import logging
 
     shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Any of timm's image models as a backbone."""
+"""Any image model of timm as a backbone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEY = "model.timm_image"
 
 
 class TimmImage(Backbone):
-    """Normalises, takes the pooled features of timm's own network of each image, and averages those present."""
+    """Normalises images, computes each one's pooled features with timm's network, and averages them over the images that a row has."""
 
     spec: ImageSpec
 
@@ -47,7 +47,7 @@ class TimmImage(Backbone):
         self.is_frozen, self.has_frozen_stats = own.trainable == "head", own.frozen_norm_stats and self.is_pretrained
         if self.is_frozen:
             backbone.requires_grad_(False)
-        # of pixels in [0, 255]: data never has to know which model it feeds
+        # for pixels in [0, 255], so that the data need not know the model
         self.register_buffer("pixel_mean", 255 * torch.tensor(tuple(source.cfg.mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(tuple(source.cfg.std)).view(1, 3, 1, 1), persistent=False)
 
@@ -82,7 +82,7 @@ class TimmImage(Backbone):
         return self if network is None else shared_copy(self, backbone=network)
 
     def lr_scales(self, decay: float) -> dict[str, float]:
-        """By timm's own groups of layers: 1 at the top, times ``decay`` for each layer below."""
+        """By timm's groups of layers: 1 at the top, times ``decay`` for each layer below."""
         scale_of = {id(parameter): group["lr_scale"] for group in param_groups_layer_decay(self.backbone, layer_decay=decay) for parameter in group["params"]}
         return {name: scale_of[id(parameter)] for name, parameter in self.named_parameters() if parameter.requires_grad}
 
@@ -102,17 +102,17 @@ def build(config: Config, features: Features, load_weights: bool, described: Map
 
 
 def image_spec(config: Config) -> ImageSpec:
-    """Size, interpolation and crop that the config's image model wants; the model is not built."""
+    """Size, interpolation and crop that the config's image model expects. Does not build the model."""
     own = config.model.timm_image
     return _source(own.checkpoint_name).image_spec(own)
 
 
 def check(config: Config) -> None:
-    """Refuses a model that could not be built, or does not take its pictures; no weights are looked at.
+    """Refuses a model that could not be built, or does not accept its images. Reads no weights.
 
     Raises:
-        InvalidHyperparameter: no such model, or it cannot be built with these values.
-        MissingData: ``checkpoint_path`` is not there.
+        InvalidHyperparameter: there is no such model, or these values do not fit it or each other.
+        MissingData: ``checkpoint_path`` does not exist.
     """
     own = config.model.timm_image
     squares = [name for name in own.train_transforms if name in get_args(ToSquare)]
@@ -123,7 +123,7 @@ def check(config: Config) -> None:
         )
     if own.checkpoint_name.startswith("local-dir:"):
         _try_shapes(own)
-    elif own != TimmImageConfig():  # which fits; and a table may have no pictures
+    elif own != TimmImageConfig():  # the defaults fit, and a table may have no images
         _try_shapes_once(own)
     if own.checkpoint_path is not None and not Path(own.checkpoint_path).is_file():
         raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
@@ -136,20 +136,20 @@ def _try_shapes(own: TimmImageConfig) -> None:
         backbone = _create(own, source, pretrained=False).eval()
         try:
             features = backbone(torch.empty(1, 3, size, size))
-        except Exception as error:  # models refuse sizes by assertions and shape errors of many kinds
+        except Exception as error:  # models refuse sizes with assertions and shape errors of many kinds
             raise InvalidHyperparameter(f"{KEY}.image_size: {own.checkpoint_name} does not take {size} pixels: {error}") from None
-    if not isinstance(features, torch.Tensor) or features.shape != (1, _feature_size(backbone)):  # encoders of larger models
+    if not isinstance(features, torch.Tensor) or features.shape != (1, _feature_size(backbone)):  # for example encoders of larger models
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {own.checkpoint_name} gives tokens or a map of features, not one row a picture; choose another")
 
 
-_try_shapes_once = functools.lru_cache(maxsize=1_000)(_try_shapes)  # a tenth of a second or two each, and planning asks several times
+_try_shapes_once = functools.lru_cache(maxsize=1_000)(_try_shapes)  # takes a tenth of a second or two, and planning asks several times
 
 
 def fetch_weights(config: Config) -> None:
-    """Has the weights of the config's model on this machine; those that timm does not publish itself are compared with it.
+    """Makes sure that the weights of the config's model are on this machine. Checks that weights from elsewhere than timm fit the model.
 
     Raises:
-        WeightsUnavailable, InvalidHyperparameter: pretrained weights are wanted, and cannot be had, or are not this model's.
+        WeightsUnavailable, InvalidHyperparameter: the pretrained weights cannot be loaded, or belong to another model.
     """
     own = config.model.timm_image
     if own.checkpoint_path is not None:
@@ -165,7 +165,7 @@ def fetch_weights(config: Config) -> None:
 
 @functools.lru_cache(maxsize=1_000)
 def _try_file_once(own: TimmImageConfig, file: Path, changed: int) -> None:
-    """Compares names and shapes; loads the weights where that does not settle it. Again only where the file has changed."""
+    """Checks that a file's weights fit, by names and shapes; loads them if those differ, because timm may convert them. Cached until the file changes."""
     source, weights = _source(own.checkpoint_name), _read_weights(file)
     with torch.device("meta"):
         shapes = _create(own, source, pretrained=False).state_dict()
@@ -176,10 +176,12 @@ def _try_file_once(own: TimmImageConfig, file: Path, changed: int) -> None:
 
 @functools.lru_cache(maxsize=1_000)
 def _try_others_once(own: TimmImageConfig, files: tuple[tuple[str, int], ...]) -> None:
-    """Has timm load weights that it does not publish itself: it leaves random, without an error, what they lack. That is then as without them.
+    """Checks that weights from elsewhere are complete, because timm leaves tensors that they lack random, without an error.
+
+    A tensor is random if it equals that of a model built from the same seed without weights, and not that of another seed.
 
     Raises:
-        WeightsUnavailable
+        WeightsUnavailable: the weights cannot be loaded, or lack tensors.
     """
 
     def parameters(seed: int, pretrained: bool) -> dict[str, torch.Tensor]:
@@ -221,28 +223,28 @@ def _create(own: TimmImageConfig, source: Source, pretrained: bool) -> nn.Module
         return timm.create_model(source.architecture, pretrained_cfg=source.cfg, **{**source.arguments, **options, "num_classes": 0})
 
     try:
-        with warnings.catch_warnings():  # "mapping deprecated model name": the user's choice of name stands
+        with warnings.catch_warnings():  # "mapping deprecated model name": the user's choice is kept
             warnings.simplefilter("ignore")
             try:
                 return create()
             except TypeError:
                 if own.drop_rate:
                     raise
-                del options["drop_rate"]  # which it does not know, and nobody wants; some others have dropout unless told so
+                del options["drop_rate"]  # unknown to this model, and not needed; others apply dropout unless it is 0
                 return create()
     except TypeError as error:
         raise InvalidHyperparameter(f"{KEY}: {own.checkpoint_name} does not take {', '.join(options)}: {error}") from None
 
 
 def _feature_size(backbone: nn.Module) -> int:
-    """Width of what the backbone returns without its classifier (some models end in a hidden layer wider than their last block)."""
+    """Width of the backbone's output without its classifier (some models end in a hidden layer wider than their last block)."""
     size: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return int(size)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What timm needs to build a model: a name of its own, or what the config.json of a folder or hub repository says."""
+    """What timm needs to build a model: one of its names, or the config.json of a folder or hub repository."""
 
     architecture: str
     cfg: PretrainedCfg
@@ -270,7 +272,7 @@ class Source:
 
 
 def _source(name: str) -> Source:
-    """Where a model comes from.
+    """The source of a model, by the name in the config.
 
     Raises:
         InvalidHyperparameter, WeightsUnavailable
@@ -297,7 +299,7 @@ def _source(name: str) -> Source:
 
 
 def _fetch_weights(name: str) -> None:
-    """Downloads a model's weights; done already, it returns at once."""
+    """Downloads a model's weights, unless they are on this machine already."""
     if name.startswith("local-dir:"):
         return
     repo = name.partition(":")[2] or _source(name).cfg.hf_hub_id
@@ -318,13 +320,13 @@ def _fetch_weights(name: str) -> None:
 
 
 def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file that the user named, without what wraps them.
+    """Reads the tensors of a file that the user named, without any wrapper around them.
 
     Raises:
-        InvalidHyperparameter: it holds no such thing.
+        InvalidHyperparameter: the file holds no tensors by name.
     """
     try:
-        # the one file read that is not ours; weights_only runs no code
+        # the file is not ours, but weights_only runs no code
         weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
@@ -342,19 +344,19 @@ def _fitting(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor
 
 
 def _absent(own: Mapping[str, torch.Tensor], fitting: Mapping[str, torch.Tensor]) -> list[str]:
-    return sorted(key for key in own.keys() - fitting.keys() if not key.endswith("num_batches_tracked"))  # which older files do not have
+    return sorted(key for key in own.keys() - fitting.keys() if not key.endswith("num_batches_tracked"))  # older files lack it
 
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:
-    """Loads the weights of a file that the user named; those of a classifier are left out.
+    """Loads the weights of a file that the user named, except those of a classifier.
 
     Raises:
-        InvalidHyperparameter: it holds no weights, or those of another model.
+        InvalidHyperparameter: the file holds no weights, or those of another model.
     """
     weights, own = _read_weights(file), backbone.state_dict()
     fitting = _fitting(own, weights)
     adapt: Any = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if _absent(own, fitting) and adapt:  # timm's own: other sizes of image, names that other libraries give
+    if _absent(own, fitting) and adapt:  # timm's own: converts other image sizes, and names of other libraries
         with contextlib.suppress(Exception):
             fitting = _fitting(own, adapt(weights, backbone))
     if absent := _absent(own, fitting):

@@ -1,8 +1,8 @@
-"""Averages of weights: a running one over the steps of a training, and soups of several checkpoints, which predict at the price of one model.
+"""Averages of weights: a running average over the steps of a training, and soups of several checkpoints, which predict at the cost of one model.
 
 Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time"
-(arXiv:2203.05482). A soup is only ever as good as its ingredients lie in one valley of the loss: epochs of one training mostly do, trainings
-from the same pretrained weights often, trainings from random weights hardly ever. Hence every mixture is validated before it is believed.
+(arXiv:2203.05482). A soup is good only if its ingredients lie in one valley of the loss: epochs of one training mostly do, trainings from the
+same pretrained weights often, trainings from random weights hardly ever. So every mixture is validated before it is used.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from .evaluate import Validation
 
 Weights = Mapping[str, torch.Tensor]
 Validate = Callable[[Weights], Validation | None]
-"""Validates a set of weights; None: there is no time for it."""
+"""Validates a set of weights; returns None if there is no time for it."""
 Soup = tuple[list[int], Weights, Validation]
-"""Which of the checkpoints went in, what came out, and how good it is."""
+"""The indices of the averaged checkpoints, the averaged weights, and their validation."""
 
 
 class RunningAverage(ModelEmaV3):
-    """timm's, which asks both models for all their tensors by name at every step, and takes longer for that than for averaging them."""
+    """timm's running average, but with the tensors collected only once: doing that at every step takes longer than averaging them."""
 
     _values: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
         if self._values is None:
-            self._values = list(self.module.state_dict().values()), list(model.state_dict().values())  # training changes them in place
+            self._values = list(self.module.state_dict().values()), list(model.state_dict().values())  # stays valid, because training changes them in place
         pairs = list(zip(*self._values, strict=True))
         values = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([own for own, _ in values], [learning for _, learning in values], weight=1 - decay)
@@ -42,24 +42,24 @@ class RunningAverage(ModelEmaV3):
 
 
 def build_average(model: nn.Module, optim: Optim) -> ModelEmaV3 | None:
-    """A running average of the weights, as they are now; None where none is wanted. After s steps it remembers s^(2/3) of them at most."""
+    """A running average that starts from the current weights; None if ``ema_decay`` is 0. After s steps it covers at most about the last s^(2/3)."""
     return RunningAverage(model, optim.ema_decay, use_warmup=True) if optim.ema_decay else None
 
 
 def mix(weights: Weights, more: Weights, share: float) -> Weights:
-    """``(1 - share) * weights + share * more``, batch norm's statistics like all else; what counts in whole numbers stays as it is."""
+    """``(1 - share) * weights + share * more``, including batch norm's statistics. Integer tensors are those of ``weights``."""
     return {key: torch.lerp(value, more[key], share) if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def greedy_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> Soup | None:
-    """Goes through the checkpoints from the best to the worst and keeps in the average what makes it better.
+    """Goes through the checkpoints from best to worst, and adds each to the average if that makes it better.
 
     Args:
         paths: files of weights, the best first.
-        best: what the first alone reaches.
+        best: validation of the first alone.
 
     Returns:
-        The soup; None where no average is better than the best alone.
+        The soup; None if no average is better than the best checkpoint alone.
     """
     chosen, reached = [0], best
     weights: Weights = load_file(paths[0])
@@ -74,7 +74,7 @@ def greedy_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> 
 
 
 def uniform_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> Soup | None:
-    """The plain average of all; arguments and result as of ``greedy_soup``."""
+    """The plain average of all checkpoints. Arguments and result as in ``greedy_soup``."""
     weights: Weights = load_file(paths[0])
     for index, path in enumerate(paths[1:], 1):
         weights = mix(weights, load_file(path), 1 / (index + 1))

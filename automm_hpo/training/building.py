@@ -1,4 +1,4 @@
-"""What a trial begins with: a model, of published weights or another predictor's, and its optimizer."""
+"""Builds what a trial starts with: a model, possibly with pretrained weights or those of another predictor, and its optimizer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .state import TrainState
 
 @dataclass(frozen=True)
 class ModelBuilder:
-    """Builds the models of a search, which differ in their hyperparameters alone; travels to the actors.
+    """Builds the models of a search, which differ only in their hyperparameters. Is sent to the actors.
 
     Attributes:
         features: what the table has.
-        num_outputs: classes, or 1 for regression.
-        start: the file of the weights that every trial begins with, another predictor's; None: as its hyperparameters say.
-        sources: what such a predictor's models are built from (``TableModel.sources``); None: as their hyperparameters say.
+        num_outputs: number of classes, or 1 for regression.
+        start: file of another predictor's weights, from which every trial starts; None: as the hyperparameters say.
+        sources: that predictor's ``TableModel.sources``; None: as the hyperparameters say.
     """
 
     features: Features
@@ -35,11 +35,11 @@ class ModelBuilder:
     sources: Mapping[str, Mapping[str, Any]] | None = None
 
     def empty(self, config: Config) -> TableModel:
-        """On the CPU, for weights to be loaded into."""
+        """A model on the CPU, without pretrained weights, for weights to be loaded into."""
         return build_model(config, self.features, self.num_outputs, load_weights=False, sources=self.sources)
 
     def loaded(self, config: Config, weights: Path) -> TableModel:
-        """On the CPU.
+        """A model on the CPU, with the given weights.
 
         Raises:
             CorruptFile: the file does not hold this model's weights.
@@ -49,11 +49,11 @@ class ModelBuilder:
         return model
 
     def state(self, config: Config, seed: int, device: torch.device) -> TrainState:
-        """A model and an optimizer as a trial begins with them; the same seed gives the same weights.
+        """The state that a trial starts with. The same seed gives the same weights.
 
-        A model that begins with another predictor's weights is validated as it is, before the first step.
+        A model that starts from another predictor's weights is validated before the first step.
         """
-        torch.default_generator.manual_seed(seed)  # the processor's, where models are made; torch.manual_seed would seed every GPU
+        torch.default_generator.manual_seed(seed)  # the CPU's, because models are built there; torch.manual_seed would seed every GPU
         model = build_model(config, self.features, self.num_outputs) if self.start is None else self.loaded(config, self.start)
         model = model.to(device).to(memory_format=torch.channels_last)  # 1.3 times faster, on CPUs too
         scaler = torch.amp.GradScaler(device.type, enabled=config.env.precision == "16-mixed")

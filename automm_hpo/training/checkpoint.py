@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: written from a training state, and read back into one."""
+"""Writes a training state to a checkpoint, and reads it back."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from .result import EpochResult, result_from_json, result_to_json
 from .state import TrainState
 
 LOGITS = "logits"
-POSITION = ("step", "best_score", "validations_since_best", "seconds", "total_steps")  # of a TrainState
-LEARNING = "model."  # of names of tensors; an optimizer's begin with numbers
+POSITION = ("step", "best_score", "validations_since_best", "seconds", "total_steps")  # fields of a TrainState
+LEARNING = "model."  # prefix for names of trained weights; names of the optimizer's tensors begin with numbers
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Whoever may read the files beside it may read this one: safetensors alone makes files that nobody but their owner can open.
+    """Saves tensors to a file with the usual permissions; safetensors by itself makes files that only their owner can read.
 
     Raises:
         DiskFull
     """
     with room_needed(path, sum(value.nbytes for value in tensors.values())):
         path.touch()
-        mode = path.stat().st_mode  # as the process's umask wants it
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)  # files know one order of the axes
-    if path.stat().st_mode != mode:  # a mounted disk may have one mode for all, and refuse to be told another
+        mode = path.stat().st_mode  # as given by the process's umask
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)  # safetensors accepts contiguous tensors only
+    if path.stat().st_mode != mode:  # a mounted disk may have one mode for all files, and refuse chmod
         path.chmod(mode)
 
 
@@ -43,10 +43,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads weights of exactly this model.
+    """Loads weights, which must be exactly this model's.
 
     Raises:
-        CorruptFile: the file does not hold them.
+        CorruptFile: the file does not hold this model's weights.
     """
     try:
         model.load_state_dict(load_file(path))
@@ -55,7 +55,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def digest_weights(model: nn.Module) -> str:
-    """16 hex digits that tell weights apart, by name and value."""
+    """16 hex digits that identify weights by name and value."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
@@ -65,12 +65,12 @@ def digest_weights(model: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds of a training state.
+    """The part of a training state that a checkpoint holds.
 
     Attributes:
-        weights: of what predicts.
-        tensors: the optimizer's, by number of the weight and name, and the weights that learn, where others predict; None where nothing will go on from here.
-        values: all else, for JSON.
+        weights: weights of the predictor (``TrainState.predictor``).
+        tensors: the optimizer's, named ``<parameter number>.<name>``, and the trained weights if their average predicts; None if not resumable.
+        values: everything else, for JSON.
         logits: (N, num_outputs) of the validation rows.
     """
 
@@ -81,19 +81,19 @@ class Snapshot:
 
 
 def take_snapshot(state: TrainState, copy: bool = False, resumable: bool = True) -> Snapshot:
-    """What a checkpoint is to hold, on the CPU.
+    """Takes a snapshot of a state, on the CPU.
 
     Args:
-        copy: the state will change before the snapshot is written.
-        resumable: with what it takes to go on, which is most of it.
+        copy: copies tensors, because the state will change before the snapshot is written.
+        resumable: includes the tensors needed to resume, which are most of the snapshot.
     """
     optimizer = state.optimizer.state_dict()
     tensors = {f"{index}.{name}": value for index, slots in optimizer["state"].items() for name, value in slots.items() if isinstance(value, torch.Tensor)}
-    if state.average is not None:  # it is what predicts; the weights that learn are needed to go on only
+    if state.average is not None:  # the average predicts; the trained weights are needed only to resume
         tensors |= {f"{LEARNING}{name}": value for name, value in state.model.state_dict().items()}
-    best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity either
+    best_score = state.best_score if math.isfinite(state.best_score) else None  # JSON has no infinity
     position = {name: getattr(state, name) for name in POSITION} | {"best_score": best_score}
-    # some of timm's optimizers count their steps in a tensor there, and take a number back
+    # some of timm's optimizers count steps in a tensor there, and accept a number in its place
     groups = [{key: value.item() if isinstance(value, torch.Tensor) else value for key, value in group.items()} for group in optimizer["param_groups"]]
 
     def on_cpu(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -101,20 +101,20 @@ def take_snapshot(state: TrainState, copy: bool = False, resumable: bool = True)
 
     weights, learning = on_cpu(state.predictor.state_dict()), on_cpu(tensors) if resumable else None
     if (device := next(state.model.parameters()).device).type == "cuda":
-        torch.cuda.synchronize(device)  # one wait for all of them, of which there are hundreds
-    values = {"position": position, "param_groups": groups, "scaler": state.scaler.state_dict()}  # empty where it is off
+        torch.cuda.synchronize(device)  # one wait for hundreds of copies
+    values = {"position": position, "param_groups": groups, "scaler": state.scaler.state_dict()}  # the scaler's is empty if it is off
     return Snapshot(weights, learning, values, state.valid_logits)
 
 
 def save_checkpoint(folder: Path, state: TrainState, result: EpochResult) -> Path:
-    """Writes the checkpoint of a state as it is; see ``write_checkpoint``."""
+    """Writes a checkpoint of the current state; see ``write_checkpoint``."""
     return write_checkpoint(folder, take_snapshot(state), result)
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> Path:
-    """Writes the checkpoint's folder under a temporary name and renames it when it is whole.
+    """Writes a checkpoint's folder under a temporary name, and renames it when it is complete.
 
-    Validation logits that would take more room than the weights (many rows times many classes) are left out; who wants them predicts again.
+    Validation logits that are larger than the weights (many rows times many classes) are left out, and predicted again when needed.
     """
     temporary = begin_checkpoint(folder, result)
     save_tensors(snapshot.weights, temporary / WEIGHTS)
@@ -134,7 +134,7 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
     """Restores a state in place from a checkpoint that still has its optimizer.
 
     Raises:
-        CorruptFile: a file is absent, damaged, or another model's.
+        CorruptFile: a file is missing, damaged, or another model's.
     """
     check_checkpoint(path)
     stored = read_json(path / STATE)
@@ -147,7 +147,7 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
-        # the fused optimizers walk raw memory: a state must lie in memory the way its weight does
+        # fused optimizers walk raw memory, so their state must have the memory layout of its weight
         slots.setdefault(int(index), {})[name] = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
     state.optimizer.load_state_dict({"state": slots, "param_groups": stored["param_groups"]})
     if stored["scaler"]:
@@ -161,7 +161,7 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
 
 
 def load_predictions(path: Path) -> torch.Tensor | None:
-    """(N, num_outputs) float32: the validation logits of a checkpoint that was checked; None where it keeps none.
+    """(N, num_outputs) float32: the validation logits of a verified checkpoint; None if it has none.
 
     Raises:
         CorruptFile: the file holds something else.

@@ -1,11 +1,11 @@
-"""Checkpoints of a trial: a folder each, named by its segment and epoch, complete or absent, checksummed, without pickle.
+"""The checkpoints of a trial: one folder each, named by segment and epoch, complete or absent, checksummed, without pickle.
 
-Here: which there are, which are whole, and which are kept; it needs no torch.
+This module lists, verifies and prunes them. It needs no torch.
 
 checkpoints/000-0003.000/   model.safetensors        weights
-(segment and epoch)         predictions.safetensors  logits of the validation rows, from which ensembles are chosen
+(segment and epoch)         predictions.safetensors  logits of the validation rows, used to select ensembles
                             train_state.json         the EpochResult, and the optimizer's plain values
-                            train_state.safetensors  the optimizer's tensors; only the newest keep it, and a trial's last never has it
+                            train_state.safetensors  the optimizer's tensors; only in the newest checkpoints, and not once the trial has ended for good
                             MANIFEST.json            SHA-256 of the files above
 """
 
@@ -26,24 +26,24 @@ WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.s
 
 
 def checkpoint_name(result: EpochResult) -> str:
-    """Names have the order of writing, by ``checkpoint_order``; a new segment may go back in epochs.
+    """The name of a result's checkpoint. ``checkpoint_order`` sorts names in the order of writing; a new segment may go back in epochs.
 
-    An epoch of more than a thousand steps may be cut short one step after a validation.
+    Epochs of more than a thousand steps need six decimals instead of three, because they may be cut short one step after a validation.
     """
     digits = 3 if result.step <= 1_000.5 * result.epoch else 6
     return f"{result.segment:03d}-{result.epoch:0{5 + digits}.{digits}f}"
 
 
 def checkpoint_order(name: str) -> list[tuple[int, str]]:
-    """Shorter numbers come before longer ones: after epoch 9,999 there are more digits."""
+    """Sort key for names of checkpoints. Shorter numbers come first, because epochs after 9,999 have more digits."""
     return [(len(number), number) for number in name.split("-")]
 
 
 def newest_checkpoint(folder: Path, is_end: Callable[[str | None], bool] = lambda end: False) -> tuple[Path, EpochResult] | None:
-    """The newest intact checkpoint that a trial can go on from, and its result; damaged ones are passed over.
+    """The newest intact checkpoint that a trial can resume from, and its result. Skips damaged ones.
 
     Args:
-        is_end: of the ``end`` of a result: nothing has to go on from there, and it will do without its optimizer.
+        is_end: whether the ``end`` of a result is final, so that its checkpoint needs no optimizer.
     """
     for path in reversed(list_checkpoints(folder)):
         try:
@@ -57,7 +57,7 @@ def newest_checkpoint(folder: Path, is_end: Callable[[str | None], bool] = lambd
 
 
 def begin_checkpoint(folder: Path, result: EpochResult) -> Path:
-    """An empty folder under a temporary name, to be filled and handed to ``finish_checkpoint``; one that is not is leftover."""
+    """Creates an empty folder under a temporary name, to be filled and passed to ``finish_checkpoint``. Unfinished ones are pruned."""
     unfinished = folder / temporary_name(checkpoint_name(result))
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -65,17 +65,17 @@ def begin_checkpoint(folder: Path, result: EpochResult) -> Path:
 
 
 def finish_checkpoint(unfinished: Path, result: EpochResult) -> Path:
-    """Gives a checkpoint that is whole its name, in place of one that had it."""
+    """Gives a complete checkpoint its final name, replacing any checkpoint of that name."""
     final = unfinished.with_name(checkpoint_name(result))
     remove_checkpoint(final)
     return unfinished.rename(final)
 
 
 def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
-    """Makes another trial's checkpoint the start of a new segment. Its tensors are linked, not copied, where the file system can.
+    """Makes another trial's checkpoint the start of a new segment. Tensors are hard-linked, or copied if the file system has no links.
 
     Raises:
-        CorruptFile, OSError: the source is damaged, or has gone meanwhile.
+        CorruptFile, OSError: the source is damaged, or was removed meanwhile.
     """
     stored = read_json(source / STATE)
     result = replace(result_from_json(stored["result"]), segment=segment, end=None)
@@ -98,7 +98,7 @@ def is_inherited(path: Path) -> bool:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Compares a checkpoint with its manifest.
+    """Verifies a checkpoint against its manifest.
 
     Raises:
         CorruptFile
@@ -112,13 +112,13 @@ def check_checkpoint(path: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Oldest first; unfinished ones are not among them."""
+    """The finished checkpoints, oldest first."""
     found = [path for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
     return sorted(found, key=lambda path: checkpoint_order(path.name))
 
 
 def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:
-    """Keeps the newest ``num_states`` resumable, of the others the best ``num_best`` without their optimizer, and no more."""
+    """Keeps the newest ``num_states`` checkpoints resumable, and the best ``num_best`` of all, older ones without their optimizer. Removes the rest."""
     for leftover in folder.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
     checkpoints = list_checkpoints(folder)
@@ -136,14 +136,14 @@ def prune_checkpoints(folder: Path, num_best: int, num_states: int) -> None:
 def _rank(path: Path) -> tuple[float, float]:
     try:
         stored = read_json(path / STATE)
-        # an inherited one is its parent's achievement, and has no row here
+        # the score of an inherited checkpoint is another trial's
         return NO_RANK if stored.get("inherited") else result_from_json(stored["result"]).rank
     except (CorruptFile, OSError, KeyError, TypeError):
         return NO_RANK
 
 
 def _strip(path: Path) -> None:
-    """Drops the optimizer; the manifest forgets it first, so that the checkpoint is whole at every moment."""
+    """Removes the optimizer's tensors, from the manifest first, so that the checkpoint is intact at every moment."""
     if (path / STATE_TENSORS).exists():
         manifest = read_json(path / MANIFEST)
         manifest.pop(STATE_TENSORS, None)
@@ -152,7 +152,7 @@ def _strip(path: Path) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Renames before deleting, so that no half-deleted checkpoint ever bears a checkpoint's name."""
+    """Deletes a checkpoint. It is renamed first, so that a half-deleted one never has a checkpoint's name."""
     doomed = path.with_name(f".{path.name}.old")
     with contextlib.suppress(FileNotFoundError):
         os.replace(path, doomed)

@@ -1,6 +1,6 @@
-"""Kernels: which may be used, and when a model is compiled.
+"""Chooses a GPU's kernels, and when to compile a model.
 
-``torch.compile`` keeps what it makes in a folder of the machine, where other trials of the architecture find it.
+``torch.compile`` caches compiled code in a folder of the machine, where other trials of the same architecture find it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..models.folding import float32_may_round
 from ..process import ProcessWide
 
 SECONDS = 60.0  # that compiling may take
-SHARE = 0.2  # of a step's time that it saves on a GPU, with mixed precision and little else to gain
+SHARE = 0.2  # of a step's time that compiling saves on a GPU, with mixed precision and little else to gain
 
 
 def wants_compiling(env: Env, device: torch.device, seconds_left: float) -> bool:
     """Whether to compile now.
 
     Args:
-        seconds_left: of training without it, as far as the pace is known; 0 before the first step.
+        seconds_left: estimated seconds of training left without compiling; 0 before the first step.
     """
     if env.compile.turn_on == "auto":
         return device.type == "cuda" and SHARE * seconds_left > SECONDS and has_compiler()
@@ -33,26 +33,26 @@ def wants_compiling(env: Env, device: torch.device, seconds_left: float) -> bool
 
 
 def has_compiler() -> bool:
-    """Whether there is what compiling needs; where there is not, it would be tried in vain for every part of a network."""
+    """Whether there is a C compiler. Without one, torch would try in vain to compile every part of a network."""
     return bool(os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc"))))
 
 
 def records_graphs(env: Env, device: torch.device) -> bool:
-    """Whether what is compiled may run as CUDA graphs, whose results lie in memory that their next run uses again."""
+    """Whether compiled code may run as CUDA graphs, whose next run overwrites the memory of their results."""
     return device.type == "cuda" and env.compile.turn_on is not False and env.compile.mode in ("reduce-overhead", "max-autotune")
 
 
 def compile_networks(model: TableModel, env: Env) -> None:
-    """In place; names of weights stay as they are, and a copy of the model is not compiled."""
+    """Compiles a model's networks in place. Names of weights do not change, and a copy of the model is not compiled."""
     for network in model.networks():
         network.compile(mode=None if env.compile.mode == "default" else env.compile.mode, backend=env.compile.backend)
 
 
 @contextmanager
 def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
-    """Within, a GPU's libraries choose the fastest kernels for the sizes they meet, or repeatable ones; torch's settings are put back.
+    """Inside the block, a GPU's libraries choose the fastest kernels for each size, or deterministic ones. Restores torch's settings.
 
-    A model that is compiled unasked, and cannot be on this machine, goes on uncompiled.
+    With ``compile.turn_on`` at ``auto``, a model that this machine cannot compile runs uncompiled.
     """
     if device.type != "cuda":
         yield
@@ -61,7 +61,7 @@ def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
 
     *_, repeatable, warns_only = _read_choice()
     if env.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else its products need not repeat; read when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise cuBLAS is not deterministic; it reads this at its first use
     if env.deterministic and not repeatable:
         repeatable = warns_only = True
     chosen = _choice.be((not env.deterministic, env.deterministic, repeatable, warns_only))

@@ -1,8 +1,8 @@
-"""Several models that predict together: how their predictions are averaged, and which of them are worth their price.
+"""Ensembles: averages the predictions of several models, and selects the models worth including.
 
 Caruana et al. 2004, "Ensemble selection from libraries of models" (doi:10.1145/1015330.1015432), with its remedies against overfitting the
-validation rows: selection with replacement, which gives weights, and sorted initialisation. The validation rows choose all the same: the score
-of an ensemble on them flatters it, and the more so the fewer they are and the more models there are to choose from.
+validation rows: selection with replacement, which gives weights, and sorted initialisation. The validation rows still choose the models, so an
+ensemble's score on them is too optimistic, the more so the fewer rows and the more candidates there are.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from ..problem import Problem
 from .evaluate import Validation
 
-NUM_ROUNDS = 25  # models in the bag, counted as often as they were put in; a weight is a multiple of one part in that many
+NUM_ROUNDS = 25  # limit of models in the bag, counted as often as they were added
 
 
 def combine_logits(problem: Problem, logits: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """The weighted mean of probabilities, or of a regression's values, in float64; what a single model says is left as it is.
+    """The weighted mean of probabilities, or of a regression's values, in float64. The logits of a single model are returned unchanged.
 
     Args:
         logits: (N, num_outputs) of each model.
         weights: of the same models, sum 1.
 
     Returns:
-        (N, num_outputs): for classes the logarithm of the mean probability, whose softmax that probability is.
+        (N, num_outputs): for classes the logarithms of the mean probabilities, whose softmax gives these probabilities.
     """
     if len(logits) == 1:
         return logits[0]
@@ -44,32 +44,32 @@ def select_members(
     max_members: int,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[int, float], Validation]:
-    """Puts models into a bag, each time the one with which the bag predicts best, and takes the bag as it was at its best.
+    """Adds models to a bag, each time the one with which it predicts best, and returns the best bag on the way.
 
     Args:
         logits: (N, num_outputs) of each model on the validation rows.
-        judge: logits -> how good they are.
-        max_members: most distinct models.
-        out_of_time: asked before every further one.
+        judge: logits -> their validation.
+        max_members: maximum number of distinct models.
+        out_of_time: checked before each further addition.
 
     Returns:
-        Index -> weight of the models chosen, the heaviest first, weights sum to 1; and how good they are together. Of equals the smaller bag.
+        Index -> weight of the chosen models, the heaviest first, weights sum to 1; and the validation of the ensemble. The smaller of two equal bags wins.
     """
 
     def best_of(bags: Iterable[Counter[int]]) -> tuple[Validation, Counter[int]]:
-        """Of equals the first."""
+        """The best bag and its validation; the first of equal ones."""
         judged = ((judge(combine_logits(problem, [logits[index] for index in bag], [count / bag.total() for count in bag.values()])), bag) for bag in bags)
         return functools.reduce(lambda best, other: other if other[0].beats(best[0]) else best, judged)
 
     alone = [judge(each).rank for each in logits]
     order = sorted(range(len(logits)), key=lambda index: alone[index], reverse=True)
-    # sorted initialisation: the n best together, for the n with which they are best
+    # sorted initialisation: the n best models, for the best n
     best, bag = best_of(Counter(order[:size]) for size in range(1, min(max_members, len(order)) + 1))
     current = bag
     for _ in range(bag.total(), NUM_ROUNDS):
         if out_of_time():
             break
-        # those inside come first: of equals, the one that needs no further model
+        # models in the bag come first, so that of equal choices one that needs no further model wins
         allowed = [*current, *(index for index in order if index not in current)] if len(current) < max_members else list(current)
         found, current = best_of(current + Counter([index]) for index in allowed)
         if found.beats(best):

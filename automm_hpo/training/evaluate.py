@@ -20,7 +20,7 @@ from .device import autocast, is_out_of_memory, rounding
 from .result import rank
 from .transforms import eval_view
 
-ROUNDING = 1e-6  # relative; losses are in single precision
+ROUNDING = 1e-6  # relative; losses are float32
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Validation:
 
     Attributes:
         logits: (N, num_outputs).
-        metric, score: in its natural sign, and turned so that higher is better.
-        refusal: why the metric has no value, where it says so.
+        metric, score: the raw metric, and the metric turned so that higher is better.
+        refusal: why the metric has no value, if it raised an error.
     """
 
     logits: torch.Tensor
@@ -41,7 +41,7 @@ class Validation:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the predictions are; the metric may be undefined even so."""
+        """Whether the predictions are finite. The metric may still be undefined."""
         return bool(self.logits.isfinite().all())
 
     @property
@@ -49,24 +49,24 @@ class Validation:
         return rank(self.score, self.loss)
 
     def beats(self, other: Validation) -> bool:
-        """Whether it ranks higher by more than rounding: the mean of a model with itself must not beat it."""
+        """Whether it ranks higher by more than rounding, so that the mean of a model with itself does not beat it."""
         own, others = next((pair for pair in zip(self.rank, other.rank, strict=True) if not math.isclose(*pair, rel_tol=ROUNDING)), (0.0, 0.0))
         return own > others
 
 
 def loss_function(problem: Problem, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """What validation reports whatever training minimises: cross entropy for classes, mean squared error on standardised values."""
+    """The loss that validation reports, whatever training minimises: cross entropy for classes, mean squared error on standardised values."""
     return F.cross_entropy(logits.float(), target) if problem.is_classification else F.mse_loss(logits.float().squeeze(1), target)
 
 
 @torch.inference_mode()
 def predict_logits(model: TableModel, data: TensorCache, env: Env, function: Callable[[Batch], torch.Tensor] | None = None) -> torch.Tensor:
-    """(N, num_outputs) float32 on the CPU; the model is left in eval mode. Where a batch does not fit the device, smaller ones follow.
+    """(N, num_outputs) float32 on the CPU. Leaves the model in eval mode. If a batch does not fit the device, it continues with smaller ones.
 
     Args:
-        function: what to take of the model instead of its answer, such as ``model.features``.
+        function: computes the output in place of the model itself, such as ``model.features``.
     """
-    if model.training:  # a walk through all modules takes longer than a small one's answer for a row
+    if model.training:  # walking all modules takes longer than a small model's prediction for a row
         model.eval()
     function = function or model
     device = next(model.parameters()).device
@@ -98,14 +98,14 @@ def values(problem: Problem, logits: torch.Tensor) -> np.ndarray:
 
 
 def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> float:
-    """The metric in its natural sign and, for regression, in the label's own unit.
+    """The raw metric; for regression, of values in the label's own unit.
 
     Args:
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
 
     Raises:
-        InvalidArgument: it is a scorer of scikit-learn's, and refuses these predictions.
+        InvalidArgument: the metric is a scorer of scikit-learn, and refuses these predictions.
     """
     predicted = logits.argmax(1).numpy() if problem.is_classification else values(problem, logits)
     if metric.needs == "scorer":
@@ -114,7 +114,7 @@ def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, targe
 
 
 def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> Validation:
-    """Judges the predictions of validation rows; those that are not finite, or that the metric refuses, are the worst there can be.
+    """Judges predictions of the validation rows. If they are not finite, or the metric refuses them, the score is NaN, which ranks last.
 
     Args:
         logits: (N, num_outputs).
@@ -124,25 +124,25 @@ def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.
     if bool(logits.isfinite().all()):
         try:
             value = compute_metric(metric, problem, logits, target)
-        except InvalidArgument as error:  # of a negative one, say, of which there is no logarithm; what it makes of others was tried before the start
+        except InvalidArgument as error:  # a logarithm of negative predictions, for example; other errors were found before the start
             refusal = str(error)
     loss = float(loss_function(problem, logits, torch.from_numpy(problem.standardise(target))))
     return Validation(logits, value, metric.score(value), loss, refusal)
 
 
 def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:
-    """Why a metric has no value on these rows, whatever is predicted; empty where it has one.
+    """Why a metric has no value on these rows, whatever is predicted; empty if it has one.
 
     Args:
         target: (N,) as ``Problem.encode`` gives it.
 
     Raises:
-        InvalidArgument: it is a scorer of scikit-learn's, and refuses them.
+        InvalidArgument: the metric is a scorer of scikit-learn, and refuses these rows.
     """
     if problem.is_classification:
         found = compute_metric(metric, problem, torch.randn(len(target), problem.num_outputs, generator=torch.Generator().manual_seed(0)), target)
     else:
-        found = compute_scorer(metric, target, np.roll(target, 1))  # values that occur: some metrics take positive ones only
+        found = compute_scorer(metric, target, np.roll(target, 1))  # values that occur, because some metrics accept only positive ones
     if math.isfinite(found):
         return ""
     distinct = np.unique(target)

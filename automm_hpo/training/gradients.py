@@ -1,4 +1,4 @@
-"""The gradients of a trial's steps. A step's rows go through the device in as many parts as it has memory for.
+"""The gradients of a trial's steps. If a step's rows do not fit the device's memory, they go through it in parts.
 
 All randomness is a function of (seed, step): which rows, which windows, which dropout masks.
 """
@@ -25,11 +25,11 @@ from .transforms import train_view
 
 
 class Gradients:
-    """Those of one trial.
+    """Computes the gradients of one trial.
 
     Args:
-        state: whose model they are of; its step says which rows are next.
-        num_steps: how many there can be at most.
+        state: has the model; its step determines which rows are next.
+        num_steps: maximum number of steps of the trial.
     """
 
     def __init__(self, state: TrainState, data: TrialData, config: Config, seed: int, num_steps: int) -> None:
@@ -40,13 +40,13 @@ class Gradients:
         state.micro_batch_size = state.micro_batch_size or micro_batch_size(config.env, len(data.train))
         self._loss = build_loss(config.optim, data.problem)
         self._mixed = build_mixing(config.data.mixup, data.problem)
-        self._view_rng = torch.Generator(self._device)  # windows and mirrors
+        self._view_rng = torch.Generator(self._device)  # for crop windows and mirroring
         # dropout draws from the device's default generator, torchvision from the CPU's; torch.manual_seed would seed those of all devices,
-        # and take a hundredth of a step for it
+        # which takes a hundredth of a step
         on_gpu = [torch.cuda.default_generators[torch.cuda.current_device()]] if self._device.type == "cuda" else []
         self._rngs = [self._view_rng, torch.default_generator, *on_gpu]
         has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in state.model.modules())
-        self._most_parts = max(1, self._batch_size // (2 if has_batch_norm else 1))  # one row alone is none to it
+        self._most_parts = max(1, self._batch_size // (2 if has_batch_norm else 1))  # batch norm needs two rows
         self._parts = self._parts_from_here()
 
     def add(self) -> list[torch.Tensor]:
@@ -56,7 +56,7 @@ class Gradients:
             Each part's mean loss, still on the device.
 
         Raises:
-            RuntimeError: ``torch.OutOfMemoryError``, or what a GPU's libraries say instead; not even one row fits.
+            RuntimeError: not even one row fits (``torch.OutOfMemoryError``, or what a GPU's libraries raise instead).
         """
         while True:
             randomness = step_seed(self._seed, self._state.step)
@@ -69,11 +69,11 @@ class Gradients:
                     raise
             self._state.micro_batch_size = (self._state.micro_batch_size + 1) // 2
             self._state.optimizer.zero_grad()
-            self._parts = self._parts_from_here()  # the same rows again: all that is random in a step is a function of its number
+            self._parts = self._parts_from_here()  # the same rows again, because a step's randomness depends only on its number
 
     @property
     def _num_parts(self) -> int:
-        """Of a step, alike in size, so that batch norm sees about as many rows in each."""
+        """Number of parts of a step. They have similar sizes, so that batch norm sees about as many rows in each."""
         return min(math.ceil(self._batch_size / self._state.micro_batch_size), self._most_parts)
 
     def _backward(self) -> list[torch.Tensor]:
@@ -91,37 +91,37 @@ class Gradients:
         return losses
 
     def _hold_gradients(self) -> None:
-        """In memory of their own: a recorded graph's gradients lie in its memory, where the next part's would overwrite them."""
+        """Gives gradients memory of their own. Otherwise they lie in a recorded graph's memory, which the next part overwrites."""
         for weight in self._state.model.parameters():
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
 
     def _parts_from_here(self) -> Iterator[Batch]:
-        """Of all steps from the state's on. They hold nothing of ``self``: so whoever drops it ends the thread that decodes them, too."""
+        """The parts of all steps from the current one on. They do not refer to ``self``, so that dropping it also ends the thread that decodes them."""
         num_parts = self._num_parts
         steps = step_rows(self._seed, len(self._train), self._batch_size, range(self._state.step, self._num_steps), self._device)
         return batches(self._train, (rows for step in steps for rows in step.tensor_split(num_parts)), self._device)
 
 
 def epoch_size(env: Env, num_rows: int) -> tuple[int, int]:
-    """Rows of a step, and steps of an epoch; the rest of an epoch's shuffled rows waits for another epoch."""
+    """Rows per step, and steps per epoch. An epoch's shuffled rows that do not fill a step are left out of it."""
     batch_size = min(env.batch_size, num_rows)
     return batch_size, num_rows // batch_size
 
 
 def micro_batch_size(env: Env, num_rows: int) -> int:
-    """Rows that are to go through the device at once."""
+    """Rows that go through the device at once, if its memory holds them."""
     return min(env.per_gpu_batch_size or env.batch_size, env.batch_size, num_rows)
 
 
 def step_rows(seed: int, num_rows: int, batch_size: int, steps: range, device: torch.device) -> Iterator[torch.Tensor]:
-    """(batch_size,) int64 on the CPU, a step's rows, for each of the steps."""
+    """Yields each step's rows, (batch_size,) int64 on the CPU."""
     order = None
     for step in steps:
         epoch, position = divmod(step, num_rows // batch_size)
         if position == 0 or order is None:
             order = epoch_order(seed, epoch, num_rows)
-            order = order.pin_memory() if device.type == "cuda" else order  # travels without anybody waiting for it
+            order = order.pin_memory() if device.type == "cuda" else order  # so that the copy to the device is asynchronous
         yield order[position * batch_size : (position + 1) * batch_size]
 
 
@@ -131,6 +131,6 @@ def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every step (and, below zero, for every epoch); neighbours share no pattern."""
-    # numpy's SeedSequence does the same in the time of a small operator: a hundredth of a step
+    """A separate seed for every step and, as negative numbers, for every epoch. The seeds of neighbours are unrelated."""
+    # a hash, because numpy's SeedSequence takes as long as a small operator: a hundredth of a step
     return int.from_bytes(hashlib.blake2b(struct.pack("<qq", seed, step), digest_size=8).digest()) >> 1

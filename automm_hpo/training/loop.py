@@ -1,7 +1,7 @@
 """The training loop. ``train_steps`` yields after every step and every validation; stopping, schedulers, tracking and checkpoints consume it.
 
-All randomness is a function of (seed, step), see ``gradients.py``. A run resumed from a checkpoint therefore takes the very steps the
-uninterrupted one would have taken, and no generator's state needs to be stored.
+All randomness is a function of (seed, step), see ``gradients.py``. A run resumed from a checkpoint therefore takes the same steps as an
+uninterrupted one, and no generator's state needs to be stored.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from .pace import Pace
 from .result import EpochResult, StopCheck
 from .state import TrainState, TrialData
 
-MOST_VALIDATIONS = 500  # of an epoch: checkpoints are named by the epoch to three decimals, and no two may have one name
+MOST_VALIDATIONS = 500  # per epoch: checkpoints are named by the epoch to three decimals, and need different names
 CLIPS: dict[str, Callable[..., object]] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
 
 
 def train_epochs(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult]:
-    """Trains until an end, yielding after every validation. Arguments as of ``train_steps``."""
+    """Trains until the trial ends, yielding after every validation. Arguments as in ``train_steps``."""
     return (result for result in train_steps(state, data, config, seed, should_stop) if result is not None)
 
 
 def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, should_stop: StopCheck) -> Iterator[EpochResult | None]:
-    """Trains until an end.
+    """Trains until the trial ends.
 
     Args:
-        state: changed in place; a restored one goes on where it was.
-        should_stop: asked after every step, so a trial always has at least one step and one result.
+        state: changed in place; a restored state continues where it was.
+        should_stop: asked after every step and every validation, so a trial always has at least one result.
 
     Yields:
-        None after a step that another one follows: whoever has something to do beside the training may look after it. What a validation
-        found after the others.
+        None after a step that is followed by another one, so that the caller can do other work in between. After the other steps, the result of
+        a validation.
     """
     optim, model, optimizer, scaler = config.optim, state.model, state.optimizer, state.scaler
-    parameters = list(model.parameters())  # walking the modules at every step would take longer than the clipping
+    parameters = list(model.parameters())  # once, because walking the modules at every step would take longer than the clipping
     device = parameters[0].device
     batch_size, steps_per_epoch = epoch_size(config.env, len(data.train))
     all_steps = most_steps(optim, steps_per_epoch)
@@ -61,7 +61,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
             is_compiled = True
         model.train()
         pace.start(afresh=compiles)
-        while not state.is_unscored:  # a probe is validated before the first step
+        while not state.is_unscored:  # weights of a probe or another predictor are validated before the first step
             losses += gradients.add()
             scaler.unscale_(optimizer)
             if optim.gradient_clip_val:
@@ -85,7 +85,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
             started += time.perf_counter() - paused
             pace.start()
 
-        train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # the one synchronisation of the epoch
+        train_loss = float(torch.stack(losses).mean()) if losses else math.nan  # one synchronisation for all steps
         if losses:
             pace.steps_done()
         validation_started = time.perf_counter()
@@ -99,7 +99,7 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
 
         improved, is_due = score > state.best_score, end is None
         state.best_score = score if improved else state.best_score
-        if improved or is_due:  # where an epoch was cut short, the validation is one more than an uninterrupted training has
+        if improved or is_due:  # a validation that cuts an epoch short does not use up patience, because an uninterrupted training does not have it
             state.validations_since_best = 0 if improved else state.validations_since_best + 1
         if has_diverged:
             end = "diverged"
@@ -116,18 +116,18 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
 
 
 def most_steps(optim: Optim, steps_per_epoch: int) -> int:
-    """Those of a trial that nothing ends sooner."""
+    """Steps of a trial that nothing ends earlier."""
     steps = optim.max_epochs * steps_per_epoch
     return steps if optim.max_steps < 0 else min(optim.max_steps, steps)
 
 
 def num_validations(optim: Optim, steps_per_epoch: int) -> int:
-    """Of an epoch, evenly spread."""
+    """Number of validations per epoch, evenly spread."""
     interval = optim.val_check_interval
     return min(steps_per_epoch, MOST_VALIDATIONS, round(1 / interval) if interval <= 1 else max(1, round(steps_per_epoch / interval)))
 
 
 def is_validated(step: int, steps_per_epoch: int, validations: int) -> bool:
-    """Whether a validation follows the step that was just taken, so that those of an epoch are evenly spread."""
+    """Whether a validation follows after ``step`` steps, so that an epoch's validations are evenly spread."""
     position = (step - 1) % steps_per_epoch
     return (position + 1) * validations // steps_per_epoch > position * validations // steps_per_epoch

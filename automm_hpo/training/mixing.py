@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pictures of a batch mixed in pairs, and their labels likewise. torchvision does it."""
+"""Mixup and CutMix, by torchvision: mixes the images of a batch in pairs, and their labels with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..problem import Problem
 
 
 def build_mixing(mixup: Mixup, problem: Problem) -> Callable[[Batch, int], Batch]:
-    """(batch, epoch) -> the batch, its images and weights mixed and its target (B, K) shares of the classes; as it was where nothing is to be mixed.
+    """Builds (batch, epoch) -> batch with mixed images and weights, and (B, K) shares of classes as target; unchanged if nothing is to be mixed.
 
     Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899. Draws from torch's default generator.
     """
@@ -29,7 +29,7 @@ def build_mixing(mixup: Mixup, problem: Problem) -> Callable[[Batch, int], Batch
     def mixed(batch: Batch, epoch: int) -> Batch:
         if pick is None or epoch >= mixup.turn_off_epoch or torch.rand(()) >= mixup.prob:
             return batch
-        # what each class weighs in a row: of two that are mixed each counts by its weight, and the label of one of no weight for nothing
+        # (B, K) weight of each class in a row: of two mixed rows, each label counts by its row's weight, so that a row of weight 0 adds no label
         weights = F.one_hot(batch.target, problem.num_outputs) * batch.weight.unsqueeze(1)
         images, weights = pick(batch.images.squeeze(1).float(), weights)
         weight = weights.sum(1)

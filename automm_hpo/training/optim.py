@@ -18,7 +18,7 @@ Groups = list[dict]
 
 
 def _timm(groups: Groups, optim: Optim, **options: Any) -> torch.optim.Optimizer:
-    """One of timm's, by its name there."""
+    """An optimizer of timm, by its name there."""
     return create_optimizer_v2(groups, opt=optim.optim_type, lr=optim.lr, betas=(0.9, optim.beta2), **options)
 
 
@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, Callable[[Groups, Optim], torch.optim.Optimizer]] = {
     "adam": lambda groups, optim: torch.optim.Adam(groups, lr=optim.lr, betas=(0.9, optim.beta2), fused=True),
     "nadamw": _timm,
     "sgd": _sgd,
-    "lamb": functools.partial(_timm, max_grad_norm=None),  # timm's clips for itself; clipping is the loop's
+    "lamb": functools.partial(_timm, max_grad_norm=None),  # switches off timm's own clipping, because the training loop clips
     "lion": _timm,
 }
 
@@ -47,12 +47,12 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """Groups by learning rate, and by whether weights decay; each has its ``lr_scale``, the factor of the model's learning rate."""
+    """Builds the optimizer. Parameters are grouped by weight decay and by ``lr_scale``, the factor of the model's learning rate."""
     return OPTIMIZERS[optim.optim_type](parameter_groups(model, optim), optim)
 
 
 def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
-    """What learns, grouped. Norms, biases and what a model names besides are never decayed."""
+    """The trainable parameters in groups. Norms, biases and the parameters in a backbone's ``no_weight_decay`` are never decayed."""
     scales = lr_scales(model, optim)
     groups: dict[tuple[float, bool], dict] = {}
     undecayed = {f"{prefix}{name}" for prefix, backbone in _backbones(model) for name in backbone.no_weight_decay()}
@@ -65,7 +65,7 @@ def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
 
 
 def lr_scales(model: nn.Module, optim: Optim) -> dict[str, float]:
-    """Parameter -> its learning rate against ``optim.lr``, by ``optim.lr_choice`` and what each backbone says of its own parameters."""
+    """Parameter -> factor of ``optim.lr``, from ``optim.lr_choice`` and each backbone's own ``lr_scales``."""
     new = optim.lr_mult if optim.lr_choice else 1.0
     decay = optim.lr_decay if optim.lr_choice == "layerwise_decay" else 1.0
     scales = {name: new for name, _ in model.named_parameters()}
@@ -80,12 +80,15 @@ def lr_scales(model: nn.Module, optim: Optim) -> dict[str, float]:
 
 
 def _backbones(model: nn.Module) -> list[tuple[str, Backbone]]:
-    """(prefix of its parameters' names, module) of each."""
+    """(prefix of its parameters' names, module) of each backbone."""
     return [(f"backbones.{name}.", backbone) for name, backbone in model.backbones.items()] if isinstance(model, TableModel) else []
 
 
 def lr_factor(optim: Optim, step: int, total_steps: int) -> float:
-    """Factor of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule down to ``end_lr`` at the step after the last, never up."""
+    """Factor of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule, which ends at ``end_lr`` one step after the last.
+
+    If ``end_lr`` is above the peak, the learning rate stays at the peak.
+    """
     warmup = round(optim.warmup_steps * total_steps)
     if step < warmup:
         return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""How fast a trial trains, and how many steps there is time for: where not for all, the schedule ends earlier, so that no rate is high when it does."""
+"""How fast a trial trains, and how many steps there is time for. If not for all, the schedule is shortened, so that it ends at a low learning rate."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable
 
 from .result import StopCheck
 
-FIRST_LOOK = 4  # steps, of which the first warms up
-LEAST_COMPILING, MUCH_LONGER = 1.0, 10.0  # seconds of a step, and times the others
-RECOMPILES = 4  # steps that warm up where a model is compiled: other sizes, of texts, are met and compiled for
+FIRST_LOOK = 4  # steps before the first estimate, including one of warm-up
+LEAST_COMPILING, MUCH_LONGER = 1.0, 10.0  # a step that takes longer than this, in seconds and in multiples of the average, was compiling
+RECOMPILES = 4  # warm-up steps of a compiled model, because new sizes of texts are compiled for
 
 
 class Pace:
-    """The clock of a training, and the schedule that it leaves time for.
+    """Times a training, and fits its schedule into the time that is left.
 
     Attributes:
-        total_steps: of the schedule, as far as is known.
-        shortened: why there are fewer than all; None: there are not.
-        ahead: seconds that the next validation will take.
+        total_steps: steps of the schedule, by the current estimate.
+        shortened: why the schedule has fewer than all steps; None: it has all.
+        ahead: estimated seconds of the next validation.
     """
 
     def __init__(self, all_steps: int, known: int, validations_per_step: float, steps_per_validation: float, should_stop: StopCheck) -> None:
         """Nothing is timed before ``start``.
 
         Args:
-            known: the schedule's steps where a training goes on that has found them out, until its pace is known again: its rate stays where it was.
-            validations_per_step: how often is validated.
-            steps_per_validation: as many steps have a validation's rows; one not measured yet costs at most as much as they.
+            known: steps of the schedule until the pace is known: the estimate of a resumed training, so that its learning rate stays the same, or all.
+            validations_per_step: number of validations per step.
+            steps_per_validation: validation rows per row of a step. Until a validation is measured, it is assumed to take as long as that many steps.
         """
         self.total_steps, self._all_steps = known or all_steps, all_steps
         self.shortened: str | None = None
@@ -37,24 +37,24 @@ class Pace:
         self._clock, self._is_measured, self._is_cold = StepClock(), False, True
 
     def start(self, afresh: bool = False) -> None:
-        """Steps follow; what was done meanwhile is none.
+        """Starts timing steps. The time before does not count.
 
         Args:
-            afresh: the model was compiled; they go at another pace than those before, and the first of them wait for the compiler.
+            afresh: the model was just compiled, so that the pace changes, and the first steps wait for the compiler.
         """
         if afresh:
             self._clock, self._is_cold = StepClock(RECOMPILES), True
         self._clock.start()
 
     def steps_done(self) -> None:
-        """No step is under way any more: on a GPU they are, after they were asked for."""
+        """Records that all steps have ended; a GPU still computes them after ``step_taken``."""
         self._clock.settle()
 
     def step_taken(self, step: int) -> None:
-        """Takes note of a step, and now and then looks whether all of them can be taken in time.
+        """Records a step, and now and then estimates how many more there is time for.
 
         Args:
-            step: how many were taken in all.
+            step: number of steps taken in all.
         """
         is_due = self._clock.tick()
         if not (self._is_measured or self._clock.waits_for_compiler):
@@ -69,17 +69,17 @@ class Pace:
             self.total_steps = step + steps_in_time(self._all_steps - step, too_late) if self.shortened else self._all_steps
 
     def validated(self, seconds: float) -> None:
-        """What the next ones will take; the first waited for imports, one after compiling for the compiler, and they say nothing of the others."""
+        """Records a validation's duration as the forecast for the next. The first one, and the first after compiling, are skipped as warm-up."""
         if not self._is_cold:
             self.ahead, self._is_measured = seconds, True
         self._is_cold = False
 
     def stop_reason(self) -> str | None:
-        """Why to end now; None: go on."""
+        """Why to end now; None: continue."""
         return self._should_stop(self.ahead)
 
     def seconds_left(self, step: int) -> float:
-        """Of steps alone; 0 before the first one."""
+        """Estimated seconds of the remaining steps, without validations; 0 before the first step."""
         return self._clock.seconds * (self.total_steps - step)
 
 
@@ -87,15 +87,15 @@ class StepClock:
     """Times the steps of a session.
 
     Attributes:
-        seconds: of a step, on average; those that warm up count only as long as there are no others.
+        seconds: average duration of a step, or that of the last one during warm-up.
     """
 
     def __init__(self, warm_up: int = 1) -> None:
         """Nothing was timed yet.
 
         Args:
-            warm_up: steps. Where they are more than one, a compiler is at work, and a later step that takes very much longer than the others
-                is left out as well: it has met another size.
+            warm_up: number of warm-up steps. More than one means a compiled model; then a later step that takes far longer than the others
+                is left out as well, because a new size was compiled for.
         """
         self.seconds, self._steps, self._counted, self._spent = 0.0, 0, 0, 0.0
         self._warm_up, self._due = warm_up, warm_up - 1 + FIRST_LOOK
@@ -106,11 +106,11 @@ class StepClock:
         return self._warm_up > 1 and not self._counted
 
     def start(self) -> None:
-        """Steps follow; what was done meanwhile, such as a validation, is none."""
+        """Starts timing steps. The time before, such as that of a validation, does not count."""
         self._last = time.perf_counter()
 
     def settle(self) -> None:
-        """What has passed since the last tick belongs to the steps before."""
+        """Adds the time since the last tick to that of the steps before it."""
         now = time.perf_counter()
         if self._counted:
             self._spent += now - self._last
@@ -118,10 +118,10 @@ class StepClock:
         self._last = now
 
     def tick(self) -> bool:
-        """A step was taken.
+        """Records a step.
 
         Returns:
-            Whether the pace is worth another look: after the fourth step, and whenever there are a quarter more.
+            Whether to estimate the pace again: after the fourth step (the seventh if compiled), and whenever there are a quarter more.
         """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
@@ -141,6 +141,6 @@ def steps_in_time(most: int, too_late: Callable[[int], object]) -> int:
     """How many further steps there is time for, between 0 and ``most``.
 
     Args:
-        too_late: whether so many would end too late; those beyond a number that would, do so too.
+        too_late: too_late(n): whether n more steps end too late. Must be monotonic in n.
     """
     return max(0, bisect.bisect_left(range(most + 1), True, key=lambda steps: bool(too_late(steps))) - 1)

@@ -1,9 +1,9 @@
-"""A linear probe: the head fitted to a pretrained backbone's features before anything is fine-tuned.
+"""A linear probe: fits the head to a pretrained backbone's features before anything is fine-tuned.
 
-Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution" (arXiv:2202.10054): first the head alone,
-then all of it from there. The features of a backbone are computed once for a whole search, and the head that was fitted to them is kept beside
-the encoded data, where all trials with this backbone find it. Where several are brought together, the features of those that are pretrained
-and the columns of the table stand side by side (``models/fusion.py``).
+Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution" (arXiv:2202.10054): first train the head
+alone, then all of the model from there. A backbone's features are computed once for a whole search, and the head fitted to them is stored next to
+the encoded data, where all trials with this backbone find it. If there are several backbones, the head reads the features of the pretrained ones
+and the columns of the table side by side (``models/fusion.py``).
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from .losses import class_weights, weighted
 from .result import StopCheck
 from .state import TrainState, TrialData
 
-STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of the penalty, tried from the strongest to the weakest: C of scikit-learn's logistic regression
+STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # C of scikit-learn's logistic regression, tried from the strongest penalty to the weakest
 MOST_ITERATIONS = 200
-SCORE_SCALE = 10.0  # what words say was penalised when it was learned: it is let in larger than the rest, and so penalised a hundred times less
+SCORE_SCALE = 10.0  # n-gram scores were penalised when they were fitted, so here they are enlarged, and thus penalised a hundred times less
 
 
 def wants_probe(model: TableModel, optim: Optim, num_rows: int) -> bool:
-    """Whether a trial begins with a probe: one of the backbones at least must be pretrained."""
+    """Whether a trial starts with a probe, for which at least one backbone must be pretrained."""
     possible = any(backbone.is_pretrained for backbone in model.backbones.values())
     return possible and may_be_probed(optim.linear_probe, num_rows)
 
 
 def start_from_probe(state: TrainState, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> None:
-    """Gives the head the probe's weights; the next validation is the probe's own. Where there is no time for it, training begins without.
+    """Gives the head the probe's weights, which are validated before the first step. If there is no time for a probe, training starts without it.
 
     Args:
-        folder: keeps heads that were fitted in this search.
+        folder: where the search stores fitted heads.
     """
     head, started = state.model.head, time.perf_counter()
     fitted = _fitted_once(state.model, data, config, folder, should_stop)
@@ -60,13 +60,13 @@ def start_from_probe(state: TrainState, data: TrialData, config: Config, folder:
 
 
 def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Path, should_stop: StopCheck) -> dict[str, torch.Tensor] | None:
-    """The head of this backbone's probe: fitted by the first trial that asks, while others wait, and read by them. None: there is no time."""
+    """The head of this backbone's probe. The first trial that asks fits it, others wait and read it. None: there is no time."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"probe-{digest({key: config.flat()[key] for key in (*ARCHITECTURE_KEYS, 'optim.class_weights')})}.safetensors"
     with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
-            quicker = model.folded()  # nothing learns here
+            quicker = model.folded()  # nothing is trained here
             if should_stop(_feature_seconds(quicker, data, config)):
                 return None
             weight, bias = fit_head(quicker, data, config)
@@ -76,9 +76,9 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
 
 
 def _feature_seconds(model: TableModel, data: TrialData, config: Config) -> float:
-    """What the features of all rows will take, from a few of them."""
+    """Estimates the seconds that the features of all rows will take, from a few of them."""
     few = data.train.head(config.env.batch_size)
-    on_gpu = next(model.parameters()).device.type == "cuda"  # whose libraries start, and look for this size's fastest kernels
+    on_gpu = next(model.parameters()).device.type == "cuda"  # its libraries must start, and find the fastest kernels for this size
     predict_logits(model, few if on_gpu else few.head(1), config.env, model.features)
     started = time.perf_counter()
     predict_logits(model, few, config.env, model.features)
@@ -86,28 +86,28 @@ def _feature_seconds(model: TableModel, data: TrialData, config: Config) -> floa
 
 
 def fit_head(model: TableModel, data: TrialData, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model that has the lowest loss on the validation rows.
+    """(num_outputs, F) weight and (num_outputs,) bias of the regularised linear model with the lowest loss on the validation rows.
 
-    What a fusion makes of the backbones' features is left out, its weights are zero: it has learned nothing yet.
+    The features of a fusion's perceptron get zero weights, because it has learned nothing yet.
     """
     num_new = model.fusion.num_new
     train, valid = (predict_logits(model, split, config.env, model.features)[:, num_new:].double().numpy() for split in (data.train, data.valid))
     mean, sd = train.mean(0), train.std(0) + 1e-6
     sd[np.array(model.fusion.scores, int) - num_new] /= SCORE_SCALE
     train, valid = (train - mean) / sd, (valid - mean) / sd
-    target = data.valid.target.cpu().numpy()  # as the model learns it; the metric's own is in the label's unit
+    target = data.valid.target.cpu().numpy()  # in the model's unit; ``valid_target`` is in the label's
     of_class, rows = class_weights(config.optim.class_weights, data.problem, data.train), weighted(data.train, config.optim, data.problem)
     judged_by = Rows(valid, target, np.ones(len(target)) if of_class is None else of_class.numpy()[target])
     learned_from = Rows(train, rows.target.cpu().numpy(), rows.weight.cpu().numpy())
     weight, bias = _fit_classes(learned_from, judged_by, data.problem.num_outputs) if data.problem.is_classification else _fit_values(learned_from, judged_by)
-    weight = weight / sd  # of the features as they come
+    weight = weight / sd  # for features that are not standardised
     bias = bias - weight @ mean
     weight = np.pad(weight, ((0, 0), (num_new, 0)))
     return torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float().contiguous()
 
 
 class Rows(NamedTuple):
-    """(N, F) features of rows, (N,) classes or values, and (N,) how much each counts."""
+    """(N, F) features, (N,) classes or values, and (N,) weights of rows."""
 
     features: np.ndarray
     target: np.ndarray
@@ -121,8 +121,8 @@ def _fit_classes(train: Rows, valid: Rows, num_classes: int) -> tuple[np.ndarray
     features, target, weight = (values[train.weight > 0] for values in train)
     regression = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
     best, found = np.inf, (np.zeros((features.shape[1], num_classes)), np.zeros(num_classes))
-    for strength in STRENGTHS if len(np.unique(target)) > 1 else ():  # rows dropped for their images may leave classes without any
-        with warnings.catch_warnings():  # the weakest penalties need not converge: what counts is the loss on the validation rows
+    for strength in STRENGTHS if len(np.unique(target)) > 1 else ():  # after rows were dropped for their images, one class may be left
+        with warnings.catch_warnings():  # weak penalties need not converge, only the loss on the validation rows counts
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression.set_params(C=strength).fit(features, target, sample_weight=weight)
         coefficients, intercepts = of_classes(regression.coef_, regression.intercept_, regression.classes_, num_classes)

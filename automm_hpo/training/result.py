@@ -1,4 +1,4 @@
-"""What a validation found, on its way from the loop to the log, the scheduler and the pictures. Needs no torch."""
+"""The result of a validation, passed from the loop to the log, the scheduler and the plots. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 StopCheck = Callable[[float], str | None]
-"""Given the seconds that ending would take, why to end now; None: go on."""
+"""Takes the seconds that ending would need; returns why to end now, or None to continue."""
 
 
-NO_RANK = (-math.inf, -math.inf)  # of what has no score: below all that have one
-UNKNOWN = ("train_loss", "valid_loss", "lr")  # of an objective
+NO_RANK = (-math.inf, -math.inf)  # without a score: below all results that have one
+UNKNOWN = ("train_loss", "valid_loss", "lr")  # fields that are unknown in an objective's trial, unless it reports them
 
 
 def rank(score: float, loss: float) -> tuple[float, float]:
-    """Orders what was validated, the best highest: by score; of equal scores (a small validation set has many) the lower loss is better."""
+    """Sort key of validations, the best highest: by score, then by lower loss, because a small validation set has many equal scores."""
     return (score, -loss) if math.isfinite(score) else NO_RANK
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one validation found.
+    """The result of one validation.
 
     Attributes:
         epoch: position in epochs; 1.5 is the middle of the second.
         step: optimizer steps taken.
-        score: the validation metric turned so that higher is better; nan where the trial diverged.
-        metric: the same in its natural sign.
+        score: the validation metric, turned so that higher is better; nan if the trial diverged or the metric has no value.
+        metric: the raw validation metric.
         train_loss, valid_loss: means since the last validation, and over the validation rows.
         lr: learning rate of the last step.
         seconds: spent in this trial so far, training and validating.
-        end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it goes on.
-        segment: counted from 0; population-based training begins another where a trial takes over a better one's weights.
-        total_steps: of the schedule, as far as was known: fewer than all where there is no time for them; 0 of an objective.
-        refusal: why the metric has no value; empty where it has one, or nothing more is known.
-        extra: further values by name, in their natural sign; those an objective of the user's returned.
+        end: why the trial ends here (``max_epochs``, ``patience``, ``diverged``, or what ``should_stop`` said); None: it continues.
+        segment: counted from 0; population-based training begins another when a trial takes over a better one's weights.
+        total_steps: steps of the schedule, as estimated then: fewer than all if there is no time for them; 0 for an objective.
+        refusal: why the metric has no value; empty if it has one, or the reason is unknown.
+        extra: further raw values by name, returned by a user's objective.
     """
 
     epoch: float
@@ -55,21 +55,21 @@ class EpochResult:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Orders epochs, the best highest."""
+        """Sort key of epochs, the best highest."""
         return rank(self.score, self.valid_loss)
 
     def named(self, names: Sequence[str], taken: Collection[str] = ()) -> dict[str, float]:
-        """These of its values, and what else was reported, which may be what an objective leaves unknown.
+        """The fields ``names``, and all of ``extra``. An extra value takes the place of a field in ``UNKNOWN``.
 
         Args:
-            taken: other names; what was reported under one of these or of ``names`` is given as ``reported/<name>``.
+            taken: names used otherwise. An extra value whose name is among these or ``names`` becomes ``reported/<name>``.
         """
         own = {name: getattr(self, name) for name in names if not (name in UNKNOWN and name in self.extra)}
         return own | {f"reported/{name}" if name in own or name in taken else name: value for name, value in self.extra.items()}
 
 
 def result_to_json(result: EpochResult) -> dict[str, Any]:
-    """JSON has no nan: None stands for it."""
+    """The result as JSON values, with None for nan, which JSON does not have."""
     values = asdict(result)
     return _finite(values) | {"extra": _finite(values["extra"])}
 

@@ -1,4 +1,4 @@
-"""What a training has and what it learns from."""
+"""The state of a training, and the data that it learns from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TrainState:
     """Everything a resumed run needs; ``checkpoint.py`` stores it.
 
     Attributes:
-        scaler: of the loss, so that its gradient can be held in float16; off in any other precision.
-        average: of the weights over the steps; None: there is none.
-        is_unscored: what a linear probe or another predictor made of the weights is to be validated before the next step.
-        micro_batch_size: rows that go through the device at once; 0: not known yet. It is halved where they do not fit.
-        total_steps: of the schedule, as far as is known; 0: not yet.
-        valid_logits: (N, num_outputs) of the last validation; a checkpoint keeps them, a resumed run makes its own.
+        scaler: scales the loss so that its gradient fits into float16; off in any other precision.
+        average: running average of the weights; None: there is none.
+        is_unscored: the weights are those of a linear probe or another predictor, to be validated before the next step.
+        micro_batch_size: rows that go through the device at once; 0: not known yet. Halved if they do not fit.
+        total_steps: steps of the schedule, by the current estimate; 0: not known yet.
+        valid_logits: (N, num_outputs) of the last validation. Saved in checkpoints, but not restored from them.
     """
 
     model: TableModel
@@ -45,13 +45,13 @@ class TrainState:
 
     @property
     def predictor(self) -> TableModel:
-        """What is validated, kept and used."""
+        """The model that is validated, saved and used to predict."""
         return self.model if self.average is None else self.average.module
 
 
 @dataclass(frozen=True)
 class TrialData:
-    """What a trial learns from, on its device."""
+    """The data that a trial learns from, on its device if they fit."""
 
     train: TensorCache
     valid: TensorCache
@@ -61,7 +61,7 @@ class TrialData:
 
     @classmethod
     def of(cls, train: TensorCache, valid: TensorCache, problem: Problem, metric: Metric) -> Self:
-        """Of splits whose targets are as ``Problem.encode`` gives them."""
+        """The data of splits whose targets come from ``Problem.encode``."""
         target = valid.target.cpu().numpy()
         return cls(_standardised(train, problem), _standardised(valid, problem), problem, metric, target)
 

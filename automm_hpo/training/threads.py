@@ -1,4 +1,4 @@
-"""How many threads torch computes with."""
+"""The number of threads that torch computes with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _num_within, _own = 0, 0
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """Within, this thread's operators compute with ``count`` threads; afterwards it and later threads have the process's own number again.
+    """Inside the block, this thread's operators use ``count`` threads. Afterwards, this thread and new ones use the process's own number again.
 
-    Torch keeps a number for each thread that has computed, and one for threads to come, so every thread has to restore its own.
+    Torch keeps one number for each thread that has computed, and one for new threads, so every thread has to restore its own.
     """
     global _num_within, _own
     with _lock:

@@ -1,4 +1,4 @@
-"""From cached pixels to what the model sees, on the device: resize where a trial is smaller than the cache, crop, flip, recolour."""
+"""Cached pixels -> what the model sees, on the device: resizes if a trial's size is smaller than the cache's, crops, flips, recolours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torchvision.transforms import v2
 
 from ..data.images import ImageSpec
 
-SHIFT = 16  # random_crop may leave the picture by 1/16 of its size; the edge pixels repeat there
-DRAWS, DRAWS_ON_GPU = 32, 8  # of a batch: torchvision changes all pictures it is given alike, so it gets the batch in that many parts; each costs a GPU a wait
-LEAST_AREA = 0.35  # of the picture, that random_resized_crop keeps; ImageNet's 0.08 is for millions of pictures
+SHIFT = 16  # random_crop may exceed the image by 1/16 of the crop's size; edge pixels repeat there
+DRAWS, DRAWS_ON_GPU = 32, 8  # parts of a batch, because torchvision changes all images of a call alike; a GPU waits once for each part
+LEAST_AREA = 0.35  # smallest share of the image that random_resized_crop keeps; ImageNet's 0.08 is for millions of images
 
 FLIPS = ("random_horizontal_flip", "random_vertical_flip")
-# torchvision's transforms for bytes, by name
+# torchvision's transforms for uint8 images, by name
 POLICIES: dict[str, Callable[[], v2.Transform]] = {
     "trivial_augment": v2.TrivialAugmentWide,  # Müller, Hutter 2021, arXiv:2103.10158
     "rand_augment": v2.RandAugment,  # Cubuk et al. 2020, arXiv:1909.13719
@@ -25,7 +25,7 @@ POLICIES: dict[str, Callable[[], v2.Transform]] = {
 
 
 def eval_view(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre; without images (I = 0) as they are."""
+    """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size), the centre. Without images (I = 0), returns them unchanged."""
     if not images.shape[1]:
         return images
     images = _resized(images, spec)
@@ -37,7 +37,7 @@ def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...
     """(B, I, 3, S, S) uint8 -> (B, I, 3, size, size).
 
     Args:
-        transforms: their names; ``random_resized_crop`` takes the place of ``random_crop``.
+        transforms: names; ``random_resized_crop`` replaces ``random_crop``.
         rng: draws each image's own window and mirror. torchvision's transforms draw from torch's default generator, once for each of the
             batch's 32 parts, 8 on a GPU.
     """
@@ -59,7 +59,7 @@ def train_view(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...
 
 
 def _in_parts(transform: v2.Transform, images: torch.Tensor) -> torch.Tensor:
-    """A transform of torchvision's, drawn anew for each part of a batch (whose rows are shuffled already)."""
+    """Applies a torchvision transform, drawn anew for each part of a batch (whose rows are shuffled already)."""
     flat = images.flatten(0, 1)
     draws = DRAWS if flat.device.type == "cpu" else DRAWS_ON_GPU
     changed = torch.cat([transform(part) for part in flat.tensor_split(min(draws, len(flat)))])
@@ -67,7 +67,7 @@ def _in_parts(transform: v2.Transform, images: torch.Tensor) -> torch.Tensor:
 
 
 def _window(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], rng: torch.Generator) -> torch.Tensor:
-    """Each image through a window of its own, mirrored or not."""
+    """Cuts each image's own window, mirrored or not."""
     num_images, side, size = images.shape[0] * images.shape[1], images.shape[-1], spec.size
     offsets = torch.arange(size, device=images.device)
     corner = torch.full((2, num_images, 1), (side - size) // 2, device=images.device)
@@ -88,12 +88,12 @@ def _window(images: torch.Tensor, spec: ImageSpec, transforms: tuple[str, ...], 
 
 
 def _resized(images: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """The picture at the side this spec crops from; a search that tunes the size decodes once, at the largest."""
+    """The images at the side that this spec crops from. A search that tunes the size decodes only once, at the largest side."""
     if images.shape[-1] == spec.side:
         return images
     flat = images.flatten(0, 1)
     mode = "bicubic" if spec.interpolation in ("bicubic", "lanczos") else "bilinear"
-    if flat.device.type == "cpu":  # torch resizes bytes natively here, on a GPU only floats
+    if flat.device.type == "cpu":  # torch resizes uint8 here, on a GPU only floats
         resized = F.interpolate(flat, size=(spec.side, spec.side), mode=mode, antialias=True)
     else:
         resized = F.interpolate(flat.float(), size=(spec.side, spec.side), mode=mode, antialias=True).round_().clamp_(0, 255).to(torch.uint8)
