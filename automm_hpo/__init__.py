@@ -1,4 +1,4 @@
-"""AutoML for tables with images, in the style of AutoGluon's MultiModalPredictor: ``fit`` tunes on Ray Tune and keeps the best.
+"""AutoML for tables with images, text and other columns, in the style of AutoGluon's MultiModalPredictor: ``fit`` tunes on Ray Tune and keeps the best.
 
 >>> from automm_hpo import MultiModalPredictor
 """
@@ -21,11 +21,11 @@ __all__ = ["MultiModalPredictor", "tune_objective", "load_search", "space", "err
 LAZY = {"MultiModalPredictor": "predictor", "tune_objective": "objective", "load_search": "results"}
 
 
-def __getattr__(name: str):  # PEP 562: pandas and torch load when the predictor is first asked for, not with the package
+def __getattr__(name: str):  # PEP 562: pandas and torch are imported with the predictor's first use, not with the package
     if name in LAZY:
         return getattr(importlib.import_module(f".{LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__() -> list[str]:  # what completion offers
+def __dir__() -> list[str]:  # for tab completion
     return __all__

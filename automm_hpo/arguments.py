@@ -1,4 +1,4 @@
-"""Single arguments of the public calls: checked and made definite. Reads folders, writes none."""
+"""Checks and normalises single arguments of the public calls. Reads folders, but writes nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from .hpo.identity import is_abandoned, is_search
 
 
 def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
-    """The folder of a fit, absolute, and whether it holds a search to go on with; a new name after the time where none is given.
+    """The absolute folder of a fit, and whether it holds a search to resume. Without a path, the folder is named after the current time.
 
     Raises:
-        SavePathExists, InvalidArgument
+        SavePathExists: the folder holds other files, or a search that ``resume=False`` does not allow to resume.
+        InvalidArgument: ``path`` or ``resume`` is invalid, or ``resume=True`` and the folder holds no search.
     """
     if resume not in ("auto", True, False):
         raise InvalidArgument(f"resume: expected 'auto', True or False, got {resume!r}")
@@ -41,10 +42,10 @@ def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
 
 
 def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
-    """A folder's path, made absolute; nothing need be there.
+    """A folder's path, made absolute; the folder need not exist.
 
     Raises:
-        InvalidArgument: it is no path.
+        InvalidArgument: it is not a path, or its name is too long.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
@@ -62,7 +63,7 @@ def check_unused(path: Path, argument: str) -> None:
     """Refuses a folder that is in use.
 
     Raises:
-        SavePathExists: somebody's files are there.
+        SavePathExists: the folder is not empty, or a file stands in its place.
     """
     parent = next((folder for folder in path.parents if folder.exists()), None)
     if (path.exists() and not path.is_dir()) or (parent is not None and not parent.is_dir()):
@@ -78,7 +79,7 @@ def check_flag(value: bool, argument: str) -> None:
 
 
 def check_number(value: Any, argument: str, kind: type, words: str, valid: Callable[[Any], bool]) -> None:
-    """Refuses what is no ``numbers.Integral`` or ``numbers.Real`` (numpy's count, booleans do not), or is not valid."""
+    """Refuses a value that is not of ``kind`` (``numbers.Integral`` or ``numbers.Real``, which include numpy's numbers), is a boolean, or is not ``valid``."""
     if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
         raise InvalidArgument(f"{argument}: expected {words}, got {value!r}")
 
@@ -88,7 +89,7 @@ def check_tracking(tracking: str | None) -> None:
         raise InvalidArgument(f"tracking: expected 'mlflow' or None, got {tracking!r}")
 
 
-# the numbers among fit's arguments: kind, what is expected, whether it is so
+# fit's numeric arguments -> kind, what is expected in words, check of the value
 NUMBERS: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
     "seed": (Integral, "an integer >= 0 and below 2**32", lambda seed: 0 <= seed < 2**32),  # numpy's and scikit-learn's range
     "time_limit": (Real, "seconds > 0, or None", lambda seconds: 0 < seconds < math.inf),
@@ -98,7 +99,7 @@ NUMBERS: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
 
 
 def checked_numbers(problems: Problems, seed: int, **others: float | None) -> dict[str, Any]:
-    """``fit``'s numeric arguments; one that is refused goes to ``problems`` and its default stands in, so that the rest is checked too."""
+    """Checks ``fit``'s numeric arguments. The error of a bad one goes to ``problems``, and its default stands in so that later checks can run."""
     checked: dict[str, Any] = {"seed": 0} | dict.fromkeys(others)
     for name, value in ({"seed": seed} | others).items():
         if value is not None or name == "seed":

@@ -1,8 +1,8 @@
-"""The predictor on disk: a folder that moves, holds no pickle, and is verified file by file when it is read.
+"""The predictor on disk: a folder that can be moved, holds no pickle, and is verified file by file when it is read.
 
-A commit is a journal: the files are written as ``<name>.new``, then ``MANIFEST.json.new`` seals them, then all are renamed and the
-weights that it no longer lists are deleted. A kill before the seal leaves the old predictor, one after it the new; a reader follows
-the same rule and needs no write access.
+A commit works like a journal: the files are written as ``<name>.new``, then ``MANIFEST.json.new`` seals them, then all are renamed and
+weights that the manifest no longer lists are deleted. A kill before the seal leaves the old predictor, a kill after it the new one.
+Readers follow the same rule and need no write access.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, 
 from .metrics import stored_metric
 from .models import TableModel, build_model
 from .problem import Problem
+from .rng import generators_unchanged, seeded
 from .training.checkpoint import load_weights, save_weights
-from .training.device import generators_unchanged, pick_device
+from .training.device import pick_device
 from .training.ensemble import combine_logits
 from .training.evaluate import predict_logits
 
-FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # 1 and 2: models of one image column, whose weights had other names
+FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # versions 1 and 2 had models of a single image column, with other names of weights
 PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
 
 
 def weights_name(number: int) -> str:
-    """The file of a member's weights: ``model.safetensors``, ``model-1.safetensors``, ..."""
+    """The file name of a member's weights: ``model.safetensors``, ``model-1.safetensors``, ..."""
     return f"model-{number}.safetensors" if number else "model.safetensors"
 
 
@@ -49,10 +50,10 @@ WEIGHTS_NAME = re.compile(r"model(-[1-9]\d*)?\.safetensors(\.new)?")
 
 @dataclass(frozen=True)
 class Member:
-    """A model and its share in what the predictor says.
+    """A model and its weight among the predictor's members.
 
     Attributes:
-        predicting: what answers, on its device: the model, or its folded copy; None until ``ready``.
+        predicting: the copy of the model that predicts, on its device, with batch norm folded where possible; None until ``ready``.
     """
 
     config: Config
@@ -61,19 +62,19 @@ class Member:
     predicting: TableModel | None = None
 
     def ready(self) -> Self:
-        """On its device, in a shape that predicts fast."""
+        """The member with its model on its device, and a copy of the model that predicts fast."""
         model = self.model.to(pick_device(self.config.env)).to(memory_format=torch.channels_last)
         return replace(self, predicting=model.folded())
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """All that predicting needs.
+    """Everything that prediction needs.
 
     Attributes:
-        members: the models whose predictions are averaged, one at least; their weights sum to 1.
-        summary: what ``fit_summary`` says, JSON values.
-        seen: (N,) uint32, ``row_digests`` of the rows that it has learned from; empty where nobody knows.
+        members: the models whose predictions are averaged, at least one; their weights sum to 1.
+        summary: what ``fit_summary`` returns, as JSON values.
+        seen: (N,) uint32, ``row_digests`` of the rows that the models were trained on; empty if unknown.
     """
 
     problem: Problem
@@ -87,30 +88,30 @@ class Artifact:
 
     @property
     def config(self) -> Config:
-        """The first member's; what it says of reading data is the same in all."""
+        """The first member's config. How data are read is the same for all members."""
         return self.members[0].config
 
     def with_summary(self, **more: Any) -> Artifact:
         return replace(self, summary={**self.summary, **more})
 
     def sources_for(self, config: Config) -> Mapping[str, Any] | None:
-        """What a model of this config is to be built from (``build_model``), where a member has the same backbones; else None."""
+        """The ``sources`` to build a model of this config from (see ``build_model``), if a member has the same pretrained backbones; else None."""
         names = config.model.timm_image.checkpoint_name, config.model.hf_text.checkpoint_name
         own = ((member.config.model, member.model) for member in self.members)
         return next((model.sources for known, model in own if (known.timm_image.checkpoint_name, known.hf_text.checkpoint_name) == names), None)
 
     def logits(self, data: TensorCache) -> torch.Tensor:
-        """(N, num_outputs): what the members say together, on the CPU."""
+        """(N, num_outputs) logits of all members combined, on the CPU."""
         logits = [predict_logits(member.predicting or member.model, data, member.config.env) for member in self.members]
         return combine_logits(self.problem, logits, [member.weight for member in self.members])
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """What turns rows into vectors.
+    """Turns rows into feature vectors.
 
     Attributes:
-        trained: False: nothing was ever trained, and what brings the backbones together has nothing to say.
+        trained: False: nothing was trained, so the fusion is left out and the backbones' features are concatenated.
     """
 
     config: Config
@@ -120,10 +121,9 @@ class Embedder:
 
     @classmethod
     def build(cls, config: Config, encoders: Encoders) -> Self:
-        """Of pretrained models; where those begin at random, at the same place each time."""
+        """Builds an embedder from pretrained models. Weights that begin at random are the same each time."""
         device = pick_device(config.env)
-        with generators_unchanged(device):
-            torch.default_generator.manual_seed(0)
+        with generators_unchanged(device), seeded(0):
             model = build_model(config, encoders.features, 1)
         return cls(config, encoders, model.to(device).to(memory_format=torch.channels_last), trained=False)
 
@@ -150,7 +150,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "problem": artifact.problem.to_json(),
-        # a list: a column's name need not be a string, which a JSON key must be
+        # a list, not a dict: a column's name need not be a string, but a JSON key must be
         "columns": [[column, kind, artifact.columns.reasons[column]] for column, kind in artifact.columns.items()],
         "members": members,
         "eval_metric": artifact.eval_metric,
@@ -174,8 +174,8 @@ def load_artifact(folder: Path) -> Artifact:
     """Reads a predictor; nothing in the folder is executed.
 
     Raises:
-        NotAPredictor: the folder is none of ours, or of a newer format.
-        CorruptFile: a file is not as it was written.
+        NotAPredictor: the folder holds no predictor of ours, or one of another format version.
+        CorruptFile: a file is missing or does not match its checksum.
     """
     places = _places(folder)
     description, encoders = read_json(places[PREDICTOR]), read_json(places[ENCODERS])
@@ -202,7 +202,7 @@ def load_artifact(folder: Path) -> Artifact:
             dict(description["summary"]),
             digests_from_text(description["seen"]),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums are right, and yet it is not as we write it
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums match, but the content is not what this version writes
         raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} is not as this version writes it: {type(error).__name__}: {error}") from None
     for number, member in enumerate(artifact.members):
         load_weights(member.model, places[weights_name(number)])
@@ -210,7 +210,7 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def weights_file(folder: Path, number: int) -> Path:
-    """Where a member's weights lie, verified.
+    """The file of a member's weights; all files of the predictor are verified first.
 
     Raises:
         NotAPredictor, CorruptFile
@@ -219,7 +219,7 @@ def weights_file(folder: Path, number: int) -> Path:
 
 
 def load_summary(folder: Path) -> Mapping[str, Any]:
-    """What ``fit_summary`` of the predictor in a folder says; empty where there is none, or it is damaged."""
+    """The ``fit_summary`` of the predictor in a folder; empty if there is none, or it is damaged."""
     try:
         return dict(read_json(_places(folder)[PREDICTOR])["summary"])
     except (CorruptFile, NotAPredictor, KeyError, TypeError, ValueError):
@@ -227,7 +227,7 @@ def load_summary(folder: Path) -> Mapping[str, Any]:
 
 
 def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem) -> Member:
-    """A member, its weights still to be loaded."""
+    """A member whose weights are still to be loaded."""
     config = Config.from_flat(stored["config"])
     if not 0 < stored["weight"] <= 1:
         raise ValueError(f"a member's weight is {stored['weight']}")
@@ -235,12 +235,12 @@ def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem
 
 
 def _names(num_members: int) -> tuple[str, ...]:
-    """The files of a predictor, in the order in which they are committed."""
+    """The file names of a predictor, in the order in which they are committed."""
     return (PREDICTOR, ENCODERS, *map(weights_name, range(num_members)))
 
 
 def _places(folder: Path) -> dict[str, Path]:
-    """Where each file of the committed predictor lies, verified."""
+    """File name -> path, for the files of the committed predictor, all verified."""
     if not folder.is_dir():
         raise NotAPredictor(f"no such folder: {folder}")
     if not is_predictor(folder):
@@ -255,7 +255,7 @@ def _places(folder: Path) -> dict[str, Path]:
 
 
 def _manifest(folder: Path, name: str) -> dict[str, str]:
-    """File -> SHA-256 of exactly the files that a predictor has, whatever a stranger's folder would have us read or rename."""
+    """File name -> SHA-256. A manifest must list exactly a predictor's files, so that a foreign folder cannot make us read or rename others."""
     manifest = read_json(folder / name)
     names = _names(max(1, len(manifest) - 2)) if isinstance(manifest, dict) else _names(1)
     if not isinstance(manifest, dict) or set(manifest) != set(names):
@@ -269,10 +269,10 @@ def _roll_forward(folder: Path) -> None:
     for name in names:
         if (folder / f"{name}.new").exists():
             os.replace(folder / f"{name}.new", folder / name)
-    for path in folder.iterdir():  # members that the last predictor had, and commits that were never sealed
+    for path in folder.iterdir():  # weights of the previous predictor's members, and of commits that were never sealed
         if WEIGHTS_NAME.fullmatch(path.name) and path.name not in names:
             path.unlink()
-    os.replace(folder / f"{MANIFEST}.new", folder / MANIFEST)  # the seal last: until it goes, a reader knows that a commit is under way
+    os.replace(folder / f"{MANIFEST}.new", folder / MANIFEST)  # the seal goes last: while it is there, readers know that a commit is under way
 
 
 def _flush(path: Path) -> None:
@@ -281,7 +281,7 @@ def _flush(path: Path) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the libraries that results depend on."""
     names = ("automm_hpo", "torch", "timm", "ray", "optuna", "mlflow", "pandas", "scikit-learn", "numpy")
     found = {"python": platform.python_version()}
     for name in names:

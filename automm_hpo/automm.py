@@ -1,4 +1,4 @@
-"""AutoMM's names of hyperparameters that are not ours: other names of the same, what does nothing here, and what is done another way."""
+"""AutoMM's hyperparameter names that differ from ours: aliases, names without effect here, and names whose purpose is served another way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from .sections import unwrapped
 
-# Every `optimization.X` means `optim.X` besides (`config.canonical_key`).
+# In addition, every `optimization.X` is an alias of `optim.X` (`config.canonical_key`).
 ALIASES = {
     "optim.learning_rate": "optim.lr",
     "optim.efficient_finetune": "optim.peft",
@@ -25,17 +25,17 @@ ALIASES = {
     "model.ft_transformer.ffn_d_hidden": "model.ft_transformer.ffn_hidden_size",
 }
 
-WORDS = {  # of values
+WORDS = {  # AutoMM's words for values -> ours
     "random_resize_crop": "random_resized_crop",
     "randaug": "rand_augment",
     "MSELoss": "mse",
     "L1Loss": "mae",
     "HuberLoss": "huber",
-    "SmoothL1Loss": "huber",  # with torch's defaults the same
+    "SmoothL1Loss": "huber",  # the same as huber with torch's defaults
     "CrossEntropyLoss": "cross_entropy",
 }
 
-# of how AutoMM's trainer runs, not of what it learns: accepted, and said to do nothing
+# these affect how AutoMM's trainer runs, not what it learns: accepted, and reported to have no effect -> why
 NO_EFFECT = {
     "optim.log_every_n_steps": "a trial logs at each validation",
     "optim.check_val_every_n_epoch": "each epoch is validated",
@@ -57,7 +57,7 @@ NO_EFFECT = {
     **{f"model.{name}.data_types": "" for name in ("timm_image", "hf_text", "numerical_mlp", "categorical_mlp", "ft_transformer", "fusion_mlp")},
 }
 
-# of what it learns: refused, for something else would be learned; but for the values, if any, that mean what is done here
+# these affect what is learned, so they are refused -> what to do instead, and the values that are accepted because they describe what is done here
 ELSEWHERE: dict[str, tuple[str, tuple[object, ...]]] = {
     "optim.val_metric": ("here that is validation_metric, an argument of MultiModalPredictor", ()),
     "optim.focal_loss.alpha": ("here that is optim.class_weights", (None,)),
@@ -87,19 +87,19 @@ NOT_HERE = ("distiller", "matcher", "optim.lemda", "data.templates", "model.clip
 
 
 def is_left_out(key: str, value: object) -> bool:
-    """Whether a hyperparameter of AutoMM's changes nothing here, whatever it is, or as it is."""
+    """Whether an AutoMM hyperparameter changes nothing here, either with any value or with this one."""
     _, means_the_same = ELSEWHERE.get(key, ("", ()))
     return key in NO_EFFECT or any(value is same or (type(value) in (str, int, float, list) and value == same) for same in means_the_same)
 
 
 def why_not(key: str) -> str:
-    """What is done in place of a hyperparameter of AutoMM's; empty where nothing is known of it."""
+    """What to do instead of setting an AutoMM hyperparameter; empty if the key is not known."""
     if group := next((group for group in NOT_HERE if key == group or key.startswith(f"{group}.")), None):
         return f"{group} is not covered here"
     return ELSEWHERE[key][0] if key in ELSEWHERE else ""
 
 
-# ------------------------------------------------------------------------------- values in its words -> in ours
+# ---------------------------------------------------------------------------------------- AutoMM's values -> ours
 
 PRECISIONS = {"32": "32", "32.0": "32", "32-true": "32", "bf16": "bf16-mixed", "16": "16-mixed", "16.0": "16-mixed"}
 
@@ -109,22 +109,22 @@ def our_precision(value: Any) -> Any:
 
 
 def our_words(words: Any) -> Any:
-    """Those of a list, or a single one; AutoMM's words among them as ours."""
+    """A list of words, or a single word, as a list with AutoMM's spellings replaced by ours."""
     words = (words,) if isinstance(words, str) else words
     return [WORDS.get(word, word) if isinstance(word, str) else word for word in words] if isinstance(words, (list, tuple)) else words
 
 
 def our_square(words: Any) -> Any:
-    """AutoMM has lists."""
+    """AutoMM's list of transforms -> our single word."""
     known = {("resize_shorter_side", "center_crop"): "center_crop", ("resize_to_square",): "resize_to_square"}
     return known.get(tuple(words), words) if isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words) else words
 
 
 def our_loss(name: Any) -> Any:
-    """The name of torch's class for a loss is one of ours."""
+    """The name of torch's loss class, with or without ``nn.`` -> our name of the loss."""
     return WORDS.get(name.removeprefix("nn."), name) if isinstance(name, str) else name
 
 
 def our_limit(value: Any) -> Any:
-    """-1 and 0 mean that there is none."""
+    """-1 and 0, which mean no limit -> None."""
     return None if str(unwrapped(value)) in ("-1", "0") else value

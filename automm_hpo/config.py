@@ -1,6 +1,9 @@
-"""The hyperparameters of one trial: a typed, frozen tree whose attribute path is the public dotted key.
+"""The hyperparameters of one trial: a typed, frozen tree in which the path of attributes is the public dotted key.
 
-To add a hyperparameter: a field here with its default, range, marks (``sections.py``) and docstring; its use; its test.
+The docstring under a field is its documentation. ``fit`` replaces some defaults by others that suit the data (``presets.py``); the fields concerned say so.
+There, a plain table is one that neither an image model nor a text encoder reads.
+
+To add a hyperparameter, add a field here with its default, range, marks (``sections.py``) and docstring, then its use and its test.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ Dropout = Annotated[Fraction, Mark.LIVE, Mark.TRAINING]
 Size = Annotated[PositiveInt, Mark.SIZE]
 DECODED_ONCE = Fixed("the images are decoded once for all trials")
 ENCODED_ONCE = Fixed("the table is encoded once for all trials")
-MAX_PIXELS = 89_478_485  # Pillow's own bound of a plausible picture; beyond it one file can take gigabytes
+MAX_PIXELS = 89_478_485  # Pillow's own limit for a plausible image; a larger one can take gigabytes
 Scaling = Literal["quantile", "standard", "robust"]
 Trainable = Annotated[Literal["all", "head"], Mark.TRAINING]
 Augmentation = Literal[
@@ -64,16 +67,19 @@ Activation = Literal["relu", "leaky_relu", "gelu", "selu", "silu", "mish"]
 
 class TimmImage(Section):
     checkpoint_name: Annotated[Text, Mark.BUILDING, Mark.DECODING] = "mobilenetv3_large_100"
-    """Any model name of timm, with or without a pretrained tag; also ``hf-hub:owner/name`` and ``local-dir:path``."""
+    """Name of a timm model, with or without a pretrained tag; also ``hf-hub:owner/name`` and ``local-dir:path``. The default is fast on a CPU too."""
     checkpoint_path: Annotated[Text | None, Mark.BUILDING] = None
-    """A local weights file (safetensors, or a state dict that ``weights_only`` reads) loaded instead of the hub's."""
+    """File with weights to load instead of the published ones: safetensors, or a state dict that torch reads with ``weights_only``. Weights of a classifier
+    in it are ignored."""
     pretrained: Annotated[Flag, Mark.BUILDING] = True
-    """Start from published weights. False starts from random ones and needs no network."""
+    """Whether to start from published weights, which are fetched once. False: random weights; timm's own models then need no network. With a
+    ``checkpoint_path`` this does nothing."""
     image_size: Annotated[ImageSize | None, Mark.BUILDING, Mark.DECODING] = None
-    """Height and width that the model sees, pixels. None: the size its weights were published for."""
+    """Height and width of the images that the model sees, in pixels; time grows with its square. None: the size that the weights were published for,
+    or a smaller one if ``time_limit`` is too short for it."""
     max_image_num_per_column: Annotated[PositiveInt, DECODED_ONCE] = 1
-    """Pictures of a cell that are read, the first ones; cells may have several: a list, or paths between semicolons. A row's features are the mean of
-    those of its pictures. Rows with fewer cost as much as those with most."""
+    """Most images that are read per cell, from the first on. A cell may hold several: a list, or paths separated by semicolons. A row's features are the mean
+    over its images. Every row takes as much time as the one with the most images."""
     train_transforms: Annotated[
         tuple[Augmentation | ToSquare, ...],
         BeforeValidator(our_words),
@@ -81,124 +87,129 @@ class TimmImage(Section):
         Expected(f"a list among {', '.join(get_args(Augmentation))}"),
         Mark.TRAINING,
     ] = ("random_crop", "random_horizontal_flip")
-    """Augmentations on the device: ``random_crop`` shifts the window, ``random_resized_crop`` cuts a third of the picture to all of it,
-    ``random_horizontal_flip`` and ``random_vertical_flip`` mirror half; the others are torchvision's, of colours, turns and shears. How a picture
-    becomes a square is said by ``val_transforms``; the words may stand here, too."""
+    """Augmentations of the training images, on the device; ``[]``: none. ``random_crop`` moves the window, up to 1/16 of its size beyond the edge,
+    ``random_resized_crop`` cuts out 35 to 100% of the area, ``random_horizontal_flip`` and ``random_vertical_flip`` mirror half of the images. The others are
+    torchvision's, of colours and geometry. How an image becomes a square is set by ``val_transforms``, whose words are accepted here if they agree with it."""
     val_transforms: Annotated[Literal["center_crop", "resize_to_square"], BeforeValidator(our_square), DECODED_ONCE] = "center_crop"
-    """How a picture becomes a square, in training, too. ``center_crop`` (for AutoMM ``['resize_shorter_side', 'center_crop']``): what is at the ends
-    of its longer side is cut off. ``resize_to_square``: all of it is seen, out of proportion."""
+    """How an image becomes a square, in training as well. ``center_crop`` (AutoMM's ``['resize_shorter_side', 'center_crop']``) keeps the proportions and
+    cuts off both ends of the longer side. ``resize_to_square`` keeps the whole image and distorts it."""
     drop_rate: Dropout = 0.0
-    """Dropout before the head."""
+    """Probability with which a feature is dropped before the head, in training."""
     drop_path_rate: Annotated[Fraction, Mark.BUILDING, Mark.TRAINING] = 0.0
-    """Stochastic depth, for the models that have it."""
+    """Stochastic depth: probability with which a residual block is skipped in training, for models that have it; 0: off."""
     trainable: Trainable = "all"
-    """``head``: the backbone stays as it was published, and only what is built on it learns."""
+    """What is trained. ``all``: the backbone too. ``head``: the backbone stays as published, and only what is built on it learns; faster, for very few rows."""
     frozen_norm_stats: Annotated[Flag, Mark.TRAINING] = False
-    """Batch norm keeps the means and variances it was published with. Small data estimates them badly, and pays for it with the
-    features. Where no published weights are loaded there are none to keep, and this does nothing."""
+    """Whether batch norm keeps its published means and variances. Small data estimates them badly, which spoils the features, so ``fit`` sets True below
+    5,000 training rows. Without published weights there are none to keep, and this does nothing."""
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether it begins from published weights, or from those of a file."""
+        """Whether the model starts from published weights, or from those of a file."""
         return self.pretrained or self.checkpoint_path is not None
 
 
 class HfText(Section):
     checkpoint_name: Annotated[Text, Mark.BUILDING, Mark.TOKENS] = "sentence-transformers/all-MiniLM-L6-v2"
-    """A hub repository or a local folder with a text encoder of the transformers library; its code is never run, only its weights are read."""
+    """Hub repository or local folder of a text encoder of the transformers library. Its configuration, tokenizer and weights are read; code in it is
+    never run. The default is small and fast."""
     pretrained: Annotated[Flag, Mark.BUILDING] = True
-    """Start from published weights. False starts from random ones; the repository's or folder's config.json is read nevertheless."""
+    """Whether to start from published weights. False: random weights; config.json and the tokenizer are still read from the repository or folder."""
     max_text_len: Annotated[PositiveInt | None, BeforeValidator(our_limit), Mark.BUILDING, Mark.TOKENS] = 256
-    """Tokens of a row; of longer texts both ends are kept, half of each. Never more than the model takes; None, or -1: as many as it takes."""
+    """Most tokens per row, special ones included; a longer text keeps its beginning and its end, half of the tokens each. Never more than the model takes;
+    None, or -1: as many as it takes. Longer texts cost more time and memory."""
     pooling_mode: Literal["cls", "mean"] = "mean"
-    """What stands for a text: its first token's state, or the mean of all."""
+    """How a text's features are made of its tokens' states: the first token's (``cls``) or the mean of all (``mean``). Should be what the checkpoint was
+    trained with; ``mean`` is right for the default one."""
     dropout: Dropout = 0.1
-    """Dropout inside the encoder."""
+    """Dropout probability in all layers of the encoder, attention included. It replaces the checkpoint's own."""
     gradient_checkpointing: Annotated[Flag, Mark.TRAINING] = False
-    """Less memory for a third more time."""
+    """Whether to recompute the encoder's activations in the backward pass instead of storing them: less memory for a third more time."""
     trainable: Trainable = "all"
-    """``head``: the encoder stays as it was published."""
+    """What is trained. ``all``: the encoder too. ``head``: the encoder stays as published, and only what is built on it learns."""
 
     @property
     def most_tokens(self) -> int:
-        """Of a row, where the model takes so many."""
+        """``max_text_len`` as a number, a very large one if there is no limit."""
         return self.max_text_len or sys.maxsize
 
 
 class NumericalMlp(Section):
     hidden_size: Size = 128
-    """Width of the hidden layers."""
+    """Width of the hidden layers, in units."""
     num_layers: Size = 1
-    """Hidden layers."""
+    """Number of hidden layers."""
     activation: Activation = "leaky_relu"
-    """Between the layers."""
+    """Activation function of the hidden layers."""
     normalization: Literal["layer_norm", "batch_norm", "none"] = "layer_norm"
-    """Before each activation."""
+    """Normalization before each activation. ``batch_norm`` needs an ``env.batch_size`` of at least 2."""
     dropout: Dropout = 0.1
-    """After each activation."""
+    """Dropout probability after each activation."""
 
 
 class CategoricalMlp(NumericalMlp):
     max_embedding_dim: Size = 100
-    """Widest embedding of a column; one of n categories gets 1.6 n^0.56."""
+    """Greatest width of a column's embedding. A column with n codes (its categories, unknown, missing) gets 1.6 n^0.56, up to this."""
     hidden_size: Size = 64
-    """Width of the hidden layers."""
+    """Width of the hidden layers, in units."""
 
 
 class FtTransformer(Section):
     token_dim: Annotated[Size, Mark.BUILDING] = 192
-    """Width of a column's token; a multiple of ``attention_num_heads``."""
+    """Width of a column's token; must be a multiple of ``attention_num_heads``."""
     num_blocks: Size = 3
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     attention_num_heads: Annotated[PositiveInt, Mark.BUILDING] = 8
-    """Heads of each block's attention among the columns."""
+    """Number of heads in each block's attention among the columns."""
     ffn_hidden_size: Size = 192
     """Width of the feed-forward layers, after their gate."""
     attention_dropout: Dropout = 0.2
-    """Of the attention's weights."""
+    """Dropout probability of the attention weights."""
     ffn_dropout: Dropout = 0.1
-    """Inside the feed-forward layers."""
+    """Dropout probability inside the feed-forward layers."""
     residual_dropout: Dropout = 0.0
-    """Of what each block adds."""
+    """Dropout probability of what attention and feed-forward layers add to a token."""
 
 
 class RealMlp(Section):
     num_members: Size = 4
-    """Networks trained side by side on the same batches, from weights of their own; their answers are averaged."""
+    """Networks that are trained side by side on the same batches, each from its own random weights; their predictions are averaged. More are more accurate
+    and take longer."""
     hidden_size: Size = 256
-    """Width of the hidden layers."""
+    """Width of the hidden layers, in units."""
     num_layers: Size = 3
-    """Hidden layers."""
+    """Number of hidden layers."""
     activation: Activation = "selu"
-    """Blended with the identity by a learned share for each unit. The paper takes selu for classes and mish for regression."""
+    """Activation function of the hidden layers, mixed with the identity by a share that each unit learns. As in the paper, ``fit`` uses selu for
+    classification and mish for regression."""
     dropout: Dropout = 0.15
-    """After each activation."""
+    """Dropout probability after each activation."""
     frequency_scale: PositiveFloat = 0.3
-    """Spread of the frequencies with which the embedding of a number begins; larger ones follow finer steps. The paper takes 0.1 of numbers scaled
-    robustly; of ranks, our default, 0.3 is better (``benchmarks/tabular.py``)."""
+    """Standard deviation of the initial frequencies in the embedding of numbers; larger ones resolve finer differences. The paper uses 0.1 for robustly scaled
+    numbers; with scaling by rank (``data.numerical.scaling``), 0.3 is better (``benchmarks/tabular.py``)."""
     embedding_hidden_size: Size = 16
-    """Frequencies a number is embedded with."""
+    """Number of frequencies in the embedding of a number."""
     embedding_dim: Annotated[int, Number, Field(ge=2), Expected("an integer >= 2"), Mark.SIZE] = 4
-    """Width of a number's embedding; one of it is the number itself."""
+    """Width of a number's embedding, of which one unit is the number itself."""
     one_hot_limit: NonNegativeInt = 8
-    """A column of more categories than that is embedded, others are one-hot."""
+    """Columns with up to this many categories (a missing value counts as one) are one-hot encoded; those with more get a learned embedding."""
     category_dim: Size = 8
-    """Width of a category's embedding."""
+    """Width of a category's embedding, in columns above ``one_hot_limit``."""
     lr_mult: Annotated[PositiveFloat, Mark.TRAINING] = 15.0
-    """Learning rate of this network against ``optim.lr``: its parametrisation wants a larger one, 0.01 to 0.04 where others take 1e-3."""
+    """Factor on ``optim.lr`` for this network. Its parametrisation needs a larger rate, 0.01 to 0.04 where other networks need about 1e-3."""
 
 
 class FusionMlp(Section):
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("a sequence of widths, each >= 1, e.g. [128]"), Mark.SIZE] = (128,)
-    """Widths of the layers that see all modalities together."""
+    """Widths, in units, of the hidden layers that see all modalities together."""
     activation: Activation = "leaky_relu"
-    """Between the layers."""
+    """Activation function of the hidden layers."""
     dropout: Dropout = 0.1
-    """After each activation."""
+    """Dropout probability after each activation."""
     modality_dropout: Dropout = 0.0
-    """Probability that a row trains without one of its modalities; one of them always stays."""
+    """Probability with which each modality of a row is left out in training; one of them is always kept. Keeps the model from relying on one modality."""
     aux_loss_weight: NonNegativeFloat = 0.0
-    """Weight of the loss of a head on each modality alone, in training only; 0: there are none."""
+    """Weight of additional losses in training, from a head on each modality alone; 0: no such heads."""
 
 
 class Model(Section):
@@ -210,7 +221,8 @@ class Model(Section):
         Expected(f"a list among {', '.join(get_args(ModelName))}"),
         Mark.BUILDING,
     ] = ("timm_image", "hf_text", "real_mlp", "fusion_mlp")
-    """Which models may be used; those without a column to feed them drop out. Two or more need ``fusion_mlp`` to bring them together."""
+    """Models that may be used; those without a column to read drop out. Several need ``fusion_mlp``, which combines them. A column that none of them can read
+    is an error."""
     timm_image: TimmImage = TimmImage()
     hf_text: HfText = HfText()
     numerical_mlp: NumericalMlp = NumericalMlp()
@@ -222,55 +234,55 @@ class Model(Section):
 
 class ImageData(Section):
     missing_value_strategy: Annotated[Literal["raise", "skip", "zero"], DECODED_ONCE] = "raise"
-    """What a missing or unreadable image does. ``raise``: an error that lists the files. ``skip``: ``fit`` drops the row and lists
-    it, ``predict`` answers that row with a missing value. ``zero``: an empty cell (None, NaN, "") is allowed and the row does without that
-    image; an unreadable one is an error."""
+    """What happens if an image is missing or unreadable. ``raise``: an error lists the files. ``skip``: ``fit`` drops the row and reports it, ``predict``
+    returns a missing value for it. ``zero``: an empty cell (None, NaN, "") is allowed, and the row does without that image; an unreadable one is an error."""
     max_pixels: Annotated[int, Number, Field(ge=1, le=MAX_PIXELS), Expected(f"an integer in [1, {MAX_PIXELS}]"), DECODED_ONCE] = MAX_PIXELS
-    """Largest picture that is decoded, width times height; larger ones are unreadable. One file of 400 megapixels takes gigabytes of memory."""
+    """Size of the largest image that is decoded, width times height in pixels; larger ones count as unreadable. Protects the memory: a single file of 400
+    megapixels takes gigabytes. The default is Pillow's own limit."""
 
 
 class NumericalData(Section):
     scaling: Annotated[Scaling, ENCODED_ONCE] = "quantile"
-    """How columns of numbers, and the parts of dates that only grow, are scaled. ``quantile``: by rank, to a normal distribution.
-    ``standard``: mean 0, standard deviation 1. ``robust``: by median and quartiles, with soft ends at -3 and 3."""
+    """How numbers, and the years and elapsed days of dates, are scaled. ``quantile``: by rank, to a normal distribution, whatever the outliers. ``standard``:
+    to mean 0 and standard deviation 1. ``robust``: by median and quartiles, smoothly limited to between -3 and 3."""
 
 
 class CategoricalData(Section):
     minimum_cat_count: Annotated[PositiveInt, ENCODED_ONCE] = 2
-    """Training rows that a category needs for a code of its own. Rarer ones share the code of the unknown."""
+    """Training rows that a category needs to get a code of its own. Rarer ones share the code for unknown categories, so that it is trained too."""
     maximum_num_cat: Annotated[PositiveInt, ENCODED_ONCE] = 1000
-    """Most categories of a column with a code of their own, the most frequent ones; the rest share the code of the unknown."""
+    """Most categories of a column that get a code of their own: the most frequent ones. The others share the code for unknown categories."""
 
 
 class Mixup(Section):
     turn_on: Flag = False
-    """Mix the pictures of a batch in pairs, and their labels likewise: mixup or CutMix. For classes, and tables of one image column."""
+    """Whether to mix the images of a batch in pairs, and their labels likewise, by mixup or CutMix. Only for classification by a single image column."""
     mixup_alpha: NonNegativeFloat = 0.8
-    """Of the Beta distribution of mixup's shares; 0: CutMix only."""
+    """Parameter of the Beta distribution from which mixup draws the shares of two images; 0: CutMix only."""
     cutmix_alpha: NonNegativeFloat = 1.0
-    """Of the Beta distribution of the area that CutMix replaces; 0: mixup only."""
+    """Parameter of the Beta distribution from which CutMix draws the area to replace; 0: mixup only."""
     prob: Share = 1.0
-    """How many of the batches are mixed at all."""
+    """Probability that a batch is mixed at all."""
     switch_prob: Share = 0.5
-    """How many of those by CutMix."""
+    """Probability that a mixed batch is mixed by CutMix, if both are on."""
     turn_off_epoch: NonNegativeInt = 5
-    """From this epoch on nothing is mixed, so that training ends on real pictures."""
+    """Number of epochs with mixing. After them nothing is mixed, so that training ends on real images."""
     label_smoothing: Fraction = 0.1
-    """Of the labels of mixed batches."""
+    """Probability mass spread evenly over the classes, for the labels of mixed batches (``optim.label_smoothing`` is for the others)."""
 
 
 class TextData(Section):
     words: Annotated[Literal["auto", "on", "off"], ENCODED_ONCE] = "auto"
-    """``on``: linear models of the words of the text columns, of pairs of words and of characters in a row are fitted to the training rows, and
-    what they say of the target stands in the table as numbers, one for each class; of each training row by a model that has not seen it. All of
-    a text is read, up to 20,000 characters.
-    ``auto``: on where a model that reads numbers is among ``model.names``, up to 100 classes."""
+    """Whether linear models of the text columns' words, pairs of words and short runs of characters are fitted to the training rows. Their scores for the
+    target become numeric columns: one for each class, or a single one for two classes and for regression. A training row is scored by a model that has not
+    seen it. Texts are read whole, those of more than 20,000 characters at both ends.
+    ``auto``: on if the models in ``model.names`` can read numbers, for up to 100 classes."""
 
 
 class LabelData(Section):
     numerical_preprocessing: Annotated[Literal["standardscaler", "minmaxscaler"] | None, ENCODED_ONCE] = "standardscaler"
-    """What a regression's model learns to answer. ``standardscaler``: labels of mean 0 and standard deviation 1 over the training rows.
-    ``minmaxscaler``: from 0 to 1. None: as they are."""
+    """How the labels of a regression are scaled for training; predictions are scaled back. ``standardscaler``: to mean 0 and standard deviation 1 over the
+    training rows, so that learning does not depend on the label's unit. ``minmaxscaler``: to [0, 1]. None: not at all."""
 
 
 class Data(Section):
@@ -283,134 +295,147 @@ class Data(Section):
     pos_label: Annotated[
         StrictStr | StrictBool | StrictInt | StrictFloat | None, BeforeValidator(unwrapped), Expected("a class of the label, or None"), ENCODED_ONCE
     ] = None
-    """The positive class of two: what metrics such as f1, precision and roc_auc look for. None: the second in order. ``class_labels``, the columns of
-    ``predict_proba`` and ``optim.class_weights`` have it behind the other one."""
+    """The positive one of two classes, for which metrics such as f1, precision and roc_auc are computed. None: the second one in order. It comes last in
+    ``class_labels``, in the columns of ``predict_proba`` and in ``optim.class_weights``."""
 
 
 class Lora(Section):
     r: Size = 8
-    """Rank of the matrices that are learned instead of a layer's own."""
+    """Rank of the two matrices that are trained in place of a layer's own weights. A higher rank can learn more and takes more memory."""
     alpha: PositiveFloat = 16.0
-    """They are added times ``alpha / r``."""
+    """Scale of the additions: their product is multiplied by ``alpha / r``."""
     dropout: Fraction = 0.0
-    """Of what goes into them."""
+    """Dropout probability of the inputs of the additions."""
 
 
 class FocalLoss(Section):
     gamma: NonNegativeFloat = 2.0
-    """How much less a row counts the surer the model is of it; 0 is cross entropy."""
+    """Focusing exponent: the larger it is, the less those rows count of which the model is already sure. 0 is cross entropy."""
 
 
 class Optim(Section):
     optim_type: Literal["adamw", "adam", "nadamw", "sgd", "lamb", "lion"] = "adamw"
-    """Optimizer; SGD uses Nesterov momentum."""
+    """Optimizer. ``sgd`` uses Nesterov momentum; the default suits pretrained and new networks alike."""
     lr: Annotated[PositiveFloat, Mark.LIVE] = 1e-4
-    """Peak learning rate, reached when the warm-up ends. ``fit`` has defaults of its own by the models used: 1e-4 where a pretrained
-    backbone is among them, 1e-3 where all begin from random weights."""
+    """Peak learning rate, reached at the end of the warm-up. ``fit`` chooses it by the models used: 1e-4 if one is pretrained (3e-4 for images alone), else
+    1e-3; for plain tables 2e-3 if ``real_mlp`` learns a regression, and 1e-4 for ``ft_transformer`` alone."""
     lr_choice: Literal["", "two_stages", "layerwise_decay"] = ""
-    """Learning rates within a model. ``two_stages``: what begins from random weights (heads, fusion, table networks) learns at ``lr`` times
-    ``lr_mult``, pretrained backbones at ``lr``. ``layerwise_decay``: so, and each layer of a backbone at ``lr_decay`` times the rate of
-    the next one above it."""
+    """How learning rates differ within a model. ``""``: one rate for all of it. ``two_stages``: pretrained backbones learn at ``lr``, and what begins from
+    random weights (heads, fusion, table networks) at ``lr`` times ``lr_mult``. ``layerwise_decay``: the same, and each layer of a pretrained backbone learns
+    at ``lr_decay`` times the rate of the layer above it. ``fit`` chooses ``layerwise_decay`` if a backbone is pretrained."""
     lr_mult: PositiveFloat = 10.0
-    """See ``lr_choice``."""
+    """Factor on ``lr`` for what begins from random weights, if ``lr_choice`` is not ``""``: new weights have more to learn than pretrained ones. ``fit`` uses 1
+    for a single pretrained backbone whose head a linear probe has fitted."""
     lr_decay: Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False), Expected("a float in (0, 1]")] = 0.9
-    """See ``lr_choice``."""
+    """Factor on the learning rate from each layer of a pretrained backbone to the one below it, with ``lr_choice="layerwise_decay"``: lower layers hold
+    general features, which should change less. 1: all layers learn alike."""
     weight_decay: Annotated[NonNegativeFloat, Mark.LIVE] = 1e-3
-    """Decoupled, but L2 for adam and sgd. Norm layers and biases are never decayed."""
+    """Weight decay, decoupled from the gradient; for adam and sgd an L2 penalty. Norm layers and biases are never decayed. ``fit`` uses 0.02 for plain
+    tables with ``real_mlp`` and 1e-5 for ``ft_transformer`` alone."""
     momentum: Fraction = 0.9
-    """Momentum of sgd; the others have their own and ignore it."""
+    """Momentum of ``sgd``; the other optimizers have their own and ignore it."""
     beta2: Fraction = 0.999
-    """Memory of the squared gradients in adamw, adam, nadamw and lamb (of the momentum in lion, 0.99 there is usual)."""
+    """Decay of the running mean of squared gradients in adamw, adam, nadamw and lamb, and of the momentum in lion, for which 0.99 is usual. ``fit`` uses 0.95
+    for plain tables with ``real_mlp``."""
     lr_schedule: Literal["cosine_decay", "linear_decay", "polynomial_decay", "multi_step", "coslog4", "constant"] = "cosine_decay"
-    """How the learning rate falls from its peak to the last step. ``multi_step``: to a tenth after half, and again after three quarters.
-    ``coslog4`` falls and rises four times, ever more slowly (RealMLP's); it begins at zero and wants no warm-up."""
+    """How the learning rate goes from the end of the warm-up to the last step. ``polynomial_decay`` falls quadratically. ``multi_step`` falls to a tenth after
+    half of the steps, and again after three quarters. ``coslog4`` rises from zero and falls back four times, ever more slowly, and needs no warm-up; it is
+    RealMLP's, and ``fit`` uses it for plain tables with ``real_mlp``. ``constant`` stays at ``lr``."""
     warmup_steps: Fraction = 0.1
-    """Linear warm-up, as a fraction of all steps."""
+    """Length of the linear warm-up, as a fraction of all steps. It keeps the first, still noisy updates small. ``fit`` uses 0 with ``coslog4``, its default for
+    plain tables with ``real_mlp``."""
     end_lr: NonNegativeFloat = 0.0
-    """The learning rate that a falling schedule ends at; one that begins below it stays where it is."""
+    """Learning rate at the end of a falling schedule. If ``lr`` is lower than that, it stays at ``lr``."""
     peft: Annotated[Literal["lora", "lora_bias", "lora_norm", "bit_fit", "norm_fit"] | None, Mark.BUILDING] = None
-    """What learns of a pretrained backbone, in place of all of it. ``lora``: low-rank additions to its linear layers, and norms; see ``optim.lora``.
+    """Which part of a pretrained backbone is trained; None: all of it. ``lora``: low-rank additions to its linear layers, and norms; see ``optim.lora``.
     ``lora_bias``: additions and biases. ``lora_norm``: additions, norms and biases. ``bit_fit``: biases (Ben Zaken et al. 2021, arXiv:2106.10199).
     ``norm_fit``: norms and biases (Frankle et al. 2020, arXiv:2003.00152)."""
     lora: Lora = Lora()
     max_epochs: PositiveInt = 20
-    """Passes over the training rows."""
+    """Epochs (passes over the training rows) after which a trial ends, and over which the learning rate falls. ``fit`` uses 20 with a pretrained backbone, 10
+    from 20,000 rows on (with a text encoder 5 and 3), and 100 for plain tables, fewer beyond 30,000 rows."""
     max_steps: LimitInt = -1
-    """Limit of optimizer steps; -1: none."""
+    """Optimizer steps after which a trial ends, if ``max_epochs`` does not end it before; -1: no limit."""
     patience: PositiveInt = 10
-    """Validations in a row without a better score after which the trial ends."""
+    """Early stopping: a trial ends after this many validations in a row without a better score. ``fit`` uses 40 for plain tables with ``real_mlp``,
+    16 for ``ft_transformer`` alone, and 20 for other plain tables."""
     val_check_interval: Annotated[
         float, Number, AfterValidator(_fraction_or_count), Field(allow_inf_nan=False), Expected("a float in (0, 1], or a whole number of steps")
     ] = 1.0
-    """Epochs between two validations, or from 2 on steps; as near as a whole number of validations an epoch, evenly spread, comes to it, and at most 500."""
+    """Time between two validations: up to 1 in epochs, from 2 on in steps. It is rounded so that an epoch has a whole number of evenly spaced validations, at
+    least one and at most 500."""
     gradient_clip_val: NonNegativeFloat = 1.0
-    """Largest norm of the gradient, or largest value in it; 0 switches clipping off."""
+    """Limit to which a larger gradient is clipped, see ``gradient_clip_algorithm``; 0: no clipping. ``fit`` uses 0 for plain tables with ``real_mlp``."""
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
-    """What ``gradient_clip_val`` limits."""
+    """What ``gradient_clip_val`` limits: the norm of the whole gradient, or the absolute value of each component."""
     top_k: Annotated[PositiveInt | None, Fixed("it is applied once, after the last trial")] = None
-    """Epochs of the best trial that may be averaged, the best ones. None: all that are kept. Where ``num_to_keep`` is not given, so many are."""
+    """Most epochs of the best trial that may be averaged, the best ones; None: all that are kept. Unless ``num_to_keep`` is given, this many are kept."""
     top_k_average_method: Annotated[Literal["greedy_soup", "uniform_soup", "best"], Fixed("it is applied once, after the last trial")] = "greedy_soup"
-    """What becomes of the best trial's kept epochs (``num_to_keep`` of them) when the search has ended. ``best``: the best one is the
-    predictor. ``greedy_soup``: their weights are averaged one by one, and with those of other kept trials of the same architecture, as long as
-    that scores higher on the validation rows. ``uniform_soup``: the average of the best trial's, if it scores higher."""
+    """How the predictor is made of the best trial's kept epochs (``num_to_keep`` of them) at the end of the search. ``best``: it is the best one.
+    ``greedy_soup``: their weights, and those of other kept trials of the same architecture, are averaged one after the other, and each is kept in the average
+    only if that predicts the validation rows better. ``uniform_soup``: the average of all of the best trial's, if it is better. An average costs no more than
+    one model at prediction."""
     loss_func: Annotated[Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"], BeforeValidator(our_loss)] = "auto"
-    """What training minimises. ``auto``: cross entropy for classes, mse for numbers. ``focal_loss`` (of classes) looks less at rows that are
-    right already; ``mae`` and ``huber`` less at numbers that are far off."""
+    """Loss that training minimises. ``auto``: cross entropy for classification, mse for regression. ``focal_loss`` (classification) gives less weight to rows
+    that are already right; ``mae`` and ``huber`` (regression) give less weight to labels that are far off."""
     focal_loss: FocalLoss = FocalLoss()
     ema_decay: Fraction = 0.0
-    """Validate, keep and predict with a running average of the weights, which forgets this slowly (0.999, say); 0: with the weights.
-    After s steps it remembers s^(2/3) of them at most, so that 0.99 is reached after 1,000 steps, and 0.999 after 32,000; below, both are the same."""
+    """Decay of a running average of the weights (0.999, say), which is validated, kept and used for prediction instead of the weights themselves; 0: no
+    average. After s steps it reaches back over at most s^(2/3) of them, so that a decay of 0.99 is in force from 1,000 steps on and 0.999 from 32,000;
+    before, both do the same."""
     linear_probe: Literal["auto", "on", "off"] = "auto"
-    """``on``: a pretrained backbone's features of the training rows are computed once, a regularised linear model is fitted to them, and the
-    head starts from it (Kumar et al. 2022, arXiv:2202.10054). Its score is epoch 0 of the trial: an answer within seconds, and what training
-    must beat. Of several models the features stand side by side, with the table's columns. ``auto``: on where one is pretrained, up to 20,000 rows."""
+    """Whether a trial with a pretrained backbone begins with a linear probe: the backbone's features of the training rows are computed once, a regularised
+    linear model is fitted to them, and the head starts from it (Kumar et al. 2022, arXiv:2202.10054). The probe's score is epoch 0 of the trial: a result
+    within seconds, which training must beat. With several models, it is fitted to the pretrained ones' features and the table's columns together.
+    ``auto``: on with up to 20,000 training rows; with more, an epoch of training serves the head as well."""
     label_smoothing: Annotated[Fraction, Mark.LIVE] = 0.0
-    """Probability mass spread evenly over the classes (cross entropy and focal loss)."""
+    """Probability mass of the labels that is spread evenly over the classes, against overconfidence (for cross entropy and focal loss)."""
     class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None
-    """How much a row of each class counts in the loss, in the order of ``class_labels``. ``balanced``: the rarer the class, the more.
-    Scaled so that the training rows count 1 on average; multiplies ``sample_weight``."""
+    """Weight of each class's rows in the loss, in the order of ``class_labels``. ``balanced``: inversely proportional to the class's frequency. None: all rows
+    count alike. The weights are scaled to a mean of 1 over the training rows, and multiplied by ``sample_weight``."""
 
     @property
     def adds_lora(self) -> bool:
-        """Whether pretrained backbones get low-rank additions."""
+        """Whether low-rank additions are trained in pretrained backbones."""
         return self.peft is not None and self.peft.startswith("lora")
 
 
 class Compile(Section):
     turn_on: Annotated[Literal["auto"] | StrictBool, BeforeValidator(unwrapped), Expected("True, False or 'auto'")] = "auto"
-    """``torch.compile`` of the pretrained kinds of backbone (images and texts). ``auto``: on a GPU, after the first epoch, where there is a C compiler
-    and what is left is long enough to repay the minute that compiling may take. What is compiled rounds a little differently."""
+    """Whether to speed up image models and text encoders by ``torch.compile``. ``auto``: on a GPU, after the first validation, if there is a C compiler and the
+    training left is long enough to repay the minute that compiling may take. Compiled models round a little differently."""
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
-    """Of ``torch.compile``: ``reduce-overhead`` records CUDA graphs, for small models on a fast GPU; ``max-autotune`` tries kernels for minutes."""
+    """Mode of ``torch.compile``: ``reduce-overhead`` records CUDA graphs, for small models on a fast GPU; ``max-autotune`` tries out kernels for minutes."""
     backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
-    """Of ``torch.compile``; those but ``inductor`` are for finding faults."""
+    """Backend of ``torch.compile``. Those other than ``inductor`` are for debugging."""
 
 
 class Env(Section):
     batch_size: PositiveInt = 128
-    """Rows of one optimizer step (the effective batch)."""
+    """Rows per optimizer step (the effective batch size). ``fit`` uses 32 to 256 by the number of rows (up to 128 with images or a text encoder), so that an
+    epoch has at least 20 steps."""
     per_gpu_batch_size: PositiveInt | None = None
-    """Rows that go through the device at once, with batch norm two at the least; gradients accumulate to ``batch_size``. None: ``batch_size``. Where its memory
-    does not hold them, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
+    """Rows that go through the device at once (at least two with batch norm); gradients accumulate over ``batch_size`` rows. None: ``batch_size``. If they do
+    not fit into its memory, half as many are tried, and so on; what fits is remembered for the search's other trials of this model."""
     inference_batch_size_ratio: PositiveInt = 4
-    """Validation and prediction use batches this many times larger."""
+    """Factor by which the batches of validation and prediction are larger: without gradients, a row takes less memory."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], BeforeValidator(our_precision)] = "auto"
-    """``auto``: bf16-mixed on a GPU that has it, else 32; what stays in float32 may use TensorFloat-32 then. ``32`` never does. ``16-mixed``: float16 with
-    scaled losses, for GPUs without bfloat16, such as a T4: a step whose gradient overflows is left out, and the next loss scaled by half. On a
-    processor it is many times slower than ``32``."""
+    """Precision of training and prediction. ``auto``: bf16-mixed on a GPU that supports it, else float32. ``32``: float32. ``bf16-mixed``: bfloat16 where it
+    is safe. ``16-mixed``: float16 with scaled losses, for GPUs without bfloat16 such as a T4; a step whose gradient overflows is skipped, and the scale is
+    halved. On a CPU it is many times slower than ``32``. With all but ``32``, a GPU may compute what stays in float32 in TensorFloat-32."""
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Fixed("all trials run on one kind of device")] = "auto"
-    """``auto``: a GPU where there is one."""
+    """Device of all trials. ``auto``: a GPU if there is one, else the CPU. ``gpu``: a GPU, or an error if there is none."""
     num_gpus: Annotated[int, Number, Field(ge=-1), Expected("an integer >= -1"), Fixed("it counts the GPUs of the whole search")] = -1
-    """GPUs for the whole search; -1: all, 0: none. A trial uses one at most."""
+    """Number of GPUs for the whole search; -1: all that there are, 0: none. A trial uses at most one."""
     compile: Compile = Compile()
     deterministic: Flag = False
-    """On a GPU, kernels that give the same bits in every run, and take longer; a processor does so anyway."""
+    """Whether a GPU uses only kernels that give identical results in every run, which are slower. A CPU gives identical results anyway."""
     num_workers: Annotated[NonNegativeInt, DECODED_ONCE] = 0
-    """Threads that decode image files, once for the whole search; 0: one per core."""
+    """Number of threads that decode the images, once for the whole search; 0: one per core."""
 
     @property
     def allows_gpu(self) -> bool:
-        """Whether a trial takes a GPU where there is one."""
+        """Whether a trial uses a GPU if there is one."""
         return self.accelerator != "cpu" and self.num_gpus != 0
 
 
@@ -424,10 +449,10 @@ class Config(Section):
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
-        """Builds a config from dotted keys; the keys that are absent take their defaults.
+        """Builds a config from dotted keys; keys that are not given have their defaults.
 
         Raises:
-            UnknownHyperparameter, InvalidHyperparameter, InvalidInput: all problems together.
+            UnknownHyperparameter, InvalidHyperparameter, InvalidInput: keys or values are wrong; all problems together.
         """
         tree: dict[str, Any] = {}
         for key, value in check_values(values).items():
@@ -440,7 +465,7 @@ class Config(Section):
         return {key: _get(self, key) for key in FIELDS}
 
     def with_overrides(self, values: Mapping[str, Any]) -> Self:
-        """A new config with some dotted keys changed, validated like the first."""
+        """A new config with the values of some dotted keys changed, validated again."""
         return type(self).from_flat({**self.flat(), **values})
 
 
@@ -453,7 +478,7 @@ FIELDS = fields_of(Config)
 
 
 def keys_marked(mark: Mark) -> tuple[str, ...]:
-    """The hyperparameters of which something holds."""
+    """The hyperparameters that carry a mark, by dotted key."""
     return tuple(key for key, field in FIELDS.items() if mark in field.marks)
 
 
@@ -461,7 +486,7 @@ GROUPS = {key.rsplit(".", depth)[0] for key in FIELDS for depth in range(1, key.
 
 
 def canonical_key(key: str) -> str:
-    """The one name of a hyperparameter: ``optimization.learning_rate`` is ``optim.lr``."""
+    """The canonical name of a hyperparameter: ``optimization.learning_rate`` is ``optim.lr``."""
     if key == "optimization" or key.startswith("optimization."):
         key = "optim" + key.removeprefix("optimization")
     return ALIASES.get(key, key)
@@ -483,7 +508,7 @@ def _unknown(key: str) -> UnknownHyperparameter:
 
 
 def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(canonical key, the name the user wrote, value), nested dicts taken apart."""
+    """(canonical key, name as the user wrote it, value), with nested dicts flattened."""
     for name, value in values.items():
         written = f"{prefix}{name}"
         # {"grid_search": [...]} is Ray's spelling of a space, not a group
@@ -494,13 +519,13 @@ def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-    """Flattens groups and replaces aliases; the values are passed through unseen.
+    """Flattens groups and replaces aliases; the values are not checked.
 
     Args:
-        problems: gets unknown keys, and keys given twice.
+        problems: receives the errors about unknown keys, and about keys given twice.
 
     Returns:
-        Canonical key -> value, of what is in order; a group that got something other than a dict is passed through too.
+        Canonical key -> value, without the keys that have a problem. A group that was given something other than a dict is passed through.
     """
     if not isinstance(hyperparameters, Mapping):
         problems.add(InvalidHyperparameter(f"hyperparameters: expected a dict of dotted keys, got {hyperparameters!r} ({type(hyperparameters).__name__})"))
@@ -516,18 +541,18 @@ def resolve_keys(hyperparameters: Mapping[str, Any], problems: Problems) -> dict
             resolved[key], written_as[key] = value, written
         elif written == written_as[key]:
             problems.add(InvalidHyperparameter(f"{written}: is given twice, as a dotted key and inside the dict of its group; give one of them"))
-        elif not (isinstance(value, (int, float, str)) and value == resolved[key]):  # AutoMM has two where one is enough here
+        elif not (isinstance(value, (int, float, str)) and value == resolved[key]):  # some pairs of AutoMM's keys are one key here
             problems.add(InvalidHyperparameter(f"{written_as[key]} and {written} are the same hyperparameter ({key}): give one of them"))
     return resolved
 
 
 def without_effect(hyperparameters: Mapping[str, Any]) -> dict[str, str]:
-    """What ``resolve_keys`` leaves out, for it does nothing here -> why."""
+    """The given keys that ``resolve_keys`` leaves out because they do nothing here -> why."""
     return {written: NO_EFFECT[key] for key, written, _ in _entries(hyperparameters) if key in NO_EFFECT}
 
 
 def check_value(key: str, value: Any) -> Any:
-    """The value of a canonical key as its field stores it.
+    """Validates the value of a canonical key and returns it as its field stores it.
 
     Raises:
         InvalidHyperparameter: the value is not what the field expects.
@@ -536,7 +561,7 @@ def check_value(key: str, value: Any) -> Any:
 
 
 def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``check_value`` over many canonical keys, all problems together."""
+    """``check_value`` for many canonical keys; all problems are raised together."""
     problems = Problems()
     checked: dict[str, Any] = {}
     for key, value in values.items():

@@ -1,6 +1,6 @@
-"""Small real data as the user has it: image files and a table. For demos, tutorials and tests.
+"""A real data set in the form that users have, image files and a table, for demos, tutorials and tests.
 
-Fashion-MNIST: 70,000 photographs of clothes, 28 x 28 greys, 10 classes. Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset
+Fashion-MNIST: 70,000 photographs of clothes, 28 x 28 grey pixels, 10 classes. Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset
 for Benchmarking Machine Learning Algorithms", 2017. Copyright (c) 2017 Zalando SE, MIT licence (``assets/LICENSE.fashion-mnist``).
 """
 
@@ -22,9 +22,9 @@ from .errors import CorruptFile, MissingData, SavePathExists
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SUBSET = Path(__file__).parent / "assets" / "fashion_mnist_4000.npz"
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-DOWNLOAD = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # the authors' own
-IDX_FILES = {  # name -> SHA-256 of what it unpacks to (packers differ, the content does not)
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist installs it
+DOWNLOAD = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # the authors' own site
+IDX_FILES = {  # name -> SHA-256 of the unpacked content (the .gz files themselves may differ)
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -33,10 +33,10 @@ IDX_FILES = {  # name -> SHA-256 of what it unpacks to (packers differ, the cont
 
 
 def fashion_mnist(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Unpacks 2,000 training and 2,000 test images, 200 of each class, which ship with the package.
+    """Unpacks 2,000 training and 2,000 test images, 200 of each class, which ship with this package.
 
     Args:
-        folder: gets ``train/*.png``, ``train.csv``, ``test/*.png``, ``test.csv``; done already, they are only read.
+        folder: where ``train/*.png``, ``train.csv``, ``test/*.png`` and ``test.csv`` are written. Files from an earlier call are only read.
 
     Returns:
         (train, test) with columns ``image`` (absolute path) and ``label`` (class name).
@@ -50,14 +50,17 @@ def fashion_mnist(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def fashion_mnist_full(folder: str | Path, source: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All 60,000 training and 10,000 test images.
+    """Unpacks all 60,000 training and 10,000 test images.
 
     Args:
         folder: as for ``fashion_mnist``.
-        source: folder with the four ``.gz`` files; None looks where Debian's package dataset-fashion-mnist puts them, then downloads.
+        source: folder with the four ``.gz`` files; None: they come from Debian's package dataset-fashion-mnist if it is installed, else they are downloaded.
+
+    Returns:
+        As ``fashion_mnist``.
 
     Raises:
-        MissingData: there is no such folder, or nothing could be downloaded.
+        MissingData: ``source`` lacks a file, or it could not be downloaded.
         CorruptFile: a file is not the published one.
         SavePathExists: the folder holds another data set.
     """
@@ -97,7 +100,7 @@ def _published(name: str, source: Path, download: Path, allow_download: bool) ->
 
 
 def _unpack(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """(N, 28, 28) uint8, (N,) -> PNG files and a CSV with paths relative to it."""
+    """(N, 28, 28) uint8, (N,) -> PNG files and a CSV with relative paths, unless they exist; returns the table with absolute paths."""
     from PIL import Image
 
     table_path = folder / f"{split}.csv"
@@ -108,7 +111,7 @@ def _unpack(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) ->
             Image.fromarray(pixels).save(folder / name)
         table = pd.DataFrame({"image": names, "label": [FASHION_CLASSES[label] for label in labels]})
         table.to_csv(folder / f".{split}.csv.tmp", index=False)
-        os.replace(folder / f".{split}.csv.tmp", table_path)  # last: its presence says that the images are all there
+        os.replace(folder / f".{split}.csv.tmp", table_path)  # written last: if the table exists, so do all images
     table = pd.read_csv(table_path)
     if len(table) != len(images):
         raise SavePathExists(f"{table_path} has {len(table):,} rows, not {len(images):,}: the folder holds another data set; give a new one")

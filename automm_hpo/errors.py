@@ -1,29 +1,30 @@
 """Everything this library raises on purpose.
 
-Each class is also the natural builtin, so ``except ValueError`` works for people who do not know the tree::
+Each class also derives from the matching builtin, so ``except ValueError`` works without knowing the tree::
 
     AutoMMHPOError
-    ├── InvalidInput (ValueError)             several problems of one call, listed together
-    ├── UnknownHyperparameter (ValueError)    a key that does not exist
-    ├── InvalidHyperparameter (ValueError)    a value that its key forbids, or keys in conflict
-    ├── InvalidSpace (ValueError)             a search space that cannot be searched
-    ├── InvalidTuneSettings (ValueError)      hyperparameter_tune_kwargs
-    ├── InvalidArgument (ValueError)          any other argument of a public call
-    │   └── InvalidReport                     an objective that does not report its metric
-    ├── InvalidData (ValueError)              tables, labels and columns
-    │   └── BadImages                         files that are missing or do not open as images
-    ├── MissingData (FileNotFoundError)       a table's own file is not there
-    ├── NotSupported (NotImplementedError)    known, named, and not offered
-    ├── WeightsUnavailable (OSError)          pretrained weights that cannot be had
-    ├── DiskFull (OSError)                    no room for a file
-    ├── SavePathExists (FileExistsError)      a folder that holds somebody's files
-    ├── SearchMismatch (ValueError)           a folder holds a search, and this call is another one
-    ├── SearchInUse (RuntimeError)            another process is searching in this folder
-    ├── NotFitted (RuntimeError)
-    ├── NotAPredictor (ValueError)            a folder that is none of ours, or of a newer format
-    ├── CorruptFile (ValueError)              a checksum does not match
-    ├── TimeLimitTooShort (TimeoutError)
-    └── AllTrialsFailed (RuntimeError)
+    ├── InvalidInput (ValueError)               the call is wrong: nothing was started
+    │   ├── MultipleProblems                    two or more problems of one call, listed together
+    │   ├── UnknownHyperparameter               a key that does not exist
+    │   ├── InvalidHyperparameter               a value that its key forbids, or keys in conflict
+    │   ├── InvalidSpace                        a search space that cannot be searched
+    │   ├── InvalidTuneSettings                 hyperparameter_tune_kwargs
+    │   ├── InvalidArgument                     any other argument of a public call
+    │   │   └── InvalidReport                   an objective that does not report its metric
+    │   └── InvalidData                         tables, labels and columns
+    │       └── BadImages                       files that are missing or do not open as images
+    ├── MissingData (FileNotFoundError)         a file or folder that an argument names does not exist
+    ├── NotSupported (NotImplementedError)      a known feature that is not offered here, or whose package is not installed
+    ├── WeightsUnavailable (OSError)            pretrained weights that cannot be fetched or loaded
+    ├── DiskFull (OSError)                      no room for a file
+    ├── SavePathExists (FileExistsError)        a folder that holds other files, or a search not to be resumed
+    ├── SearchMismatch (ValueError)             a folder that holds a search begun with other arguments or data
+    ├── SearchInUse (RuntimeError)              a folder in which another process or thread is searching
+    ├── NotFitted (RuntimeError)                a call that needs a fitted predictor
+    ├── NotAPredictor (ValueError)              a folder without a predictor (or search) of ours, or of another format version
+    ├── CorruptFile (ValueError)                a file that is damaged or does not match its checksum
+    ├── TimeLimitTooShort (TimeoutError)        a time limit that leaves no time for a first score
+    └── AllTrialsFailed (RuntimeError)          a search in which no trial has a score
 """
 
 from __future__ import annotations
@@ -38,42 +39,46 @@ class AutoMMHPOError(Exception):
 
 
 class InvalidInput(AutoMMHPOError, ValueError):
-    """Several problems of one call; ``problems`` holds the single errors."""
+    pass
+
+
+class MultipleProblems(InvalidInput):
+    """``problems`` holds the single errors, which need not all be InvalidInput. A problem that is alone is raised itself."""
 
     def __init__(self, problems: list[AutoMMHPOError]) -> None:
         self.problems = problems
         lines = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         super().__init__(f"{len(problems)} problems, nothing was started:\n{lines}")
 
-    def __reduce__(self):  # exceptions cross process borders by pickle, which calls __init__ with .args otherwise
+    def __reduce__(self):  # exceptions are pickled between processes, and by default unpickling calls __init__ with .args
         return type(self), (self.problems,)
 
 
-class UnknownHyperparameter(AutoMMHPOError, ValueError):
+class UnknownHyperparameter(InvalidInput):
     pass
 
 
-class InvalidHyperparameter(AutoMMHPOError, ValueError):
+class InvalidHyperparameter(InvalidInput):
     pass
 
 
-class InvalidSpace(AutoMMHPOError, ValueError):
+class InvalidSpace(InvalidInput):
     pass
 
 
-class InvalidTuneSettings(AutoMMHPOError, ValueError):
+class InvalidTuneSettings(InvalidInput):
     pass
 
 
-class InvalidArgument(AutoMMHPOError, ValueError):
+class InvalidArgument(InvalidInput):
     pass
 
 
 class InvalidReport(InvalidArgument):
-    """Of an objective: it does not report what it was said to. It will not in other trials, either."""
+    """An objective does not report its metric. Its other trials would fail in the same way."""
 
 
-class InvalidData(AutoMMHPOError, ValueError):
+class InvalidData(InvalidInput):
     pass
 
 
@@ -144,7 +149,7 @@ class Problems:
         self.found: list[AutoMMHPOError] = []
 
     def add(self, problem: AutoMMHPOError) -> None:
-        self.found.extend(problem.problems if isinstance(problem, InvalidInput) else [problem])
+        self.found.extend(problem.problems if isinstance(problem, MultipleProblems) else [problem])
 
     @contextmanager
     def gather(self) -> Iterator[None]:
@@ -157,11 +162,11 @@ class Problems:
         if len(self.found) == 1:
             raise self.found[0] from None
         if self.found:
-            raise InvalidInput(self.found) from None
+            raise MultipleProblems(self.found) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Up to three known words that begin with this one, or look like it: the nearest, and those that are hardly less near."""
+    """Up to three known words that begin with this one; if there are none, the most similar word and others that are nearly as similar."""
     as_written = {name.lower(): name for name in known}
     if len(word) > 2 and (longer := [name for lower, name in as_written.items() if lower.startswith(word.lower())]):
         return longer[:3]
@@ -171,7 +176,7 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint naming the nearest known words, or an empty string where nothing is near.
+    """A hint that names the nearest known words, or an empty string if none is near.
 
     >>> did_you_mean("num_trails", ["num_trials", "searcher"])
     ' Did you mean num_trials?'
@@ -181,7 +186,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def raised_in(traceback: str) -> str:
-    """What was raised, on one line of at most 300 characters, from the text of a traceback; any other text as it is.
+    """The error and its message from the text of a traceback, or any other text, on one line of at most 300 characters.
 
     >>> raised_in("Traceback (most recent call last):\\n  File 'train.py', line 1\\nValueError: two sizes:\\n  3\\n  4")
     'ValueError: two sizes: 3 4'
@@ -189,6 +194,15 @@ def raised_in(traceback: str) -> str:
     lines = traceback.strip().splitlines()
     starts = [number for number, line in enumerate(lines, 1) if line.startswith("Traceback (most recent call last)")]
     said = lines[starts[-1] :] if starts else lines
-    while starts and said and (not said[0] or said[0][0].isspace()):  # the frames before it are indented, and so may be what follows
+    while starts and said and (not said[0] or said[0][0].isspace()):  # skips the frames, which are indented; lines after the error may be indented too
         said = said[1:]
     return " ".join(" ".join(said).split())[:300]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none.
+
+    >>> first_line(AssertionError())
+    'AssertionError'
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Writing so that a kill at any moment leaves the old or the new, and checksums so that damage is seen."""
+"""Atomic writes, so that a kill at any moment leaves either the old file or the new one, and checksums that detect damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANIFEST = "MANIFEST.json"
 
 
 def is_json(value: Any) -> bool:
-    """Whether JSON can hold it."""
+    """Whether JSON can hold the value; it cannot hold nan and infinity."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -26,21 +26,21 @@ def is_json(value: Any) -> bool:
 
 
 def write_json(path: Path, value: Any, sync: bool = True) -> None:
-    """``write_text`` of a value as JSON."""
+    """Writes a value as JSON, see ``write_text``."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False), sync)
 
 
 def write_text(path: Path, text: str, sync: bool = True) -> None:
-    """Writes under a temporary name, flushes to the disk, renames.
+    """Writes under a temporary name, flushes to the disk, then renames.
 
     Args:
-        sync: False leaves the moment of the flush to the system, where a checksum would find what a power cut tore.
+        sync: False leaves the flush to the system. For files that a power cut may damage: a checksum would reveal it, or they are easily made again.
 
     Raises:
-        DiskFull
+        DiskFull: there is no room for the text.
     """
     temporary = path.with_name(temporary_name(path.name))
-    with room_needed(temporary, len(text)), open(temporary, "w", encoding="utf-8") as file:
+    with room_needed(temporary, len(text.encode())), open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         if sync:
             file.flush()
@@ -50,14 +50,14 @@ def write_text(path: Path, text: str, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def room_needed(path: Path, size: int, torn: bool = False) -> Iterator[None]:
-    """Within, a file is written.
+    """Context for writing a file: an error that means a full disk becomes DiskFull.
 
     Args:
-        size: its bytes.
-        torn: what was written before there was no room stays; else it is removed, for it is of no use and may be all the room there is.
+        size: of the file in bytes, for the message.
+        torn: True keeps what was written before the disk was full. False deletes it: it is of no use, and its room may be needed.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull: there is no room for the file.
     """
     try:
         yield
@@ -72,20 +72,20 @@ def room_needed(path: Path, size: int, torn: bool = False) -> Iterator[None]:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Of the file system that a folder is on, or would be; None where it does not say."""
+    """Free bytes of the file system that a folder is on, or would be on; None if the file system does not report them."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     found = os.statvfs(there)
-    free = found.f_bfree if os.geteuid() == 0 else found.f_bavail  # some is kept for root
+    free = found.f_bfree if os.geteuid() == 0 else found.f_bavail  # some blocks are reserved for root
     return free * found.f_frsize if found.f_blocks else None
 
 
 def temporary_name(name: str) -> str:
-    """What a file is called until it is whole."""
+    """The name of a file until it is complete."""
     return f".{name}.tmp"
 
 
 def read_json(path: Path) -> Any:
-    """The value in a file.
+    """Reads the value in a JSON file.
 
     Raises:
         CorruptFile: the file is not JSON.
@@ -102,7 +102,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """16 hex digits that tell JSON values apart, for the name of a file."""
+    """16 hex digits that identify a JSON value, for names of files."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -115,10 +115,10 @@ def check_files(places: Mapping[str, Path], manifest: Mapping[str, str]) -> None
     """Compares files with their manifest.
 
     Args:
-        places: name in the manifest -> where that file lies.
+        places: name in the manifest -> path of the file.
 
     Raises:
-        CorruptFile: names the first that is absent or differs.
+        CorruptFile: a file is missing or differs; the message names the first.
     """
     for name, expected in manifest.items():
         path = places[name]
@@ -129,5 +129,5 @@ def check_files(places: Mapping[str, Path], manifest: Mapping[str, str]) -> None
 
 
 def is_predictor(folder: Path) -> bool:
-    """Whether the folder holds a committed predictor, whatever its state."""
+    """Whether the folder holds a committed predictor, intact or not."""
     return (folder / MANIFEST).is_file() or (folder / f"{MANIFEST}.new").is_file()

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: at hand, or fetched, or refused within seconds."""
+"""Files of the Hugging Face hub: taken from the cache or downloaded. If the hub cannot be reached, that is known within seconds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from .errors import WeightsUnavailable
 
 TIMEOUT = 5.0  # seconds; the hub's own client would retry for the better part of a minute
-_failed: tuple[float, Exception] = (-math.inf, ConnectionError())  # when the hub was last out of reach, and how
+_failed: tuple[float, Exception] = (-math.inf, ConnectionError())  # when the hub last failed to answer, and the error
 
 
 def cached(repo: str, file: str, revision: str | None = None) -> Path | None:
-    """Where a repository's file lies on this machine, if it does."""
+    """The path of a repository's file in this machine's cache; None if it is not there."""
     import huggingface_hub
 
     found = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
@@ -30,13 +30,13 @@ def ask(repo: str, revision: str | None = None) -> set[str]:
     import huggingface_hub
 
     global _failed
-    if time.monotonic() - _failed[0] < 4 * TIMEOUT:  # the next of several models need not wait as long again
+    if time.monotonic() - _failed[0] < 4 * TIMEOUT:  # so that the next of several models does not wait as long again
         raise _failed[1]
     try:
         return {file.rfilename for file in huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).siblings or ()}
     except huggingface_hub.errors.HfHubHTTPError:
         raise
-    except Exception as error:  # it did not answer at all
+    except Exception as error:  # the hub did not answer at all
         _failed = (time.monotonic(), error)
         raise
 
@@ -45,11 +45,11 @@ def fetch(repo: str, revision: str | None, choose: Callable[[set[str]], Iterable
     """Downloads files of a repository into the hub's cache, where all trials find them.
 
     Args:
-        choose: which of the names of its files.
-        what, ways_out: for the message.
+        choose: selects the files to download from the names of all files.
+        what, ways_out: for the error message: what is to be fetched, and what the user can do if it cannot be.
 
     Raises:
-        WeightsUnavailable: they cannot be had.
+        WeightsUnavailable: the files cannot be fetched.
     """
     import huggingface_hub
 

@@ -1,7 +1,7 @@
-"""Metrics by name, each with its direction; a *score* is the metric turned so that higher is better.
+"""Metrics by name, each with its direction. A *score* is the metric with its sign turned so that higher is better.
 
-To add a metric: a function of ``(target, prediction)`` and an entry in ``METRICS``. scikit-learn computes; it is imported on first use.
-Its own scorers serve too, by name or as objects: what they give is the metric, and higher is better.
+To add a metric, write a function of ``(target, prediction)`` and add an entry to ``METRICS``. scikit-learn does the computing and is imported on
+first use. Its scorers can be used too, by name or as objects: their value is the metric, and higher is better.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from .errors import InvalidArgument, did_you_mean
 
 Needs = Literal["classes", "probabilities", "values", "scorer"]
-OBJECT = "scorer."  # how the name of a metric begins that only code can hold
+OBJECT = "scorer."  # prefix of the names of metrics that are scorer objects, which no file can hold
 
 
 def _sklearn(name: str, **options: object) -> Callable[[np.ndarray, np.ndarray], float]:
@@ -35,7 +35,7 @@ def _f1(average: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def _if_varied(compute: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:
-    """nan, and no warning, where the target is the same in all rows: the metric has no meaning there."""
+    """Wraps a metric to return nan, without a warning, if the target is the same in all rows: it is undefined there."""
     return lambda target, prediction: compute(target, prediction) if np.ptp(target) else math.nan
 
 
@@ -44,12 +44,12 @@ def _accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def _balanced_accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
-    # the mean recall of the classes there are; scikit-learn's own function warns of predictions that no row has as its class
+    # the mean recall of the classes present; scikit-learn's own function warns about predicted classes that no row has
     return _sklearn("recall_score", average="macro", labels=np.unique(target), zero_division=0)(target, prediction)
 
 
 def _quadratic_kappa(target: np.ndarray, prediction: np.ndarray) -> float:
-    # all classes are named: without, absent ones would leave the scale and shorten the distances across them
+    # all classes are listed: leaving out absent ones would shorten the distances between the others
     labels = np.arange(max(target.max(), prediction.max()) + 1)
     return _sklearn("cohen_kappa_score", weights="quadratic", labels=labels)(target, prediction)
 
@@ -67,7 +67,7 @@ def _roc_auc_multiclass(multi_class: str) -> Callable[[np.ndarray, np.ndarray], 
     def compute(target: np.ndarray, probabilities: np.ndarray) -> float:
         if probabilities.shape[1] == 2:
             return _roc_auc(target, probabilities)
-        if multi_class == "ovr":  # scikit-learn's is nan as soon as a class is absent
+        if multi_class == "ovr":  # scikit-learn's own is nan if any class is absent
             return float(np.mean([_sklearn("roc_auc_score")(target == label, probabilities[:, label]) for label in np.unique(target)]))
         return _pairwise_auc(target, probabilities)
 
@@ -75,17 +75,17 @@ def _roc_auc_multiclass(multi_class: str) -> Callable[[np.ndarray, np.ndarray], 
 
 
 def _pairwise_auc(target: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean over all ordered pairs of classes that there are of how well the first one's probability tells it from the second.
+    """The AUC with which the probability of class a tells rows of class a from rows of class b, averaged over all ordered pairs of the classes present.
 
     Hand and Till 2001, "A simple generalisation of the area under the ROC curve for multiple class classification problems", equation 7. scikit-learn's
-    ``roc_auc_score(multi_class="ovo")`` comes to the same, and takes seconds over a hundred classes.
+    ``roc_auc_score(multi_class="ovo")`` gives the same, but takes seconds for a hundred classes.
     """
     present = np.unique(target)
     areas = []
     for label in present:
         of_label = {other: np.sort(probabilities[target == other, label]) for other in present}
         own = of_label.pop(label)
-        # of pairs of rows those that are in the right order, ties by half
+        # the share of pairs of rows that are in the right order; ties count half
         areas += [(np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")).mean() / (2 * len(others)) for others in of_label.values()]
     return float(np.mean(areas))
 
@@ -106,10 +106,12 @@ def _spearmanr(target: np.ndarray, prediction: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: what it needs, its direction, and where it makes sense. It is nan for rows that leave it undefined.
+    """A metric: what it is computed from, its direction, and the problem types it fits. Its value is nan for rows on which it is undefined.
 
     Attributes:
-        scorer: of scikit-learn's kind, called with ``(estimator, X, target)``; ``compute`` is then not used.
+        compute: (target, prediction) -> value.
+        needs: what ``compute`` takes as the prediction; ``scorer``: ``scorer`` is used instead.
+        scorer: a scikit-learn scorer, called with ``(estimator, X, target)``.
     """
 
     name: str
@@ -120,21 +122,21 @@ class Metric:
     scorer: Callable[..., float] | None = None
 
     def __reduce__(self) -> Any:
-        """To another process by its name, where it has one; functions of functions travel badly."""
-        return super().__reduce__() if self.is_object else (find_metric, (self.name,))
+        """Pickles by name where possible, since closures cannot be pickled."""
+        return super().__reduce__() if self.is_object or self.compute is _reported else (find_metric, (self.name,))
 
     @property
     def is_object(self) -> bool:
-        """Whether only code can hold it."""
+        """Whether it is a scorer object, which no file can hold."""
         return self.name.startswith(OBJECT)
 
     @property
     def mode(self) -> str:
-        """Its direction as Ray says it: ``max`` or ``min``."""
+        """Its direction in Ray's words: ``max`` or ``min``."""
         return "max" if self.higher_is_better else "min"
 
     def score(self, value: float) -> float:
-        """The value turned so that higher is better."""
+        """The value with its sign turned so that higher is better."""
         return value if self.higher_is_better else -value
 
 
@@ -178,10 +180,10 @@ DEFAULT_METRIC = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "
 
 
 def find_metric(name: str | Callable[..., float], argument: str = "metric") -> Metric:
-    """The metric of that name, ours or one of scikit-learn's scorers; or the one that a scorer object is.
+    """The metric of a name, ours or one of scikit-learn's scorers, or of a scorer object.
 
     Raises:
-        InvalidArgument: there is none; the nearest names are in the message.
+        InvalidArgument: there is no such metric; the message lists the known names, the nearest last.
     """
     if not isinstance(name, str) and _is_scorer(name):
         called = getattr(name, "_score_func", name)
@@ -194,25 +196,29 @@ def find_metric(name: str | Callable[..., float], argument: str = "metric") -> M
 
 
 def stored_metric(name: str) -> Metric:
-    """The metric that a predictor's folder names; one that was an object has lost what computes it.
+    """The metric that a predictor folder names. One that was a scorer object can no longer be computed.
 
     Raises:
-        InvalidArgument: there is none of that name.
+        InvalidArgument: there is no metric of that name.
     """
     return Metric(name, _not_computed, "scorer", problem_types=_fitting(None)) if name.startswith(OBJECT) else find_metric(name)
 
 
 def searched_metric(name: str, mode: str) -> Metric:
-    """What an objective of the user's reports under this name; it is never computed here.
+    """The metric that a user's objective reports under this name; it is never computed here.
 
     Args:
         mode: ``max`` or ``min``.
     """
-    return Metric(name, lambda target, prediction: float("nan"), "values", mode == "max")
+    return Metric(name, _reported, "values", mode == "max")
+
+
+def _reported(target: np.ndarray, prediction: np.ndarray) -> float:
+    return math.nan
 
 
 def _is_scorer(value: object) -> bool:
-    """Whether it is called with (estimator, X, target); a function of (target, prediction) does not say which direction is better."""
+    """Whether a value is called with (estimator, X, target). A function of (target, prediction) is no scorer: it does not say which direction is better."""
     if not callable(value) or isinstance(value, type):
         return False
     if hasattr(value, "_score_func"):
@@ -235,7 +241,7 @@ def _find_scorer(name: str) -> Metric | None:
 
 
 def _fitting(function: object) -> tuple[str, ...]:
-    """The problems that a function of scikit-learn's is for; of another's nothing is known."""
+    """The problem types that a scikit-learn function is made for; all of them for any other function."""
     module = getattr(function, "__module__", None) or ""
     if module.startswith("sklearn.metrics"):
         return _REGRESSION if module.endswith("_regression") else ("binary", "multiclass")
@@ -247,15 +253,15 @@ def _not_computed(target: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None, labels: Sequence[Any] = ()) -> float:
-    """What a scorer gives for predictions that were made already.
+    """The value of a scorer for predictions that were already made.
 
     Args:
         target, predicted: (N,) class indices, or values.
-        probabilities: (N, K) of classes; None for regression.
-        labels: the classes; an object of the user's may name them (``pos_label``), a scorer by name gets 0 .. K-1.
+        probabilities: (N, K) of the classes; None for regression.
+        labels: the classes. They are passed to a scorer object, which may name them (``pos_label``); a scorer by name gets 0 .. K-1 instead.
 
     Raises:
-        InvalidArgument: the scorer refuses them.
+        InvalidArgument: the scorer refuses these predictions.
     """
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
@@ -263,7 +269,7 @@ def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, pr
         return metric.compute(target, predicted)
 
     class Answers(RegressorMixin if probabilities is None else ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-        """An estimator that has answered."""
+        """A fitted estimator that returns the given predictions."""
 
         def __sklearn_is_fitted__(self) -> bool:
             return True
@@ -277,14 +283,14 @@ def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, pr
     answers = Answers()
     if probabilities is not None:
         classes = np.array(labels) if metric.is_object else np.arange(probabilities.shape[1])
-        order = np.argsort(classes)  # scikit-learn's classes are sorted; those of a category need not be
+        order = np.argsort(classes)  # scikit-learn expects sorted classes; a categorical label's need not be
         target, predicted, probabilities = classes[target], classes[predicted], probabilities[:, order]
         answers.classes_ = classes[order]
     scorer: Any = metric.scorer
     if probabilities is not None and not metric.is_object and "labels" in inspect.signature(scorer._score_func).parameters and _is_of_probabilities(scorer):
         import sklearn.metrics
 
-        # these rows may lack a class
+        # all classes are listed, because these rows may lack some
         options = {**scorer._kwargs, "labels": np.arange(probabilities.shape[1])}
         scorer = sklearn.metrics.make_scorer(scorer._score_func, response_method="predict_proba", greater_is_better=scorer._sign > 0, **options)
     try:
@@ -295,16 +301,16 @@ def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, pr
 
 
 def _is_of_probabilities(scorer: Any) -> bool:
-    """Whether one of scikit-learn's own asks for those of all classes."""
+    """Whether a scorer asks for the probabilities of all classes."""
     wanted = getattr(scorer, "_response_method", ())
     return "predict_proba" in ([wanted] if isinstance(wanted, str) else wanted)
 
 
 def check_fits(metric: Metric, problem_type: str, argument: str = "metric") -> None:
-    """Refuses a metric that means nothing for the problem.
+    """Refuses a metric that does not fit the problem type.
 
     Raises:
-        InvalidArgument: it does not fit; the ones that do are in the message.
+        InvalidArgument: the metric does not fit; the message lists those that do.
     """
     if problem_type not in metric.problem_types:
         fitting = ", ".join(name for name, other in METRICS.items() if problem_type in other.problem_types)

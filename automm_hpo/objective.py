@@ -1,4 +1,4 @@
-"""``tune_objective``: the search for a function of the user's own, by the same engine as ``fit``."""
+"""``tune_objective``: a search for a user's own function, with the same engine as ``fit``."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .session import Session, trials_deadline
 from .space import RawProposal, SearchSpace, describe_space
 from .space.kinds import text_of
 
-# schedulers that look at no trial for a while -> the arguments that say for how long
+# schedulers that judge no trial at first -> the arguments that say for how long
 FIRST_LOOKS = {"ASHA": ("grace_period",), "median": ("delay_evaluation", "grace_period"), "bandit": ("delay_evaluation",), "truncation": ("delay_evaluation",)}
-MOST_REPORTS = 100  # that schedulers plan with where nobody has said how many there are
+MOST_REPORTS = 100  # reports per trial that schedulers assume without max_epochs
 
 
 def tune_objective(
@@ -49,35 +49,49 @@ def tune_objective(
     tracking: str | None = "mlflow",
     verbosity: int = 2,
 ) -> SearchResults:
-    """Searches the config with which an objective does best.
+    """Searches for the config with which an objective does best.
 
     Args:
-        objective: called with a config, a dict with the space's names. It returns the metric, or a dict of metrics; or it yields a dict
-            once an epoch, or calls ``ray.tune.report`` with one, so that schedulers can stop it early; or it is a ``ray.tune.Trainable`` class,
-            whose ``step`` does the same. ``save_checkpoint`` and ``load_checkpoint`` (with files, or a dict that JSON can hold), or
-            ``report(metrics, checkpoint=...)`` and ``ray.tune.get_checkpoint()``, let it go on where it was. It is sent to the trials'
-            processes by value. Trials run side by side in the caller's current folder: what one writes belongs in its own, which is kept,
-            ``ray.tune.get_context().get_trial_dir()``. A reported ``done=True`` ends the trial, and so does nan or an infinite value of the metric; other
-            values that are no numbers are left out. A number or a dict with the metric that a generator returns is its last report. What it prints is
-            shown with the name of its process.
-        space: name -> value or search space; nested dicts are welcome. Values alone are tried as often as ``num_trials`` says.
-        hyperparameter_tune_kwargs: as for ``MultiModalPredictor.fit``.
-        metric: the name of the value that is searched by; an objective that returns a bare number need not name it.
-        mode: ``max`` or ``min``; it must be given, here or in ``hyperparameter_tune_kwargs``.
-        max_epochs: reports after which a trial is ended, where it is, so that what follows its last report is not run (but for ``finally``);
-            what ASHA and the other schedulers plan with. A Trainable needs it. Without it they plan with 100, at which HyperBand and BOHB end trials.
-        time_limit: seconds from this call to its return.
-        save_path: new or empty folder, or that of an earlier call with these arguments, which then goes on; None makes one.
-        seed: of the searcher.
-        tracking: ``mlflow``, whose run of the trial is the active one while the objective runs, or None.
-        verbosity: 0 is silent, 1 prints the summary, 2 and more also the course of the search and what the objective prints.
+        objective: function that is called with a config, a dict with the names of ``space``, and returns the metric or a dict of metrics. To let schedulers
+            stop it early, it yields a dict of metrics once per epoch, or passes one to ``ray.tune.report``; what a generator returns is its last report, if it
+            is a number or a dict with the metric. Instead of a function it may be a ``ray.tune.Trainable`` class, whose ``step`` returns the dict.
+
+            A reported ``done=True`` ends the trial, and so does a metric that is nan or infinite. Other values that are not numbers are ignored.
+
+            A trial that was cut short begins again, unless it saves checkpoints: a function by ``ray.tune.report(metrics, checkpoint=...)``, reading
+            ``ray.tune.get_checkpoint()``; a Trainable by ``save_checkpoint`` and ``load_checkpoint``, with files or a dict that JSON can hold.
+
+            The objective is sent to the trials' processes by value. Trials run at the same time, all in the caller's current folder; files of a single
+            trial belong in ``ray.tune.get_context().get_trial_dir()``, which is kept. What the objective prints is shown with the name of its process.
+        space: name -> value or search space; dicts may be nested. Without a search space, the same values are tried ``num_trials`` times, which must be given.
+        hyperparameter_tune_kwargs: how to search, as for ``MultiModalPredictor.fit``, but without ``disk_quota_mb``.
+        metric: name of the reported value to optimise. An objective that returns a bare number need not name it.
+        mode: ``max`` or ``min``, whether more or less of the metric is better. It must be given, here or in ``hyperparameter_tune_kwargs``.
+        max_epochs: number of reports after which a trial is ended, on the spot: code after its last report does not run, except in ``finally``. Schedulers
+            plan with it, and a Trainable requires it. None: trials end by themselves, and schedulers plan with 100 reports, at which HyperBand and BOHB end
+            trials.
+        time_limit: seconds from this call to its return; None: no limit.
+        save_path: new or empty folder, or that of an earlier call with the same arguments, whose search is then resumed. None: a folder in
+            ``automm_hpo_models`` that is named after the current time.
+        seed: of the searcher, and of Python's, numpy's and torch's random generators in each trial.
+        resume: ``auto`` resumes the search that ``save_path`` holds, if it holds one; True requires that it does; False refuses such a folder.
+        tracking: ``mlflow`` logs the search to MLflow, and the run of a trial is the active one while its objective runs; None: no tracking.
+        verbosity: 0: silent; 1: notes and the summary; 2 or more: also the progress of the search and what the objective prints.
 
     Returns:
-        The trials: ``best``, ``leaderboard()``, ``curves()``, pictures.
+        The search: ``best``, ``best_config``, ``leaderboard()``, ``curves()``, ``plot_curves()`` and others.
 
     Raises:
-        InvalidInput: everything wrong with the call, listed together, before anything is started.
-        AllTrialsFailed: no trial ended with a finite metric.
+        InvalidInput: the call is wrong, and nothing was started. Two or more problems are listed together, as ``MultipleProblems``; a single one is raised
+            as one of the following.
+        InvalidArgument, InvalidSpace, InvalidTuneSettings: an argument, the search space or ``hyperparameter_tune_kwargs`` is wrong.
+        NotSupported: something is not offered here, needs a package that is not installed, or cannot be resumed.
+        SavePathExists: ``save_path`` holds other files, or a search that ``resume=False`` does not allow to resume.
+        SearchMismatch: ``save_path`` holds a search that was begun with other arguments.
+        SearchInUse: another process or thread is searching in ``save_path``.
+        TimeLimitTooShort: the time limit left no time for a first report.
+        AllTrialsFailed: no trial reported a finite metric.
+        KeyboardInterrupt: Ctrl-C was pressed. The trials under way are kept; ``load_search`` reads the search, and the same call resumes it.
     """
     called, problems = time.time(), Problems()
     numbers = checked_numbers(problems, seed, time_limit=time_limit)
@@ -99,7 +113,7 @@ def tune_objective(
     found_before = len(problems.found)
     with problems.gather():
         settings = parse_tune_settings(hyperparameter_tune_kwargs)
-    are_settings_right = len(problems.found) == found_before  # else what they say of the metric is not known
+    are_settings_right = len(problems.found) == found_before  # else their metric and mode are not known
     with problems.gather():
         if settings.disk_quota_mb is not None:
             problems.add(InvalidTuneSettings("disk_quota_mb: how large the checkpoints of an objective become is not known beforehand; leave it out"))
@@ -111,7 +125,7 @@ def tune_objective(
             hint = f". To search among the values of {listed[0]!r}: tune.choice({[unwrapped(value) for value in listed[1]]!r})" if listed else ""
             again = "; num_trials says how often to try these, 1 or more"
             raise InvalidTuneSettings(f"space: has no search space, only fixed values; nothing is to be searched{hint}{again}")
-        # a Trainable may be given new values at each takeover; a function begins and ends with one config
+        # population-based training may give a Trainable new values at each takeover; a function has one config from start to end
         settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
@@ -133,8 +147,8 @@ class ObjectivePlan:
     """A call of ``tune_objective`` as it will be carried out; nothing is written or started yet.
 
     Attributes:
-        fixed, space: the names that the objective is called with, those that have a value and those that are searched.
-        path, resuming: the folder, and whether it holds this search already.
+        fixed, space: the entries of the config that have a value, and those that are searched; nested names are joined by ``/``.
+        path, resuming: the folder, and whether it already holds this search.
         first_points: raw proposals to try before the searcher's own.
         deadline: time.time() at which the call must return; None: no limit.
     """
@@ -158,7 +172,7 @@ class ObjectivePlan:
 
     @property
     def identity(self) -> SearchIdentity:
-        """What makes the search the same in another call. The objective goes by its name: its code may be mended between two sessions."""
+        """What must be equal in a call that resumes this search. Of the objective only the name counts, so that its code can be fixed between two sessions."""
         stated, limits = limits_of(self.settings)
         named = {"objective": function_of(self.objective).__qualname__, "metric": self.metric.name, "mode": self.metric.mode}
         values = {key: text_of(value) for key, value in self.fixed.items()} | describe_space(self.space)
@@ -188,18 +202,18 @@ class ObjectivePlan:
 
 
 def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> SearchResults:
-    """Runs the trials that are left.
+    """Runs the remaining trials.
 
     Raises:
         SearchMismatch: the folder holds another search.
-        AllTrialsFailed: no trial ended with a finite metric.
+        AllTrialsFailed: no trial reported a finite metric.
     """
     settings, metric, identity = plan.settings, plan.metric, plan.identity
     if plan.resuming:
         check_resumable(settings)
         check_same_search(read_identity(plan.path / "search"), identity, plan.path / "search")
     session = Session(plan.path, identity, plan.resuming, settings, plan.num_trials, metric, plan.deadline, verbosity)
-    cluster = Cluster(report=session.progress.say, show_output=verbosity > 1)
+    cluster = Cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline)
     with session.open(), contextlib.ExitStack() as sent, cluster:
         if session.is_finished:
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
@@ -209,7 +223,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
             session.progress.say(plan.warm_start.line)
         session.progress.resumes(session.records, plan.path)
         set_ray_environment()
-        sent.enter_context(sent_by_value(plan.objective))  # which may refuse it, before Ray is started
+        sent.enter_context(sent_by_value(plan.objective))  # before Ray is started, because this may refuse the objective
         if session.is_anything_left:
             cluster.start()
         with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space):
@@ -226,11 +240,11 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
 
 
 def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
-    """A hint, where no trial reported as often as it takes until the scheduler looks for the first time; empty where that is not so."""
+    """A hint, if no trial made as many reports as the scheduler waits for before it judges; else empty."""
     settings, longest = plan.settings, max((record.epochs for record in trials), default=0)
     if plan.max_epochs is not None or settings.scheduler not in FIRST_LOOKS or any(record.status == STOPPED for record in trials):
         return ""
-    from .hpo.schedulers.plan import SchedulerPlan  # with Ray, which has just been used
+    from .hpo.schedulers.plan import SchedulerPlan  # imports Ray, which is loaded by now
 
     first = SchedulerPlan(settings.scheduler_init_args, MOST_REPORTS).grace(*FIRST_LOOKS[settings.scheduler])
     if not 1 < longest < first:
@@ -243,7 +257,7 @@ def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
 
 
 def _unlimited(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
-    """A hint, where trials took longer than they might, for they reported once, at their end; empty where that is not so."""
+    """A hint, if trials took longer than ``trial_time_limit`` because they reported only once, at their end; else empty."""
     limit = plan.settings.trial_time_limit
     longer = [record for record in trials if limit and record.status == COMPLETED and len(record.results) == 1 and record.seconds > limit]
     if not longer:
@@ -255,7 +269,7 @@ def _unlimited(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
 
 
 def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Metric:
-    """What is searched by; said as arguments or, as HyperDrive's primary metric, among the tune settings."""
+    """The metric of the search, given as arguments or, like HyperDrive's primary metric, in the tune settings."""
     for name, given, setting in (("metric", metric, settings.metric), ("mode", canonical_mode(mode), settings.mode)):
         if given is not None and setting is not None and given != setting:
             raise InvalidArgument(f"{name}: is {given!r} in the call and {setting!r} in hyperparameter_tune_kwargs; give one of them")

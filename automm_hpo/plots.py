@@ -1,6 +1,6 @@
-"""Pictures of a search. Each takes the trials and their metric and returns a figure, which a notebook shows where a cell ends in it.
+"""Plots of a search. Each takes the trials and their metric and returns a figure, which a notebook shows if it is the last value of a cell.
 
-pyplot is not used: it keeps every figure, and its state is the user's. To add a picture: a function marked ``@_picture(name)``.
+pyplot is not used: it keeps every figure alive, and its state belongs to the user. To add a plot, write a function marked ``@_picture(name)``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .metrics import Metric
 from .training.result import EpochResult
 
 BEST_COLOR, TEXT_COLOR, FAINT_COLOR = "#0B3C6F", "#333333", "#BBBBBB"
-SHADES = LinearSegmentedColormap.from_list("scores", ["#F1CF9B", "#E08F5A", "#B14A6B", "#3B1D6E"])  # darker is better, also in grey
+SHADES = LinearSegmentedColormap.from_list("scores", ["#F1CF9B", "#E08F5A", "#B14A6B", "#3B1D6E"])  # darker is better, even printed in grey
 LINES = {RUNNING: "-", COMPLETED: "-", STOPPED: (0, (4, 2)), DIVERGED: (0, (1, 1.5)), FAILED: (0, (1, 1.5))}
-ENDS = {RUNNING: "", COMPLETED: "", STOPPED: "s", DIVERGED: "X", FAILED: "X"}  # the mark where a curve breaks off
+ENDS = {RUNNING: "", COMPLETED: "", STOPPED: "s", DIVERGED: "X", FAILED: "X"}  # the mark at the end of a curve that broke off
 POINTS = {RUNNING: ">", COMPLETED: "o", STOPPED: "s", DIVERGED: "X", FAILED: "X"}
-MANY = 25  # so many trials are drawn finer and paler
-MOST_OF_A_LABEL = 40  # characters, where shorter ones would be alike
+MANY = 25  # with more trials than this, lines and points are finer and paler
+MOST_OF_A_LABEL = 40  # characters, for labels that would look alike if they were shorter
 LABEL_LENGTH = 22
 
 Picture = Callable[..., Figure]
@@ -44,7 +44,7 @@ PICTURES: dict[str, Picture] = {}
 
 
 class NothingToDraw(Exception):
-    """What is missing; the picture then says so."""
+    """Says what is missing; the figure then shows this message instead of a plot."""
 
 
 class SearchFigure(Figure):
@@ -60,7 +60,7 @@ class SearchFigure(Figure):
 
 
 def _picture(name: str) -> Callable[[Picture], Picture]:
-    """Enters a drawing function in ``PICTURES``; where it finds nothing to draw, the figure has no axes and says what is missing."""
+    """Registers a drawing function in ``PICTURES``. If it raises NothingToDraw, the figure has no axes and says what is missing."""
 
     def register(draw: Picture) -> Picture:
         @functools.wraps(draw)
@@ -79,7 +79,7 @@ def _picture(name: str) -> Callable[[Picture], Picture]:
 
 
 def figures(trials: Sequence[TrialRecord], metric: Metric) -> Iterator[tuple[str, Figure]]:
-    """Every picture that can be drawn, after its file's name, one at a time: the last takes longest. Never raises."""
+    """(file name, figure) of every plot that can be drawn, one at a time, the slowest last. Never raises."""
     for name, draw in PICTURES.items():
         with contextlib.suppress(Exception):
             figure = draw(trials, metric)
@@ -92,9 +92,9 @@ def figures(trials: Sequence[TrialRecord], metric: Metric) -> Iterator[tuple[str
 
 @_picture("curves")
 def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
-    """The metric of every trial over its epochs; dashed and marked where a trial was stopped, the best one on top.
+    """The metric of every trial over its epochs. Curves of stopped trials are dashed and end in a mark; the best trial is on top.
 
-    A trial of population-based training has a curve for each segment. Where no trial has more than one result, it is drawn over the trials.
+    A trial of population-based training has one curve per segment. If no trial has more than one result, the metric is drawn over the trials instead.
     """
     values = [result.metric for record in trials for result in record.results if math.isfinite(result.metric)]
     if not values:
@@ -135,7 +135,7 @@ def plot_curves(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
 
 
 def _plot_scores(trials: Sequence[TrialRecord], metric: Metric, scale: MetricAxis, best_place: int, best: EpochResult) -> Figure:
-    """Of trials with one result each, these in the order of proposal, and the best of the first ones as a line."""
+    """Trials with one result each: the results in the order of proposal, and the best so far as a line."""
     figure = SearchFigure(9, 5)
     axes = _frame(figure.add_subplot(), grid="both")
     numbers = np.array([record.number for record in trials])
@@ -169,13 +169,13 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 
 # ----------------------------------------------------------------------------------------------------- parallel coordinates
 
-ABSENT_LEVEL = -0.14  # where a line passes that has no value on an axis
-SPREAD = 0.12  # of an option's share of an axis: how far its lines lie from its tick at most
+ABSENT_LEVEL = -0.14  # height at which a line passes an axis on which the trial has no value
+SPREAD = 0.12  # greatest distance of a line from its option's tick, as a fraction of the option's share of the axis
 
 
 @_picture("parallel_coordinates")
 def plot_parallel_coordinates(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
-    """A line a trial through the values it was given, to its best score; the darker, the better."""
+    """One line per trial, through the values that the search gave it to its best score. Darker is better."""
     tuned = tuned_axes(trials)
     if not tuned:
         raise NothingToDraw("parallel coordinates: no hyperparameter was tuned")
@@ -186,7 +186,7 @@ def plot_parallel_coordinates(trials: Sequence[TrialRecord], metric: Metric) -> 
     if scale:
         heights[has_score] = scale.unit_positions(scores[has_score])
     goodness = heights if metric.higher_is_better else 1 - heights
-    order = np.argsort(np.nan_to_num(goodness, nan=-1.0), kind="stable")  # the best are drawn last
+    order = np.argsort(np.nan_to_num(goodness, nan=-1.0), kind="stable")  # the best are drawn last, on top
     levels = np.stack([*(_spread(axis, order) for axis in tuned), heights], axis=1)  # (N, axes + 1)
     is_absent = np.isnan(levels)
     levels[is_absent] = ABSENT_LEVEL
@@ -220,7 +220,7 @@ def plot_parallel_coordinates(trials: Sequence[TrialRecord], metric: Metric) -> 
 
 
 def _spread(axis: Axis, order: np.ndarray) -> np.ndarray:
-    """(N,) heights from 0 to 1; the trials of one option lie side by side rather than on each other, the best at the top."""
+    """(N,) heights from 0 to 1. Trials with the same option are spread around its tick, so that their lines do not overlap, the best at the top."""
     if axis.kind != "options":
         return axis.unit_positions
     heights = (axis.positions + 0.5) / len(axis.options)
@@ -232,7 +232,7 @@ def _spread(axis: Axis, order: np.ndarray) -> np.ndarray:
 
 
 def _smooth(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of a curve through (0, levels[0]), (1, levels[1]), ..., level at each axis so that lines can be followed across it."""
+    """x and y of a curve through (0, levels[0]), (1, levels[1]), ... It is horizontal at each axis, so that lines can be followed across it."""
     step = np.linspace(0, 1, 25)
     ease = step * step * (3 - 2 * step)
     pairs = list(pairwise(levels))
@@ -240,7 +240,7 @@ def _smooth(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _upright(axes: Axes, position: float, name: str, ticks: Iterable[tuple[float, str]], at_right: bool = False) -> None:
-    """One axis of parallel coordinates, from height 0 to 1."""
+    """Draws one axis of parallel coordinates, from height 0 to 1."""
     axes.plot([position, position], [0, 1], color=TEXT_COLOR, lw=1.0, zorder=3)
     axes.text(position, 1.06, _label(name), ha="center", va="bottom", fontsize=9, color=TEXT_COLOR, fontweight="bold" if at_right else "normal")
     side = 1 if at_right else -1
@@ -252,7 +252,7 @@ def _upright(axes: Axes, position: float, name: str, ticks: Iterable[tuple[float
 
 
 def _score_ticks(scale: MetricAxis, metric: Metric) -> list[tuple[float, str]]:
-    """Heights from 0 to 1 and their texts; at the bad end with how many values lie beyond it."""
+    """(height from 0 to 1, text) of each tick. The text at the bad end also says how many values lie beyond it."""
     ends = [scale.low, scale.high] if scale.high > scale.low else [scale.low]
     inner = [tick for tick in _nice_ticks(scale.low, scale.high, scale.is_log) if scale.low < tick < scale.high]
     positions = scale.unit_positions(np.array([*ends, *inner]))
@@ -270,7 +270,7 @@ def _score_ticks(scale: MetricAxis, metric: Metric) -> list[tuple[float, str]]:
 
 @_picture("slice")
 def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
-    """The best score of each trial against each of its hyperparameters; trials without a score at the lower edge."""
+    """The best score of each trial against each of its hyperparameters. Trials without a score lie at the lower edge."""
     tuned = tuned_axes(trials)
     if not tuned:
         raise NothingToDraw("slice: no hyperparameter was tuned")
@@ -300,7 +300,7 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
         axes.scatter(places[best[0]], shown[best[0]], s=190, marker="*", color=BEST_COLOR, linewidths=0.8, edgecolors="white", zorder=4)
         _metric_scale(axes, scale)
         low, high = axes.get_ylim()
-        if not scored.all():  # room for those without a score
+        if not scored.all():  # room for trials without a score
             axes.set_ylim(low * (low / high) ** 0.12 if scale.is_log else low - 0.12 * (high - low), high)
         _value_ticks(axes, axis, 30 if num_columns < 4 else 22)
         num_absent = int(np.isnan(axis.positions).sum())
@@ -319,21 +319,21 @@ def plot_slice(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
 
 
 def _jittered(axis: Axis) -> np.ndarray:
-    """(N,) positions; the trials of one option side by side, in the order of proposal."""
+    """(N,) positions. Trials with the same option lie side by side, in the order of proposal."""
     places = axis.positions.copy()
     if axis.kind == "options":
         for option in range(len(axis.options)):
             rows = np.flatnonzero(places == option)
-            reach = min(0.22, 0.04 * (len(rows) - 1))  # a few close together, for they are one option
+            reach = min(0.22, 0.04 * (len(rows) - 1))  # a few stay close together, to be seen as one option
             places[rows] += np.linspace(-reach, reach, len(rows))
     return places
 
 
 def _value_ticks(axes: Axes, axis: Axis, room: int) -> None:
-    """Ticks of an x axis in an ``Axis``'s own positions.
+    """Sets the ticks of an x axis on which the positions of an ``Axis`` are drawn.
 
     Args:
-        room: for so many characters.
+        room: number of characters that fit along the axis.
     """
     low, high = axis.bounds
     unit_ticks = _unit_ticks(axis)
@@ -364,7 +364,7 @@ def plot_timeline(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
     spans /= unit
     figure = SearchFigure(9, min(9.0, 1.8 + 0.19 * len(trials)))
     axes = _frame(figure.add_subplot(), grid="x")
-    shortest = 0.004 * spans.max()  # a trial that failed at once is still seen
+    shortest = 0.004 * spans.max()  # so that a trial that failed at once can be seen
     for place, (record, (start, end)) in enumerate(zip(trials, spans, strict=True)):
         axes.barh(place, max(end - start, shortest), left=start, height=0.72, color=STATUS_COLORS[record.status])
     best = _best(trials)
@@ -388,7 +388,7 @@ def _ended(record: TrialRecord) -> float:
 
 @_picture("importance")
 def plot_importance(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova") -> Figure:
-    """The share of each hyperparameter in the differences between the trials' scores (``hpo/importance.py``).
+    """The share of the differences between the trials' scores that each hyperparameter explains (``hpo/importance.py``).
 
     Args:
         evaluator: ``fanova``, ``mdi`` or ``ped_anova``.
@@ -417,11 +417,11 @@ def plot_importance(trials: Sequence[TrialRecord], metric: Metric, evaluator: st
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------- what they share
+# --------------------------------------------------------------------------------------------------------- shared helpers
 
 
 def _best(trials: Sequence[TrialRecord]) -> tuple[int, EpochResult] | None:
-    """The place of the best trial among them, and its best epoch; None where none has a score."""
+    """The index of the best trial in ``trials``, and its best epoch; None if no trial has a score."""
     best = [(place, record.best) for place, record in enumerate(trials) if record.best]
     return max(best, key=lambda one: one[1].rank, default=None)
 
@@ -431,20 +431,20 @@ def _best_text(trials: Sequence[TrialRecord], place: int, best: EpochResult) -> 
 
 
 def _paleness(alpha: float, trials: Sequence[TrialRecord]) -> float:
-    """So that hundreds of lines do not become one area."""
+    """The opacity, reduced for many trials so that hundreds of lines do not merge into one area."""
     return max(0.1, min(alpha, 50 * alpha / len(trials)))
 
 
 def _label(text: str, length: int = LABEL_LENGTH) -> str:
-    """A user's word as matplotlib shall write it: short, on one line, no formula."""
+    """A user's text for matplotlib: cut, on one line, and escaped so that it is not read as a formula."""
     return cut(printable(text), length, in_the_middle=True).replace("$", r"\$")
 
 
 def _labels(texts: Sequence[str], length: int) -> list[str]:
-    """Of one axis: where some would be cut, what all begin and end with is left out, and no more is cut than leaves them different."""
+    """The labels of one axis. If some are too long, the common start and end of all is left out, and they are cut only as far as they stay distinct."""
     texts = [printable(text) for text in texts]
     if len(set(texts)) > 1 and max(map(len, texts)) > length:
-        first = len(os.path.commonprefix(texts))  # noqa: RUF071  # of letters
+        first = len(os.path.commonprefix(texts))  # noqa: RUF071  # of characters, not of folders
         last = len(os.path.commonprefix([text[:first:-1] for text in texts]))  # noqa: RUF071
         if first + last > 4:
             texts = [f"{'…' * (first > 0)}{text[first : len(text) - last]}{'…' * (last > 0)}" for text in texts]
@@ -470,7 +470,7 @@ def _frame(axes: Axes, grid: Any) -> Axes:
 
 
 def _metric_scale(axes: Axes, scale: MetricAxis) -> None:
-    """A y axis that shows a metric from its low to its high."""
+    """Makes the y axis show a metric from the scale's low to its high."""
     low, high = scale.low, scale.high
     if not scale.is_log:
         room = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
@@ -492,13 +492,13 @@ def _nice_ticks(low: float, high: float, is_log: bool) -> list[float]:
     if is_log:
         decades = math.log10(high / low)
         ticks = within(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=8).tick_values(low, high), 1e-9 * low)
-        if len(ticks) > 2:  # else less than a decade, of which too little could be read
+        if len(ticks) > 2:  # else less than a decade is shown, and linear ticks tell more
             return ticks
     return within(MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high), 1e-9 * (high - low))
 
 
 def _unit_ticks(axis: Axis) -> list[tuple[float, str]]:
-    """Heights from 0 to 1 and their texts."""
+    """(height from 0 to 1, text) of each tick of an axis."""
     low, high = axis.bounds
     if axis.kind == "options":
         step = math.ceil(len(axis.options) / 12)
@@ -512,7 +512,7 @@ def _unit_ticks(axis: Axis) -> list[tuple[float, str]]:
 
 
 def _status_handles(trials: Sequence[TrialRecord], style: Callable[[str], dict[str, Any]], text: str = "{status}") -> list[Line2D]:
-    """A legend's entry for each status that occurs, with its count."""
+    """A legend entry for each status that occurs, with its count."""
     counts = Counter(record.status for record in trials)
     return [
         Line2D([], [], color=color, label=f"{text.format(status=status.lower())} ({counts[status]})", **({"lw": 1.6, "markersize": 6} | style(status)))

@@ -1,4 +1,4 @@
-"""``MultiModalPredictor``: the story, told by calling the layers."""
+"""``MultiModalPredictor``, the main entry point. Read it first: it calls the other layers in order."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from .sections import unwrapped
 from .training.device import pick_device, usual_torch
 from .training.evaluate import compute_metric, probabilities, undefined_on, values
 
-MOST_NOTES = 20  # that a predictor makes on what it is given: one that answers requests for weeks would fill a log
-PREDICT_ROWS, PREDICT_BYTES = 4_096, 256_000_000  # at most, of rows and of their decoded images, in memory at once
+MOST_NOTES = 20  # limit for a predictor's notes on the data it is given: one that serves requests for weeks would fill a log
+PREDICT_ROWS, PREDICT_BYTES = 4_096, 256_000_000  # most rows, and most bytes of their decoded images, in memory at once
 
 
 class MultiModalPredictor:
@@ -51,17 +51,23 @@ class MultiModalPredictor:
 
     Args:
         label: column to predict.
-        problem_type: binary, multiclass or regression; inferred from the label where None. ``feature_extraction`` needs no label and no
-            ``fit``, and gives ``extract_embedding``.
-        eval_metric: what ``evaluate`` reports: a name, ours or one of scikit-learn's scorers, or a scorer object, with which a search cannot be
-            resumed. By default roc_auc, accuracy or rmse, by problem type.
-        validation_metric: what early stopping and the search go by; by default ``eval_metric``.
-        hyperparameters: dotted keys, as in ``fit``; those given to ``fit`` win.
-        path: where ``fit`` saves when it is given no ``save_path``.
-        verbosity: 0 is silent, 1 prints the summary of a search, 2 and more also its course.
+        problem_type: ``binary``, ``multiclass`` or ``regression``; None: inferred from the label. ``feature_extraction`` needs neither a label nor
+            ``fit``, and offers only ``extract_embedding``.
+        presets: name of a set of defaults. ``medium_quality``, ``high_quality`` and ``best_quality`` choose ever larger pretrained backbones, by device (a
+            CPU gets smaller ones), and ever more networks in ``real_mlp``. ``medium_quality_hpo`` and so on also search, 8, 20 or 50 trials with the searcher
+            bayes and the scheduler ASHA. Hyperparameters that the user gives win over a preset's. None: defaults that suit the data, without a search.
+        eval_metric: metric that ``evaluate`` reports: a name, ours or one of scikit-learn's scorers, or a scorer object. None: roc_auc for binary, accuracy
+            for multiclass, rmse for regression.
+        validation_metric: metric for early stopping and for the search; None: ``eval_metric``. A search by a scorer object cannot be resumed.
+        hyperparameters: dotted key -> value or search space, as in ``fit``; those given to ``fit`` win.
+        path: folder in which ``fit`` saves if it is given no ``save_path``.
+        verbosity: 0: silent; 1: notes and the summary of a search; 2 or more: also its progress.
         pretrained: False is short for ``{"model.timm_image.pretrained": False, "model.hf_text.pretrained": False}``.
-        enable_progress_bar: accepted for AutoMM's sake; the course of a search is told in lines, not bars.
-        sample_weight: column that says how much each training row counts in the loss, >= 0; metrics count all rows alike, and nothing is learned from it.
+        enable_progress_bar: accepted for compatibility with AutoMM, and ignored.
+        sample_weight: column of non-negative loss weights for the training rows. It is not a feature, and metrics ignore it.
+
+    Raises:
+        InvalidInput, NotSupported: an argument is wrong, or the problem type is not covered here.
     """
 
     def __init__(
@@ -93,16 +99,16 @@ class MultiModalPredictor:
         with problems.gather():
             self._fit_path = None if path is None else absolute_path(path, "path")
         problems.raise_any()
-        label, sample_weight = unwrapped(label), unwrapped(sample_weight)  # JSON does not take numpy's 2
+        label, sample_weight = unwrapped(label), unwrapped(sample_weight)  # JSON cannot hold numpy's scalars
         self._target = Target(label, problem_type, eval_metric, validation_metric, sample_weight)
         self._layers = ({} if pretrained else {"model.timm_image.pretrained": False, "model.hf_text.pretrained": False}, hyperparameters)
         self._presets = presets
-        self._column_types: Mapping[str, str] | None = None  # of a predictor that was loaded: what it was given
+        self._column_types: Mapping[str, str] | None = None  # after ``load``: those that the fit was given
         self._artifact: Artifact | None = None
         self._path: Path | None = None  # where the artifact lies
-        self._embedder: Embedder | None = None  # of an untrained predictor
+        self._embedder: Embedder | None = None  # for feature_extraction without a fit
         self._said: set[str] = set()
-        self._begun: FitCall | None = None  # the call that began the search that is to go on
+        self._begun: FitCall | None = None  # after ``load(resume=True)``: the call that began the search
 
     # ---------------------------------------------------------------------------------------------------------------- fit
 
@@ -127,40 +133,56 @@ class MultiModalPredictor:
         start_from: str | Path | None = None,
         dry_run: bool = False,
     ) -> Any:
-        """Trains, or searches: with a ``tune.*`` space among the hyperparameters, each trial is one configuration.
+        """Trains a model, or searches: if the hyperparameters contain search spaces, each trial is one configuration, and the best is kept.
 
         Args:
-            train_data: DataFrame, or path of a .csv or .parquet file (relative image paths then count from its folder).
-            tuning_data: rows to validate on; None holds some of ``train_data`` out, stratified and seeded.
-            max_num_tuning_data: at most that many of ``tuning_data``'s rows, drawn with the seed.
-            time_limit: seconds from this call to its return; the best so far is kept.
-            save_path: new or empty folder, or the one of an earlier call with these arguments; None makes one named after the time.
-            hyperparameters: dotted key -> value or search space.
-            column_types: column -> type, where inference is wrong; ``null`` leaves a column out.
-            holdout_frac: fraction of rows held out.
-            seed: of split, weights, batches and searcher.
-            hyperparameter_tune_kwargs: searcher, scheduler, num_trials, num_to_keep, ... (``hpo/settings.py``), or a preset's name.
-            resume: ``auto`` goes on with the search that ``save_path`` holds, where it is the same search; so does True, which demands
-                that there is one; False refuses a folder that holds one.
-            tracking: ``mlflow``, or None.
-            ensemble_size: combine up to that many of the best trials' models where they predict the validation rows better together; 1: one model.
-            refit: at last train the best configuration again on training and validation rows together. That model has no validation score of
-                its own; the one reported is the search's.
-            start_from: folder of a fitted predictor whose weights learn on. Its columns, encoding, classes and model stay as they are; its
-                hyperparameters are the defaults, or a preset's where one is named. What it scores on these validation rows is epoch 0 of
-                every trial. Rows that it has learned from are not held out; ``tuning_data`` should have none. Of an ensemble only the model with the
-                largest weight is used.
+            train_data: DataFrame, dict, list of dicts, or path of a .csv or .parquet file (relative image paths then count from its folder).
+            presets: name of a set of defaults, see the class; None: the one given to the class.
+            tuning_data: rows to validate on, in the same forms; None: some of ``train_data`` are held out, stratified by class and drawn with the seed.
+            max_num_tuning_data: use at most this many rows of ``tuning_data``, drawn with the seed.
+            time_limit: seconds from this call to its return, with the best model so far; None: no limit.
+            save_path: new or empty folder, or that of an earlier call with the same arguments, whose search is then resumed. None: the ``path`` given to the
+                class, or else a folder in ``automm_hpo_models`` that is named after the current time.
+            hyperparameters: dotted key (``config.py``) -> value or search space (``automm_hpo.space``).
+            column_types: column -> type, for columns whose type is not inferred correctly: ``categorical``, ``numerical``, ``datetime``, ``text``,
+                ``image_path``, ``image_bytearray``, ``image_base64_str``, or ``null`` to leave the column out.
+            holdout_frac: fraction of the rows to hold out; None: a fifth of small tables, down to a hundredth of large ones.
+            seed: of the split, the weights, the batches and the searcher.
+            hyperparameter_tune_kwargs: how to search: a dict of searcher, scheduler, num_trials, num_to_keep, ... (``hpo/settings.py``), or a name: ``auto``,
+                ``bayes`` or ``random``. Required if there are search spaces, unless a preset searches, and refused if there are none.
+            resume: ``auto`` resumes the search that ``save_path`` holds, if it holds one; True requires that it does; False refuses such a folder.
+            tracking: ``mlflow`` logs the fit and its trials to MLflow; None: no tracking.
+            ensemble_size: combine up to this many of the best trials' models, if together they predict the validation rows better; 1: a single model.
+            refit: in the end, train the best configuration again on training and validation rows together. That model has no validation score of
+                its own; the search's is reported.
+            start_from: folder of a fitted predictor whose weights are trained further. Its columns, encoding, classes and model stay as they are. Its
+                hyperparameters are the defaults, unless a preset is named. Its score on these validation rows is epoch 0 of every trial. Rows that it was
+                trained on are not held out; ``tuning_data`` should contain none of them. Of an ensemble, only the model with the largest weight is used.
                 The folder is only read.
-            dry_run: only tell what would run and what it would take, as ``plan`` does.
+            dry_run: only estimate what would run and how much time and disk it would take, see ``plan``.
 
         Returns:
-            The predictor: the best checkpoint, or what was made of the best ones (``fit_summary`` tells).
+            This predictor, fitted: the best checkpoint, or what was made of the best ones (see ``fit_summary``). With ``dry_run`` a ``Preview``.
 
         Raises:
-            InvalidInput: everything wrong with the call, listed together, before anything is started.
-            SearchMismatch: ``save_path`` holds another search.
-            SearchInUse: another process is searching there.
-            AllTrialsFailed: no trial ended with a score.
+            InvalidInput: the call is wrong, and nothing was started. Two or more problems are listed together, as ``MultipleProblems``; a single one is raised
+                as one of the following.
+            InvalidArgument, InvalidTuneSettings: an argument, or an entry of ``hyperparameter_tune_kwargs``, is wrong.
+            UnknownHyperparameter, InvalidHyperparameter, InvalidSpace: a hyperparameter's name, value or search space is wrong.
+            InvalidData: a table, a label or a column is wrong.
+            BadImages: images are missing or cannot be read (``data.image.missing_value_strategy``).
+            MissingData: a file that an argument names does not exist.
+            NotSupported: something is not offered here, needs a package that is not installed, or cannot be resumed.
+            WeightsUnavailable: pretrained weights cannot be fetched or loaded.
+            SavePathExists: ``save_path`` holds other files, or a search that ``resume=False`` does not allow to resume.
+            SearchMismatch: ``save_path`` holds a search that was begun with other arguments or data.
+            SearchInUse: another process or thread is searching in ``save_path``.
+            NotAPredictor, CorruptFile: ``start_from`` holds no predictor, or a damaged one.
+            DiskFull: ``save_path`` has no room for the model's weights.
+            TimeLimitTooShort: the time limit left no time for a first score.
+            AllTrialsFailed: no trial has a score.
+            KeyboardInterrupt: Ctrl-C was pressed. Trials under way are validated and kept, and if any trial has a score, this predictor is the best one so
+                far. The same call resumes the search.
         """
         call = FitCall(
             presets=self._presets if presets is None else presets,
@@ -192,14 +214,18 @@ class MultiModalPredictor:
         return self
 
     def _say_it_begins_anew(self) -> None:
-        """AutoMM's would go on. Of a single trial's predictor, which has no folder of its own, there is nothing to say."""
+        """Notes that a second ``fit`` begins anew, since AutoMM's would continue. Not for a predictor of ``load_trial``, which has no folder of its own."""
         if self.verbosity > 1 and self._artifact is not None and self._path is not None and load_summary(self._path) == self.fit_summary():
             print_line(f"this fit begins anew; start_from={self.path!r} would go on from this predictor's weights")
 
     def plan(self, *args: Any, **kwargs: Any) -> Preview:
-        """What ``fit`` with the same arguments would do: its trials as far as they are known, time and disk from a few timed steps.
+        """Previews what ``fit`` with the same arguments would do. Nothing is written to ``save_path``.
 
-        Nothing is written but a temporary folder. Raises what ``fit`` would raise.
+        Returns:
+            A ``Preview``: the trials that are known beforehand, and the time and disk that the search would take, estimated from a few timed steps.
+
+        Raises:
+            AutoMMHPOError: what ``fit`` would raise before it starts, such as InvalidInput or SearchMismatch.
         """
         return self.fit(*args, **{**kwargs, "dry_run": True})
 
@@ -213,29 +239,34 @@ class MultiModalPredictor:
 
         Args:
             data: DataFrame, dict, list of dicts, or path of a .csv or .parquet file. Columns are matched by name.
-            as_pandas: False gives an array.
+            as_pandas: False: an array instead of a Series.
 
         Returns:
-            Series named after the label, in its dtype, with the data's index.
+            (N,) Series named after the label, with the data's index, in the label's dtype (float64 for a regression of integers).
 
         Raises:
-            BadImages: an image cannot be read. With ``data.image.missing_value_strategy="skip"`` that row is missing instead.
+            NotFitted: the predictor is not fitted.
+            InvalidData, MissingData: columns are missing or have values of another kind than in training, or the file does not exist.
+            BadImages: an image cannot be read. With ``data.image.missing_value_strategy="skip"`` the row's prediction is missing instead.
         """
         predicted = self._decode(*self._logits(data))
         return predicted.to_numpy() if as_pandas is False else predicted
 
     def predict_proba(self, data: Any, as_pandas: bool | None = None, as_multiclass: bool = True) -> pd.DataFrame | pd.Series | np.ndarray:
-        """Class probabilities.
+        """Predicts class probabilities.
 
         Args:
             data: as for ``predict``.
-            as_multiclass: False gives a binary problem's probability of the positive class alone.
+            as_pandas: False: an array of the same shape instead of a DataFrame or Series.
+            as_multiclass: False: for a binary problem, only the probability of the positive class.
 
         Returns:
-            DataFrame (N, K) float64, columns are the class labels, rows sum to 1.
+            (N, K) float64 DataFrame with the data's index and one column per class, in the order of ``class_labels``; rows sum to 1. For a binary problem with
+            ``as_multiclass=False`` an (N,) float64 Series named after the positive class. Rows that ``predict`` leaves missing are nan.
 
         Raises:
             InvalidArgument: the problem is a regression.
+            NotFitted, InvalidData, MissingData, BadImages: as for ``predict``.
         """
         problem = self._fitted.problem
         if not problem.is_classification:
@@ -247,17 +278,22 @@ class MultiModalPredictor:
         return result.to_numpy() if as_pandas is False else result
 
     def evaluate(self, data: Any, metrics: str | list[str] | None = None, return_pred: bool = False) -> dict[str, float] | tuple[dict[str, float], pd.Series]:
-        """Metrics on labelled data, each in its natural sign.
+        """Computes metrics on labelled data, each in its natural sign.
 
         Args:
             data: as for ``predict``, with the label column.
-            metrics: names, or scorers of scikit-learn, of whose values more is better; None is the predictor's eval_metric. With
-                ``data.image.missing_value_strategy="skip"`` they are of the rows whose images can be read, and a line says how many are not.
-            return_pred: also give the predictions.
+            metrics: a metric or a list of them: names, or scikit-learn's scorers (higher is better); None: the predictor's ``eval_metric``.
+            return_pred: also return the predictions.
+
+        Returns:
+            Name of the metric, as it was given, -> value; nan, and a line that says why, if it is undefined on these rows. With
+            ``data.image.missing_value_strategy="skip"``, rows with unreadable images are left out, and a line says how many. With ``return_pred`` a tuple of
+            this dict and the predictions of all rows, as ``predict`` returns them.
 
         Raises:
-            InvalidArgument: a metric does not exist or does not fit the problem.
-            InvalidData: no label column, or classes that training did not have.
+            InvalidArgument: a metric does not exist, does not fit the problem, or cannot be computed on these rows.
+            InvalidData: the data have no label column, no rows, or classes that training did not have.
+            NotFitted, MissingData, BadImages: as for ``predict``.
         """
         artifact = self._fitted
         names = [artifact.eval_metric] if metrics is None else list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
@@ -286,7 +322,7 @@ class MultiModalPredictor:
 
     @usual_torch()
     def _logits(self, data: Any, folder: Path | None = None) -> tuple[pd.DataFrame, torch.Tensor, list[BadImage]]:
-        """The table, its (N, num_outputs) logits, and the images that could not be read (their rows hold zeros)."""
+        """The table, its (N, num_outputs) logits, and the images that could not be read (the logits of their rows mean nothing)."""
         artifact = self._fitted
         table, own_folder = load_table(data, "data", artifact.encoders.columns)
         encoded = artifact.encoders.transform(table, folder or own_folder, report=self._say)
@@ -296,21 +332,22 @@ class MultiModalPredictor:
 
     @usual_torch()
     def extract_embedding(self, data: Any, as_pandas: bool | None = None) -> np.ndarray | pd.DataFrame:
-        """What the model makes of each row before its head answers; of an ensemble, its heaviest member.
+        """Extracts the feature vector of each row that the model's head would read. Of an ensemble, the member with the largest weight is used.
 
-        Not fitted, with ``problem_type="feature_extraction"``, it is what pretrained models make of the images and texts, one after another;
-        which columns those are the first call decides.
+        An unfitted predictor with ``problem_type="feature_extraction"`` concatenates the features of pretrained models for images and texts. Its first call
+        determines which columns are read.
 
         Args:
             data: as for ``predict``; the label is not needed.
-            as_pandas: True gives a DataFrame with the data's index.
+            as_pandas: True: a DataFrame with the data's index instead of an array.
 
         Returns:
-            (N, D) float32.
+            (N, D) float32; nan for rows that ``predict`` leaves missing.
 
         Raises:
-            NotFitted: and the problem is another.
-            BadImages: as ``predict``.
+            NotFitted: the predictor is not fitted, and problem_type is not ``feature_extraction``.
+            InvalidData, MissingData, BadImages: as for ``predict``; also, without a fit, if there is no column of images or texts.
+            WeightsUnavailable: the pretrained weights cannot be fetched or loaded (without a fit).
         """
         known = self._artifact or self._embedder
         table, folder = load_table(data, "data", known.encoders.columns if known else None)
@@ -325,13 +362,13 @@ class MultiModalPredictor:
         found, bad = _in_parts(encoded, embedder.encoders, embedder.config, embedder.embed, list(table.index))
         self._say_what_is_missing(bad, table)
         if is_untrained:
-            self._embedder = embedder  # not where the first call failed: then the next one decides
+            self._embedder = embedder  # only now: if the first call fails, the next one determines the columns
         embedding = found.numpy() if len(table) else np.zeros((0, embedder.num_features), np.float32)
         embedding[_rows(bad, len(table))] = np.nan
         return pd.DataFrame(embedding, index=table.index) if as_pandas else embedding
 
     def _own_metric(self) -> Metric:
-        """The one of ``evaluate``: as it was given, where that was in this process."""
+        """The predictor's ``eval_metric``, as a scorer object if it was given as one in this process."""
         stored, given = stored_metric(self._fitted.eval_metric), self._target.eval_metric
         found = stored if given in (None, stored.name) else find_metric(given)
         return found if found.name == stored.name else stored
@@ -342,7 +379,7 @@ class MultiModalPredictor:
             self._say(f"{rows:,} of {len(table):,} rows have no answer, and count in no score: {describe(bad, list(table.index))}")
 
     def _say(self, line: str) -> None:
-        """Once: predict, predict_proba and evaluate of the same rows have the same to say."""
+        """Prints a line, but each only once: predict, predict_proba and evaluate of the same rows would repeat it."""
         if self.verbosity and line not in self._said and len(self._said) < MOST_NOTES:
             self._said.add(line)
             print_line(line if len(self._said) < MOST_NOTES else f"{line}\nfurther notes on what is predicted are left out")
@@ -359,23 +396,56 @@ class MultiModalPredictor:
     # ---------------------------------------------------------------------------------------------------------- afterwards
 
     def set_verbosity(self, verbosity: int) -> None:
-        """From now on: 0 is silent, 1 prints the summary of a search, 2 and more also its course."""
+        """Sets how much is printed from now on.
+
+        Args:
+            verbosity: 0: nothing; 1: notes and the summary of a search; 2 or more: also its progress.
+
+        Raises:
+            InvalidArgument: it is not an integer >= 0.
+        """
         check_number(verbosity, "verbosity", Integral, "an integer >= 0", lambda level: level >= 0)
         self.verbosity = verbosity
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row a trial, best first; columns as ``hpo.records.SearchRecords.leaderboard`` lists them."""
+        """One row per trial, best first, trials without a score last.
+
+        Returns:
+            Columns: trial (number), status, score (the validation metric, turned so that higher is better), the validation metric under its own name in its
+            natural sign (only if lower is better), best_epoch, epochs, seconds, size_mb (of one set of weights), reason (for the status), and one column for
+            each tuned hyperparameter by dotted key (at the best epoch, nan if the trial does not have it).
+
+        Raises:
+            NotFitted: the predictor is not fitted.
+            NotAPredictor: the predictor folder has been moved; load the predictor from its new place.
+        """
         return self.search.leaderboard()
 
     def fit_summary(self) -> dict[str, Any]:
-        """The best validation score, training time and number of trials; the same after ``load``."""
+        """What the fit found; the same after ``load``.
+
+        Returns:
+            ``val_<metric>`` (the predictor's validation metric, in its natural sign), ``num_trials``, ``best_trial``, ``best_epoch``, ``hyperparameters`` (the
+            best trial's tuned values), ``training_time`` (seconds; not for a predictor of ``load_trial``), and where they apply: ``soup`` and ``ensemble``
+            (what was averaged or combined, with its metric and the best trial's), ``refit`` (what was trained again), ``start_from`` (folder).
+
+        Raises:
+            NotFitted: the predictor is not fitted.
+        """
         return dict(self._fitted.summary)
 
     def save(self, path: str | Path) -> None:
-        """Copies the predictor and the records of its search to another folder, without the single trials' weights.
+        """Copies the predictor and the records of its search to another folder, without the weights of single trials.
+
+        Args:
+            path: new or empty folder, or that of another copy, which is replaced. Saving to the predictor's own folder does nothing.
 
         Raises:
-            SavePathExists: the folder holds files that are not a predictor's, or another search with its trials' weights, which would be lost.
+            SavePathExists: the folder holds files that are not a predictor's, or a search with the weights of its trials, which would be lost.
+            InvalidArgument: the path is invalid, or lies inside the predictor's own search.
+            NotFitted: the predictor is not fitted.
+            NotAPredictor: the predictor folder has been moved; load the predictor from its new place.
+            DiskFull: the disk has no room.
         """
         artifact, target = self._fitted, absolute_path(path, "path")
         source = self._folder / "search"
@@ -394,15 +464,19 @@ class MultiModalPredictor:
     @classmethod
     @usual_torch()
     def load(cls, path: str | Path, resume: bool = False, verbosity: int = 2) -> Self:
-        """A predictor from its folder; verified by checksum, nothing in it is executed.
+        """Loads a predictor from its folder. The files are verified by checksum, and nothing in them is executed.
 
         Args:
-            resume: its ``fit(train_data)`` goes on with the search that the folder holds, with the arguments that began it. The search
-                need not have come to a predictor yet. False: its ``fit`` begins anew, for the same problem, metrics, weights and types of columns.
+            path: the ``save_path`` of a fit, or a folder written by ``save``.
+            resume: True: ``fit(train_data)`` of the loaded predictor resumes the search in the folder with the arguments that began it, except for those that
+                are given again. The folder need not hold a predictor yet. False: ``fit`` begins anew, for the same label, problem type, metrics,
+                ``sample_weight`` and ``column_types``.
+            verbosity: as for the class.
 
         Raises:
-            NotAPredictor, CorruptFile
-            NotSupported: the search was begun with something that only code can hold: a function, or a searcher's object.
+            NotAPredictor: the folder holds no predictor (with ``resume``: no search), or one of another format version.
+            CorruptFile: a file is damaged or missing.
+            NotSupported: with ``resume``: the search was begun with something that no file holds, such as a function or a scorer or searcher object.
         """
         folder = absolute_path(path, "path")
         if not resume:
@@ -422,12 +496,17 @@ class MultiModalPredictor:
 
     @usual_torch()
     def load_trial(self, number: int) -> MultiModalPredictor:
-        """The predictor that a single trial of the search came to, for any trial whose weights were kept.
+        """Makes a predictor of a single trial whose weights were kept (see ``keep_trials``).
 
-        Its ``path`` is the folder of the whole search, which loads as the best of it; ``save`` gives this one a folder of its own.
+        Its ``path`` is still the folder of the whole search, which ``load`` reads as the best predictor; ``save`` gives the trial's a folder of its own.
+
+        Args:
+            number: the trial's number, as in the leaderboard.
 
         Raises:
-            InvalidArgument: there is no such trial, or its weights were not kept; those that were are named.
+            InvalidArgument: there is no such trial, or its weights were not kept; the message lists the trials that have theirs.
+            CorruptFile: the trial's weights are damaged.
+            NotFitted: this predictor is not fitted.
         """
         artifact, records = self._fitted, self.search.records
         kept = [record.number for record in records.ranked() if record.best and records.folder_of(record.number).checkpoint(record.best).is_dir()]
@@ -445,7 +524,12 @@ class MultiModalPredictor:
 
     @property
     def search(self) -> SearchResults:
-        """The trials of the search that this predictor is the best of."""
+        """The search that this predictor comes from, as it is on disk now.
+
+        Raises:
+            NotFitted: the predictor is not fitted.
+            NotAPredictor: the predictor folder has been moved; load the predictor from its new place.
+        """
         artifact = self._fitted
         if not (self._folder / "search").is_dir():
             raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
@@ -500,9 +584,9 @@ class MultiModalPredictor:
 
     @property
     def class_labels(self) -> np.ndarray | None:
-        """In the order of ``predict_proba``'s columns; None for regression."""
+        """The classes, in the order of ``predict_proba``'s columns; None for regression."""
         problem = self._fitted.problem
-        is_mixed = 0 < sum(isinstance(each, str) for each in problem.class_labels) < len(problem.class_labels)  # an array would make strings of numbers
+        is_mixed = 0 < sum(isinstance(each, str) for each in problem.class_labels) < len(problem.class_labels)  # a plain array would turn numbers into strings
         return np.array(problem.class_labels, dtype=object if is_mixed else None) if problem.is_classification else None
 
     @property
@@ -511,7 +595,7 @@ class MultiModalPredictor:
 
     @property
     def total_parameters(self) -> int:
-        """Of all members of an ensemble together, as the two below."""
+        """Number of parameters, over all members of an ensemble, as in the two properties below."""
         return sum(parameter.numel() for parameter in self._parameters())
 
     @property
@@ -520,7 +604,7 @@ class MultiModalPredictor:
 
     @property
     def model_size(self) -> float:
-        """Megabytes of weights."""
+        """Size of the weights in megabytes."""
         states = (member.model.state_dict().values() for member in self._fitted.members)
         return sum(tensor.nbytes for tensor in itertools.chain.from_iterable(states)) / 1e6
 
@@ -531,16 +615,16 @@ class MultiModalPredictor:
 def _in_parts(
     encoded: EncodedTable, encoders: Encoders, config: Config, function: Callable[[TensorCache], torch.Tensor], labels: Sequence[object]
 ) -> tuple[torch.Tensor, list[BadImage]]:
-    """A function of rows, a few at a time: their images may be more than the memory.
+    """Applies a function to all rows, a few at a time, because their images may not fit into memory.
 
     Args:
-        labels: what the caller's table calls its rows.
+        labels: index labels of the rows in the caller's table, for the message.
 
     Returns:
-        Its (N, ...) values, and the images that could not be read; the values of their rows mean nothing.
+        The function's (N, ...) values, and the images that could not be read; the values of their rows mean nothing.
 
     Raises:
-        BadImages: there are such, and the config does not let them pass.
+        BadImages: there are such images, and ``data.image.missing_value_strategy`` is not ``skip``.
     """
     own, parts, bad = config.data.image, [], []
     row_bytes = encoded.num_images * encoders.geometry.num_bytes if encoders.geometry else 0
@@ -561,7 +645,7 @@ def _in_parts(
 
 
 def _rows(bad: list[BadImage], num_rows: int) -> np.ndarray:
-    """(num_rows,) bool, True where an image could not be read."""
+    """(num_rows,) bool, True for rows with an image that could not be read."""
     mask = np.zeros(num_rows, dtype=bool)
     mask[[image.row for image in bad]] = True
     return mask

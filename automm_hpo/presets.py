@@ -1,6 +1,6 @@
-"""Names for whole settings, and the defaults where none is named: plain data, every value of which the user could have written.
+"""Presets, and the defaults of a fit without one: plain data, every value of which the user could have written.
 
-What the user gives wins over a preset, and a preset over the fields' own defaults in ``config.py``.
+The user's values win over a preset's, and a preset's over the fields' own defaults in ``config.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from .errors import InvalidArgument, did_you_mean
 from .space import choice, loguniform, uniform
 
-PROBED_ROWS = 20_000  # up to which a trial begins with a linear probe, see ``training/probe.py``
+PROBED_ROWS = 20_000  # with more training rows, a trial begins with a linear probe only on request, see ``training/probe.py``
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "auto": {"searcher": "bayes", "scheduler": "ASHA"},
     "bayes": {"searcher": "bayes", "scheduler": "ASHA"},
@@ -23,18 +23,18 @@ TUNE_PRESETS: dict[str, dict[str, Any]] = {
 
 def may_be_probed(linear_probe: str, num_rows: int) -> bool:
     """Whether a trial with pretrained weights begins with a linear probe."""
-    # beyond those rows an epoch of fine-tuning teaches the head soon enough, and the features take long
+    # with more rows, an epoch of fine-tuning trains the head well enough, and computing the features takes long
     return linear_probe == "on" or (linear_probe == "auto" and num_rows <= PROBED_ROWS)
 
 
 @dataclass(frozen=True)
 class Occasion:
-    """What defaults depend on.
+    """What the defaults depend on.
 
     Attributes:
-        models: the backbones that have a column to feed them.
-        is_pretrained: one of them at least begins from published weights.
-        num_rows: to train on.
+        models: the backbones that have a column to read.
+        is_pretrained: at least one of them begins from published weights.
+        num_rows: number of training rows.
         problem_type: binary, multiclass or regression.
         device: ``cpu`` or ``cuda``.
         is_probed: a trial with pretrained weights begins with a linear probe.
@@ -49,7 +49,7 @@ class Occasion:
 
     @property
     def is_table(self) -> bool:
-        """Nothing but columns of numbers and categories."""
+        """Whether neither an image model nor a text encoder is used."""
         return not {"timm_image", "hf_text"} & set(self.models)
 
 
@@ -58,8 +58,8 @@ class Preset:
     """Hyperparameters, and how to search those that are spaces.
 
     Attributes:
-        hyperparameters: values and, where it searches, spaces, by dotted key.
-        tune_kwargs: how it searches; empty where it does not.
+        hyperparameters: dotted key -> value, or search space if the preset searches.
+        tune_kwargs: its ``hyperparameter_tune_kwargs``; empty if it does not search.
     """
 
     hyperparameters: Mapping[str, Any]
@@ -67,7 +67,7 @@ class Preset:
 
 
 def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
-    """What a fit without a preset begins with. ``benchmarks/`` has the measurements that speak for it."""
+    """The defaults of a fit without a preset. The measurements behind them are in ``benchmarks/``."""
     found: dict[str, Any] = {"env.batch_size": _batch_size(occasion)}
     if "real_mlp" in occasion.models and occasion.problem_type == "regression":
         found["model.real_mlp.activation"] = "mish"
@@ -75,11 +75,11 @@ def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
         return found | {
             "optim.lr": 3e-4 if occasion.models == ("timm_image",) else 1e-4,
             "optim.lr_choice": "layerwise_decay",
-            "optim.lr_mult": 1.0 if len(occasion.models) == 1 and occasion.is_probed else 10.0,  # that head is fitted already
+            "optim.lr_mult": 1.0 if len(occasion.models) == 1 and occasion.is_probed else 10.0,  # 1: the probe has already fitted the head
             "optim.max_epochs": _fine_tuning_epochs(occasion),
             "model.timm_image.frozen_norm_stats": occasion.num_rows < 5_000,
         }
-    if "real_mlp" in occasion.models and occasion.is_table:  # much as its authors trained it (arXiv:2407.04491)
+    if "real_mlp" in occasion.models and occasion.is_table:  # close to how its authors trained it (arXiv:2407.04491)
         return found | {
             "optim.lr": 2e-3 if occasion.problem_type == "regression" else 1e-3,
             "optim.lr_schedule": "coslog4",
@@ -98,23 +98,23 @@ def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
 
 
 def _fine_tuning_epochs(occasion: Occasion) -> int:
-    """Encoders of text know their rows by heart after three or four, and an epoch of theirs takes long."""
+    """Fewer with a text encoder: it has memorised the rows after three or four epochs, and each takes long."""
     few, many = (5, 3) if "hf_text" in occasion.models else (20, 10)
     return few if occasion.num_rows < 20_000 else many
 
 
 def _batch_size(occasion: Occasion) -> int:
-    """Twenty steps an epoch or more, where that leaves a batch worth its name."""
+    """The largest size that gives at least 20 steps per epoch, but no less than 32."""
     largest = 256 if occasion.is_table else 128
     return next((size for size in (256, 128, 64, 32) if size <= largest and 20 * size <= occasion.num_rows), 32)
 
 
 def _table_epochs(occasion: Occasion) -> int:
-    """A hundred, and fewer where they are long."""
+    """100, fewer with more than 30,000 rows, but at least 10."""
     return max(10, min(100, 3_000_000 // max(1, occasion.num_rows)))
 
 
-# quality -> device -> the backbones that it pays for
+# quality -> device -> the backbone that is worth its time there
 IMAGE_MODELS = {
     "medium_quality": {"cpu": "mobilenetv3_large_100", "cuda": "mobilenetv3_large_100"},
     "high_quality": {"cpu": "efficientnet_b0", "cuda": "convnext_tiny.fb_in22k_ft_in1k"},
@@ -125,8 +125,8 @@ TEXT_MODELS = {
     "high_quality": {"cpu": "sentence-transformers/all-MiniLM-L12-v2", "cuda": "sentence-transformers/all-mpnet-base-v2"},
     "best_quality": {"cpu": "sentence-transformers/all-mpnet-base-v2", "cuda": "BAAI/bge-large-en-v1.5"},
 }
-POOLED_BY_FIRST_TOKEN = ("BAAI/bge-large-en-v1.5",)  # as published; the others by the mean of all
-NUM_MEMBERS = {"medium_quality": 1, "high_quality": 4, "best_quality": 8}  # of real_mlp
+POOLED_BY_FIRST_TOKEN = ("BAAI/bge-large-en-v1.5",)  # as these were published; the other encoders take the mean of all tokens
+NUM_MEMBERS = {"medium_quality": 1, "high_quality": 4, "best_quality": 8}  # networks in real_mlp
 NUM_TRIALS = {"medium_quality": 8, "high_quality": 20, "best_quality": 50}
 
 
@@ -175,12 +175,12 @@ PRESETS: dict[str, Callable[[Occasion], Preset]] = {
 
 
 def is_searching(name: str | None) -> bool:
-    """Whether a preset brings a search space of its own."""
+    """Whether a preset has a search space of its own."""
     return isinstance(name, str) and name.endswith("_hpo")
 
 
 def check_preset(name: Any) -> None:
-    """Refuses what names no preset.
+    """Refuses anything but the name of a preset, or None.
 
     Raises:
         InvalidArgument: there is no such preset.
@@ -193,17 +193,17 @@ def check_preset(name: Any) -> None:
 
 
 def resolve_preset(name: str | None, occasion: Occasion) -> Preset:
-    """A preset by its name; where there is none, the defaults."""
+    """The preset of that name; without a name, the defaults."""
     return Preset(default_hyperparameters(occasion)) if name is None else PRESETS[name](occasion)
 
 
 def searched_from(name: str | None, occasion: Occasion) -> Mapping[str, Any]:
-    """The values that a search begins with: those of the preset without its spaces."""
+    """The values that a search tries first: those of the same preset without ``_hpo``, which has no spaces."""
     return resolve_preset(name and name.removesuffix("_hpo"), occasion).hyperparameters
 
 
 def join_tune_kwargs(preset: Preset, given: Mapping[str, Any] | str | None) -> Mapping[str, Any] | str | None:
-    """What is given, over what the preset brings."""
+    """The user's ``hyperparameter_tune_kwargs`` over those of the preset."""
     if not preset.tune_kwargs or (isinstance(given, str) and given.lower() not in TUNE_PRESETS):
         return given
     return {**preset.tune_kwargs, **(TUNE_PRESETS[given.lower()] if isinstance(given, str) else given or {})}

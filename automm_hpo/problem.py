@@ -1,4 +1,4 @@
-"""What is predicted: the problem's type, its classes, and how labels become numbers and come back in their own dtype."""
+"""What is predicted: the problem's type, its classes, and how labels become numbers and predictions come back in the label's own dtype."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .errors import InvalidData, InvalidHyperparameter
 from .sections import unwrapped
 
 PROBLEM_TYPES = ("binary", "multiclass", "regression")
-LARGEST_VALUE = 1e150  # of a regression's labels: their squares must be finite
-ODD_NUMBER = re.compile(r"\s*[^\w\s.,-]?\s*-?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[^\w\s]?\s*")  # with a currency, a percent sign, separators
-MOSTLY_NUMBERS = 0.8  # share of texts that are numbers, from which on all are meant as such
-ROWS_A_CLASS = 10  # of a label of such texts: as classes they would have fewer rows each
-MAX_INTEGER_CLASSES = 20  # integer labels with more distinct values than this are a regression's
+LARGEST_VALUE = 1e150  # limit for a regression's labels, whose squares must be finite
+ODD_NUMBER = re.compile(r"\s*[^\w\s.,-]?\s*-?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s*[^\w\s]?\s*")  # a number with a currency or percent sign, or with separators
+MOSTLY_NUMBERS = 0.8  # if at least this share of the texts are numbers, the column was meant as numbers
+ROWS_A_CLASS = 10  # text labels that look like numbers are refused as classes if the classes had fewer rows on average
+MAX_INTEGER_CLASSES = 20  # with more distinct integers than this, the problem is a regression
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Problem:
 
     Attributes:
         class_labels: the classes in the order of the logits; empty for regression. JSON values of the label's own kind.
-        label_dtype: the pandas dtype that predictions are given in; ``category`` keeps all classes as categories.
+        label_dtype: the pandas dtype of predictions; ``category`` keeps all classes as categories.
         ordered: whether a categorical label was ordered.
-        mean, sd: of a regression's training labels (``scaled_to``), or what else is to be 0 and 1 for the model, which sees ``(label - mean) / sd``.
-        is_turned: the two classes stand in the other order, for the user has called the first one positive.
+        mean, sd: offset and scale of a regression's labels, by default their mean and standard deviation (``scaled_to``). The model is trained
+            on ``(label - mean) / sd``.
+        is_turned: the two classes are swapped, because the user named the first one as the positive class.
     """
 
     label: str
@@ -55,14 +56,14 @@ class Problem:
 
     @property
     def positive_class(self) -> Any:
-        """The class whose probability a binary metric looks at: the second one."""
+        """The class that binary metrics look for: the second one. None if the problem is not binary."""
         return self.class_labels[1] if self.problem_type == "binary" else None
 
     def encode(self, labels: pd.Series, whose: str = "the training rows") -> np.ndarray:
-        """Labels -> (N,) int64 class indices, or the values as float64, by which metrics judge.
+        """Labels -> (N,) int64 class indices, or (N,) float64 values in the label's own unit, as metrics take them.
 
         Args:
-            whose: what has the known classes, for the message.
+            whose: the owner of the known classes, for the message.
 
         Raises:
             InvalidData: a missing or infinite label, or a class that training did not have.
@@ -79,7 +80,7 @@ class Problem:
             known = ", ".join(map(repr, self.class_labels[:10])) + (", ..." if len(self.class_labels) > 10 else "")
             mend = "Drop these rows, or train with some of each class."
             texts = {str(value): value for value in self.class_labels}
-            if all(str(value) in texts for value in unseen):  # a CSV reads the texts '0' and '1' as numbers
+            if all(str(value) in texts for value in unseen):  # the texts '0' and '1' come back from a CSV file as numbers
                 one = unseen.iloc[0]
                 mend = f"They are of another type: {one!r} is {_kind_of(one)} here and was {_kind_of(texts[str(one)])} in training; convert the column."
             raise InvalidData(
@@ -102,11 +103,11 @@ class Problem:
         return self if value == classes[1] else replace(self, class_labels=classes[::-1], is_turned=True)
 
     def scaled_to(self, labels: pd.Series, weights: np.ndarray | None, preprocessing: str | None = "standardscaler") -> Self:
-        """A regression with the mean and deviation of its training rows.
+        """The problem with ``mean`` and ``sd`` of a regression's training rows; a classification is returned as it is.
 
         Args:
-            weights: (N,) how much each counts; None: all alike.
-            preprocessing: ``minmaxscaler`` takes their least value and their range; None 0 and 1.
+            weights: (N,) of the rows; None: all count alike.
+            preprocessing: ``minmaxscaler``: the minimum and the range instead, over the rows with a weight > 0. None: 0 and 1.
         """
         if self.is_classification:
             return self
@@ -123,7 +124,7 @@ class Problem:
         return replace(self, mean=float(mean * largest), sd=sd or 1.0)
 
     def standardise(self, target: np.ndarray) -> np.ndarray:
-        """What a model learns to answer: (N,) class indices as they are, values as float32 of mean 0 and deviation 1 over the training rows."""
+        """The target that a model is trained on: (N,) class indices as they are, or (N,) float32 values ``(value - mean) / sd``."""
         return target if self.is_classification else ((target - self.mean) / self.sd).astype(np.float32)
 
     def decode(self, predictions: np.ndarray, index: pd.Index) -> pd.Series:
@@ -148,10 +149,10 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     """Works out the problem from the training labels.
 
     Two distinct values are binary; strings, categories and booleans are classes; integers are classes up to 20 distinct values;
-    all else is regression.
+    everything else is a regression.
 
     Args:
-        problem_type: binary, multiclass or regression, where the user knows better.
+        problem_type: binary, multiclass or regression, if the user gave it; None: it is inferred.
 
     Raises:
         InvalidData: missing or infinite labels, a single class, or labels that the given type cannot have.
@@ -160,8 +161,8 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
     kept = labels
     if isinstance(labels.dtype, pd.CategoricalDtype):
         kept = labels.cat.remove_unused_categories()
-    elif not any(isinstance(value, str) for value in labels):  # names that are not UTF-8 would not become Arrow's texts
-        kept = labels.infer_objects()  # an object column of numbers is numbers
+    elif not any(isinstance(value, str) for value in labels):  # pandas would make Arrow texts of strings, and fail for names that are not UTF-8
+        kept = labels.infer_objects()  # numbers in an object column count as numbers
     distinct = list(kept.cat.categories) if isinstance(kept.dtype, pd.CategoricalDtype) else sorted(kept.unique().tolist(), key=_order)
     if len(distinct) < 2:
         only = f"only {unwrapped(distinct[0])!r}" if distinct else "none"
@@ -172,7 +173,7 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
         _refuse_numbers_as_text(kept.astype(object), label)
     problem_type = problem_type or inferred
     if problem_type == "regression":
-        dtype = _dtype_name(labels.dtype) if pd.api.types.is_float_dtype(labels.dtype) else "float64"  # whole numbers are not predicted
+        dtype = _dtype_name(labels.dtype) if pd.api.types.is_float_dtype(labels.dtype) else "float64"  # predictions are never whole numbers
         return Problem(label, problem_type, label_dtype=dtype).scaled_to(labels, None)
     if problem_type == "binary" and len(distinct) != 2:
         raise InvalidData(f"label column {label!r}: problem_type 'binary' expects 2 classes, got {len(distinct)}")
@@ -189,10 +190,10 @@ def infer_problem(labels: pd.Series, label: str, problem_type: str | None = None
 
 
 def _refuse_numbers_as_text(labels: pd.Series, label: str) -> None:
-    """Refuses to take hundreds of numbers for classes because they are written oddly, or a few of them are none.
+    """Refuses texts that were probably meant as numbers, rather than take hundreds of them for classes.
 
     Raises:
-        InvalidData: nearly all labels are numbers, written as texts.
+        InvalidData: at least 80% of the labels are numbers written as texts, or all look like numbers with signs or separators.
     """
     numbers = pd.to_numeric(labels, errors="coerce").notna()
     if numbers.mean() < MOSTLY_NUMBERS and all(map(ODD_NUMBER.fullmatch, labels)):
@@ -212,7 +213,7 @@ def encode_weights(weights: pd.Series, may_be_zero: bool = False) -> np.ndarray:
     """A column of sample weights -> (N,) float64.
 
     Args:
-        may_be_zero: whether all of them may be.
+        may_be_zero: whether all weights may be 0.
 
     Raises:
         InvalidData: a weight is missing, negative, infinite or no number, or all are zero.
@@ -237,7 +238,7 @@ def _infer_type(labels: pd.Series, num_distinct: int) -> str:
 
 
 def _dtype_name(dtype: Any) -> str:
-    """The name that pandas reads back; ``object`` where it cannot (Arrow's dictionaries)."""
+    """The name of a dtype, if pandas can read it back; else ``object`` (for Arrow's dictionaries)."""
     try:
         pd.api.types.pandas_dtype(str(dtype))
     except (TypeError, ValueError):
@@ -252,7 +253,7 @@ def _check_labels(labels: pd.Series, label: str) -> None:
         InvalidData: a label is missing, infinite, or of a kind that JSON cannot keep.
     """
     positions, values = distinct_values(labels)
-    infinite = np.array([*(isinstance(value, float) and math.isinf(value) for value in values), True], dtype=bool)  # the last one is of missing labels
+    infinite = np.array([*(isinstance(value, float) and math.isinf(value) for value in values), True], dtype=bool)  # the last is for missing labels, at -1
     bad = labels.isna().to_numpy(dtype=bool) | infinite[positions]
     if bad.any():
         rows = ", ".join(repr(unwrapped(row)) for row in labels.index[bad][:5])
@@ -270,16 +271,17 @@ def _check_labels(labels: pd.Series, label: str) -> None:
 
 
 def distinct_values(column: pd.Series) -> tuple[np.ndarray, list[Any]]:
-    """What a column's cells hold, told apart as far as pandas can.
+    """The values of a column, without repetitions as far as pandas can find them.
 
-    Of a column of objects all cells, for it would take some for others there: True for 1, in its version 2 names that are not UTF-8.
+    An object column gives the value of every cell: there pandas takes some values for others, such as True for 1, and in its version 2 names
+    that are not UTF-8.
 
     Returns:
-        (N,) int64, each row's position among the values, -1 where the cell is missing; and the values, Python's own.
+        (N,) int64, each row's position among the values, -1 where the cell is missing; and the values as Python's own types.
     """
     positions, values = np.where(column.isna(), -1, np.arange(len(column))), column
     if column.dtype != object:
-        with contextlib.suppress(NotImplementedError):  # Arrow's lists have no such function
+        with contextlib.suppress(NotImplementedError):  # pandas cannot factorize Arrow's lists
             positions, distinct = pd.factorize(column)
             values = pd.Series(distinct)
     return positions.astype(np.int64), [unwrapped(value) for value in values.astype(object)]

@@ -1,4 +1,4 @@
-"""The caller's process, left as it was found: Ray sets signal handlers and variables, libraries draw from the random generators."""
+"""Leaves the caller's process as it was: Ray sets signal handlers and environment variables, and libraries draw from the global random generators."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # by Ray, too
-RAY_VARIABLES = ("RAY_", "TUNE_", "PL_DISABLE_FORK", "PYTHONBREAKPOINT")  # how the names begin of those that Ray sets, and we for Ray
+TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # signals that we or Ray set handlers for
+RAY_VARIABLES = ("RAY_", "TUNE_", "PL_DISABLE_FORK", "PYTHONBREAKPOINT")  # prefixes of the environment variables that Ray sets, or that we set for Ray
 
 
 def usable_cores() -> int:
-    """Those that this process may run on: in a container or under a batch system not all that the machine has."""
+    """The number of CPU cores that this process may use. In a container or a batch job that can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -67,10 +67,10 @@ class ProcessWide:
 
     @contextmanager
     def be(self, value: Any) -> Iterator[None]:
-        """Overrides the setting.
+        """Overrides the setting within the block.
 
         Args:
-            value: KEEP overrides nothing, and only has restored what others change within.
+            value: the new value. KEEP sets nothing, and only makes sure that what others change in the meantime is restored.
         """
         mark = object()
         with self._lock:
@@ -93,7 +93,7 @@ def _read_variables_and_folder() -> tuple[dict[str, str], str]:
     variables = {name: value for name, value in os.environ.items() if name.startswith(RAY_VARIABLES)}
     try:
         return variables, os.getcwd()
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:  # the folder was removed
         return variables, ""
 
 
@@ -102,7 +102,7 @@ def _write_variables_and_folder(before: tuple[dict[str, str], str]) -> None:
     for name in [name for name in os.environ if name.startswith(RAY_VARIABLES) and name not in variables]:
         del os.environ[name]
     os.environ.update(variables)
-    with contextlib.suppress(OSError):  # it may have been removed since
+    with contextlib.suppress(OSError):  # the folder may have been removed since
         os.chdir(folder)
 
 
@@ -110,7 +110,7 @@ _variables_and_folder = ProcessWide(_read_variables_and_folder, _write_variables
 
 
 def levels_of(*names: str) -> ProcessWide:
-    """The levels of some loggers, all set to one."""
+    """The levels of the named loggers as one setting: overriding it gives all of them the same level."""
     loggers = [logging.getLogger(name) for name in names]
 
     def write(levels: int | list[int]) -> None:
@@ -124,14 +124,14 @@ class Interruption:
     """A request to end, by Ctrl-C or SIGTERM.
 
     Attributes:
-        signal: the number of the first one; None: there was none.
+        signal: the number of the first signal received; None: there was none.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def reraise(self) -> None:
-        """Ends as the caller would have ended without our handlers: KeyboardInterrupt, or exit with 143 where nobody handles SIGTERM."""
+        """Ends as the caller would without our handlers: KeyboardInterrupt, or SIGTERM sent again, or exit status 143 if nothing handles that."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal is not None:
@@ -143,9 +143,9 @@ class Interruption:
 
 @contextmanager
 def interruptible(on_request: Callable[[], None]) -> Iterator[Interruption]:
-    """Within, the first Ctrl-C or SIGTERM calls ``on_request`` and work goes on to its end; a second one interrupts at once.
+    """Makes the first Ctrl-C or SIGTERM call ``on_request`` instead of interrupting; a second one raises KeyboardInterrupt.
 
-    Outside the main thread, where no handler can be set, nothing changes.
+    Has no effect outside the main thread, where handlers cannot be set.
     """
     request = Interruption()
 
@@ -155,7 +155,7 @@ def interruptible(on_request: Callable[[], None]) -> Iterator[Interruption]:
         request.signal = number
         on_request()
 
-    handlers = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}  # nohup's, say
+    handlers = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}  # e.g. by nohup
     _set_handlers(dict.fromkeys(handlers, handle))
     try:
         yield request
@@ -166,13 +166,13 @@ def interruptible(on_request: Callable[[], None]) -> Iterator[Interruption]:
 def _set_handlers(handlers: dict[Any, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
-            if handler is not None:  # None: set by something that is not Python, and so not ours to put back
+            if handler is not None:  # None: installed from C, so Python cannot restore it
                 signal.signal(number, handler)
 
 
 def callers_level() -> int:
     """The ``stacklevel`` at which a warning points at the first line outside this package: the user's call."""
-    passed, level = (str(Path(__file__).parent) + os.sep, contextlib.__file__), 0  # a decorator of contextlib's lies between
+    passed, level = (str(Path(__file__).parent) + os.sep, contextlib.__file__), 0  # contextlib's decorators add frames of their own
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(passed):
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""``predictor.search``: what a search found, what it cost, and its pictures."""
+"""``predictor.search``: what a search found, what it cost, and its plots."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ ConfigOf = Callable[[TrialRecord], dict[str, Any]]
 
 
 def load_search(path: str | Path) -> SearchResults:
-    """The search of a ``fit`` or of a ``tune_objective``, finished or not, from its ``save_path``. Nothing else is needed, and nothing is changed.
+    """Loads the search of a ``fit`` or ``tune_objective`` call, finished or not, possibly still running. The folder is only read.
+
+    Args:
+        path: the ``save_path`` of the call.
 
     Raises:
-        NotAPredictor: there is no search.
+        NotAPredictor: the folder holds no search.
+        InvalidArgument: ``path`` is not a path.
     """
     folder = absolute_path(path, "path") / "search"
     if not is_search(folder):
@@ -41,19 +45,19 @@ def load_search(path: str | Path) -> SearchResults:
 
 
 class SearchResults:
-    """A search as its records told it when this was made; made again (``load_search``, ``predictor.search``) it tells what has come since.
+    """A search as it was on disk when this object was made. ``load_search`` or ``predictor.search`` make a new one with what has been added since.
 
     Attributes:
-        records: the files behind it.
-        metric: the validation metric; curves and pictures show it in its natural sign.
-        trials: in the order of proposal.
+        records: access to the files of the search.
+        metric: the metric of the search; curves and plots show it in its natural sign.
+        trials: one ``TrialRecord`` per trial, in the order of proposal.
     """
 
     def __init__(self, records: SearchRecords, metric: Metric, config_of: ConfigOf | None = None) -> None:
-        """For ``fit`` and ``tune_objective``.
+        """Made by ``predictor.search``, ``tune_objective`` and ``load_search``.
 
         Args:
-            config_of: gives a trial's best config in the user's own objects, where this process has them.
+            config_of: returns a trial's best config with the user's own objects; None: this process does not have them.
         """
         self.records, self.metric, self._config_of = records, metric, config_of
         self.trials: list[TrialRecord] = records.trials()
@@ -68,30 +72,30 @@ class SearchResults:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the best best epoch; None where none has a score."""
+        """The trial with the best epoch of all trials; None if no trial has a score."""
         return best_of(self.trials)
 
     @property
     def best_config(self) -> dict[str, Any] | None:
-        """All values of the best trial at its best epoch; None where none has a score.
+        """All values of the best trial at its best epoch; None if no trial has a score.
 
-        Of a fit by dotted key, as ``hyperparameters`` takes them; of an objective nested, as it is called with them. What ``load_search`` gives has
-        of an objective's values that JSON cannot hold, such as classes, the texts.
+        For ``fit`` by dotted key, as ``hyperparameters`` takes them. For ``tune_objective`` nested, as the objective is called with them; after
+        ``load_search``, values that JSON cannot hold, such as classes, are given as text.
         """
         if self.best is None:
             return None
         return self._config_of(self.best) if self._config_of else nest(self.best.best_config)
 
     def checkpoint(self, trial: int | None = None) -> str | None:
-        """The folder of a trial's best epoch: its weights, or what a Trainable or a function of the user's saved there.
+        """The checkpoint folder of a trial's best epoch, with the model's weights or what a user's Trainable or function saved.
 
-        Of a function that saves now and then, the best of the epochs in which it did.
+        If the best epoch has no checkpoint, it is that of the best epoch that has one.
 
         Args:
-            trial: its number; None: the best.
+            trial: the trial's number; None: the best trial.
 
         Returns:
-            The folder's path; None where it is not kept (``num_to_keep``, ``keep_trials``), or nothing was saved.
+            The folder's path; None if no checkpoint was saved or kept (``num_to_keep``, ``keep_trials``), or there is no such trial.
         """
         record = self.best if trial is None else next((record for record in self.trials if record.number == trial), None)
         if record is None or record.best is None:
@@ -103,16 +107,26 @@ class SearchResults:
     # ------------------------------------------------------------------------------------------------------------- tables
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row a trial, best first; columns as ``hpo.records.leaderboard`` lists them."""
+        """One row per trial, best first, trials without a score last.
+
+        Returns:
+            Columns: trial (number), status, score (higher is better), the metric under its own name in its natural sign (only if lower is better),
+            best_epoch, epochs, seconds, size_mb (of one set of weights), reason (for the status), one column for each tuned hyperparameter (at the best
+            epoch, nan if the trial does not have it), and one for every other value that an objective reported at its best epoch.
+
+            If an objective's name is taken by one of these: its metric's column is ``metric``, its hyperparameter's ``config/<name>``, that of another
+            value ``reported/<name>``.
+        """
         return leaderboard(self.trials, self.metric)
 
     def curves(self) -> pd.DataFrame:
-        """One row a validation of each trial, in the order they were made.
+        """One row per validation or report, trial by trial, in the order in which they were made.
 
         Returns:
-            Columns: trial, segment (counted from 0; population-based training begins another where a trial takes over a better one's
-            weights), epoch, score (higher is better), metric (in its natural sign), train_loss, valid_loss, lr, seconds, and what else
-            was reported; where that has the name of one of these, as ``reported/<name>``.
+            Columns: trial, segment (counted from 0; population-based training begins another one when a trial takes over a better one's
+            weights), epoch, score (higher is better), metric (in its natural sign), train_loss, valid_loss, lr, seconds (of the trial so far), and every
+            other value that an objective reported, as ``reported/<name>`` if its name is taken. An objective's own train_loss, valid_loss and lr are in
+            the columns of these names.
         """
         columns = ["trial", "segment", "epoch", "score", "metric", "train_loss", "valid_loss", "lr", "seconds"]
         rows, reported = [], dict[str, None]()
@@ -124,7 +138,11 @@ class SearchResults:
         return pd.DataFrame(rows, columns=[*columns, *reported])
 
     def failures(self) -> pd.DataFrame:
-        """The trials that failed or diverged: trial, status, reason, and traceback where one was written."""
+        """One row per trial that failed or diverged.
+
+        Returns:
+            Columns: trial, status, reason, traceback (empty if there is none).
+        """
         rows = [
             {"trial": record.number, "status": record.status, "reason": record.reason, "traceback": self.records.folder_of(record.number).error}
             for record in self.trials
@@ -133,11 +151,11 @@ class SearchResults:
         return pd.DataFrame(rows, columns=["trial", "status", "reason", "traceback"])
 
     def costs(self) -> pd.DataFrame:
-        """What each trial took.
+        """What each trial cost.
 
         Returns:
-            One row a trial in the order of proposal: trial, status, epochs, seconds (training and validating), share of all seconds,
-            and disk_mb, the size of its folder now.
+            One row per trial, in the order of proposal. Columns: trial, status, epochs, seconds (of training and validation), share (of all
+            seconds), disk_mb (present size of the trial's folder).
         """
         rows: list[dict[str, Any]] = [
             {"trial": record.number, "status": record.status, "epochs": record.epochs, "seconds": record.seconds, "disk_mb": self._disk_mb(record)}
@@ -148,7 +166,7 @@ class SearchResults:
         return table
 
     def costs_by_status(self) -> pd.DataFrame:
-        """What the trials of each status took together; the row STOPPED is what went into trials that were given up.
+        """What the trials of each status cost together; the row STOPPED is what was spent on trials that were ended early.
 
         Returns:
             Index: the statuses that occur, then ``total``. Columns: trials, epochs, seconds, share, disk_mb.
@@ -160,13 +178,13 @@ class SearchResults:
         return pd.concat([table, table.sum().rename("total").to_frame().T]).astype({"trials": int})
 
     def importance(self, evaluator: str = "fanova") -> pd.Series:
-        """The share of each hyperparameter in the differences between the trials' scores.
+        """The share of the differences between the trials' scores that each tuned hyperparameter explains.
 
         Args:
             evaluator: ``fanova``, ``mdi`` or ``ped_anova``, see ``hpo/importance.py``.
 
         Returns:
-            float64 by dotted key, the largest first; they sum to 1. Of few trials it is a hint, not a measurement.
+            float64 by dotted key, the largest first; they sum to 1. With few trials it is a hint, not a measurement.
 
         Raises:
             InvalidArgument: the evaluator is unknown, nothing was tuned, or fewer than two trials have different scores.
@@ -177,22 +195,29 @@ class SearchResults:
         size = 0
         for folder, _, files in os.walk(self.records.folder_of(record.number).path):
             for name in files:
-                with contextlib.suppress(FileNotFoundError):  # of a search that runs, checkpoints come and go
+                with contextlib.suppress(FileNotFoundError):  # while the search runs, checkpoints come and go
                     size += os.path.getsize(os.path.join(folder, name))
         return size / 1e6
 
-    # ----------------------------------------------------------------------------------------------------------- pictures
+    # -------------------------------------------------------------------------------------------------------------- plots
 
     def plot_curves(self) -> Figure:
-        """The metric of every trial over its epochs."""
+        """The metric of every trial over its epochs, or over the trials if each has a single result."""
         return _plots().plot_curves(self.trials, self.metric)
 
     def plot_parallel_coordinates(self) -> Figure:
-        """A line a trial through the values it was given, to its best score."""
+        """One line per trial, through its tuned values to its best score."""
         return _plots().plot_parallel_coordinates(self.trials, self.metric)
 
     def plot_importance(self, evaluator: str = "fanova") -> Figure:
-        """``importance`` as bars."""
+        """``importance`` as a bar chart.
+
+        Args:
+            evaluator: as for ``importance``.
+
+        Raises:
+            InvalidArgument: the evaluator is unknown.
+        """
         return _plots().plot_importance(self.trials, self.metric, evaluator=evaluator)
 
     def plot_slice(self) -> Figure:
@@ -204,11 +229,11 @@ class SearchResults:
         return _plots().plot_timeline(self.trials, self.metric)
 
     def figures(self) -> dict[str, Figure]:
-        """Every picture that can be drawn, by file name; never raises."""
+        """Every plot that can be drawn, by file name. Never raises."""
         return dict(self.each_figure())
 
     def each_figure(self) -> Iterator[tuple[str, Figure]]:
-        """The same one after another, with their names, each when it is drawn; the last takes longest."""
+        """(file name, figure) of the same plots one after another, each as soon as it is drawn, the slowest last."""
         return _plots().figures(self.trials, self.metric)
 
     # --------------------------------------------------------------------------------------------------------------- text

@@ -1,4 +1,4 @@
-"""What a user may set, as typed fields in groups: each says in words what it expects, and every message about it quotes them.
+"""Typed fields in groups, for all that a user may set. Each says in words what it expects, and every error message about it quotes them.
 
 The hyperparameters (``config.py``), the tune settings and the arguments of searchers and schedulers are all made of these.
 """
@@ -22,7 +22,7 @@ class Expected:
 
 
 class Mark(Enum):
-    """What others must know of a field beside its value."""
+    """What other modules must know about a field besides its value."""
 
     LIVE = "may change on a trained state, as population-based training does"
     BUILDING = "decides which weights are fetched, whether a model can be built, or of what kind it is"
@@ -40,7 +40,7 @@ class Fixed:
 
 
 def unwrapped(value: Any) -> Any:
-    """The Python value of a numpy scalar; searchers and ``np.linspace`` give them."""
+    """The Python value of a numpy scalar, as searchers and ``np.linspace`` give them; any other value as it is."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
@@ -50,9 +50,9 @@ def _number(value: Any) -> int | float:
         try:
             return int(value)
         except ValueError:
-            return float(value)  # "1e3", which a field of integers takes as well
+            return float(value)  # such as "1e3", which integer fields accept too
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("not a number")  # Python counts booleans among the integers
+        raise ValueError("not a number")  # a boolean is an int to Python
     return value
 
 
@@ -83,7 +83,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class HyperField:
-    """One leaf of the tree."""
+    """One leaf of the tree: a single value that a user may set."""
 
     adapter: TypeAdapter
     expected: str
@@ -91,14 +91,15 @@ class HyperField:
     default: Any
     marks: frozenset[Mark]
     fixed: str
-    """Why it cannot vary between the trials of one search; empty: it can."""
+    """Why the value cannot vary between the trials of one search; empty if it can."""
     description: str
 
     def check(self, key: str, value: Any, error: type[Exception] = InvalidHyperparameter) -> Any:
-        """A value as the field stores it.
+        """Validates a value and returns it as the field stores it.
 
         Args:
-            key: what the user calls the field.
+            key: the user's name of the field, for the message.
+            error: class of the exception to raise.
 
         Raises:
             error: the value is not what the field expects.
@@ -113,7 +114,7 @@ class HyperField:
             raise error(f"{key}: expected {self.expected}, got {value!r} ({type(value).__name__}).{hint}") from None
 
     def _are_all(self, value: Any) -> bool:
-        """Whether it is a list of what the field expects one of."""
+        """Whether a value is a list whose items the field accepts one by one."""
         if not isinstance(value, (list, tuple)) or not value:
             return False
         try:
@@ -125,7 +126,7 @@ class HyperField:
 
 
 def _expected(hint: Any) -> str:
-    """The words for a type hint: its ``Expected`` mark, or the values of its Literal."""
+    """What a type hint expects, in words: its ``Expected`` mark, or the values of its Literal."""
     if get_origin(hint) is Annotated:
         inner, *marks = get_args(hint)
         return next((mark.words for mark in marks if isinstance(mark, Expected)), None) or _expected(inner)
@@ -137,14 +138,14 @@ def _expected(hint: Any) -> str:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """What the Literals within a type hint allow."""
+    """The values that the Literals within a type hint allow."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     return tuple(option for part in get_args(hint) for option in _options(part))
 
 
 def fields_of(section: type[Section], prefix: str = "") -> dict[str, HyperField]:
-    """The leaves below a section, by dotted key."""
+    """The leaves below a section, by dotted key, in order."""
     found: dict[str, HyperField] = {}
     hints = get_type_hints(section, include_extras=True)
     for name, info in section.model_fields.items():

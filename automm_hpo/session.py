@@ -1,4 +1,4 @@
-"""A session of a search, of models or of an objective of the user's: its folder is taken, its trials run to an end, and what became of them is told."""
+"""One call that searches, over models or a user's objective: locks the folder, runs the remaining trials, reports the outcome."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .results import SearchResults
 from .space import SearchSpace, tuned_keys
 from .tracking import MlflowTracker
 
-SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # of a time limit, kept for what follows the last trial
+SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # reserved at the end of a time limit, to save the result and to stop Ray
 NO_TIME_AFTER = "no time was left for what follows the trials"
 AND_A_TRIAL = "and what a trial takes to its first score"
 
@@ -47,15 +47,15 @@ def trials_deadline(deadline: float | None, with_ray: bool) -> float | None:
 
 
 def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None, max_failed_trials: int | None = None) -> bool:
-    """Whether a trial has yet to be proposed, or to go on.
+    """Whether any trial still has to be proposed or continued.
 
     Args:
-        goal: the score at which the search is over; None: there is none.
-        max_failed_trials: beyond which it is, too; None: any number.
+        goal: the score at which the search ends; None: no goal.
+        max_failed_trials: the search also ends when more trials than this have failed; None: no limit.
     """
     trials = records.trials()
     if records.have_all_failed():
-        return True  # they are tried again
+        return True  # all trials are tried again
     if any(reaches(record.best, goal) for record in trials):
         return False
     if max_failed_trials is not None and sum(record.status == FAILED for record in trials) > max_failed_trials:
@@ -67,15 +67,15 @@ class Session:
     """One call that searches. Its steps, in order: ``open``, ``tracked``, ``run``, ``close``, ``say_goodbye``.
 
     Args:
-        path: the predictor's, or an objective's; the search has its own folder in it.
-        resuming: the folder holds this search already.
-        num_trials: of the whole search.
+        path: the folder of the predictor or objective; the search uses its subfolder ``search``.
+        resuming: whether the folder already holds this search.
+        num_trials: trials of the whole search, earlier sessions included.
         deadline: time.time() at which the call must return; None: no limit.
-        with_ray: whether trials may come to run on Ray.
+        with_ray: whether trials may run on Ray.
 
     Attributes:
-        records: of all trials, once it is open.
-        goal: the score at which the search is over; None: there is none.
+        records: the records of all trials; set by ``open``.
+        goal: the score at which the search ends; None: no goal.
     """
 
     def __init__(
@@ -96,16 +96,18 @@ class Session:
         self._identity, self._resuming, self._settings, self._num_trials, self._metric = identity, resuming, settings, num_trials, metric
         self._with_ray = with_ray
         self._tracker: MlflowTracker | None = None
-        self._ended_by = ""  # why, where it did not come to its own end
+        self._ended_by = ""  # why the search ended early; empty if it did not
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Self]:
-        """Within, the folder is this session's alone; afterwards the process is as it was.
+        """Locks the folder for this session, and restores the state of the process afterwards.
 
         Raises:
-            SearchInUse, SearchMismatch, SavePathExists
-            InvalidArgument: the folder cannot be made.
-            TimeLimitTooShort: Ray's start alone would take longer.
+            SearchInUse: another process or thread is searching in the folder.
+            SearchMismatch: the folder holds a different search.
+            SavePathExists: another search has just begun in the folder.
+            InvalidArgument: the folder cannot be created.
+            TimeLimitTooShort: starting Ray and ending the search alone take longer than the time left.
         """
         with process_unchanged(), search_folder(self.path, self._identity, self._resuming):
             self.records = SearchRecords(self.folder)
@@ -115,7 +117,7 @@ class Session:
             yield self
 
     def _check_time(self) -> None:
-        """Before Ray is started, which takes long."""
+        """Raises TimeLimitTooShort if no time would be left for a trial, before seconds are spent on starting Ray."""
         if self.deadline is None or not self._with_ray or not self.is_anything_left or self.records.best() is not None:
             return
         around, least = SAVE_SECONDS + RAY_STOP_SECONDS, least_start_seconds()
@@ -125,7 +127,7 @@ class Session:
 
     @property
     def is_finished(self) -> bool:
-        """Whether an earlier session has done all there is to do."""
+        """Whether an earlier session completed this search, so nothing is left to do."""
         return self._resuming and is_finished(self.folder, self._identity) and all(record.status != RUNNING for record in self.records.trials())
 
     @property
@@ -134,9 +136,10 @@ class Session:
 
     @contextlib.contextmanager
     def tracked(self, tracking: str | None, params: Mapping[str, Any], space: SearchSpace, **tags: str) -> Iterator[None]:
-        """Within, what happens is told to MLflow as well; a search that raises ends FAILED there, one that is interrupted KILLED.
+        """Logs the session to MLflow. If the block raises, the MLflow run ends as FAILED, or as KILLED if it was interrupted.
 
         Args:
+            tracking: None logs nothing.
             params, tags: see ``MlflowTracker``.
         """
         if tracking is None:
@@ -163,18 +166,18 @@ class Session:
         keep_trials: int,
         keep_epochs: int = 1,
     ) -> Interruption:
-        """Runs the trials that are left, and ends Ray.
+        """Runs the remaining trials and stops Ray.
 
         Args:
             function: what a trial does.
-            job: None runs the one trial on record, in this process.
+            job: None runs the only trial, which is on record already, in this process.
             trials_end: time.time() at which trials end; None: never.
             keep_trials, keep_epochs: see ``SearchRecords.prune``.
 
         Raises:
-            TimeLimitTooShort: there was no time for a score.
+            TimeLimitTooShort: the time did not suffice for any trial to get a score.
             AllTrialsFailed: no trial has a score.
-            KeyboardInterrupt, SystemExit: it was interrupted before any trial had one.
+            KeyboardInterrupt, SystemExit: the session was interrupted before any trial had a score.
         """
         listeners: list[Listener] = [self.progress, *([self._tracker] if self._tracker else [])]
         monitor = SearchMonitor(self.records, listeners, keep_trials, keep_epochs, self.goal, self._settings.max_failed_trials)
@@ -184,8 +187,8 @@ class Session:
                 interruption = run_trials(task, job, monitor, cluster if self.is_anything_left else None, self.progress)
             self._ended_by = monitor.over
             if self._tracker and job:
-                self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # while Ray ends
-            cluster.stop()  # not on a thread, while other things go on: a handle of Ray's that is collected meanwhile ends the process
+                self._tracker.log_figures(SearchResults(self.records, self._metric).each_figure)  # drawn on the tracker's thread while Ray stops
+            cluster.stop()  # not in a background thread: if Ray's handles are garbage-collected while it stops, the process dies
         if interruption.signal is not None and self.records.best() is None:
             if len(self.records):
                 self.progress.say(f"no trial has a score yet; the same call with save_path={str(self.path)!r} goes on with it", level=1)
@@ -197,7 +200,7 @@ class Session:
         return interruption
 
     def _check_scored(self) -> None:
-        """Raises TimeLimitTooShort where nothing but the time limit kept every trial from a score."""
+        """Raises TimeLimitTooShort if the time limit is the only reason why no trial has a score."""
         trials = self.records.trials()
         if all(record.best is None and record.reason == TIME_LIMIT for record in trials):
             ran = max(record.ended - record.started for record in trials)
@@ -207,12 +210,12 @@ class Session:
             )
 
     def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True, validated: float | None = None) -> None:
-        """All is done that there was time for.
+        """Writes the leaderboard and the outcome, and ends the MLflow run.
 
         Args:
-            best: the trial that became of it; not the records' own best where that one's weights are damaged.
-            had_time: also for what follows the trials.
-            validated: the metric of what became of it all, where that is more than the best trial's.
+            best: the trial that the result comes from; not the best on record if that one's weights are damaged.
+            had_time: whether the time sufficed for everything that follows the trials.
+            validated: the result's validation metric, which may be better than the best trial's; None: there is no predictor.
         """
         self._ended_by = self._ended_by or (INTERRUPTED if interruption.signal is not None else "" if had_time else NO_TIME_AFTER)
         leaderboard(self.records.trials(), self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
@@ -221,11 +224,11 @@ class Session:
             self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline, validated)
 
     def say_goodbye(self, saved: str, also: str = "") -> None:
-        """Tells what was found, where it lies, and how to go on where there was no end.
+        """Prints the best trials, what was saved where, and how to continue a search that ended early.
 
         Args:
-            saved: what now lies where.
-            also: another way to go on than the same call.
+            saved: a line that says what was saved where.
+            also: another way to continue, appended to the hint.
         """
         self.progress.summary(self.records)
         self.progress.say(saved, level=1)
@@ -237,11 +240,11 @@ class Session:
 
 @contextlib.contextmanager
 def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Iterator[None]:
-    """Makes, locks and marks the folder of a search; one that ends before its first trial leaves none behind.
+    """Creates, locks and labels the folder of a search. If the search fails before its first trial, the folder is removed again.
 
     Raises:
-        SearchInUse, SearchMismatch, SavePathExists
-        InvalidArgument: the folder cannot be made.
+        SearchInUse, SearchMismatch, SavePathExists: see ``Session.open``.
+        InvalidArgument: the folder cannot be created.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     search = path / "search"
@@ -251,7 +254,7 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
         raise InvalidArgument(f"save_path: {path} cannot be made: {problem}; give a folder that can be written to") from None
     with search_lock(search):
         if resuming:
-            check_same_search(read_identity(search), identity, search)  # again: now nobody else can change it
+            check_same_search(read_identity(search), identity, search)  # checked again, now that nobody else can change it
             if not is_finished(search, identity):
                 for name in (STOP_FILE, "outcome.json"):
                     (search / name).unlink(missing_ok=True)
@@ -263,7 +266,7 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
         except BaseException:
             if not (search / "trials").exists():
                 shutil.rmtree(search)
-                with contextlib.suppress(OSError):  # another fit may have made its own folder beside this one
+                with contextlib.suppress(OSError):  # another fit may have created its own folder next to this one
                     for folder in made:
                         folder.rmdir()
             raise
@@ -272,14 +275,14 @@ def search_folder(path: Path, identity: SearchIdentity, resuming: bool) -> Itera
 
 
 def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, cluster: Cluster | None, progress: Progress) -> Interruption:
-    """Runs the trials that are left; what they leave is in the records, and why it ended is in ``monitor.over``, empty for a whole search.
+    """Runs the remaining trials. Results go to the records; ``monitor.over`` says why the search ended early, and is empty if it did not.
 
     Args:
-        job: None runs the one trial on record, in this process.
+        job: None runs the only trial, which is on record already, in this process.
         cluster: None: nothing is left to search.
 
     Raises:
-        TimeLimitTooShort: there is no time left, and nothing to show.
+        TimeLimitTooShort: no time is left, and no trial has a score.
     """
     if task.deadline is not None and job and not job.in_process and time.time() > task.deadline and monitor.records.best() is None:
         late = time.time() - task.deadline
@@ -287,7 +290,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, c
 
     if monitor.records.have_all_failed():
         monitor.records.reopen_all()
-    # also where nothing is left to run: what has ended must not be taken for what was cut short. A fit of one trial that failed tries again
+    # even if nothing is left to run, or close_open would mark ended trials as cut short. A single trial that failed is not resumed but tried again
     if job is not None or not any(record.status == FAILED for record in monitor.records.trials()):
         monitor.resume()
 
@@ -303,7 +306,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, c
                 run_here(task, 0, monitor)
             elif cluster is not None and not monitor.over:
                 set_ray_environment()
-                from .hpo.search import run_search  # Ray is imported in that environment
+                from .hpo.search import run_search  # imports Ray, so only after its environment is set
 
                 run_search(job, task, monitor, cluster, progress.say)
     except KeyboardInterrupt:

@@ -27,10 +27,10 @@ from automm_hpo.errors import (
     InvalidArgument,
     InvalidData,
     InvalidHyperparameter,
-    InvalidInput,
     InvalidSpace,
     InvalidTuneSettings,
     MissingData,
+    MultipleProblems,
     NotAPredictor,
     NotFitted,
     NotSupported,
@@ -93,7 +93,7 @@ def refuse(small, fast, init=(), hyperparameters=(), train_data=None, tuning_dat
     assert all(call[name] == value for name, value in nested.items())
     for name, frame in frames.items():
         pd.testing.assert_frame_equal(call[name], frame)
-    if isinstance(caught.value, InvalidInput):
+    if isinstance(caught.value, MultipleProblems):
         assert all(str(problem) in str(caught.value) for problem in caught.value.problems)
         return caught.value.problems
     return [caught.value]

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from automm_hpo import errors
-from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput, NotSupported, Problems, did_you_mean, nearest, raised_in
+from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput, MultipleProblems, NotSupported, Problems, did_you_mean, nearest, raised_in
 
 CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, AutoMMHPOError)]
 
@@ -21,7 +21,7 @@ def test_every_error_is_ours_and_a_builtin_and_in_the_tree(error):
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
 def test_errors_cross_process_borders(error):
     """Ray and multiprocessing pickle them."""
-    raised = error([InvalidArgument("seed: wrong")]) if error is InvalidInput else error("seed: wrong")
+    raised = error([InvalidArgument("seed: wrong")]) if error is MultipleProblems else error("seed: wrong")
     copy = pickle.loads(pickle.dumps(raised))
     assert type(copy) is error
     assert str(copy) == str(raised)
@@ -35,7 +35,7 @@ def test_problems_raise_nothing_one_or_all():
     with pytest.raises(NotSupported, match=r"^first$"):
         problems.raise_any()
     with problems.gather():
-        raise InvalidInput([InvalidArgument("second"), InvalidArgument("third")])
+        raise MultipleProblems([InvalidArgument("second"), InvalidArgument("third")])
     with pytest.raises(InvalidInput, match="3 problems, nothing was started") as caught:
         problems.raise_any()
     assert [str(problem) for problem in caught.value.problems] == ["first", "second", "third"]

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "automm_hpo"
 LAYERS = [
     ["errors"],
     ["files", "process", "hub"],
+    ["rng"],
     ["sections"],
     ["automm"],
     ["config", "space", "problem", "metrics", "tracking"],
@@ -65,6 +66,7 @@ DOORS = {  # library -> the places that may import it
         "predictor.py",
     ),
     "torch": (
+        "rng.py",
         "downloads.py",
         "data/",
         "models/",

@@ -1,5 +1,6 @@
 """Each metric against scikit-learn, its direction, and rows that leave it undefined."""
 
+import copy
 import math
 import pickle
 import time
@@ -11,7 +12,7 @@ import sklearn.metrics as sk
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from automm_hpo.errors import InvalidArgument
-from automm_hpo.metrics import ALIASES, DEFAULT_METRIC, METRICS, check_fits, compute_scorer, find_metric, stored_metric
+from automm_hpo.metrics import ALIASES, DEFAULT_METRIC, METRICS, check_fits, compute_scorer, find_metric, searched_metric, stored_metric
 from automm_hpo.problem import PROBLEM_TYPES
 
 REFERENCE = {
@@ -276,3 +277,11 @@ def test_scorers_that_need_all_classes_take_rows_that_lack_one(name):
     found = compute_scorer(find_metric(name), TARGET[seen], PROBABILITIES[seen].argmax(1), PROBABILITIES[seen])
     function, sign = (sk.log_loss, -1) if name == "neg_log_loss" else (sk.top_k_accuracy_score, 1)
     assert found == pytest.approx(sign * function(TARGET[seen], PROBABILITIES[seen], labels=np.arange(3)))
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+def test_what_an_objective_reports_keeps_its_name_and_direction_in_copies(name):
+    metric = searched_metric(name, "min")
+    for again in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        assert (again.name, again.mode) == (name, "min")
+        assert math.isnan(again.compute(np.zeros(1), np.zeros(1)))

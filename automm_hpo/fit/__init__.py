@@ -1,1 +1,1 @@
-"""A call of ``fit``: planned, previewed, carried out."""
+"""Plans, previews and runs a call of ``fit``."""

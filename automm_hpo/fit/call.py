@@ -1,4 +1,4 @@
-"""A call of ``fit``: its arguments, and the plan they come to. Whatever is wrong with a call is found here, before anything is started."""
+"""A call of ``fit``: its arguments, and the plan made from them. All errors in a call are found here, before anything is started."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .start import START_FOLDER, Start, read_start
 
 @dataclass(frozen=True)
 class FitCall:
-    """The arguments of ``MultiModalPredictor.fit`` but for the data, which says what they mean."""
+    """The arguments of ``MultiModalPredictor.fit`` except the data; documented there."""
 
     presets: str | None = None
     max_num_tuning_data: int | None = None
@@ -61,12 +61,12 @@ class FitCall:
         return {} if self.max_num_tuning_data is None else {"max_num_tuning_data": "there is no tuning_data"}
 
     def changed_by(self, other: Self) -> Self:
-        """This call, which began a search, as another one goes on with it: what that gives wins, and a default gives nothing.
+        """This call, which began a search, with the changes of ``other``, which resumes it: every argument of ``other`` that is not the default wins.
 
-        Of ``hyperparameter_tune_kwargs`` the single settings do.
+        In ``hyperparameter_tune_kwargs``, single settings win.
 
         Raises:
-            InvalidArgument: that one is of another folder.
+            InvalidArgument: ``other`` names another folder, or says ``resume=False``.
         """
         if other.resume is False or absolute_path(other.save_path or "", "save_path") != self.save_path:
             raise InvalidArgument(f"save_path, resume: this predictor goes on with the search in {self.save_path}; make a new one for another fit")
@@ -78,13 +78,13 @@ class FitCall:
 
 
 def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] | None], train_data: Any, tuning_data: Any) -> FitPlan:
-    """What a call comes to.
+    """Checks a call and plans it.
 
     Args:
         layers: the predictor's own hyperparameters; those of the call win.
 
     Raises:
-        InvalidInput: everything wrong with the call, as far as it can be found together.
+        AutoMMHPOError: what is wrong with the call; several problems are raised together as InvalidInput, as far as they can be found together.
         SearchMismatch: its folder holds another search.
     """
     called = time.time()
@@ -102,7 +102,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         problems.raise_any()  # its folder must be known
         start = read_start(call.start_from, folder / "search")
         layers = (start.hyperparameters(call.presets), *layers, start.origin)
-    wanted, own = target.begun_with(start), Data()  # with which the data are checked even where the hyperparameters are wrong
+    wanted, own = target.begun_with(start), Data()  # to check the data with, even if the hyperparameters are wrong
     with problems.gather():
         search = plan_search(layers, tune_kwargs, call.presets, start=start)
         wanted, own = target.searched_by(search.settings).begun_with(start), search.config.data
@@ -137,17 +137,17 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         check_resumable(search.settings)
         check_same_metric(data.validation_metric)
         check_same_search(stored, identity, folder / "search")
-    return plan if start else replace(plan, encoders=plan_weights(search, encoders))  # the network only for a call that is otherwise right
+    return plan if start else replace(plan, encoders=plan_weights(search, encoders))  # last: uses the network only once the call is known to be valid
 
 
 def plan_identity(
     data: DataPlan, search: SearchPlan, encoders: Encoders, seed: int, call: Mapping[str, Any], limits: Mapping[str, Any], start: Start | None = None
 ) -> SearchIdentity:
-    """What tells this search from another one.
+    """What distinguishes this search from others.
 
     Args:
-        call: fit's other arguments, JSON values.
-        limits: those of fit that may change from call to call.
+        call: the call as JSON values, from which ``load(path, resume=True)`` makes it again.
+        limits: arguments of ``fit`` that may change from call to call.
     """
     settings = search.settings
     fingerprint = {
@@ -155,7 +155,7 @@ def plan_identity(
         "sample_weight": data.sample_weight,
         "problem_type": data.problem.problem_type,
         "validation_metric": data.validation_metric.name,
-        # an order that the user gave is that of the heads in the checkpoints, and the tables' values do not show it
+        # a category's order is the order of the outputs in the checkpoints, and the table fingerprints do not include it
         **({"classes": list(data.problem.class_labels)} if data.problem.label_dtype == "category" else {}),
         "columns": dict(data.columns),
         **({"start_from": start.digest} if start else {}),
@@ -172,13 +172,13 @@ def plan_identity(
 
 
 def stored_arguments(call: FitCall, search: SearchPlan, data: DataPlan, start: Start | None) -> dict[str, Any]:
-    """The arguments of a call that are no numbers, as JSON holds them; ``unstorable`` says why it cannot hold the hyperparameters."""
+    """The non-numeric arguments of a call as JSON values. If JSON cannot hold the hyperparameters or a metric, ``unstorable`` says why."""
     others = {"presets": call.presets, "tracking": call.tracking, "column_types": call.column_types, "start_from": start and str(start.folder)}
     objects = [metric.name.removeprefix(OBJECT) for metric in (data.eval_metric, data.validation_metric) if metric.is_object]
     if objects:
         return others | {"unstorable": f"its metric {objects[0]} is a scorer object"}
     tune_kwargs = call.hyperparameter_tune_kwargs
-    if isinstance(tune_kwargs, Mapping) and search.settings.warm_start:  # absolute: it may go on from another folder
+    if isinstance(tune_kwargs, Mapping) and search.settings.warm_start:  # absolute, because the search may be resumed from another working directory
         tune_kwargs = {**tune_kwargs, "warm_start": search.settings.warm_start}
     try:
         searched = {"space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
@@ -191,7 +191,7 @@ def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arguments of the predictor, arguments of ``fit``) of the call that began a search.
 
     Raises:
-        NotSupported: it was given something that only code can hold.
+        NotSupported: the call had an argument that JSON cannot hold, or it is a search of ``tune_objective``.
     """
     identity = read_identity(search_folder)
     if identity.is_objective:
@@ -199,17 +199,17 @@ def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
         raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
-    if is_predictor(search_folder / START_FOLDER):  # there may be another one by now where it was begun from
+    if is_predictor(search_folder / START_FOLDER):  # the original folder may hold another predictor by now
         call["start_from"] = search_folder / START_FOLDER
     given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
-    # in layers: a fixed value may stand beneath a conditional space that gives it in some branches only
+    # two layers, because a conditional space may override a fixed value in some branches only
     return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}
 
 
 def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mapping[str, str] | None]:
-    """What a predictor was told of its label, and of its columns' types, so that another fit is of the same problem.
+    """(what the user said about a predictor's label, the column types they gave), so that another fit has the same problem.
 
-    A metric that was an object is only a name now, which such a fit refuses: it would not be by the same metric.
+    A metric that was a scorer object is only a name now. Such a fit refuses it, because it cannot use the same metric.
     """
     call = read_identity(search_folder).call if is_search(search_folder) else {}
     weights = call.get("target", {}).get("sample_weight")
@@ -220,10 +220,10 @@ def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mappi
 def plan_embedding(
     layers: Sequence[Mapping[str, Any] | None], table: pd.DataFrame, folder: Path, label: str | None, report: Callable[[str], None] = lambda line: None
 ) -> tuple[Config, Encoders]:
-    """What an untrained, pretrained model makes of a table's images and texts; it has nothing to say of the other columns.
+    """The config and encoders for embedding a table with pretrained models that are not fine-tuned. They read images and texts only.
 
     Args:
-        report: is told what each column is taken for.
+        report: called with lines that say how each column is understood.
 
     Raises:
         InvalidData: there is neither an image nor a text column.

@@ -1,4 +1,4 @@
-"""What a search takes of the machines and of the disk: trials at a time, their epochs, and room for their checkpoints."""
+"""What a search needs of the machines and the disk: trials at a time, their epochs, and room for their checkpoints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..space import tuned_keys
 from ..training.gradients import epoch_size
 from .plan import FitPlan, SearchPlan
 
-PLENTY = 4e9  # bytes that are free: no model is built to find out that it fits
+PLENTY = 4e9  # free bytes beyond which no model is built to check whether it fits
 
 
 def num_parallel(search: SearchPlan) -> int:
-    """Trials at a time: on the Ray that runs, else on this machine."""
+    """Trials at a time, on the running Ray if there is one, otherwise on this machine."""
     if not search.space:
         return 1
     env = search.config.env
@@ -27,13 +27,13 @@ def num_parallel(search: SearchPlan) -> int:
 
 
 def num_epochs(config: Config, num_rows: int) -> float:
-    """The most epochs that a trial can have, of so many rows."""
+    """The most epochs that a trial can have with ``num_rows`` training rows."""
     limit, (_, steps_per_epoch) = config.optim.max_steps, epoch_size(config.env, num_rows)
     return config.optim.max_epochs if limit < 0 else min(config.optim.max_epochs, limit / steps_per_epoch)
 
 
 def largest_configs(search: SearchPlan) -> list[Config]:
-    """One of each kind of model that may be tried, with as many rows at once, and as large as it may be; of widths of layers all that are searched."""
+    """Every kind of model that may be tried, at its largest size and batch size; for lists of layer widths, one config per option."""
     searched = {key: values_of(key, search.config, search.space) for key in tuned_keys(search.space) if key in (*SIZE_KEYS, "env.batch_size")}
     found = candidate_configs(search.config, search.space, MODEL_KEYS)
     for key, values in searched.items():
@@ -44,26 +44,26 @@ def largest_configs(search: SearchPlan) -> list[Config]:
 
 
 def peak_bytes(plan: FitPlan) -> tuple[int, int]:
-    """(the most that a search's checkpoints can take at a time, the largest set of weights), in bytes."""
+    """(peak size of all checkpoints of a search, size of the largest set of weights), in bytes."""
     search, settings = plan.search, plan.search.settings
     weights = max(_weights_bytes(plan))
     is_averaged = any(values_of("optim.ema_decay", search.config, search.space))
-    state = (3 if is_averaged else 2) * weights  # an optimizer's (AdamW has two moments), and beside a running average the weights that learn
+    state = (3 if is_averaged else 2) * weights  # AdamW's two moments; with a running average, also the trained weights
     predictions = len(plan.data.valid.table) * plan.data.problem.num_outputs * 4  # float32
-    kept = weights + min(weights, predictions)  # which are left out where they would take more than the weights
+    kept = weights + min(weights, predictions)  # predictions larger than the weights are not stored
     num_live = num_parallel(search) if settings.scheduler not in WAITING else search.num_trials  # paused trials keep their state too
     live = num_live * ((settings.num_to_keep + NUM_STATES) * kept + NUM_STATES * state)
-    ended = settings.num_kept(plan.ensemble_size) + settings.num_to_keep  # the best one keeps several epochs, for their average
+    ended = settings.num_kept(plan.ensemble_size) + settings.num_to_keep  # the best one keeps several epochs for a soup
     return live + ended * kept, weights
 
 
 def _weights_bytes(plan: FitPlan) -> list[int]:
-    """Of each kind of model that may be tried, as large as it may be."""
+    """Bytes of the weights of each of the ``largest_configs``."""
     return [sum(tensor.nbytes for tensor in plan.models.empty(config).state_dict().values()) for config in largest_configs(plan.search)]
 
 
 def _check_room(plan: FitPlan) -> None:
-    """Where the file system of ``save_path`` cannot hold the weights of any of the models; what a size is searched of may be as small as it likes."""
+    """Raises DiskFull if the disk of ``save_path`` cannot hold the weights of any model. If sizes are searched, small models may fit: no check."""
     free = free_bytes(plan.path)
     if free is None or free > PLENTY or any(key in SIZE_KEYS for key in tuned_keys(plan.search.space)):
         return
@@ -72,13 +72,13 @@ def _check_room(plan: FitPlan) -> None:
 
 
 def check_quota(plan: FitPlan) -> None:
-    """Refuses a search that could need more room for checkpoints than it is allowed, and a fit that has no room for a single one.
+    """Refuses a search whose checkpoints could exceed the quota, and a fit without room for a single set of weights.
 
     Raises:
-        InvalidTuneSettings: the checkpoints could come to more than ``disk_quota_mb``.
-        DiskFull
+        InvalidTuneSettings: the checkpoints could take more than ``disk_quota_mb``.
+        DiskFull: no model's weights fit on the disk.
     """
-    if not plan.resuming:  # what is finished needs no more
+    if not plan.resuming:  # a finished search needs no more room
         _check_room(plan)
     search, quota = plan.search, plan.search.settings.disk_quota_mb
     if quota is None:

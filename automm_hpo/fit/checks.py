@@ -1,4 +1,4 @@
-"""What a search must not be: checked before anything is started, most of it once the data are known. All problems of a check are raised together."""
+"""Checks of a search before anything is started, most of them once the data are known. Each check raises all its problems together."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .plan import SearchPlan
 
 
 def check_same_metric(metric: Metric) -> None:
-    """Refuses to go on by a metric that is known by name only.
+    """Refuses to resume a search with a scorer object as metric.
 
     Raises:
-        NotSupported: nobody can tell whether a search was begun with this very metric.
+        NotSupported: only its name was stored, so nothing tells whether the search was begun with this very scorer.
     """
     if metric.is_object:
         raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
 
 
 def check_models(search: SearchPlan, features: Features) -> None:
-    """Refuses models that could not be built, or not fed with these columns.
+    """Refuses models that cannot be built, or that cannot read these columns.
 
     Raises:
-        AutoMMHPOError: a trial's models do not suit the columns; all problems together.
+        AutoMMHPOError: models of a trial do not suit the columns; all problems together.
     """
     problems = Problems()
     for config in candidate_configs(search.config, search.space, MODEL_KEYS):
@@ -48,7 +48,7 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
     """Refuses ways of training that these data do not allow.
 
     Raises:
-        InvalidHyperparameter: a loss, class weights, mixup or a batch that do not suit the problem, the columns or the model; all problems together.
+        InvalidHyperparameter: a loss, class weights, mixup or a batch size does not suit the problem, the columns or the model; all problems together.
     """
     problems = Problems()
     used = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
@@ -78,7 +78,7 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
     problems.raise_any()
 
 
-# how keys begin that change nothing under other values of another key -> that key, whether a value of it serves, what is said where none does
+# key prefix -> (the key it depends on, predicate for the values that make it take effect, explanation if no searched value does)
 IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "optim.momentum": ("optim.optim_type", lambda name: name == "sgd", "only sgd has it"),
     "optim.beta2": ("optim.optim_type", lambda name: name != "sgd", "sgd has none"),
@@ -93,7 +93,7 @@ IDLE: dict[str, tuple[str, Callable[[Any], bool], str]] = {
 
 
 def idle_keys(search: SearchPlan, problem: Problem, features: Features) -> dict[str, str]:
-    """Hyperparameters that are searched and change nothing in any trial -> why; those that a preset added are not the user's affair."""
+    """Searched hyperparameters that have no effect in any trial -> why. Those that a preset added are left out, since the user did not ask for them."""
     configs = candidate_configs(search.config, search.space, MODEL_KEYS)
     used = used_groups(configs, features)
     everywhere: dict[str, str] = {}
@@ -116,11 +116,11 @@ def idle_keys(search: SearchPlan, problem: Problem, features: Features) -> dict[
 
 
 def check_goal(settings: TuneSettings, metric: Metric) -> None:
-    """Refuses a search that would go the wrong way.
+    """Refuses a search that would optimise in the wrong direction.
 
     Raises:
         InvalidTuneSettings: ``mode`` is not the metric's own.
-        NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+        NotSupported, InvalidTuneSettings: a scheduler object that cannot work with this metric.
     """
     check_scheduled_by(settings, metric.name, metric.mode)
     if settings.mode not in (None, metric.mode):
@@ -129,7 +129,7 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
 
 
 def check_finishing(ensemble_size: int, refit: bool) -> None:
-    """Refuses what these two arguments of ``fit`` cannot be.
+    """Refuses invalid values of these two arguments of ``fit``, and their combination.
 
     Raises:
         InvalidArgument, InvalidInput
@@ -145,10 +145,10 @@ def check_finishing(ensemble_size: int, refit: bool) -> None:
 
 
 def check_ensemble(ensemble_size: int, search: SearchPlan) -> None:
-    """Refuses an ensemble that this search cannot give; what is no number ``check_finishing`` refuses.
+    """Refuses an ensemble that this search cannot provide. Values that are not numbers are left to ``check_finishing``.
 
     Raises:
-        InvalidArgument
+        InvalidArgument: there is no search space, or too few trials keep their weights.
     """
     if not isinstance(ensemble_size, Integral) or ensemble_size <= 1:
         return

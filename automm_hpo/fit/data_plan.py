@@ -1,4 +1,4 @@
-"""What is learned from: the tables read, the label and the metrics found, the columns told apart, the rows split."""
+"""Plans the data: reads the tables, finds the label and the metrics, infers the column types, splits the rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..training.evaluate import undefined_on
 from .plan import DataPlan, Split, Target
 from .start import Start
 
-REFUSED_TYPES = (  # AutoMM's, that are known here by name only
+REFUSED_TYPES = (  # AutoMM's problem types that are not implemented here
     "object_detection", "open_vocabulary_object_detection", "ner", "named_entity_recognition", "semantic_segmentation", "few_shot_classification",
     "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity",
 )  # fmt: skip
@@ -37,11 +37,11 @@ def plan_data(
     own: Data,
     start: Start | None = None,
 ) -> DataPlan:
-    """Reads the tables, works out the problem and the columns, and splits.
+    """Reads the tables, infers the problem and the column types, and splits the rows.
 
     Args:
-        own: the hyperparameters of the data.
-        start: the predictor whose problem and columns these are; None: they are worked out.
+        own: the hyperparameters ``data.*``.
+        start: the predictor whose problem and columns are used; None: they are inferred.
 
     Raises:
         InvalidData, InvalidArgument, MissingData, NotSupported
@@ -74,15 +74,15 @@ def plan_data(
         _check_tuning_data(valid.table, columns, label)
         if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
             valid = Split(valid.table.sample(max_num_tuning_data, random_state=seed), valid.folder)
-    if start is None:  # which has its own scale
+    if start is None:  # the predictor in start_from has its own scale
         weights = None if target.sample_weight is None else encode_weights(train[target.sample_weight])
         problem = problem.scaled_to(train[label], weights, own.label.numerical_preprocessing)
-    valid_target = problem.encode(valid.table[label])  # classes that train lacks are refused here
+    valid_target = problem.encode(valid.table[label])  # refuses classes that train lacks
     if why := undefined_on(validation_metric, problem, valid_target):
         remedy = "more rows, a larger holdout_frac, tuning_data or another metric help"
         raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}; {remedy}")
     if eval_metric.scorer is not None:
-        undefined_on(eval_metric, problem, valid_target)  # whether it can be computed at all
+        undefined_on(eval_metric, problem, valid_target)  # raises if it cannot be computed at all
     return DataPlan(
         Split(train, folder),
         valid,
@@ -98,7 +98,7 @@ def plan_data(
 
 
 def _may_be_classes(values: np.ndarray) -> str:
-    """A hint, where the labels of a regression look like the numbers of classes."""
+    """A hint if the labels of a regression look like class numbers; otherwise empty."""
     distinct = np.unique(values)
     if 2 * len(distinct) > len(values) or (distinct % 1).any():
         return ""
@@ -106,7 +106,7 @@ def _may_be_classes(values: np.ndarray) -> str:
 
 
 def _what_it_knows(start: Start, train: Split, valid: Split) -> str:
-    """Of the rows, those that the predictor to begin with has learned from."""
+    """A note on how many of the rows the start predictor has learned from; empty if none."""
     trained, validated = (int(start.knows(split.table, split.folder).sum()) for split in (train, valid))
     found = [f"{trained:,} of the {len(train.table):,} rows to train on"] if trained else []
     if validated:

@@ -1,6 +1,6 @@
-"""After the search, once its best trial is committed: an average of weights, an ensemble, or a refit, where there is time and it is worth it.
+"""Improves the predictor after the search, once the best trial is committed: by a soup, an ensemble or a refit, if there is time for it.
 
-What wins is chosen by the rows that chose the best trial: the more that is compared on few validation rows, the more the winner's score flatters it.
+They are judged by the validation rows that also chose the best trial. The more candidates are compared on few rows, the more optimistic the winner's score.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from ..training.result import EpochResult
 from ..training.state import TrialData
 from .plan import FitPlan, SearchPlan
 
-RESERVED_SHARE = 0.05  # of a time limit, kept from the trials for a soup or an ensemble
-BYTES_A_SECOND = 100e6  # of weights read, checked, written and hashed, on a slow disk
-NEVER = 10**9  # validations
+RESERVED_SHARE = 0.05  # share of the time limit reserved for a soup or an ensemble
+BYTES_A_SECOND = 100e6  # reading, checking, writing and hashing weights on a slow disk
+NEVER = 10**9  # validations of patience
 
 
 def kept_epochs(search: SearchPlan) -> int:
@@ -50,7 +50,7 @@ def kept_epochs(search: SearchPlan) -> int:
 
 
 def reserved_seconds(search: SearchPlan, ensemble_size: int, seconds: float) -> float:
-    """What the trials leave, of so many seconds, for what follows them. A refit takes as long as a trial and gets what is left over."""
+    """How many of ``seconds`` to reserve for a soup or an ensemble. A refit takes as long as a trial, and only gets what the trials leave over."""
     return RESERVED_SHARE * seconds if ensemble_size > 1 or kept_epochs(search) > 1 else 0.0
 
 
@@ -63,15 +63,15 @@ def run_after_search(
     deadline: float | None,
     commit: Callable[[Artifact], None],
 ) -> tuple[Artifact, bool]:
-    """Improves the predictor that was committed, and commits what is better by the validation rows.
+    """Runs the steps after a search on the committed predictor. Commits the result of each that changed the predictor or its summary.
 
     Args:
         best: the trial whose best epoch ``artifact`` is.
         deadline: time.time() at which the last commit must begin; None: no limit.
-        commit: makes a predictor that of the plan's folder.
+        commit: stores a predictor in the plan's folder.
 
     Returns:
-        The last that was committed, with what was compared in its summary; and whether there was time for all of it.
+        (the last predictor committed, with the comparisons in its summary; whether there was time for every step)
     """
     started, spent = time.time(), artifact.summary["training_time"]
     try:
@@ -83,7 +83,7 @@ def run_after_search(
                 commit(better)
                 artifact = better
         return artifact, finish.had_time
-    except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # a full disk, a full GPU: nothing of this is needed, and the best is safe
+    except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # e.g. a full disk or GPU: these steps are optional, and the best trial is saved
         progress.say(f"what follows a search ended in {type(problem).__name__}, the predictor stays as it is: {problem}", level=1)
         return artifact, True
 
@@ -93,8 +93,8 @@ class _Kept:
     """An epoch of a trial whose weights are on disk.
 
     Attributes:
-        config: as it was at that epoch of the trial; population-based training changes it.
-        folder: the checkpoint's.
+        config: the trial's config at that epoch; population-based training changes it over time.
+        folder: of the checkpoint.
     """
 
     trial: int
@@ -108,7 +108,7 @@ def _rank(epoch: _Kept) -> tuple[float, float]:
 
 
 class _Finish:
-    """The steps after a search; each takes the predictor so far and gives a better one, or the same."""
+    """The steps after a search. Each returns the predictor improved, or with only a comparison added to its summary, or as it was."""
 
     def __init__(self, plan: FitPlan, records: SearchRecords, progress: Progress, best: TrialRecord, deadline: float | None) -> None:
         assert best.best is not None, "the best trial has a score"
@@ -119,7 +119,7 @@ class _Finish:
         self.valid = open_cache(self.cache, "valid")
         self.souped: Validation | None = None
         self.had_time = True
-        # until one is measured here: in a trial, a row that was trained on cost as much as two that were validated, or more
+        # an estimate until one is measured here: in a trial, training on a row cost at least as much as validating on two
         trained, validated = best.epochs * len(plan.data.train.table), len(best.results) * len(self.valid)
         self.validation_seconds = best.seconds * len(self.valid) / (validated + 2 * trained)
 
@@ -130,7 +130,7 @@ class _Finish:
     # ------------------------------------------------------------------------------------------------------------- a soup
 
     def soup(self, artifact: Artifact) -> Artifact:
-        """The average of kept weights: of the best trial's epochs and, where it is greedy, of other trials that began alike."""
+        """Averages kept weights: of the best trial's epochs and, for a greedy soup, of other trials with the same architecture."""
         method = self.plan.search.config.optim.top_k_average_method
         kept = self._ingredients(greedy=method == "greedy_soup") if method in SOUPS else []
         if len(kept) < 2:
@@ -160,7 +160,7 @@ class _Finish:
         return self._improved(artifact, f"soup of {names}", validation, [Member(self.first.config, model.cpu())])
 
     def _ingredients(self, greedy: bool) -> list[_Kept]:
-        """What can be averaged, the best first; one search has one seed, and so equal starts."""
+        """The epochs that can be averaged, best first. All trials of a search have the same seed, so those with one architecture start from equal weights."""
         results = {checkpoint_name(result): result for result in self.best.results}
         folders = [folder for folder in list_checkpoints(self.first.folder.parent) if folder.name in results and folder != self.first.folder]
         own = self._intact([_Kept(self.first.trial, self.first.config, results[folder.name], folder) for folder in folders])
@@ -173,7 +173,7 @@ class _Finish:
     # -------------------------------------------------------------------------------------------------------- an ensemble
 
     def ensemble(self, artifact: Artifact) -> Artifact:
-        """The models that predict best together: of the best trials whose weights are kept, and the soup where there is one."""
+        """Combines the models that predict best together, out of the trials whose weights are kept and the soup, if there is one."""
         most = self.plan.ensemble_size
         if most == 1:
             return artifact
@@ -204,9 +204,9 @@ class _Finish:
     # ------------------------------------------------------------------------------------------------------------ a refit
 
     def refit(self, artifact: Artifact) -> Artifact:
-        """The best configuration, trained from its start on training and validation rows together, for as many epochs as were best.
+        """Trains the best configuration anew, on the training and validation rows together, for as many epochs as the trial had at its best.
 
-        The learning rate goes the way it went in the trial, stretched to the larger epochs, and is left where the trial's best epoch left it.
+        The learning rate follows the trial's schedule, stretched to the longer epochs, and stops where the trial's best epoch stopped.
         """
         config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
         seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
@@ -218,25 +218,26 @@ class _Finish:
         rows = join_rows((train, self.valid))
         (_, trained), (_, steps) = epoch_size(config.env, len(train)), epoch_size(config.env, len(rows))
         last_step = max(1, round(epochs * steps))
-        scheduled = self.first.result.total_steps or most_steps(config.optim, trained)  # fewer than all where the trial had no time for them
+        scheduled = self.first.result.total_steps or most_steps(config.optim, trained)  # fewer if a time limit shortened the trial's schedule
         schedule = max(1, round(scheduled * steps / trained))
         limits = {"optim.patience": NEVER, "optim.max_steps": schedule}
-        # the loop wants to validate: these rows are learned from as well, and show no more than that it has not diverged
+        # the loop needs rows to validate; as these are also trained on, they can only show whether training diverges
         few = self.valid.head(config.env.batch_size)
-        harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # defined on any rows
+        harmless = find_metric("log_loss" if self.problem.is_classification else "mse")  # these are defined on any rows
         device = pick_device(config.env)
         data = TrialData.of(resident(rows, device), few.to(device), self.problem, harmless)
         state = self.models.state(config, self.plan.seed, device)
 
         def should_stop(ahead: float) -> str | None:
-            # not by what is ahead: the schedule is longer than what is trained of it here, for which there was time
+            # ``ahead`` is ignored: the schedule is longer than the part that is trained here, for which there was time
             return "best epoch" if state.step >= last_step else "time limit" if self._late() else None
 
         with gpu_kernels(config.env, device):
-            if self.plan.start is None and wants_probe(state.model, config.optim, len(train)):  # the trial's own, fitted to its training rows
+            if self.plan.start is None and wants_probe(state.model, config.optim, len(train)):
+                # the probe that the trial began with, fitted to its training rows
                 probed = TrialData.of(resident(train, device), self._valid_there, self.problem, self.metric)
                 start_from_probe(state, probed, config, self.cache, should_stop)
-            state.is_unscored = False  # its score is known
+            state.is_unscored = False  # the probe's score is known from the trial
             *_, last = train_epochs(state, data, config.with_overrides(limits), self.plan.seed, should_stop)
         self.had_time = last.end != "time limit"
         if last.end in ("diverged", "time limit"):
@@ -246,14 +247,14 @@ class _Finish:
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
         seen = np.concatenate([artifact.seen, self.plan.data.digests(self.plan.data.valid)])
-        members = (Member(config, shared_copy(state.predictor.cpu())),)  # a copy is not compiled
+        members = (Member(config, shared_copy(state.predictor.cpu())),)  # copied, because the copy is not compiled
         return replace(artifact, members=members, seen=seen).with_summary(refit=refit)
 
     # ----------------------------------------------------------------------------------------------------------- in common
 
     @functools.cached_property
     def _other_trials(self) -> list[_Kept]:
-        """The best epochs of the other trials whose weights are kept, the best first."""
+        """The best epochs of the other trials whose weights are kept, best first."""
         kept = []
         for record in self.records.ranked():
             if record.best is not None and record.number != self.first.trial:
@@ -284,7 +285,7 @@ class _Finish:
         return found
 
     def _validation(self, epoch: _Kept) -> Validation | None:
-        """From the predictions that its trial left; made again where it left none, and None where there is no time for it."""
+        """Validates an epoch by the predictions that its trial stored, or predicts again if there are none; None if there is no time for that."""
         logits = load_predictions(epoch.folder)
         if logits is not None and logits.shape == (len(self.valid), self.problem.num_outputs):
             return self._judge(logits)

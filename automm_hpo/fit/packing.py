@@ -1,7 +1,7 @@
-"""How many trials share a GPU where the user has not said: by what one of them was measured to take of it.
+"""Decides how many trials share a GPU, unless the user has said so, by measuring the memory and time that a trial takes on it.
 
-Processes take turns on a GPU. A small model keeps it busy a fraction of the time, for it waits for its own Python; so many trials at a time then
-cost each of them little. Where NVIDIA's MPS runs (``nvidia-cuda-mps-control -d``), their kernels also run side by side.
+Processes take turns on a GPU. A small model keeps it busy only a fraction of the time, because it waits for its own Python code; many trials at a time
+then slow each other down little. With NVIDIA's MPS (``nvidia-cuda-mps-control -d``), their kernels also run side by side.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from .plan import FitPlan
 from .timing import miniature
 
 MOST_TRIALS = 8  # on a GPU; each is a process with Python, torch and a context of its own
-MEMORY_SHARE = 0.85  # of a GPU's free memory that trials may plan with; the rest is for what was not measured, such as larger batches in validation
-MOST_KINDS = 4  # of models in a search that are measured
+MEMORY_SHARE = 0.85  # share of a GPU's free memory planned for trials; the rest is for what is not measured, such as larger validation batches
+MOST_KINDS = 4  # kinds of models in a search; if there are more, none is measured
 STEPS = 8
-CONTEXT_BYTES = 500_000_000  # of CUDA itself, in each process; this one has its own by the time that anything is measured
+CONTEXT_BYTES = 500_000_000  # a CUDA context, one per process; this process has its own before anything is measured, so it must be added
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """What a trial takes of a GPU.
+    """What a trial needs of a GPU.
 
     Attributes:
-        memory_bytes: at its peak, context and libraries included.
-        busy: share of the time in which it computes, in [0, 1].
+        memory_bytes: peak memory, including the CUDA context and libraries.
+        busy: share of the time in which the GPU computes, in [0, 1].
     """
 
     memory_bytes: int
@@ -43,23 +43,23 @@ class Occupancy:
 
 
 def trials_per_gpu(occupancy: Occupancy, free_bytes: int, cpus_per_gpu: float) -> int:
-    """Trials at a time of which none waits long for another: bounded by memory, time on the GPU, and the processors that feed it."""
+    """Trials at a time on one GPU that hardly wait for each other: bounded by memory, GPU time, the CPU cores that feed it, and ``MOST_TRIALS``."""
     by_memory = math.floor(MEMORY_SHARE * free_bytes / max(1, occupancy.memory_bytes))
     by_time = round(1 / max(occupancy.busy, 1 / MOST_TRIALS))
     return max(1, min(by_memory, by_time, math.floor(cpus_per_gpu), MOST_TRIALS))
 
 
 def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[float, str]:
-    """(share of one of this machine's GPUs that each trial gets, why).
+    """(share of one of this machine's GPUs that each trial gets, explanation).
 
-    All of it where the user said how much, or where nothing is gained; none where the user keeps trials from it.
+    1 if the user gave it, if sharing gains nothing, or if it cannot be measured here; 0 if the user keeps trials off the GPU.
 
     Args:
-        there: ``cpu`` and ``gpu`` that the search will have; None: other machines', of which nothing is known.
+        there: ``cpu`` and ``gpu`` that the search will have; None: those of a cluster that is not connected yet.
     """
     search = plan.search
     device = find_device(search.config.env)
-    torch.cuda.empty_cache()  # of what was timed: the memory is the trials'
+    torch.cuda.empty_cache()  # frees the memory of earlier timing for the trials
     if not search.config.env.allows_gpu:
         return 0.0, ""
     if there is None or not there["gpu"]:
@@ -70,9 +70,9 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:
         return 1.0, ""
     measured = [_measure(plan, config, device) for config in kinds]
-    torch.cuda.empty_cache()  # the memory is the trials'
+    torch.cuda.empty_cache()  # frees the memory for the trials
     worst = Occupancy(max(each.memory_bytes for each in measured), max(each.busy for each in measured))
-    free, _ = torch.cuda.mem_get_info(device)  # others may use this GPU, too
+    free, _ = torch.cuda.mem_get_info(device)  # other programs may use this GPU too
     cpus = search.settings.resources.get("cpu", 1.0)
     count = min(trials_per_gpu(worst, free, num_cpus / num_gpus / cpus), math.ceil(search.num_trials / num_gpus))
     used = f"one takes {worst.memory_bytes / 1e9:.1f} of {free / 1e9:.0f} GB and {worst.busy:.0%} of its time"
@@ -80,17 +80,18 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
 
 
 def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
-    """From a few steps in this process."""
+    """Measures a few steps in this process."""
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)  # of what this process did before
+    torch.cuda.reset_peak_memory_stats(device)  # forget what this process did before
     free, _ = torch.cuda.mem_get_info(device)
     with miniature(plan, config, STEPS) as (short, state, data):
-        data = replace(data, valid=data.valid.head(1), valid_target=data.valid_target[:1])  # an epoch is one step here, and not all validation
+        # an epoch is one step here, so validating whole batches would take up much of the time
+        data = replace(data, valid=data.valid.head(1), valid_target=data.valid_target[:1])
         steps = train_epochs(state, data, short, plan.seed, lambda ahead: None)
-        for _ in range(STEPS // 2):  # kernels are chosen, the allocator grows
+        for _ in range(STEPS // 2):  # warm-up: kernels are chosen, the allocator grows
             next(steps)
         torch.cuda.synchronize(device)
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of the profiler, which would write lines of its own to the console; read at its first use
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # keeps the profiler from printing to the console; it reads this at its first use
         with profile(activities=[ProfilerActivity.CUDA]) as traced:
             started = time.perf_counter()
             for _ in steps:
@@ -98,7 +99,7 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
             torch.cuda.synchronize(device)
             seconds = time.perf_counter() - started
         busy = sum(event.self_device_time_total for event in traced.key_averages()) / 1e6 / seconds
-        busy = min(1.0, busy) or 1.0  # nothing seen: not everywhere may the profiler look
+        busy = min(1.0, busy) or 1.0  # 0: the profiler saw nothing, e.g. for lack of permission
         taken = max(free - torch.cuda.mem_get_info(device)[0], torch.cuda.max_memory_reserved(device))
-        rows = data.train.nbytes / len(data.train) * (len(plan.data.train.table) + len(plan.data.valid.table))  # each trial has its own on the GPU
+        rows = data.train.nbytes / len(data.train) * (len(plan.data.train.table) + len(plan.data.valid.table))  # each trial has its own copy on the GPU
     return Occupancy(int(CONTEXT_BYTES + taken + (rows if 2 * rows <= free else 0)), busy)

@@ -1,4 +1,4 @@
-"""Where the predictor of a fit lies: at every moment the best so far by the validation rows."""
+"""The folder of the predictor of a fit. At any moment it holds the best predictor so far by the validation rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class PredictorFolder:
     that have since been pruned. Then it is kept. The two can be compared, because the validation rows and the metric are the same.
 
     Args:
-        alone: the best trial's predictor, of this session and the earlier ones.
+        alone: the predictor of the best trial, earlier sessions included.
 
     Attributes:
-        committed: the last predictor that this session gave it.
+        committed: the last predictor that this session passed to ``commit``.
     """
 
     def __init__(self, plan: FitPlan, alone: Artifact) -> None:
@@ -41,25 +41,25 @@ class PredictorFolder:
             return None
 
     def _value(self, artifact: Artifact) -> float:
-        return artifact.summary.get(f"val_{self._metric.name}", math.nan)  # which is never better
+        return artifact.summary.get(f"val_{self._metric.name}", math.nan)  # nan is never better
 
     def _is_beaten(self, artifact: Artifact) -> bool:
-        """By what lies there from before."""
+        """Whether the earlier predictor is better."""
         return self._earlier is not None and self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact))
 
     def commit(self, artifact: Artifact) -> None:
-        """Makes it the predictor, unless what lies there is better."""
+        """Saves the predictor, unless the earlier one is better."""
         if not self._is_beaten(artifact):
             save_artifact(artifact, self._path)
         self.committed = artifact
 
     def settled(self, artifact: Artifact, progress: Progress) -> Artifact:
-        """What lies there at the end, this session's last commit or the earlier predictor."""
+        """The predictor that the folder holds at the end: ``artifact``, or the earlier one if that is better."""
         if self._earlier is None or not self._is_beaten(artifact):
             return artifact
         before, found, name = number_text(self._value(self._earlier)), number_text(self._value(artifact)), self._metric.name
         progress.say(f"the earlier predictor stays: {name} {before} on the validation rows, where this call came to {found}", level=1)
         kept = self._earlier.with_summary(**{key: artifact.summary[key] for key in ("num_trials", "training_time")})
-        with contextlib.suppress(OSError):  # a full disk: what lies there is the same but for these
+        with contextlib.suppress(OSError):  # e.g. a full disk: the saved one differs in these two values only
             save_artifact(kept, self._path)
         return kept

@@ -1,4 +1,4 @@
-"""What a call of ``fit`` comes to: what is learned from, what is tried, where and within what. Nothing is written or started yet."""
+"""The plan of a ``fit``: its data, its search, its folder and its time. Nothing has been written or started yet."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ..space import RawProposal, SearchSpace
 from ..training.building import ModelBuilder
 from .start import Start
 
-WORDS_LIMIT = "words_time_limit"  # of what is chosen for a search: the time limit by which as many words are learned from
+WORDS_LIMIT = "words_time_limit"  # in ``SearchIdentity.chosen``: the time limit that decides how many rows word models learn from
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the user said of the label; None is inferred. A metric is a name or a scorer object."""
+    """What the user said about the label; None: to be inferred. A metric is a name or a scorer object."""
 
     label: str | None
     problem_type: str | None
@@ -40,15 +40,15 @@ class Target:
     sample_weight: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The arguments of the predictor; of a scorer object only the name."""
+        """The arguments of the predictor; a scorer object is stored by name only."""
         metrics = {name: getattr(self, name) for name in ("eval_metric", "validation_metric")}
         return asdict(self) | {name: find_metric(metric, name).name if metric is not None else None for name, metric in metrics.items()}
 
     def begun_with(self, start: Start | None) -> Self:
-        """The same, with what the predictor that a fit begins with, if it does, knows of it.
+        """The target completed from the predictor in ``start_from``, if there is one.
 
         Raises:
-            InvalidArgument: the user said something else.
+            InvalidArgument: the user gave another label or problem type, or the predictor's metric is a scorer object.
         """
         if start is None:
             return self
@@ -57,7 +57,7 @@ class Target:
             if given is not None and given != own:
                 raise InvalidArgument(f"{name}: is {given!r}, and {own!r} of the predictor in start_from; leave it out")
         told = {} if self.eval_metric is not None else {"eval_metric": artifact.eval_metric}
-        if self.eval_metric is None and self.validation_metric is None:  # which else is the eval_metric
+        if self.eval_metric is None and self.validation_metric is None:  # given only eval_metric, it is also the validation_metric
             told["validation_metric"] = artifact.validation_metric
         for name, metric in told.items():
             if metric.startswith(OBJECT):
@@ -67,10 +67,10 @@ class Target:
         return replace(self, label=problem.label, problem_type=problem.problem_type, **told)
 
     def searched_by(self, settings: TuneSettings) -> Self:
-        """The same, with the metric that the search was told to go by.
+        """The target with the ``metric`` of the search settings as its validation metric.
 
         Raises:
-            InvalidTuneSettings: the predictor was told another.
+            InvalidTuneSettings: the predictor was given another one.
         """
         if settings.metric is None:
             return self
@@ -84,7 +84,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows, and the folder that their relative paths count from."""
+    """Rows, and the folder that relative paths in them start from."""
 
     table: pd.DataFrame
     folder: Path
@@ -92,7 +92,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataPlan:
-    """What is learned from."""
+    """The data of a fit."""
 
     train: Split
     valid: Split
@@ -103,9 +103,9 @@ class DataPlan:
     sample_weight: str | None = None
     valid_is_given: bool = False
     label_note: str = ""
-    """What the user may want to know of how the label was understood."""
+    """A hint on how the label was understood; may be empty."""
     start_note: str = ""
-    """And of the rows, where the fit begins with a predictor."""
+    """A note on rows that the predictor in ``start_from`` has learned from; may be empty."""
 
     def digests(self, *splits: Split) -> np.ndarray:
         """``row_digests`` of the rows of some splits."""
@@ -120,19 +120,19 @@ class DataPlan:
         return {"train": self.train, "valid": self.valid}
 
     def encode(self, split: Split, encoders: Encoders, report: Callable[[str], None] = lambda line: None) -> EncodedTable:
-        """Rows with their targets as arrays; pictures still to be decoded."""
+        """The rows and their targets as arrays; images are not decoded yet."""
         target = self.problem.encode(split.table[self.problem.label])
         return encoders.transform(split.table, split.folder, target, self.weights(split), report, held_out=split is self.train)
 
     def weights(self, split: Split) -> np.ndarray | None:
-        """(N,) float32 of the rows, scaled to a mean of 1 over those of training; None where all count alike."""
+        """(N,) float32 row weights, scaled to a mean of 1 over the training rows; None if all rows count alike."""
         if self.sample_weight is None or self.sample_weight not in split.table.columns:
             return None
         mean = encode_weights(self.train.table[self.sample_weight]).mean()
         return (encode_weights(split.table[self.sample_weight], may_be_zero=split is not self.train) / mean).astype(np.float32)
 
     def fit_scorer(self, encoders: Encoders, seed: int, time_limit: float | None) -> Encoders:
-        """The encoders with the linear models of the texts' words, where those are wanted."""
+        """The encoders with the linear models of the texts' words fitted, if their ``score_names`` ask for them."""
         if not encoders.score_names:
             return encoders
         table, columns = self.train.table, encoders.text_columns
@@ -142,14 +142,14 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is tried. Without a space, ``settings`` are the defaults and there is one trial.
+    """What the trials try. Without a space, ``settings`` are the defaults and there is one trial.
 
     Attributes:
-        given: the fixed values, by canonical key: what the user gave, and what a preset or these data add to it.
+        given: fixed values by canonical key: those of the user, and those added by a preset or for these data.
         first_points: raw proposals to try before the searcher's own.
         warm_start: what earlier searches found.
-        added: of ``given`` and ``space``, the keys that a preset or these data added.
-        without_effect: what the user gave that does nothing here -> why.
+        added: the keys of ``given`` and ``space`` that were added by a preset or for these data.
+        without_effect: names the user gave that do nothing here -> why.
     """
 
     config: Config
@@ -171,12 +171,12 @@ class FitPlan:
     """A call of ``fit`` as it will be carried out.
 
     Attributes:
-        identity: what makes the search the same in another call.
-        resuming: the folder holds this search already.
+        identity: what another call must share to resume the search.
+        resuming: whether the folder already holds this search.
         deadline: time.time() at which ``fit`` must return; None: no limit.
-        ensemble_size: most models of an ensemble; 1: none.
-        start: what all trials begin with, where that is another predictor.
-        refit: instead train the best configuration again, on all rows; none are left to validate that.
+        ensemble_size: most models in an ensemble; 1: no ensemble.
+        start: the predictor that all trials begin with, if any.
+        refit: instead of a soup or an ensemble, train the best configuration again on all rows, which leaves none to validate it.
     """
 
     path: Path
@@ -198,17 +198,17 @@ class FitPlan:
 
     @functools.cached_property
     def seen(self) -> np.ndarray:
-        """``row_digests`` of what the search's models learn from, and of what that they begin with did."""
+        """``row_digests`` of the training rows, and of the rows that the predictor in ``start_from`` learned from."""
         earlier = [] if self.start is None else [self.start.artifact.seen]
         return np.concatenate([self.data.digests(self.data.train), *earlier])
 
     def with_start_kept(self) -> Self:
-        """The plan with what trials begin with in the search's own folder: it goes on though that predictor may be gone, or another one."""
+        """The plan with the start predictor copied to the search folder, so that the search can go on if the original is deleted or replaced."""
         return self if self.start is None else replace(self, start=self.start.kept_in(self.path / "search"))
 
     def with_scorer(self) -> Self:
-        """The plan with the words' linear models fitted, where they are wanted: it takes a while, and a search that has finished needs it no more."""
-        if self.start is not None:  # which has its own
+        """The plan with the word models fitted, if it has any. A separate step, because it takes a while and a finished search does not need it."""
+        if self.start is not None:  # the predictor in start_from has its own
             return self
-        # by the time limit of the first session: its trials have learned from the scores that these models gave then
+        # with the first session's time limit, so that the models give the same scores that its trials learned from
         return replace(self, encoders=self.data.fit_scorer(self.encoders, self.seed, self.identity.chosen.get(WORDS_LIMIT)))

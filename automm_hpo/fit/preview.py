@@ -1,4 +1,4 @@
-"""What a call of ``fit`` would do: its trials as far as they are known, and from two timed steps of each model its time and disk."""
+"""Previews a call of ``fit``: its trials as far as they are known, and its time and disk space, estimated from a few timed steps of each model."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from .plan import FitPlan
 from .timing import miniature
 from .venue import venue_of
 
-TIMED_STEPS = 3  # the first of them warms up
-LENGTHS = ("optim.max_epochs", "optim.max_steps", "optim.patience")  # of a trial, not of its steps
+TIMED_STEPS = 3  # the first one is a warm-up
+LENGTHS = ("optim.max_epochs", "optim.max_steps", "optim.patience")  # they set how long a trial is, not how long a step takes
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What would run, and about what it would take if no scheduler stopped anything and no trial lost patience.
+    """What a ``fit`` would run, and its approximate cost if no scheduler stopped a trial and no trial ran out of patience.
 
     Attributes:
         trials: a row for each trial that is known beforehand, with its tuned values, ``epochs`` and estimated ``seconds``.
-        num_trials: all of them.
-        num_ended: of these, those that the folder has already.
+        num_trials: trials of the whole search.
+        num_ended: trials that have already ended in an earlier session.
         num_parallel: trials at a time.
-        seconds: of all that is left of the search, start-up not counted.
-        disk_bytes: of checkpoints, at their peak.
-        path: where the predictor would lie.
-        time_limit: seconds that are left of ``fit``'s; None: as many as it takes.
+        seconds: estimated time of the remaining trials, without start-up.
+        disk_bytes: peak size of the checkpoints.
+        path: folder where the predictor would be saved.
+        time_limit: seconds left of ``fit``'s ``time_limit``; None: no limit.
     """
 
     trials: pd.DataFrame
@@ -82,7 +82,7 @@ class Preview:
 
 @process_unchanged()
 def preview(plan: FitPlan) -> Preview:
-    """Times a few steps on a few rows; nothing is written."""
+    """Times a few steps on a few rows. Writes nothing."""
     search, time_limit = plan.search, None if plan.deadline is None else max(0.0, plan.deadline - time.time())
     slots, configs = num_parallel(search), _known_configs(plan)
     seconds_per_epoch: dict[str, float] = {}
@@ -105,12 +105,12 @@ def preview(plan: FitPlan) -> Preview:
 
 
 def _takes_time(key: str, value: Any) -> bool:
-    """Whether an epoch may take longer for this value of a hyperparameter: rates, shares and probabilities take none, but how often is validated."""
+    """Whether a value may change how long an epoch takes. ``LENGTHS`` and floats (rates, shares) do not, except the validation interval."""
     return key == "optim.val_check_interval" or not (isinstance(value, float) or key in LENGTHS)
 
 
 def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
-    """The tuned values and the config of each trial that does not depend on the results of others; the first at least."""
+    """(tuned values, config) of each trial that does not depend on the results of others; at least of the first."""
     search = plan.search
     if not search.space:
         return [({}, search.config)]
@@ -129,7 +129,7 @@ def _known_configs(plan: FitPlan) -> list[tuple[dict, Config]]:
 
 
 def _measure(plan: FitPlan, config: Config) -> float:
-    """Seconds of an epoch."""
+    """Estimated seconds of an epoch, validations included."""
     _, steps_per_epoch = epoch_size(config.env, len(plan.data.train.table))
     with miniature(plan, config, TIMED_STEPS) as (short, state, few):
         predict_logits(state.model, few.valid, short.env)  # warms up
@@ -137,7 +137,8 @@ def _measure(plan: FitPlan, config: Config) -> float:
         predict_logits(state.model, few.valid, short.env)
         valid_row = (time.perf_counter() - began) / len(few.valid)
         results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
-        step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))  # one, where it diverged
+        # max(1, ...): if training diverged, there may be one result only
+        step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))
     return steps_per_epoch * step + num_validations(config.optim, steps_per_epoch) * valid_row * len(plan.data.valid.table)
 
 

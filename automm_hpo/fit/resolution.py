@@ -1,7 +1,8 @@
-"""The size of pictures that a time limit leaves time for, by what a training step was measured to take.
+"""Chooses the image size that a time limit leaves time for, from a measured training step.
 
-Time goes with the number of pixels. Where there is none for two epochs at the size that a model's weights were published for, smaller pictures seen twice
-teach more than large ones seen in part, and more than still smaller ones seen often (``benchmarks/short_of_time.py``). Nobody's own ``image_size`` is touched.
+Time is proportional to the number of pixels. If there is no time for two epochs at the size that a model's weights were published for, two epochs of smaller
+images teach more than part of an epoch of large ones, and more than many epochs of still smaller ones (``benchmarks/short_of_time.py``). An ``image_size``
+that the user gave is never changed.
 """
 
 from __future__ import annotations
@@ -31,20 +32,22 @@ from .timing import as_in_a_trial
 from .venue import choose_venue
 
 KEY = "model.timm_image.image_size"
-START_SECONDS = 8.0  # of a search, until its first trial's first step
-# epochs that a trial should have time for, and the least share of the published size: from published weights, and from random ones
+START_SECONDS = 8.0  # from the start of a search on Ray to the first step of its first trial
+# pretrained or not -> (epochs that a trial should have time for, smallest fraction of the published size)
 NEEDS = {True: (2, 0.4), False: (8, 0.25)}
-FORWARD = 1 / 3  # what a row costs without its gradient
-STEP = 32  # pixels: sizes are whole multiples, for most models halve them five times
+FORWARD = 1 / 3  # cost of a row without its gradient, relative to a trained row
+STEP = 32  # pixels; sizes are multiples of it, because most models halve them five times
 TIMED_ROWS = 8
 
 
 def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, stored: Mapping[str, Any] | None) -> SearchPlan:
-    """The search with the largest ``image_size`` that there is time for; as it was where that is the model's own, given, searched, or time has no limit.
+    """The search with the largest ``image_size`` that there is time for.
+
+    It is unchanged if there is time for the model's own size, if the size is given or searched, or if time is unlimited.
 
     Args:
-        deadline: time.time() at which ``fit`` must return.
-        stored: what was chosen here for the search that is being resumed, and is not measured again; None: this one is new.
+        deadline: time.time() at which ``fit`` must return; None: no limit.
+        stored: the choice of the search that is being resumed, which is kept without measuring; None: a new search.
     """
     pictures = data.num_pictures(search.config)
     features = Features(num_images=sum(pictures.get(column, 1) for column in data.columns.of_type(*IMAGE_TYPES)))
@@ -71,19 +74,19 @@ def fit_resolution(search: SearchPlan, data: DataPlan, deadline: float | None, s
     for size in sorted(in_time or sizes[:1], reverse=True):
         try:
             check_model(_with_size(search, size).config)
-        except InvalidHyperparameter:  # few models take sizes of one kind only
+        except InvalidHyperparameter:  # a few models accept only certain sizes
             continue
         return _with_size(search, size)
     return search
 
 
 def chosen_resolution(search: SearchPlan) -> dict[str, Any]:
-    """What was chosen here, as ``stored``."""
+    """The choice made by ``fit_resolution``, to be passed as ``stored`` when the search is resumed."""
     return {KEY: search.given[KEY]} if KEY in search.added else {}
 
 
 def row_cost(search: SearchPlan, data: DataPlan, epochs: int, probed: bool) -> float:
-    """Rows that a trial trains on in so many epochs, if it has as many, those it only looks at counted at what they cost."""
+    """The cost of a trial of up to ``epochs`` epochs, in trained rows. Rows that are only predicted count as a ``FORWARD`` share each."""
     optim, num_train, num_valid = search.config.optim, len(data.train.table), len(data.valid.table)
     _, steps_per_epoch = epoch_size(search.config.env, num_train)
     epoch = num_train + FORWARD * num_validations(optim, steps_per_epoch) * num_valid
@@ -96,7 +99,7 @@ def _with_size(search: SearchPlan, size: int) -> SearchPlan:
 
 
 def _row_seconds(search: SearchPlan, features: Features) -> float:
-    """Of one row, forth and back through the image model at its published size, on as many threads as a trial has."""
+    """Seconds of the forward and backward pass of one row through the image model at its published size, with as many threads as a trial has."""
     config = search.config.with_overrides({"model.names": ["timm_image"]})
     with as_in_a_trial(search) as device:
         model = build_model(config, features, 1, load_weights=False).to(device).to(memory_format=torch.channels_last).train()
@@ -111,7 +114,7 @@ def _row_seconds(search: SearchPlan, features: Features) -> float:
 
 
 def _step_seconds(model: TableModel, num_rows: int, num_images: int, env: Env, device: torch.device) -> float:
-    """The second of two steps; the first one warms up."""
+    """Seconds of the second of two steps; the first one is a warm-up."""
     side = model.image_spec.size
     pixels = torch.zeros(num_rows, num_images, side, side, 3, dtype=torch.uint8, device=device).permute(0, 1, 4, 2, 3)
     mask = torch.ones(num_rows, num_images, dtype=torch.bool, device=device)

@@ -1,4 +1,4 @@
-"""A planned fit, carried out: caches, trials, the best of them, its folder."""
+"""Runs a planned fit: builds the caches, runs the trials, and saves the best predictor."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from ..hpo.table import number_text, value_text
 from ..hpo.training_trial import Training, splits_closed
 from ..models import MODEL_KEYS, MODELS, has_say, is_pretrained, used_groups, used_models
 from ..process import Interruption
+from ..rng import generators_unchanged
 from ..session import Session, trials_deadline
 from ..space import tuned_keys
 from ..training.building import ModelBuilder
 from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
-from ..training.device import find_device, generators_unchanged, has_bfloat16
+from ..training.device import find_device, has_bfloat16
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .packing import plan_gpu_share
@@ -42,14 +43,14 @@ from .venue import Venue, venue_of
 
 
 def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifact, Interruption]:
-    """Runs the trials and commits the best one's best epoch to the plan's folder, then what is better than that.
+    """Runs the trials and saves the best trial's best epoch to the plan's folder, then anything that improves on it.
 
     Returns:
-        The best, and whether the search was asked to end before its end; the caller raises that on.
+        (the best predictor, the interruption that ended the search early, if any). The caller re-raises the interruption.
 
     Raises:
-        AllTrialsFailed: no trial ended with a score.
-        BadImages: images that cannot be read; nothing is left behind.
+        AllTrialsFailed: no trial has a score.
+        BadImages: images cannot be read; nothing is left behind.
     """
     started, data, settings = time.time(), plan.data, plan.search.settings
     metric, device = data.validation_metric, find_device(plan.search.config.env)
@@ -59,7 +60,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
             session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
-            return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # which may be another one than then
+            return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # eval_metric may differ from the earlier call
         plan = plan.with_scorer().with_start_kept()
         _announce(plan, session)
         last_commit = trials_deadline(plan.deadline, venue.may_use_ray)
@@ -81,9 +82,9 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             before = load_summary(plan.path).get("training_time", 0.0) if plan.resuming else 0.0
             artifact = artifact.with_summary(training_time=round(before + time.time() - started, 2))
             place = PredictorFolder(plan, artifact)
-            place.commit(artifact)  # of a whole search and of an interrupted one alike
+            place.commit(artifact)  # even if the search was interrupted
             had_time = True
-            # a copy has no trial's weights, which a refit does without
+            # a copied predictor folder has no weights of trials; only a refit works without them
             if interruption.signal is None and (plan.refit or list_checkpoints(session.records.folder_of(best.number).checkpoints)):
                 try:
                     artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit, place.commit)
@@ -102,7 +103,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
 
 
 def _prepare(plan: FitPlan, venue: Venue, session: Session, cluster: Cluster, last_commit: float | None) -> float:
-    """Encodes the table, and starts Ray meanwhile where there is something to search that begins on it.
+    """Builds the caches, and meanwhile starts Ray if trials begin on it.
 
     Returns:
         Each trial's share of a GPU.
@@ -115,10 +116,10 @@ def _prepare(plan: FitPlan, venue: Venue, session: Session, cluster: Cluster, la
             if searching and venue.in_process is None:
                 cluster.start()
             caches.result()
-        finally:  # by Ctrl-C, say
+        finally:  # also after Ctrl-C
             cancelled.set()
             pool.shutdown(cancel_futures=True)
-    # when all cores are free again, for it is measured; and in this thread, for torch's profiler complains in another one than that which imported torch
+    # measured once all cores are free again, and in this thread, because torch's profiler complains outside the thread that imported torch
     share, why = plan_gpu_share(plan, there) if searching else (1.0, "")
     if why:
         session.progress.say(why)
@@ -127,11 +128,11 @@ def _prepare(plan: FitPlan, venue: Venue, session: Session, cluster: Cluster, la
 
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event, last_commit: float | None) -> None:
     data, config, folder = plan.data, plan.search.config, plan.path / "search" / "cache"
-    splits, seen = data.splits, plan.seen  # when the trials have ended there may be no time for it
+    splits, seen = data.splits, plan.seen  # computed now, because there may be no time for it after the trials
     if plan.start is None and data.valid_is_given and (both := int(np.isin(data.digests(data.valid), seen).sum())):
         count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
         progress.say(f"{count} are equal to rows to train on: if they are the same ones, the scores flatter", level=1)
-    for stale in folder.glob("probe-*.safetensors"):  # of a session that was killed
+    for stale in folder.glob("probe-*.safetensors"):  # left by a session that was killed
         stale.unlink()
     lines: dict[str, None] = {}
     tables = {name: data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
@@ -152,7 +153,7 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event,
 
 
 def _search_job(plan: FitPlan, venue: Venue, gpu_share: float) -> SearchJob | None:
-    """What is searched; None without a space."""
+    """The search to run; None without a space."""
     search = plan.search
     if not search.space:
         return None
@@ -176,17 +177,17 @@ def _search_job(plan: FitPlan, venue: Venue, gpu_share: float) -> SearchJob | No
 
 
 def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) -> tuple[TrialRecord, Artifact]:
-    """The best epoch of the best trial as a predictor; where its weights are damaged, the next best, and that is said."""
+    """The best trial, and its best epoch as a predictor. If its weights are damaged, reports that and takes the next best trial."""
     data = plan.data
     for record in records.ranked():
-        if record.best is None:  # this one and all behind it
+        if record.best is None:  # neither has any of the following trials
             break
         try:
             member = _best_member(record, records, plan.models)
         except CorruptFile as problem:
-            if list_checkpoints(records.folder_of(record.number).checkpoints):  # pruned ones are simply not there
+            if list_checkpoints(records.folder_of(record.number).checkpoints):  # damaged rather than pruned
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
-            elif load_summary(plan.path).get("best_trial") == record.number:  # in a copy, which has no trial's weights, it is what lies there
+            elif load_summary(plan.path).get("best_trial") == record.number:  # in a copy without trials' weights, the saved predictor is this trial
                 return record, replace(load_artifact(plan.path), eval_metric=data.eval_metric.name).with_summary(num_trials=len(records))
             continue
         eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
@@ -196,10 +197,10 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
 
 
 def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> Artifact:
-    """What a predictor would be, had this trial been the best; its weights are there.
+    """The predictor as it would be if this trial had been the best. The trial's weights must have been kept.
 
     Raises:
-        CorruptFile: they are damaged.
+        CorruptFile: they are damaged or were not kept.
     """
     record = next(record for record in records.trials() if record.number == number)
     sources = artifact.sources_for(Config.from_flat(record.best_config))
@@ -208,7 +209,7 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
 
 
 def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuilder) -> Member:
-    """The best epoch of a trial that has one; with the hyperparameters of that time, which population-based training may have changed since.
+    """The best epoch of a trial that has one, with the hyperparameters of that epoch; population-based training may have changed them since.
 
     Raises:
         CorruptFile: its weights are damaged, or were not kept.
@@ -231,7 +232,7 @@ def _summary(record: TrialRecord, records: SearchRecords, metric: str) -> dict[s
 
 
 def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
-    """The predictor in a few words, with its validation metric; the best trial's own beside it where they differ."""
+    """The predictor in a few words, with its validation metric, and with the best trial's metric if the predictor is not that trial alone."""
     metric, summary = artifact.validation_metric, artifact.summary
     soup = len(summary.get("soup", {}).get("ingredients", ()))
     what, alone = f"trial {best.number}", f" (trial {best.number} alone {number_text(best.metric)})"
@@ -279,7 +280,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
 
 
 def _notes(plan: FitPlan) -> Iterator[str]:
-    """What may not be as the user thinks."""
+    """Warnings about settings that may not do what the user expects."""
     search, problem, device = plan.search, plan.data.problem, find_device(plan.search.config.env)
     if search.without_effect:
         yield f"of no effect here: {', '.join(f'{key} ({why})' if why else key for key, why in search.without_effect.items())}"
@@ -302,7 +303,7 @@ def _notes(plan: FitPlan) -> Iterator[str]:
 
 
 def _told(plan: FitPlan) -> dict[str, Any]:
-    """What MLflow is told of a search: the hyperparameters of all that it may use, those that it tunes by their space."""
+    """The parameters that MLflow logs: the hyperparameters that the search may use; for tuned ones, their space."""
     search = plan.search
     features = plan.encoders.features
     models = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)

@@ -1,4 +1,4 @@
-"""What is tried: the user's hyperparameters over the defaults that the data call for, and the encoding that serves every trial."""
+"""Plans the search: the user's hyperparameters on top of defaults that suit the data, and one encoding of the data for all trials."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def plan_search(
     defaults: Mapping[str, Any] | None = None,
     start: Start | None = None,
 ) -> SearchPlan:
-    """Takes the hyperparameters apart and checks that every trial they allow could start.
+    """Splits the hyperparameters into fixed values and spaces, and checks that every trial they allow could start.
 
     Args:
-        layers: hyperparameters of the predictor and of the call; a later one wins.
-        presets: the name of what is added when the data are known (``plan_defaults``).
-        defaults: of what is searched, where they are not the fields' own.
-        start: a predictor to begin with, whose hyperparameters are among the layers; its model needs no check.
+        layers: hyperparameters of the predictor and of the call; later ones win.
+        presets: name of the preset, which ``plan_defaults`` adds once the data are known.
+        defaults: default values of searched hyperparameters that differ from those of their fields.
+        start: a predictor to begin with; its hyperparameters are among the layers, and its model needs no check.
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -63,15 +63,15 @@ def plan_search(
                 check_resources(settings, available)
     with problems.gather():
         fixed, space = split_hyperparameters(*({} if layer is None else layer for layer in layers))
-        without = available is not None and not available["gpu"] and bool(local_resources()["gpu"])  # the user's own Ray, and Ray hides none of them
-        if settings.resources.get("gpu") == 0 or (without and fixed.get("env.accelerator") != "gpu"):  # not to be had, and so not to be used
+        without = available is not None and not available["gpu"] and bool(local_resources()["gpu"])  # the user's Ray has no GPU, but does not hide ours
+        if settings.resources.get("gpu") == 0 or (without and fixed.get("env.accelerator") != "gpu"):  # no GPU for trials, so none may be used here either
             fixed = {"env.num_gpus": 0} | fixed
         config = Config.from_flat(fixed)
         if config.optim.top_k is not None and "num_to_keep" not in settings.model_fields_set:
             settings = settings.model_copy(update={"num_to_keep": config.optim.top_k})
-        if not is_searching(presets):  # which brings what may be missing here
+        if not is_searching(presets):  # such a preset adds a space and settings later
             _check_space_and_settings(space, tune_kwargs)
-        if space and understood:  # else the defaults would be blamed
+        if space and understood:  # otherwise errors would be about default settings, not the user's
             settings = resolve_settings(settings, space)
             searched = tuned_keys(space)
             points = first_points(settings, space, config.flat() | {key: value for key, value in (defaults or {}).items() if key in searched}, point_to_raw)
@@ -89,7 +89,7 @@ def plan_search(
 
 
 def plan_warm_start(search: SearchPlan, metric: Metric, resuming: bool) -> SearchPlan:
-    """The search, told of earlier ones where it was given some.
+    """The search with the results of the earlier searches in ``warm_start``, if there are any.
 
     Raises:
         InvalidTuneSettings, NotSupported
@@ -118,16 +118,16 @@ def plan_defaults(
     presets: str | None,
     start: Start | None = None,
 ) -> SearchPlan:
-    """The search again, with a preset, or the defaults that these data call for, beneath what the user gave.
+    """Plans the search again, with a preset, or with defaults that suit the data, below what the user gave.
 
     Args:
-        search: of the user's ``layers`` alone.
+        search: the plan made from the user's ``layers`` alone.
 
     Raises:
         AutoMMHPOError: all problems together.
     """
     columns = data.columns
-    kinds = Features(  # as much of it as is known before the columns are encoded: which kinds there are
+    kinds = Features(  # only the kinds of columns are known before they are encoded
         len(columns.of_type(*IMAGE_TYPES)), columns.of_type("numerical", "datetime"), (2,) * len(columns.of_type("categorical")), len(columns.of_type("text"))
     )
     configs = candidate_configs(search.config, search.space, MODEL_KEYS)
@@ -150,7 +150,7 @@ def plan_defaults(
     brought = {**names, **preset.hyperparameters}
     encoder = "model.hf_text.checkpoint_name"
     if encoder in search.space or search.given.get(encoder, brought.get(encoder)) != brought.get(encoder):
-        brought.pop("model.hf_text.pooling_mode", None)  # which is that of the preset's own
+        brought.pop("model.hf_text.pooling_mode", None)  # it belongs to the preset's own checkpoint
     preset = replace(preset, hyperparameters=brought)
     begins = {**searched_from(presets, occasion), **(start.hyperparameters(presets) if start else {})}
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
@@ -158,7 +158,7 @@ def plan_defaults(
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:
-    """The models to use where texts are to be read, the transformers library is not installed, and nobody asked for it; else nothing."""
+    """``model.names`` without hf_text, if there are texts, transformers is not installed and the user did not ask for it; otherwise nothing."""
     asked = {"model.names", "model.hf_text.checkpoint_name"} & {*search.given, *search.space}
     if not kinds.num_texts or asked or importlib.util.find_spec("transformers") is not None:
         return {}
@@ -166,7 +166,7 @@ def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]
 
 
 def _with_scores(features: Features, problem: Problem, configs: Sequence[Config]) -> Features:
-    """The features, with the numbers that the words of the texts give, where these trials want them."""
+    """The features, with the scores of word models of the texts if these trials use them."""
     names, wanted = score_names(problem), configs[0].data.text.words
     scored = replace(features, numeric=(*features.numeric, *names), num_scores=len(names))
     auto = len(names) <= MOST_CLASSES and all(can_read(config, scored) for config in configs)
@@ -174,11 +174,11 @@ def _with_scores(features: Features, problem: Problem, configs: Sequence[Config]
 
 
 def plan_encoders(data: DataPlan, search: SearchPlan, start: Start | None = None) -> Encoders:
-    """The encoding that serves every trial, but for the tokenizers, which ``plan_weights`` adds; that of ``start`` whole.
+    """The encoders for all trials, without tokenizers, which ``plan_weights`` adds. With ``start``, its encoders as they are.
 
     Raises:
-        InvalidData, InvalidInput: values that are not of their column's type, in either split; all problems together.
-        BadImages: files that are not there; those that do not decode are found when they are decoded.
+        InvalidData, InvalidInput: values in either split do not have their column's type; all problems together.
+        BadImages: image files are missing. Files that cannot be decoded are usually found later, when the caches are built.
     """
     encoders = _fit_encoders(data, search) if start is None else start.artifact.encoders
     problems, images = Problems(), {}
@@ -188,7 +188,7 @@ def plan_encoders(data: DataPlan, search: SearchPlan, start: Start | None = None
     problems.raise_any()
     geometry, strategy = encoders.geometry, search.config.data.image.missing_value_strategy
     if geometry is not None and strategy != "skip" and any(find_absent(sources, strategy) for sources in images.values()):
-        # it is refused in any case: then let all bad files be named at once
+        # refused in any case, so decode all images to name all bad files at once
         bad = {name: (decode_all(sources, geometry, strategy=strategy), list(data.splits[name].table.index)) for name, sources in images.items()}
         raise BadImages("\n".join(f"{name}: {describe(found, labels)}" for name, (found, labels) in bad.items() if found) + f" {MEND}")
     return encoders
@@ -210,7 +210,7 @@ def _fit_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
 
 
 def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
-    """Has the pretrained weights of all trials at hand, and the tokenizers of their texts, fetched where they are not.
+    """Downloads the pretrained weights of all trials, unless they are on this machine, and loads the tokenizers of their texts.
 
     Returns:
         The encoders with the tokenizers.
@@ -222,7 +222,7 @@ def plan_weights(search: SearchPlan, encoders: Encoders) -> Encoders:
     for config in candidate_configs(search.config, search.space, MODEL_KEYS):
         with problems.gather():
             fetch_weights(config, encoders.features)
-    problems.raise_any()  # where weights cannot be had, the same would be said of their tokenizer
+    problems.raise_any()  # if weights cannot be fetched, their tokenizer would fail for the same reason
     configs = candidate_configs(search.config, search.space, ("model.names", *TEXT_KEYS))
     texts = [config for config in configs if "hf_text" in used_models(config, encoders.features)]
     tokenizers = {}

@@ -1,4 +1,4 @@
-"""A fit that begins with another predictor: its columns, its classes and its model stay, and its weights learn on."""
+"""Fits that begin with another predictor: its columns, classes and model are kept, and its weights are trained further."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ..problem import Problem
 from ..space import SearchSpace
 from ..training.checkpoint import digest_weights
 
-START_FOLDER = "start"  # in the search's own: the search goes on after the other predictor is gone, or another one
-# where weights come from, which is settled by where they are
+START_FOLDER = "start"  # a copy in the search folder, so that the search can go on if the original is deleted or replaced
+# where a model's pretrained weights come from; here, weights always come from the predictor
 ORIGIN = tuple(f"model.{model}.{name}" for model, name in (("timm_image", "pretrained"), ("timm_image", "checkpoint_path"), ("hf_text", "pretrained")))
 ENCODING = (
     "data.image.max_pixels",
@@ -38,13 +38,13 @@ ENCODING = (
 
 @dataclass(frozen=True)
 class Start:
-    """What a fit begins with.
+    """The predictor that a fit begins with.
 
     Attributes:
-        folder: the predictor's, where it was.
-        artifact: the predictor; of several members only the heaviest.
-        weights: the file of that member's.
-        num_members: how many there were.
+        folder: the predictor's original folder.
+        artifact: the predictor; of several members, only the one with the largest weight.
+        weights: file of that member's weights.
+        num_members: number of members that the predictor had.
     """
 
     folder: Path
@@ -59,39 +59,42 @@ class Start:
 
     @property
     def digest(self) -> str:
-        """Tells what trials begin with apart, wherever it lies."""
+        """Digest of the weights that trials begin with, independent of their folder."""
         return digest_weights(self.artifact.members[0].model)
 
     @property
     def sources(self) -> Mapping[str, Mapping[str, Any]]:
-        """What its model is built from, wherever that came from then."""
+        """The ``sources`` that its model is built from (see ``build_model``)."""
         return self.artifact.members[0].model.sources
 
     def hyperparameters(self, presets: str | None) -> dict[str, Any]:
-        """What stands beneath the user's: all of the predictor's but for those of the machine, or only what is settled where a preset is named."""
+        """The values below the user's: the predictor's, of ``env.*`` only ``env.batch_size``, and no linear probe.
+
+        With a preset, only those that the weights and the encoding fix, and no linear probe.
+        """
         own = self.artifact.config.flat() | {"optim.linear_probe": "off"}
         keys = FIELDS if presets is None else {*self._settled, "optim.linear_probe"}
         return {key: own[key] for key in keys if key == "env.batch_size" or not key.startswith("env.")}
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What stands above the user's: as where the weights come from nothing else can be meant. A file that they once began with may be gone."""
+        """Overrides the user's values: the weights always come from start_from. The file they were first loaded from may no longer exist."""
         own = self.artifact.config.flat()
         began = {"model.timm_image.pretrained": self.artifact.config.model.timm_image.is_pretrained, "model.timm_image.checkpoint_path": None}
         return {key: own[key] for key in ORIGIN} | began
 
     @property
     def _settled(self) -> dict[str, Any]:
-        """The hyperparameters that the weights and the encoding were made with."""
+        """The hyperparameters that the weights and the encoding fix."""
         config = self.artifact.config
         own = architecture(config) | {key: config.flat()[key] for key in ENCODING}
         return {key: value for key, value in own.items() if key not in ORIGIN}
 
     def check(self, config: Config, space: SearchSpace) -> None:
-        """Refuses trials that these weights could not begin.
+        """Refuses trials that cannot begin with these weights.
 
         Raises:
-            InvalidHyperparameter: all of what is settled and would be another.
+            InvalidHyperparameter: hyperparameters that the weights or the encoding fix have other values; all problems together.
         """
         own, problems = self._settled, Problems()
         used = used_groups([self.artifact.config], self.artifact.encoders.features)
@@ -105,14 +108,14 @@ class Start:
         problems.raise_any()
 
     def columns(self, names: Any, column_types: Mapping[str, str] | None, sample_weight: str | None) -> ColumnTypes:
-        """The predictor's, if the table has them.
+        """The predictor's column types, if the table has these columns.
 
         Args:
-            names: of the table's columns.
+            names: the table's columns.
 
         Raises:
-            InvalidData: it lacks some.
-            InvalidArgument: the user gave one another type, or as weights what is read.
+            InvalidData: the table lacks some of them.
+            InvalidArgument: the user gave a column another type, or named one that the predictor reads as ``sample_weight``.
         """
         own = self.artifact.columns
         if absent := [column for column in own.used if column not in names]:
@@ -126,24 +129,24 @@ class Start:
         return own
 
     def knows(self, table: pd.DataFrame, folder: Path) -> np.ndarray:
-        """(N,) bool: rows that the predictor has learned from."""
+        """(N,) bool: which rows the predictor has learned from."""
         artifact = self.artifact
         return np.isin(row_digests(table, artifact.columns, artifact.problem.label, folder), artifact.seen)
 
     def problem_of(self, labels: pd.Series) -> Problem:
-        """The predictor's, if these are labels of it.
+        """The predictor's problem, if these labels belong to it.
 
         Raises:
-            InvalidData: there are classes that it does not know, or all labels are one.
+            InvalidData: the predictor does not know some of the classes, or all labels are equal.
         """
         problem = self.artifact.problem
         problem.encode(labels, "the rows of the predictor in start_from")
-        if labels.nunique() < 2:  # it would forget all others
+        if labels.nunique() < 2:  # it would forget all other labels
             raise InvalidData(f"label column {problem.label!r}: expected at least 2 different values, got only {labels.iloc[0]!r} in {len(labels)} rows")
         return problem
 
     def kept_in(self, search_folder: Path) -> Self:
-        """This, read from a copy in the search's own folder, which is made where there is no sound one."""
+        """The same, with its weights in a copy in the search folder, which is made unless an intact one exists."""
         copy = search_folder / START_FOLDER
         if not is_sound(copy):
             save_artifact(self.artifact, copy)
@@ -151,7 +154,7 @@ class Start:
 
 
 def is_sound(folder: Path) -> bool:
-    """Whether an undamaged predictor lies there."""
+    """Whether the folder holds an undamaged predictor."""
     try:
         weights_file(folder, 0)
     except (CorruptFile, NotAPredictor):
@@ -160,10 +163,10 @@ def is_sound(folder: Path) -> bool:
 
 
 def read_start(path: Any, search_folder: Path) -> Start:
-    """The predictor to begin with; the search's own copy where that is meant, or where the predictor is gone since.
+    """Reads the predictor to begin with, from the search's own copy if ``path`` is that copy or the original is gone.
 
     Raises:
-        InvalidArgument: it is the folder to save to.
+        InvalidArgument: ``path`` is the folder to save to.
         NotAPredictor, CorruptFile
     """
     folder = place = absolute_path(path, "start_from")

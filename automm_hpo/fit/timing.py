@@ -1,4 +1,4 @@
-"""Trials in small, to be timed before any is started."""
+"""Miniature trials, to be timed before the search starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ..config import Config
 from ..data.cache import MEND, build_cache
 from ..data.decoding import describe
 from ..errors import BadImages
+from ..rng import generators_unchanged
 from ..training.compiling import gpu_kernels
-from ..training.device import find_device, generators_unchanged
+from ..training.device import find_device
 from ..training.state import TrainState, TrialData
 from ..training.threads import num_threads
 from .plan import FitPlan, SearchPlan, Split
@@ -20,7 +21,7 @@ from .plan import FitPlan, SearchPlan, Split
 
 @contextlib.contextmanager
 def as_in_a_trial(search: SearchPlan) -> Iterator[torch.device]:
-    """The device of a trial, and torch with the kernels and as many threads as one has; afterwards torch is as it was, and the memory is the trials'."""
+    """Yields the device of a trial, and sets torch's kernels and threads as in a trial. Restores torch and frees the GPU's cached memory afterwards."""
     device = find_device(search.config.env)
     threads = num_threads(search.settings.num_threads) if search.space else contextlib.nullcontext()
     try:
@@ -33,10 +34,10 @@ def as_in_a_trial(search: SearchPlan) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def miniature(plan: FitPlan, config: Config, num_steps: int) -> Iterator[tuple[Config, TrainState, TrialData]]:
-    """A trial of one batch of rows an epoch: its config, state and data.
+    """Yields the config, state and data of a trial whose epochs are one batch each.
 
     Raises:
-        BadImages: pictures of the batch cannot be read.
+        BadImages: images of the batch cannot be read.
     """
     data = plan.data
     table = data.train.table.head(min(config.env.batch_size, len(data.train.table)))

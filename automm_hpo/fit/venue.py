@@ -1,4 +1,4 @@
-"""Where the trials of a search run: in the caller's process as long as that is over before Ray would have started its first trial, else on Ray."""
+"""Decides where the trials of a search run: in the caller's process while that is expected to be short and no slower than Ray, otherwise on Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..training.device import pick_device
 from .capacity import num_epochs, num_parallel
 from .plan import DataPlan, FitPlan, SearchPlan
 
-# lower bounds of the seconds that a row takes in an epoch, on one core, with images and without: any network takes far longer
+# has images or not -> lower bound of the seconds per row and epoch on one core; any network takes far longer
 LEAST_ROW_SECONDS = {True: 4e-4, False: 2e-5}
 
 
@@ -29,7 +29,7 @@ class Venue:
     """Where the trials of a search run.
 
     Attributes:
-        in_process: how they begin in the caller's process; None: none of them runs there, unless there is no search.
+        in_process: how they begin in the caller's process; None: they begin on Ray, or there is no search.
         may_use_ray: whether they begin on Ray, or may continue there.
     """
 
@@ -38,13 +38,13 @@ class Venue:
 
 
 def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, was_killed: bool = False) -> Venue:
-    """Begins on Ray if the search is known to be long, or asks for what only Ray has.
+    """Chooses Ray from the start if the search is known to be long, or needs what only Ray provides.
 
-    So does a search on a GPU: each trial has a process of its own there, because an error on the GPU can spoil all that the process still has to do on it.
+    A search on a GPU also begins on Ray: each trial gets its own process, because after a GPU error a process may not be able to use the GPU again.
 
     Args:
-        deadline: time.time() at which ``fit`` must return.
-        was_killed: the process of an earlier session died, perhaps through one of the trials.
+        deadline: time.time() at which ``fit`` must return; None: no limit.
+        was_killed: whether the process of an earlier session died, possibly because of a trial.
     """
     if not search.space:
         return Venue(None, may_use_ray=False)
@@ -59,19 +59,19 @@ def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, was
     def epochs(flat: Mapping[str, Any]) -> float:
         try:
             return num_epochs(Config.from_flat(flat), num_rows)
-        except AutoMMHPOError:  # a computed value that is not allowed: the trial will fail with the reason
+        except AutoMMHPOError:  # a computed value is invalid: the trial will fail and say why
             return 0.0
 
     return Venue(InProcess(parallel, epochs), may_use_ray=ray_pays(there_is, parallel))
 
 
 def venue_of(plan: FitPlan) -> Venue:
-    """Where the trials that are left run."""
+    """Where the remaining trials run."""
     records = SearchRecords(plan.path / "search").trials() if plan.resuming else []
     return choose_venue(plan.search, plan.data, plan.deadline, was_killed=any(record.status == RUNNING for record in records))
 
 
 def _least_seconds(search: SearchPlan, data: DataPlan) -> float:
-    """A lower bound of what the trials take, one after another."""
+    """A lower bound of the seconds that the trials take one after another."""
     shortest = min(values_of("optim.max_epochs", search.config, search.space)) if search.config.optim.max_steps < 0 else 0
     return search.num_trials * shortest * len(data.train.table) * LEAST_ROW_SECONDS[bool(data.columns.of_type(*IMAGE_TYPES))]

@@ -1,4 +1,4 @@
-"""Hyperparameters and metrics as coordinates: what a picture draws, and what importance is computed from."""
+"""Hyperparameters and metrics as coordinates, for plots and for hyperparameter importance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..metrics import Metric
 from .records import TrialRecord
 from .table import short_name, value_texts
 
-FEW = 6  # so many different numbers, each drawn again and again, came from a choice
+FEW = 6  # at most this many distinct numbers, each drawn twice on average, are taken for the options of a choice
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Axis:
     """One tuned hyperparameter over all trials.
 
     Attributes:
-        kind: ``linear``, ``log``, or ``options``: words, or a few numbers, at equal distances.
-        positions: (N,) float64: the value, its decimal logarithm, or the option's index; nan where a trial does not have it.
+        kind: ``linear``, ``log``, or ``options`` (texts or a few distinct numbers, equally spaced).
+        positions: (N,) float64: the value, its decimal logarithm, or the option's index; nan for trials without the hyperparameter.
         options: texts of the options; empty for the other kinds.
     """
 
@@ -34,20 +34,20 @@ class Axis:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Ends of the axis; an option has half a unit on either side."""
+        """(low, high) ends of the axis; options have a margin of half a unit on either side."""
         if self.kind == "options":
             return -0.5, len(self.options) - 0.5
         return float(np.nanmin(self.positions)), float(np.nanmax(self.positions))
 
     @property
     def unit_positions(self) -> np.ndarray:
-        """(N,) from 0 to 1; 0.5 where all are the same."""
+        """(N,) positions scaled to [0, 1]; 0.5 if all are equal, nan where ``positions`` is."""
         low, high = self.bounds
         return (self.positions - low) / (high - low) if high > low else np.where(np.isnan(self.positions), np.nan, 0.5)
 
 
 def tuned_axes(trials: Sequence[TrialRecord]) -> list[Axis]:
-    """One for each hyperparameter that a trial was given by the search, in the order of the leaderboard's columns."""
+    """One axis for each hyperparameter that any trial tuned, in the order of the leaderboard's columns."""
     keys = list(dict.fromkeys(key for record in trials for key in record.tuned))
     scales = {key: scale for record in trials for key, scale in record.scales.items()}
     return [_axis(key, short_name(key, keys), [record.best_tuned.get(key, _ABSENT) for record in trials], scales.get(key)) for key in keys]
@@ -57,10 +57,10 @@ _ABSENT = object()
 
 
 def _axis(key: str, name: str, values: list[Any], scale: str | None) -> Axis:
-    """The axis of some values.
+    """The axis of a hyperparameter's values.
 
     Args:
-        scale: of the range they were drawn from; None: it was none, and they must tell themselves.
+        scale: the scale of the range they were drawn from; None: they were not drawn from a range, and the scale is guessed from the values.
     """
     present = [value for value in values if value is not _ABSENT]
     different = sorted({_identity(value): value for value in reversed(present)}.items(), key=lambda item: _order(item[1]))
@@ -80,28 +80,28 @@ def _is_number(value: Any) -> bool:
 
 
 def _identity(value: Any) -> Any:
-    """What is equal is one option, and a text, or True, is no number."""
+    """Key by which equal values count as one option. Texts and booleans never equal a number."""
     return float(value) if _is_number(value) else repr(value)
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
-    """Numbers first, in theirs."""
+    """Sort key: numbers first, in numerical order, then everything else by its text."""
     return (False, float(value), "") if _is_number(value) else (True, 0.0, str(value))
 
 
 def is_logarithmic(numbers: np.ndarray) -> bool:
-    """Whether positive numbers crowd at the low end of their range, as those of a log-uniform space do."""
+    """Whether positive numbers crowd at the low end of their range, as values from a log-uniform space do."""
     low, high = numbers.min(), numbers.max()
     return bool(low > 0 and high >= 10 * low and (np.median(numbers) - low) / (high - low) < 0.25)
 
 
 @dataclass(frozen=True)
 class MetricAxis:
-    """How to show a metric that may run away in some trials: logarithmically, or cut off on its bad side.
+    """How to plot a metric that may explode in some trials: on a logarithmic axis, or cut off on its bad side.
 
     Attributes:
-        low, high: ends in the metric's natural sign.
-        num_beyond: values that lie beyond the bad end.
+        low, high: ends of the axis, in the metric's natural sign.
+        num_beyond: number of values beyond the bad end.
     """
 
     is_log: bool
@@ -110,31 +110,31 @@ class MetricAxis:
     num_beyond: int = 0
 
     def positions(self, values: np.ndarray) -> np.ndarray:
-        """Values cut to the ends, as decimal logarithms on a logarithmic axis."""
+        """Values clipped to the ends; on a logarithmic axis, their decimal logarithms."""
         cut = np.clip(values, self.low, self.high)
         return np.log10(cut) if self.is_log else cut
 
     def unit_positions(self, values: np.ndarray) -> np.ndarray:
-        """From 0 to 1, 0.5 where all are the same; upwards as the metric."""
-        low, high = self.positions(np.array([self.low, self.high])) / 2  # the difference of the largest floats is none
+        """Positions scaled to [0, 1], increasing with the metric; 0.5 if all are equal."""
+        low, high = self.positions(np.array([self.low, self.high])) / 2  # halved, because the difference of the largest floats would overflow
         return (self.positions(values) / 2 - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 
-ORDERS = 20  # a positive loss is shown by its logarithm where the highest is so many times the lowest
-FAR = 30  # a value this many times farther from the best than the median is would press all others together
-MOST_BEYOND = 0.25  # of the values: more of them are no exceptions
+ORDERS = 20  # a positive loss gets a logarithmic axis if its highest value is at least this many times its lowest
+FAR = 30  # values more than this many times as far from the best as the median are cut off: they would squeeze all others together
+MOST_BEYOND = 0.25  # largest share of values to cut off; if more lie that far out, they are no outliers and all are shown
 
 
 def metric_axis(values: Sequence[float], metric: Metric) -> MetricAxis:
     """The axis on which these values can be told apart.
 
     Args:
-        values: finite ones, at least one, in the metric's natural sign.
+        values: at least one, all finite, in the metric's natural sign.
     """
     numbers = np.array(values, dtype=np.float64)
     is_loss = not metric.higher_is_better and bool(numbers.min() > 0)
     badness = np.log10(numbers) if is_loss else -numbers if metric.higher_is_better else numbers
-    with np.errstate(over="ignore"):  # of the largest floats
+    with np.errstate(over="ignore"):  # the largest floats may overflow
         best, median = badness.min(), np.median(badness)
         shown = numbers[badness <= best + FAR * (median - best)] if median > best else numbers
     if len(numbers) - len(shown) > MOST_BEYOND * len(numbers):

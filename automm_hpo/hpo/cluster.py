@@ -1,4 +1,4 @@
-"""The Ray that a search runs on: the user's where one is running, else one of our own for as long as the search takes."""
+"""The Ray that a search runs on: the user's if one is running, otherwise one of our own for the duration of the search."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import InvalidArgument, TimeLimitTooShort
 from ..process import ProcessWide, handlers_unchanged, levels_of
 from .settings import local_resources
 
-# Quiet, and out of the user's home and signals; read by Ray when it is imported or started.
+# Keeps Ray quiet, and away from the user's home folder and signal handlers. Ray reads these when it is imported or started.
 RAY_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,25 +30,25 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that found no time reports no metric
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that had no time reports no metric
     "TUNE_WARN_THRESHOLD_S": "3600",
-    "PL_DISABLE_FORK": "1",  # what Tune would give each actor, see _lean_ray
+    "PL_DISABLE_FORK": "1",  # Tune would set it for each actor, see _lean_ray
 }
-LEAST_START_SECONDS = 2.0  # of a Ray of our own: 2.4 on a machine that does nothing else, by benchmarks/RESULTS.md
-DEATH = "A worker died or was killed while executing a task"  # Ray's words, also for those that end themselves
+LEAST_START_SECONDS = 2.0  # to start a Ray of our own; benchmarks/RESULTS.md has 2.4 s on an idle machine
+DEATH = "A worker died or was killed while executing a task"  # Ray's message, also for workers that exit by themselves
 
 
 def set_ray_environment() -> None:
-    """To be called before Ray is imported."""
+    """Sets the variables of ``RAY_ENVIRONMENT`` that the user has not set. To be called before Ray is imported."""
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
 
 def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
-    """``cpu`` and ``gpu`` that a search will have, by the names of ``resources_per_trial``; None before a cluster is connected to.
+    """The ``cpu`` and ``gpu`` that a search will have, named as in ``resources_per_trial``; None for a cluster that is not connected yet.
 
     Args:
-        num_gpus: at most that many of this machine's, where there is no Ray yet; -1: all.
+        num_gpus: limits the GPUs counted on this machine if no Ray is running; -1: all.
     """
     if (ray := _running_ray()) is not None:
         found = ray.cluster_resources()
@@ -57,26 +57,26 @@ def known_resources(num_gpus: int = -1) -> dict[str, float] | None:
 
 
 def least_start_seconds() -> float:
-    """What a Ray takes to start, at the least; nothing where one runs."""
+    """The least time that starting Ray takes; 0 if one is running, or ``RAY_ADDRESS`` names one."""
     return LEAST_START_SECONDS if _running_ray() is None and "RAY_ADDRESS" not in os.environ else 0.0
 
 
 def _running_ray() -> Any:
-    """Ray's module, if this process is connected to a Ray that this thread can use; one that another thread's search has started ends with that search."""
+    """The ``ray`` module if this thread can use a running Ray, else None. One that another thread's search started does not count: it ends with that search."""
     ray = sys.modules.get("ray")
     return ray if ray is not None and ray.is_initialized() and _owner in (None, threading.get_ident()) else None
 
 
-_quiet = levels_of("ray", "ray.tune", "ray.train", "ray.air")  # failures of trials are told in our words, once
-_own_ray = threading.RLock()  # a process has one Ray at a time
-_owner: int | None = None  # the thread whose search has started the Ray that runs
+_quiet = levels_of("ray", "ray.tune", "ray.train", "ray.air")  # we report failures of trials ourselves
+_own_ray = threading.RLock()  # a process can have only one Ray at a time
+_owner: int | None = None  # id of the thread whose search started the running Ray; None: the user did, or none is running
 
 
 @contextmanager
 def ray_cluster(
     num_gpus: int | None = None, report: Callable[[str], None] = lambda line: None, show_output: bool = False, deadline: float | None = None
 ) -> Iterator[Mapping[str, float]]:
-    """The user's running Ray, or one of our own for the duration of the search. It sets variables and handlers: see ``process.py``.
+    """The user's running Ray, or one of our own for the duration of the search. Sets environment variables, which ``process_unchanged`` restores.
 
     If another thread is searching on a Ray of our own, waits for that search to end. Nested calls in one thread share the outer Ray.
 
@@ -102,13 +102,13 @@ def ray_cluster(
         if not _own_ray.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.time())):
             raise TimeLimitTooShort("time_limit: all of it went by while another thread's search was running on Ray; after a ray.init() they run side by side")
     own = not ray.is_initialized()
-    if not own:  # the user's, or the one that this thread started around this
+    if not own:  # the user's Ray, or that of an outer call in this thread
         _own_ray.release()
     address = os.environ.get("RAY_ADDRESS", "local") if own else "running"
     try:
         if own:
             _owner = threading.get_ident()
-            sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # nothing of ours goes through it
+            sizes: dict[str, Any] = {"object_store_memory": 100_000_000} if address == "local" else {}  # we store next to nothing in it
             if address == "local" and num_gpus is not None:
                 sizes["num_gpus"] = int(local_resources(num_gpus)["gpu"])
             if address == "local":
@@ -118,7 +118,7 @@ def ray_cluster(
         with _quiet.be(logging.CRITICAL):
             if own:
                 _start(address=address, include_dashboard=False if address == "local" else None, log_to_driver=show_output, **sizes)
-            # without RAY_DEDUP_LOGS=False Ray shows what two trials print only once
+            # with RAY_DEDUP_LOGS on, Ray shows a line that two trials print only once
             with _lean_ray(inherits=address == "local"), _replaced("ray._private.ray_logging", RAY_DEDUP_LOGS=False), untold(0.0), shown():
                 yield ray.cluster_resources()
     finally:
@@ -132,10 +132,10 @@ def ray_cluster(
 
 
 class Cluster:
-    """A ``ray_cluster`` that is started when it is needed, if it ever is. A context manager, whose end stops it.
+    """A ``ray_cluster`` that is started on demand. A context manager: leaving it stops the cluster.
 
     Args:
-        options: of ``ray_cluster``.
+        options: arguments of ``ray_cluster``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -152,7 +152,7 @@ class Cluster:
         return bool(self._available)
 
     def start(self) -> Mapping[str, float]:
-        """The cluster's resources."""
+        """Starts the cluster unless it is running, and returns its resources."""
         if not self._available:
             set_ray_environment()
             self._available = dict(self._stack.enter_context(ray_cluster(**self._options)))
@@ -167,7 +167,7 @@ def _start(**options: Any) -> None:
     import ray
 
     try:
-        with handlers_unchanged():  # Ray would end the process at a SIGTERM, and a search that is under way could not be saved
+        with handlers_unchanged():  # Ray's SIGTERM handler exits at once, so the running search could not be saved
             ray.init(logging_level=logging.CRITICAL, **options)
     except OSError as error:
         if "AF_UNIX" not in str(error):
@@ -176,18 +176,18 @@ def _start(**options: Any) -> None:
         raise InvalidArgument(f"TMPDIR: {folder} is too long a path for the sockets that Ray keeps there ({error}); set RAY_TMPDIR to a shorter one") from None
 
 
-_token = secrets.token_hex(16)  # of this process: Ray remembers the first
+_token = secrets.token_hex(16)  # one for the whole process, because Ray keeps using the first
 
 
 def _give_token() -> None:
-    """Ray's processes know each other by a token, which Ray keeps in the home folder; where that cannot be written, in a container say, it is given one."""
+    """Gives Ray a token for its processes to authenticate with, if it cannot store one in the home folder, for example in a container."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
     try:
         folder = Path.home() / ".ray"
-        folder.mkdir(parents=True, exist_ok=True)  # as Ray would
+        folder.mkdir(parents=True, exist_ok=True)  # as Ray does
         there = (folder / "auth_token").exists() or os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):  # no right to, or nobody's home
+    except (OSError, RuntimeError):  # no permission, or the user has no home folder
         there = False
     if not there:
         os.environ["RAY_AUTH_TOKEN"] = _token
@@ -195,9 +195,9 @@ def _give_token() -> None:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Collects garbage now, and none within.
+    """Collects garbage now, and turns the collector off within the block.
 
-    A handle of Ray's that is collected while Ray ends, by whichever thread happens to allocate then, ends the whole process without a word.
+    If any thread garbage-collects one of Ray's handles while Ray shuts down, the whole process dies without a message.
     """
     gc.collect()
     enabled = gc.isenabled()
@@ -211,17 +211,17 @@ def _nothing_collected() -> Iterator[None]:
 
 @contextmanager
 def _all_output_shown(patience: float = 3.0, at_first: float = 30.0) -> Iterator[None]:
-    """Leaves when all that Ray's processes printed has been shown here.
+    """Waits at its end until everything that Ray's processes printed has been shown here.
 
-    Ray reads their output from files, some ten times a second, and at its end what it has not read is lost: the last words of the last trial.
+    Ray reads their output from files about ten times a second. What it has not read when it shuts down is lost: the last lines of the last trial.
 
     Args:
-        patience: seconds to wait at most.
-        at_first: the same where nothing was shown yet: on a busy machine the process that reads may not have begun.
+        patience: longest wait, in seconds.
+        at_first: longest wait if nothing was shown yet; on a busy machine the process that reads the files may not have started.
     """
     from ray._private import ray_logging, worker
 
-    # Ray's own affair, as in _replaced
+    # private to Ray, as in _replaced: another version may not have them
     node, dispatcher = getattr(worker, "_global_node", None), getattr(ray_logging, "global_worker_stdstream_dispatcher", None)
     if node is None or dispatcher is None:
         yield
@@ -231,7 +231,7 @@ def _all_output_shown(patience: float = 3.0, at_first: float = 30.0) -> Iterator
 
     def count(data: Mapping[str, Any]) -> None:
         nonlocal shown
-        if str(data["pid"]).isdigit():  # not Ray's own
+        if str(data["pid"]).isdigit():  # not one of Ray's own processes
             shown += sum(map(len, data["lines"]))
 
     def printed() -> int:
@@ -251,13 +251,13 @@ def _all_output_shown(patience: float = 3.0, at_first: float = 30.0) -> Iterator
 
 @contextmanager
 def _lean_ray(inherits: bool) -> Iterator[None]:
-    """Spares a search two seconds, and 50 MB, of what Ray does for nobody here.
+    """Saves a search two seconds and 50 MB that Ray spends on things that nobody needs here.
 
-    Tune gives each actor some variables, for which Ray must start processes afresh, beside those that it holds ready. And it counts callbacks by
-    kind for its telemetry, also where that is off, and imports mlflow, wandb and comet to tell them apart.
+    Tune sets environment variables for each actor, so Ray has to start new processes instead of using those it holds ready. It also counts
+    callbacks by kind for its telemetry, even if that is off, and imports mlflow, wandb and comet to tell the kinds apart.
 
     Args:
-        inherits: Ray's processes were started from this one, and have its variables.
+        inherits: whether Ray's processes were started by this one, and so have its environment variables.
     """
     own = _replaced("ray.tune.execution.class_cache", DEFAULT_ENV_VARS={}, ENV_VARS_TO_PROPAGATE=frozenset()) if inherits else nullcontext()
     with own, _replaced("ray.air._internal.usage", tag_callbacks=lambda callbacks: False):
@@ -266,7 +266,7 @@ def _lean_ray(inherits: bool) -> Iterator[None]:
 
 @contextmanager
 def _replaced(name: str, **values: Any) -> Iterator[None]:
-    """Attributes of a module of Ray's are others, within. They are its own affair: those that a version does not have are left alone."""
+    """Replaces attributes of one of Ray's modules within the block. They are private to Ray: those that its version does not have are skipped."""
     try:
         module = importlib.import_module(name)
     except ImportError:
@@ -278,7 +278,7 @@ def _replaced(name: str, **values: Any) -> Iterator[None]:
 
 @contextmanager
 def _replaced_in(owner: Any, **values: Any) -> Iterator[None]:
-    """The same, of a module or a class. Of several threads the last one restores the original values."""
+    """Replaces attributes of a module or class within the block. Of several threads, the last one to leave restores the original values."""
     with ExitStack() as stack:
         for attribute, value in values.items():
             if hasattr(owner, attribute):
@@ -293,9 +293,9 @@ def _attribute(owner: Any, name: str) -> ProcessWide:
 
 @contextmanager
 def killed_when_late(seconds: float | None) -> Iterator[None]:
-    """Within, Tune kills what it has at its end, and frees their places, where that comes so many seconds from now or later; None: never.
+    """Makes Tune kill its remaining actors and free their resources if it finishes ``seconds`` from now or later; None: never.
 
-    It would wait up to 15 s for processes that hang or are only just starting, to end them as they should be.
+    Tune would wait up to 15 s for actors that hang, or are only just starting, to end in an orderly way.
     """
     from ray.tune.execution.tune_controller import TuneController
 
@@ -316,10 +316,10 @@ def killed_when_late(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def deaths_untold(after: float | None) -> Iterator[None]:
-    """Within, Ray does not tell the user, of its own accord, of processes that die from some moment on: we do, and it would guess at their memory.
+    """Suppresses Ray's messages about workers that die after ``after``. We report those ourselves; Ray would blame a lack of memory.
 
     Args:
-        after: time.time() of that moment; one that dies before is told. None: all are.
+        after: time.time() from which messages are suppressed; None: none is.
     """
     if after is None or "ray" not in sys.modules:
         yield
@@ -337,14 +337,14 @@ def deaths_untold(after: float | None) -> Iterator[None]:
         with _replaced("ray._private.worker", print_to_stdstream=tell_others):
             yield
     finally:
-        ours = False  # another search's may have been put in its place, and put it back
+        ours = False  # a function that another search has put in its place may still call this one
 
 
 def check_nodes(folder: Path) -> None:
-    """Makes sure that every machine of the cluster reaches the search's folder: each leaves a marker there, and this one looks for it.
+    """Checks that every machine of the cluster can write to the search's folder: each leaves a marker file there, and this one looks for it.
 
     Raises:
-        InvalidArgument: names the machines that do not.
+        InvalidArgument: some machines cannot; the message names them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -367,7 +367,7 @@ def check_nodes(folder: Path) -> None:
     for node, answer in answers.items():
         try:
             why = ray.get(answer, timeout=60)
-        except Exception as error:  # whatever keeps a machine from answering
+        except Exception as error:  # anything that keeps a machine from answering
             why = f"{type(error).__name__}"
         if why or not markers[node].exists():
             failures.append(f"{nodes[node]} ({why or 'what it writes there does not arrive here'})")

@@ -1,4 +1,4 @@
-"""Where the live table of a search is drawn: in place in a terminal, in one updating display in a notebook."""
+"""Displays for the live table of a search: redrawn in place in a terminal, or as one updating display in a notebook."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Display(Protocol):
     """A place for the live table.
 
     Attributes:
-        seconds: between two drawings.
+        seconds: time between two redraws.
     """
 
     seconds: float
 
     @property
     def num_rows(self) -> int:
-        """As many as a person can overlook, and the place allows."""
+        """The number of trials to show: as many as a person can take in, and as fit."""
         ...
 
     def open(self) -> None: ...
@@ -36,7 +36,7 @@ class Display(Protocol):
         """Shows the table instead of what was shown before.
 
         Args:
-            best: the row of the best trial.
+            best: index of the best trial's row.
         """
         ...
 
@@ -45,16 +45,16 @@ class Display(Protocol):
         ...
 
     def close(self, keep: bool) -> None:
-        """Leaves everything as it was.
+        """Stops drawing, and undoes what ``open`` changed.
 
         Args:
-            keep: the table stays.
+            keep: whether the table stays visible.
         """
         ...
 
 
 def find_display() -> Display | None:
-    """Where there is a person to see it; None: the output goes to a file or a pipe."""
+    """The display for this notebook or terminal; None: the output goes to a file or a pipe."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if hasattr(shell, "kernel"):
@@ -70,7 +70,7 @@ class Terminal:
     """The table at the foot of a terminal, redrawn in place.
 
     Args:
-        console: without markup; rich would read brackets in a message as styles.
+        console: must have markup disabled, because rich would read brackets in a message as styles.
     """
 
     seconds = 0.5
@@ -85,7 +85,7 @@ class Terminal:
 
     def open(self) -> None:
         self._live = Live(console=self.console, auto_refresh=False, vertical_overflow="crop", redirect_stderr=_is_terminal(sys.stderr))
-        self._open.callback(self.console.show_cursor, True)  # also where a second Ctrl-C cuts the stopping short
+        self._open.callback(self.console.show_cursor, True)  # even if a second Ctrl-C interrupts the stop
         self._open.callback(self._live.stop)
         self._live.start()
         self._open.enter_context(_loggers_write_above(self._live))
@@ -116,7 +116,7 @@ def _is_terminal(stream: Any) -> bool:
 
 @contextlib.contextmanager
 def _loggers_write_above(live: Live) -> Iterator[None]:
-    """Sends log lines the way of everything else that is written: their handlers hold on to the stream of the time they were made."""
+    """Makes log lines appear above the table, like printed lines: log handlers would keep writing to the stream they were created with."""
     instead = {id(getattr(stream, "rich_proxied_file", None)): stream for stream in (sys.stdout, sys.stderr)}
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", []) if isinstance(handler, logging.StreamHandler)]
@@ -129,7 +129,7 @@ def _loggers_write_above(live: Live) -> Iterator[None]:
 
 
 class Notebook:
-    """One display, updated; the cell's other output is left alone."""
+    """One display, updated in place; the cell's other output is left alone."""
 
     seconds = 1.0
     num_rows = 20

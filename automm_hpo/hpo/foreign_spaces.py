@@ -1,4 +1,4 @@
-"""The objects that users write spaces with, Ray's, AutoGluon's and Optuna's, as ours. None of the three is imported for it."""
+"""Converts search spaces of Ray, AutoGluon and Optuna to our own, without importing any of the three."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..sections import unwrapped
 from ..space import Choice, Computed, Float, Int, Normal, Space
 from ..space.kinds import grid_of, int_below
 
-MAX_VALUES = 1_000  # of a stepped range that only a list of its values can tell
+MAX_VALUES = 1_000  # of a stepped range that has to be converted to a choice among its values
 
 
 def is_space(value: Any) -> bool:
@@ -20,17 +20,17 @@ def is_space(value: Any) -> bool:
         return True
     if isinstance(value, Mapping) and set(value) == {"grid_search"}:
         return True
-    # an object of Ray or Optuna exists only where they are loaded already: no need to load them here
+    # objects of Ray or Optuna exist only if the library is already loaded, so it need not be imported here
     sample, distributions = sys.modules.get("ray.tune.search.sample"), sys.modules.get("optuna.distributions")
     return (sample is not None and isinstance(value, sample.Domain)) or (distributions is not None and isinstance(value, distributions.BaseDistribution))
 
 
 def to_space(key: str, value: Any) -> Space | Computed:
-    """A space of ours, Ray's, AutoGluon's or Optuna's as one of ours; the options of a choice are left as they are.
+    """Converts a space of Ray, AutoGluon or Optuna to ours; one of ours is returned as it is. The options of a choice are not converted.
 
     Raises:
-        InvalidSpace: a range that cannot be.
-        NotSupported: a kind that has no counterpart.
+        InvalidSpace: the range is invalid.
+        NotSupported: the space has no counterpart here.
     """
     try:
         return _to_space(value)
@@ -72,7 +72,7 @@ def _from_ray(value: Any) -> Space | Computed:
 
 
 def _autogluon_kind(value: Any) -> str | None:
-    """The name of AutoGluon's space class, told by its name: AutoGluon need not be there."""
+    """The name of AutoGluon's space class, None for other values. Goes by class names, so that AutoGluon need not be installed."""
     classes = [base.__name__ for base in type(value).__mro__ if base.__module__.startswith("autogluon.")]
     return next((name for name in classes if name in ("Real", "Bool", "Int", "Categorical")), None)
 
@@ -84,7 +84,7 @@ def _from_autogluon(kind: str, value: Any) -> Space:
         options = Choice(tuple(value.data))
         return options if is_space(value.default) else replace(options, default=options.raw_of(value.default))
     lower, upper = unwrapped(value.lower), unwrapped(value.upper)
-    # AutoGluon puts the lower end where no default was given: the hyperparameter's own default serves better
+    # AutoGluon stores the lower end if no default was given; the hyperparameter's own default is the better choice then
     default = None if value.default == lower else unwrapped(value.default)
     return Int(lower, upper, default) if kind == "Int" else Float(lower, upper, default, log=bool(value.log))
 
@@ -98,7 +98,7 @@ def _from_optuna(value: Any) -> Space:
     ours: Float | Int = (Int if whole else Float)(value.low, value.high, log=value.log, step=value.step)
     if not value.step or value.log or ours.corners()[0] == value.low:
         return ours
-    # Optuna counts its steps from the lower end, we from 0
+    # Optuna counts steps from the lower end, we from 0
     count = int((value.high - value.low) / value.step + 1e-9) + 1
     if count > MAX_VALUES:
         raise NotSupported(f"{value}: a lower end that is no multiple of the step; give one that is")

@@ -1,4 +1,4 @@
-"""``hyperparameters`` -> fixed values and checked search spaces, and the configs that these allow."""
+"""Splits ``hyperparameters`` into fixed values and checked search spaces, and lists the configs that a space allows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUM_TRIED = 100  # draws whose computed values are checked before a search start
 
 @dataclass(frozen=True)
 class _Alternatives:
-    """A choice whose options have keys and spaces of their own, with their keys resolved and nothing checked."""
+    """A choice whose options are dicts with values and spaces of their own. Their keys are resolved; nothing is checked yet."""
 
     options: tuple[Mapping[str, Any], ...]
     exhaustive: bool
@@ -46,11 +46,11 @@ class _Alternatives:
 
 
 def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space | Branches | Computed]]:
-    """Takes the user's dicts apart into fixed values and search spaces, both by canonical key, both checked.
+    """Splits the user's dicts into fixed values and search spaces, both checked and by canonical key.
 
     Args:
-        layers: the defaults of a predictor, the arguments of a call; where two give the same hyperparameter, the later wins. Where only some
-            branches of a conditional space give it, an earlier layer's value stays for the others.
+        layers: the defaults of a predictor, the arguments of a call. If two of them give the same hyperparameter, the later one wins. If only
+            some branches of a conditional space give it, the other branches keep an earlier layer's fixed value.
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -68,7 +68,7 @@ def split_hyperparameters(*layers: Mapping[str, Any]) -> tuple[dict[str, Any], d
 
 
 def _resolve(hyperparameters: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-    """``resolve_keys``, and the options of conditional spaces likewise."""
+    """``resolve_keys`` that also resolves the options of conditional spaces."""
     resolved = resolve_keys(hyperparameters, problems)
     owner: dict[str, str] = {}
     for key, value in list(resolved.items()):
@@ -86,8 +86,8 @@ def _resolve(hyperparameters: Mapping[str, Any], problems: Problems) -> dict[str
 
 
 def _conditional(key: str, value: Any, problems: Problems) -> Any:
-    """The value with its options resolved, where it is a choice among dicts of a group, or holds spaces."""
-    if isinstance(value, Branches):  # from the folder of a search
+    """Turns a choice among dicts of a group, or with spaces among its options, into ``_Alternatives``. Other values and spaces are kept."""
+    if isinstance(value, Branches):  # read from the folder of a search
         return _Alternatives(tuple(_resolve_again(branch, problems) for branch in value.options), value.exhaustive)
     if not is_space(value):
         return value
@@ -103,7 +103,7 @@ def _conditional(key: str, value: Any, problems: Problems) -> Any:
     try:
         space = to_space(key, value)
     except AutoMMHPOError:
-        return value  # a later layer may replace it; if none does, it is refused with all else
+        return value  # a later layer may replace it; if none does, ``_split`` reports it together with other problems
     if isinstance(space, Choice) and any(map(is_space, space.options)):
         return _Alternatives(tuple(_resolve_branches(key, space.options, problems)), space.exhaustive)
     return space
@@ -121,7 +121,7 @@ def _resolve_again(branch: Branch, problems: Problems) -> dict[str, Any]:
 
 @contextmanager
 def in_branch(group: str, index: int, problems: Problems) -> Iterator[Problems]:
-    """Takes problems and passes them on, saying which branch they are of."""
+    """Collects problems and passes them on, prefixed with the name of the branch."""
     inner = Problems()
     yield inner
     for problem in inner.found:
@@ -133,14 +133,14 @@ def _keys_of(resolved: Mapping[str, Any]) -> set[str]:
 
 
 def _keys_in_all(resolved: Mapping[str, Any]) -> set[str]:
-    """Those that have a value whichever branches are taken."""
+    """The keys that have a value whichever branches are chosen."""
     return {
         leaf for key, value in resolved.items() for leaf in (set.intersection(*map(_keys_in_all, value.options)) if isinstance(value, _Alternatives) else [key])
     }
 
 
 def _fallbacks(resolved: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The fixed values of earlier layers that some branches of a later one go by."""
+    """The fixed values of earlier layers for keys that only some branches of the later layer give."""
     some = _keys_of(later) - _keys_in_all(later)
     return {key: value for key, value in resolved.items() if key in some and not isinstance(value, _Alternatives) and not is_space(value)}
 
@@ -183,10 +183,10 @@ def _split_branches(key: str, options: Iterable[Mapping[str, Any]], problems: Pr
 
 
 def checked_space(key: str, space: Space | Computed) -> Space | Computed:
-    """The space with its options as the field stores them ("10" becomes 10); every option, and of a range both ends, must be valid.
+    """The space with its options as the field stores them ("10" becomes 10). Every option, or both ends of a range, must be valid.
 
     Raises:
-        InvalidSpace
+        InvalidSpace, InvalidInput: an option or end is not valid, or the key cannot vary; all problems together.
     """
     _check_may_vary(key)
     if isinstance(space, Computed):
@@ -194,7 +194,7 @@ def checked_space(key: str, space: Space | Computed) -> Space | Computed:
     problems = Problems()
     tried, checked = space.corners(), []
     if not isinstance(space, Choice) and (centre := space.finish(0)) not in tried:
-        tried.append(centre)  # a key with a hole (-1: no limit, 0: refused) has it there
+        tried.append(centre)  # some keys take -1 (no limit) and numbers >= 1, but refuse 0
     for value in tried:
         try:
             checked.append(check_value(key, value))
@@ -202,7 +202,7 @@ def checked_space(key: str, space: Space | Computed) -> Space | Computed:
             draws = f" {space} draws from mean - 4 sd to mean + 4 sd; tune.loguniform and lognormal are of numbers > 0" if isinstance(space, Normal) else ""
             problems.add(InvalidSpace(f"search space of {problem}{draws}"))
             if draws:
-                break  # the other end says no more
+                break  # the other end would add nothing
     if isinstance(space, (Float, Normal)) and any(isinstance(value, int) for value in checked):
         problems.add(InvalidSpace(f"search space of {key}: it takes whole numbers, and this is a range of fractions; use tune.randint, qrandint, lograndint"))
     problems.raise_any()
@@ -210,16 +210,16 @@ def checked_space(key: str, space: Space | Computed) -> Space | Computed:
 
 
 def _check_may_vary(key: str) -> None:
-    field = FIELDS.get(key)  # a group whose value is no dict is refused with its own words
+    field = FIELDS.get(key)  # None: a group whose value is not a dict, which is refused elsewhere
     if field is not None and field.fixed:
         raise InvalidSpace(f"{key} cannot vary between the trials of one search: {field.fixed}")
 
 
 def check_computed(space: SearchSpace, fixed: Mapping[str, Any], check: Callable[[str, Any], Any]) -> None:
-    """Tries the functions of computed values on some trials, which ``draw_space`` would draw.
+    """Tries the functions of computed values on some random draws of ``draw_space``.
 
     Raises:
-        InvalidSpace, InvalidInput: one raised, or gave what its key forbids.
+        InvalidSpace, InvalidInput: a function raised, or returned a value that its key does not allow.
     """
     computed = computed_keys(space)
     if not computed:
@@ -239,15 +239,15 @@ def check_computed(space: SearchSpace, fixed: Mapping[str, Any], check: Callable
 
 
 def _tried(space: SearchSpace, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What some trials of a random search would be."""
+    """The values that some trials of a random search would have."""
     return (finish_proposal(space, draw_space(space, 0, trial), fixed, draw=(0, trial)) for trial in range(NUM_TRIED))
 
 
 def point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
-    """A configuration that the user wants tried, as a raw proposal.
+    """Converts a configuration that the user wants tried to a raw proposal.
 
     Args:
-        point: hyperparameters under any of their names, nested or dotted: a value for each that has a space.
+        point: a value for each hyperparameter that has a space, under any of its names, nested or dotted.
 
     Raises:
         AutoMMHPOError: all problems together.
@@ -262,19 +262,19 @@ def point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
 
 
 def values_of(key: str, config: Config, space: SearchSpace) -> list[Any]:
-    """The values a hyperparameter can take in this search; of a range its ends, of computed values some that come up."""
+    """The values a hyperparameter can take in this search: only the ends of a range, and a sample of computed values."""
     if key in computed_keys(space):
         return [config.flat()[key], *(check_value(key, values[key]) for values in _tried(space, config.flat()) if key in values)]
     return [one.flat()[key] for one in candidate_configs(config, space, (key,))]
 
 
 def candidate_configs(config: Config, space: SearchSpace, keys: tuple[str, ...]) -> list[Config]:
-    """The configs of a search as far as they differ in ``keys``: every option of a choice, both ends of a range."""
+    """The configs of a search that differ in ``keys``: every option of a choice, both ends of a range. Other hyperparameters keep their fixed values."""
     return [config.with_overrides(values) for values in _candidates(space, keys)]
 
 
 def _candidates(space: SearchSpace, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The values that ``keys`` can take together; in a branch, those it fixes besides those it tunes."""
+    """The combinations of values that ``keys`` can take, including values that a branch fixes."""
     found: list[dict[str, Any]] = [{}]
     for key, domain in space.items():
         if isinstance(domain, Branches):

@@ -1,6 +1,6 @@
-"""What makes a search the same search in another process: its lock, the fingerprint of what is searched, and how the last session ended.
+"""What identifies a search across processes: its lock, the fingerprint of what is searched, and how the last session ended.
 
-search/  lock           held, by the system's own lock, while a process searches here; holds its pid
+search/  lock           locked with flock while a process searches here; names that process
          settings.json  fingerprint, limits and the call that began the search
          outcome.json   how the last session ended; absent while one runs
 """
@@ -22,7 +22,7 @@ from ..files import read_json, temporary_name, write_json
 from ..metrics import Metric, searched_metric, stored_metric
 
 FORMAT = 1
-DIGESTS = {  # of which a digest is stored, which would tell nobody anything
+DIGESTS = {  # stored as digests, whose values would mean nothing to a reader
     "train": "rows to train on: other values, labels or files than before",
     "valid": "rows to validate on: other values, labels or files than before",
     "start_from": "start_from: other weights than before",
@@ -33,13 +33,13 @@ COMPLETE, GOAL = "complete", "goal reached"
 
 @dataclass(frozen=True)
 class SearchIdentity:
-    """What makes a search this one.
+    """What distinguishes a search from others.
 
     Attributes:
-        fingerprint: what must be equal for a search to be resumed, by the name under which a difference is reported.
+        fingerprint: what must be equal for a search to be resumed, by the names under which differences are reported.
         limits: what may change from call to call.
-        call: the arguments of ``fit``, as far as JSON holds them; ``load(path, resume=True)`` makes the call again. Beside them ``chosen``:
-            what was measured or decided by a limit when it began, and would be otherwise by now.
+        call: the arguments of ``fit`` that JSON can hold, with which ``load(path, resume=True)`` repeats the call. In addition ``chosen``:
+            what was measured, or derived from a limit, when the search began, and could come out differently now.
     """
 
     fingerprint: Mapping[str, Any]
@@ -52,27 +52,27 @@ class SearchIdentity:
 
     @property
     def is_searched(self) -> bool:
-        """Whether there is a space, and not one trial that is given; it takes Ray."""
+        """Whether there is a search space, and not just a single trial with given values."""
         return "num_trials" in self.limits
 
     @property
     def is_objective(self) -> bool:
-        """Whether it is one of ``tune_objective``."""
+        """Whether ``tune_objective`` began the search."""
         return self.call.get("kind") == "objective"
 
     @property
     def metric(self) -> Metric:
-        """What it goes by."""
+        """The metric by which the search compares trials."""
         return searched_metric(self.call["metric"], self.call["mode"]) if self.is_objective else stored_metric(self.fingerprint["validation_metric"])
 
     @classmethod
     def of(cls, fingerprint: Mapping[Any, Any], limits: Mapping[str, Any], call: Mapping[str, Any]) -> Self:
-        """As it will come back from the file, so that the two compare equal."""
+        """An identity with its values converted as if written to the file and read back, so that the two compare equal."""
         return cls(*(json.loads(json.dumps({str(name): value for name, value in part.items()}, default=str)) for part in (fingerprint, limits, call)))
 
 
 def is_search(folder: Path) -> bool:
-    """Whether a search of ours lies there, and not somebody's own files of these names."""
+    """Whether the folder holds one of our searches, and not other files of the same names."""
     try:
         read_identity(folder)
     except (CorruptFile, OSError):
@@ -81,10 +81,10 @@ def is_search(folder: Path) -> bool:
 
 
 def read_identity(folder: Path) -> SearchIdentity:
-    """What the search in this folder is.
+    """Reads the identity of the search in this folder.
 
     Raises:
-        CorruptFile: the file is not as this version writes it.
+        CorruptFile: the file was not written by this version.
     """
     stored = read_json(folder / "settings.json")
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -93,7 +93,7 @@ def read_identity(folder: Path) -> SearchIdentity:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether a search was killed in its folder before it had written what it was, and nothing else lies beside it."""
+    """Whether the search in this folder was killed before it wrote its identity, and the parent folder holds nothing else."""
     if not folder.is_dir() or [entry.name for entry in folder.parent.iterdir()] != [folder.name]:
         return False
     return {entry.name for entry in folder.iterdir()} <= {"lock", temporary_name("settings.json")}
@@ -104,7 +104,7 @@ def write_identity(folder: Path, identity: SearchIdentity) -> None:
 
 
 def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Path) -> None:
-    """Refuses to go on with a search as if it were another one.
+    """Refuses to resume a search that differs from the one asked for.
 
     Raises:
         SearchMismatch: lists every difference.
@@ -120,7 +120,7 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
         differences.append(f"num_trials: was {fewest}, is {asked}; it can only be raised")
     if differences:
         listed = "\n".join(f"  {difference}" for difference in differences)
-        # presets choose by the device, too: the same arguments may be another search on another machine
+        # presets also depend on the device, so the same arguments may mean another search on another machine
         begun = "" if stored.is_objective else f" (as MultiModalPredictor.load({str(folder.parent)!r}, resume=True).fit(train_data) does)"
         known = f", where hyperparameter_tune_kwargs={{'warm_start': {str(folder.parent)!r}}} uses its trials" if other_rows and wanted.is_searched else ""
         raise SearchMismatch(
@@ -147,7 +147,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def is_finished(folder: Path, wanted: SearchIdentity) -> bool:
-    """Whether nothing is left to do for these limits."""
+    """Whether the last session completed the search under the same limits, so nothing is left to do."""
     outcome = read_outcome(folder)
     if outcome is None or outcome.reason not in (COMPLETE, GOAL):
         return False
@@ -157,7 +157,7 @@ def is_finished(folder: Path, wanted: SearchIdentity) -> bool:
 
 @contextmanager
 def search_lock(folder: Path) -> Iterator[None]:
-    """Holds a search's folder; the system lets go of it when this process ends, however it ends.
+    """Locks a search's folder. The system releases the lock when this process ends, however it ends.
 
     Raises:
         SearchInUse: another process, or another thread of this one, holds it.

@@ -1,6 +1,6 @@
-"""The first trials of a search, in the caller's process: Ray needs some seconds to start, in which many a search is over.
+"""Runs the first trials of a search in the caller's process: many searches end within the seconds that Ray needs to start.
 
-Searcher and scheduler are those that Ray would ask. Ray finds the trials that ran here on record, like those of an earlier session.
+Searcher and scheduler are the same as on Ray. If the search continues there, it finds the trials that ran here on record, like those of an earlier session.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .result_keys import REPLAYED, TIME_ATTR
 from .schedulers import build_scheduler
 from .trial import TrialTask
 
-LOOKED_AT_SECONDS = 1.5  # a trial runs so long before its pace counts, because its first steps are slow
+LOOKED_AT_SECONDS = 1.5  # a trial's pace counts only after this time, because its first steps are slow
 STALL_SECONDS = 5.0  # waiting that is not counted, e.g. while MLflow is imported and creates its database during the first trial
 
 
@@ -33,24 +33,24 @@ class SoonerOnRay(BaseException):
 
 @dataclass(frozen=True)
 class Trial:
-    """As much of Ray's trial as schedulers look at."""
+    """Stands in for Ray's ``Trial``: only what schedulers use."""
 
     trial_id: str
     config: Mapping[str, Any]
 
 
 def search_in_process(searcher: RecordingSearcher, job: SearchJob, how: InProcess, task: TrialTask, monitor: SearchMonitor) -> float | None:
-    """Runs trials one after another, until the search is over or the rest of it would sooner be over on Ray.
+    """Runs trials one after another, until the search ends or the rest of it would end sooner on Ray.
 
     Args:
-        searcher: has not proposed anything yet.
+        searcher: must not have proposed anything yet.
 
     Returns:
-        Seconds that the remaining trials would take here, the one that was left unfinished included; None: none remain.
+        Seconds that the remaining trials would take here, including an unfinished one; None: none remain.
     """
     scheduler = build_scheduler(job.settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     forecast = Forecast(how.num_parallel, task.deadline)
-    with num_threads(job.settings.num_threads):  # as on Ray: with another number a trial would reach other values
+    with num_threads(job.settings.num_threads):  # as on Ray: the number of threads affects a trial's results
         try:
             while not monitor.over:
                 forecast.look()
@@ -58,7 +58,7 @@ def search_in_process(searcher: RecordingSearcher, job: SearchJob, how: InProces
                 proposal = searcher.suggest(trial_id)
                 if proposal == Searcher.FINISHED:
                     break
-                if proposal is None:  # a searcher of the user's that has nothing yet; Ray asks it again
+                if proposal is None:  # the user's searcher has no proposal yet; Ray will ask it again
                     raise SoonerOnRay
                 epochs = how.num_epochs(monitor.records.folder_of(proposal["trial"]).read().config)
                 forecast.begin(epochs, num_to_come=job.num_trials - searcher.num_proposed)
@@ -70,10 +70,10 @@ def search_in_process(searcher: RecordingSearcher, job: SearchJob, how: InProces
 
 
 def _run(trial: Trial, task: TrialTask, scheduler: Any, searcher: RecordingSearcher, monitor: SearchMonitor, metric: str, forecast: Forecast) -> bool:
-    """Runs one trial to its end, and tells everybody in the order in which Ray does.
+    """Runs one trial to its end, and notifies scheduler, searcher and monitor in the same order as Ray.
 
     Returns:
-        Whether it was more than a repetition of what is on record.
+        Whether the trial did more than repeat what is on record.
     """
     number, was_trained = trial.config["trial"], False
     monitor.trial_started(number)
@@ -93,7 +93,7 @@ def _run(trial: Trial, task: TrialTask, scheduler: Any, searcher: RecordingSearc
             monitor.heard(number, report)
     scheduler.on_trial_complete(None, trial, report)
     searcher.on_trial_complete(trial.trial_id, report)
-    if report["done"] or not monitor.over:  # else the search ends, and says why this trial did not
+    if report["done"] or not monitor.over:  # else the search ends, and ``close_open`` will close this trial with the reason
         monitor.heard_last(number, report)
     return was_trained or not report.get(REPLAYED, False)
 
@@ -102,17 +102,17 @@ class Forecast:
     """Estimates how long the remaining trials would take one after another, from those that ended and the pace of the current one.
 
     Args:
-        num_parallel: trials at a time on Ray.
-        deadline: time.time() at which trials end; None: never.
+        num_parallel: trials that Ray would run at a time.
+        deadline: time.time() at which trials must end; None: never.
     """
 
     def __init__(self, num_parallel: int, deadline: float | None) -> None:
         self.num_parallel, self.deadline = num_parallel, deadline
         self._start = time.thread_time(), time.perf_counter()
-        self._took: list[float] = []  # seconds of the trials that ended
+        self._took: list[float] = []  # durations of ended trials
         self._num_to_come = 0
         self._began = 0.0
-        self._pace: Pace | None = None  # of the current trial
+        self._pace: Pace | None = None  # of the current trial; None between trials
 
     def begin(self, num_epochs: float, num_to_come: int) -> None:
         """A trial of at most ``num_epochs`` begins, and ``num_to_come`` more will follow it."""
@@ -122,17 +122,17 @@ class Forecast:
         """To be called before every trial, and after each of its steps.
 
         Raises:
-            SoonerOnRay
+            SoonerOnRay: the rest of the search would end sooner on Ray.
         """
         if self._pace:
             self._pace.step_done(self._clock())
         self._check()
 
     def reported(self, epoch: float) -> None:
-        """The current trial has reached an epoch.
+        """To be called when the current trial reports an epoch.
 
         Raises:
-            SoonerOnRay
+            SoonerOnRay: the rest of the search would end sooner on Ray.
         """
         if self._pace:
             self._pace.epoch_done(self._clock(), epoch)
@@ -142,23 +142,23 @@ class Forecast:
         """The current trial has ended.
 
         Args:
-            was_trained: else it only repeated what is on record, and says nothing about the others.
+            was_trained: whether it did more than repeat what is on record; else its duration says nothing about other trials.
         """
         seconds, pace, self._pace = self._clock() - self._began, self._pace, None
         if was_trained:
-            if not self._took and pace and pace.epoch_seconds:  # in the first one's time libraries were imported
+            if not self._took and pace and pace.epoch_seconds:  # the first trial's duration includes imports
                 seconds = min(seconds, pace.epoch_seconds * pace.num_epochs)
             self._took.append(seconds)
 
     def seconds_left(self) -> float:
-        """Each trial to come takes as long as the others did on average."""
+        """The forecast: each trial to come takes as long as the average so far. Never more than the time until ``deadline``."""
         trials = [*self._took, *([self._pace.seconds] if self._pace and self._pace.seconds else [])]
         left = self._num_to_come * (sum(trials) / len(trials) if trials else 0.0)
         left += max(0.0, self._pace.ends - self._clock()) if self._pace else 0.0
         return left if self.deadline is None else min(left, self.deadline - time.time())
 
     def _clock(self) -> float:
-        """Seconds that this thread has worked, or that have passed less STALL_SECONDS if that is more."""
+        """CPU seconds of this thread, or elapsed seconds minus ``STALL_SECONDS`` if that is more."""
         worked, passed = time.thread_time() - self._start[0], time.perf_counter() - self._start[1]
         return max(worked, passed - STALL_SECONDS)
 
@@ -171,21 +171,21 @@ class Pace:
     """How fast a trial proceeds.
 
     Args:
-        num_epochs: that it has at most.
+        num_epochs: the most epochs that it can have.
 
     Attributes:
-        epoch_seconds: of an epoch; 0 while it is unknown.
-        seconds, ends: the duration of the whole trial and when it would end; 0 until it has run for ``LOOKED_AT_SECONDS``.
+        epoch_seconds: duration of an epoch; 0 while it is unknown.
+        seconds, ends: forecast of the whole trial's duration and of the time it ends; 0 until it has run for ``LOOKED_AT_SECONDS``.
     """
 
     def __init__(self, num_epochs: float) -> None:
         self.num_epochs, self.epoch_seconds, self.seconds, self.ends = num_epochs, 0.0, 0.0, 0.0
-        self._since: tuple[float, float] | None = None  # (time, epoch) from which the pace is measured: the first step's, then the first report's
-        self._epoch: float | None = None  # last reported
+        self._since: tuple[float, float] | None = None  # (time, epoch) from which the pace is measured: of the first step, later of the first report
+        self._epoch: float | None = None  # the last one reported
 
     def step_done(self, now: float) -> None:
         self._since = self._since or (now, 0.0)
-        self._measure(now, self._since, (self._epoch or 0.0) + 1)  # at best: it has not reached that epoch yet
+        self._measure(now, self._since, (self._epoch or 0.0) + 1)  # optimistic: the step is at most in the epoch after the last report
 
     def epoch_done(self, now: float, epoch: float) -> None:
         if self._epoch is None or self._since is None:

@@ -1,4 +1,4 @@
-"""What is searched, told without Ray."""
+"""Describes what is searched. Does not need Ray."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .scheduler_args import LIVE_KEYS, POPULATIONS, check_scheduler
 from .searcher_args import check_searcher, is_sampler
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
 
-MOST_POINTS = 10_000  # of a space in which one could come twice in a search
-RAY_SECONDS = 9.0  # that Ray's start, its processes' imports and its end take beside the trials: benchmarks/RESULTS.md, "What bounds the search"
-MOST_SECONDS = 60.0  # of trials in the caller's process, where one that crashes takes the caller with it
+MOST_POINTS = 10_000  # of a space that a search can try whole, and go through for points not tried yet
+RAY_SECONDS = 9.0  # overhead of Ray's start, its processes' imports and its end: benchmarks/RESULTS.md, "What bounds the search"
+MOST_SECONDS = 60.0  # of trials in the caller's process, where a crash takes the caller with it
 
 
 def ray_pays(seconds: float, num_parallel: int) -> bool:
-    """Whether trials that take so many seconds one after the other are sooner over on Ray, so many at a time.
+    """Whether trials that take ``seconds`` one after another belong on Ray: they would end sooner there, or exceed ``MOST_SECONDS``.
 
     >>> ray_pays(17, num_parallel=2), ray_pays(19, num_parallel=2), ray_pays(40, num_parallel=1)
     (False, True, False)
@@ -29,10 +29,10 @@ def ray_pays(seconds: float, num_parallel: int) -> bool:
 
 @dataclass(frozen=True)
 class InProcess:
-    """Trials run in the caller's process, until those that are left are sooner over on Ray.
+    """A search that begins in the caller's process, and moves to Ray once the remaining trials would end sooner there.
 
     Attributes:
-        num_parallel: trials at a time on Ray.
+        num_parallel: trials that Ray would run at a time.
         num_epochs: all hyperparameters of a trial -> the most epochs that it can have.
     """
 
@@ -46,13 +46,13 @@ class SearchJob:
 
     Attributes:
         fixed: the hyperparameters that do not vary, by dotted key.
-        metric: its name, under which schedulers of the user's find it.
-        max_epochs: the most a trial can have.
-        warmup_epochs: in which no scheduler should judge.
+        metric: the metric's name, under which a user's scheduler finds it in results.
+        max_epochs: the most epochs that a trial can have.
+        warmup_epochs: epochs in which no scheduler should end a trial.
         complete: tuned values -> all hyperparameters of the trial, checked.
         first_points: raw proposals to try before the searcher's own.
-        known: raw proposals that were tried elsewhere, with their scores.
-        in_process: how the search begins; None: on Ray.
+        known: (raw proposal, score) of trials of earlier searches.
+        in_process: how the search begins in the caller's process; None: it begins on Ray.
     """
 
     space: SearchSpace
@@ -73,7 +73,7 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
     """The settings with the defaults that depend on the space.
 
     Args:
-        live: the hyperparameters that may change on a trained state.
+        live: the hyperparameters that may change while a model trains.
 
     Raises:
         AutoMMHPOError: the searcher or the scheduler cannot take this space.
@@ -89,40 +89,40 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
 
 
 def repeats_nothing(settings: TuneSettings, space: SearchSpace) -> bool:
-    """Whether no point is trained twice: a second trial of one would be the first again, for all trials of a search have one seed.
+    """Whether the search avoids training a point twice. All trials of a search have the same seed, so the second trial would equal the first.
 
-    Values alone are tried as often as they are to be, a population may begin with equal values, ``grid_search`` goes round as often as it is asked to,
-    and an object that proposes may want to repeat.
+    Repetition is allowed if nothing is tuned, in population-based training (members may start equal), with ``grid_search`` (which cycles through its
+    options), with computed values (which can differ at the same point), and if a Ray ``Searcher`` object proposes (it may repeat on purpose).
     """
     proposes = isinstance(settings.searcher, str) or is_sampler(settings.searcher)
     return bool(space) and proposes and settings.scheduler not in POPULATIONS and not exhaustive_keys(space) and not computed_keys(space)
 
 
 def is_tried_once(settings: TuneSettings, space: SearchSpace) -> bool:
-    """Whether the search is over when it has tried every point."""
+    """Whether the search ends once it has tried every point."""
     return repeats_nothing(settings, space) and can_be_tried(space)
 
 
 def can_be_tried(space: SearchSpace) -> bool:
-    """Whether a search could try every point there is."""
+    """Whether the space is finite and small enough to go through all its points."""
     return (grid_size(space) or MOST_POINTS + 1) <= MOST_POINTS
 
 
 def _default_num_trials(settings: TuneSettings, space: SearchSpace) -> int:
-    """A grid is tried whole; where other values are drawn for its points, no fewer than without a grid, and as often for each point."""
+    """All points of a grid. If other values are drawn at its points, at least ``DEFAULT_NUM_TRIALS``, and equally many for each point."""
     points = _grid_points(settings, space)
     return points if points and points == grid_size(space) else math.ceil(DEFAULT_NUM_TRIALS / (points or 1)) * (points or 1)
 
 
 def _grid_points(settings: TuneSettings, space: SearchSpace) -> int:
-    """How many points the grid has that the searcher goes through; 0: all is drawn."""
+    """The number of points of the grid that the searcher goes through; 0: there is no grid, all values are drawn."""
     if settings.searcher == "grid":
         return grid_size(space) or 0
     return exhaustive_size(space) if exhaustive_keys(space) else 0
 
 
 def search_line(settings: TuneSettings, num_trials: int, space: SearchSpace) -> str:
-    """What is searched, in one line; a grid that is not tried whole is named, and a space that is tried whole without one."""
+    """One line that says what is searched, and whether all points of a grid or a finite space are tried."""
     points = _grid_points(settings, space)
     trials, first = ("1 trial", "point") if num_trials == 1 else (f"{num_trials:,} trials", f"{num_trials:,} points")
     part = f" (the first {first} of a grid of {points:,})" if points > num_trials else ""
@@ -137,14 +137,14 @@ def first_points(
     defaults: Mapping[str, Any] | None = None,
     to_raw: Callable[[SearchSpace, Mapping[str, Any]], RawProposal] = to_raw,
 ) -> list[RawProposal]:
-    """The defaults, where they lie inside the space and nothing better is known, and the user's own points.
+    """The points to try first: the defaults, if they lie inside the space and there is no warm start, then the user's points.
 
     Args:
-        to_raw: a point as the user writes it -> a raw proposal.
+        to_raw: converts a user's point to a raw proposal.
 
     Raises:
-        InvalidSpace, UnknownHyperparameter, InvalidInput: points name what is not tuned, or lie outside the space; all problems together.
-        NotSupported: the searcher is an object that cannot be given points.
+        InvalidSpace, UnknownHyperparameter, InvalidInput: a point has a hyperparameter that is not tuned, or lies outside the space; all problems together.
+        NotSupported: there are points, and the searcher is an object that cannot take any.
     """
     if not takes_first_points(settings):
         if settings.points_to_evaluate:
@@ -164,31 +164,31 @@ def first_points(
 
 
 def takes_first_points(settings: TuneSettings) -> bool:
-    """Whether the searcher can be told what to try first, which is also what resuming needs; those by name all can."""
+    """Whether the searcher can be told what to try first, which resuming needs too. All searchers given by name can."""
     if isinstance(settings.searcher, str):
         return True
-    from . import searchers  # the object is one of Ray's or Optuna's, and they are loaded then
+    from . import searchers  # the object comes from Ray or Optuna, so the library is already loaded
 
     return searchers.can_be_told(settings.searcher)
 
 
 def check_scheduled_by(settings: TuneSettings, metric: str, mode: str) -> None:
-    """Refuses a scheduler that could not judge by this metric; those by name all can.
+    """Refuses a scheduler object that cannot judge by this metric. All schedulers given by name can.
 
     Raises:
-        NotSupported, InvalidTuneSettings: a scheduler of the user's that cannot serve a search by this metric.
+        NotSupported, InvalidTuneSettings: the user's scheduler does not fit a search by this metric.
     """
     if not isinstance(settings.scheduler, str):
-        from .schedulers import check_given_scheduler  # its class is Ray's, which is loaded then
+        from .schedulers import check_given_scheduler  # its class is Ray's, so Ray is already loaded
 
         check_given_scheduler(settings.scheduler, metric, mode)
 
 
 def check_resumable(settings: TuneSettings) -> None:
-    """Refuses to go on with a search whose searcher would not know what was tried.
+    """Refuses to resume a search whose searcher cannot learn what was tried.
 
     Raises:
-        NotSupported: the searcher is an object that cannot be told of earlier trials.
+        NotSupported: the searcher is an object that cannot be told about earlier trials.
     """
     if not takes_first_points(settings):
         name = type(settings.searcher).__name__
@@ -202,13 +202,13 @@ LIMITS = (
 
 
 def limits_of(settings: TuneSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(what must stay the same for a search to be resumed, what may change from call to call), as JSON values."""
+    """(settings that must not change if a search is resumed, settings that may), as JSON values."""
     stated = {name: _as_json(value) for name, value in settings.model_dump().items()}
     limits = {name: stated.pop(name) for name in LIMITS}
     return stated, limits
 
 
 def _as_json(value: Any) -> Any:
-    """A setting as JSON can hold it; a searcher or scheduler object by its class."""
+    """A setting as a JSON value; a searcher or scheduler object as the name of its class."""
     plain = value is None or isinstance(value, (str, int, float, bool, list, tuple, dict))
     return value if plain else f"{type(value).__module__}.{type(value).__qualname__}"

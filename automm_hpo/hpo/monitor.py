@@ -1,4 +1,4 @@
-"""What happens in a search, told once: the records are brought up to date, then every listener hears of it."""
+"""Handles the events of a search: updates the records, then notifies every listener."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .result_keys import FAILED as FAILED_REPORT
 
 
 class Listener(Protocol):
-    """Hears of the events of a search; ``Progress`` prints them, the MLflow tracker stores them."""
+    """Receives the events of a search. ``Progress`` prints them, the MLflow tracker stores them."""
 
     def trial_resumed(self, record: TrialRecord) -> None:
-        """A trial that an earlier session left, ended or not; told before anything runs."""
+        """An earlier session left this trial, ended or not. Called before anything runs."""
 
     def trial_started(self, record: TrialRecord) -> None:
-        """With results already, where it goes on."""
+        """A trial starts or continues; if it continues, the record has results already."""
 
     def trial_retried(self, record: TrialRecord, cause: str) -> None:
-        """Its process died; it goes on in another."""
+        """The trial's process died, and the trial continues in another one."""
 
     def trial_took_over(self, record: TrialRecord) -> None:
-        """It goes on from another trial's weights, under new values: in its last segment."""
+        """The trial continues from another trial's weights with new values, as the record's last segment says."""
 
     def trial_reported(self, record: TrialRecord, result: EpochResult) -> None: ...
 
@@ -37,17 +37,17 @@ class Listener(Protocol):
 
 
 class SearchMonitor:
-    """Keeps the records up to date, tells the listeners, and says when all is over.
+    """Keeps the records up to date, notifies the listeners, and decides when the search ends.
 
     Args:
         keep_trials, keep_epochs: see ``SearchRecords.prune``.
-        goal: the score at which the search is over; None: there is none.
-        max_failed_trials: the search is over when more than so many have failed; None: any number may.
+        goal: the score at which the search ends; None: no goal.
+        max_failed_trials: the search ends when more trials than this have failed; None: no limit.
 
     Attributes:
-        over: why the whole search ends now; empty while it goes on.
-        ending: why no further trial begins; those under way end by themselves.
-        seconds_to_score: in which the quickest trial came to its first result; 0 while none has. One that begins later than that would come to none.
+        over: why the whole search ends now; empty while it continues.
+        ending: why no new trials start while the running ones end by themselves; empty while new ones may start.
+        seconds_to_score: how long the quickest trial took to its first result, 0 while none has one. A trial with less time left would get no result.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class SearchMonitor:
         self._open: dict[int, TrialRecord] = {}
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
-        self._firsts: list[float] = []  # of trials, the seconds to their first result
+        self._firsts: list[float] = []  # seconds to the first result, by trial
 
     def resume(self) -> None:
-        """Takes note of what earlier sessions left. What they did not get to, or were not asked for, may be there already: the goal."""
+        """Takes in the trials that earlier sessions left. They may have reached the goal already, which can be new in this session."""
         for record in self.records.trials():
             if reaches(record.best, self.goal):
                 self.over = GOAL
@@ -86,35 +86,35 @@ class SearchMonitor:
         return min(self._firsts, default=0.0)
 
     def _time_first(self, result: EpochResult) -> None:
-        if result.end is None or ends_for_good(result.end):  # else it was cut short
+        if result.end is None or ends_for_good(result.end):  # else the limit or an interruption cut it short
             self._firsts.append(result.seconds)
 
     def trial_started(self, number: int) -> None:
-        """A trial has a place now; one that had it before, and lost it for a while, is not told again."""
+        """A trial got resources. Ignored if it had started before, and was only paused."""
         if number in self._open or self.records.has_ended(number):
             return
         self._open[number] = record = self.records.reopen_trial(number)
         if record.results and not list_checkpoints(self.records.folder_of(number).checkpoints):
-            record = replace(record, results=())  # with nothing to go on from it begins again, a function say
+            record = replace(record, results=())  # without a checkpoint it starts over, as functions do
         if record.results:
             self._last[number] = record.results[-1]
         for listener in self.listeners:
             listener.trial_started(record)
 
     def heard(self, number: int, report: Mapping[str, Any]) -> None:
-        """A trial has reported, by the names of ``result_keys``."""
+        """Handles a trial's report, whose keys are those of ``result_keys``."""
         if RESULT in report and not report[REPLAYED]:
             self.trial_reported(number, EpochResult(**report[RESULT]))
 
     def heard_last(self, number: int, report: Mapping[str, Any]) -> None:
-        """A trial has ended with this report."""
+        """Handles a trial's last report."""
         if FAILED_REPORT in report:
             self.trial_failed(number, hopeless=report[HOPELESS], disk_full=report[DISK_FULL])
         else:
             self.trial_ended(number)
 
     def trial_retried(self, number: int, cause: str) -> None:
-        record = self._open.get(number) or self.records.folder_of(number).read()  # it may have died before it told that it lived
+        record = self._open.get(number) or self.records.folder_of(number).read()  # its process may have died before the trial started
         for listener in self.listeners:
             listener.trial_retried(record, cause)
 
@@ -133,24 +133,24 @@ class SearchMonitor:
             self.over = GOAL
 
     def trial_ended(self, number: int) -> None:
-        """A trial ended by itself or by the scheduler."""
-        results = self.records.folder_of(number).results()  # an objective's last row learns late that it was the last
+        """Closes a trial that ended by itself, or that the scheduler ended."""
+        results = self.records.folder_of(number).results()  # read again: a generator's last row is marked as the last only afterwards
         status, reason = ENDS[results[-1].end] if results else (STOPPED, self.ending or TIME_LIMIT)
         if results and not any(math.isfinite(result.score) for result in results):
             reason = results[-1].refusal or reason
         self._close(number, status, reason)
 
     def trial_failed(self, number: int, error: str = "", hopeless: bool = False, disk_full: bool = False) -> None:
-        """A trial raised, or its process died.
+        """Closes a trial that raised, or whose process died.
 
         Args:
-            error: what is known besides the traceback the trial itself may have written.
-            hopeless: so will every other, which need not be waited for unless one has shown the contrary.
-            disk_full: for want of room, which the others would have to find, too; they are left for another session.
+            error: stored as the error if the trial itself has not written a traceback.
+            hopeless: every other trial would fail in the same way, so the search ends unless a trial has a score.
+            disk_full: the trial failed because the disk is full. The search ends, and the other trials are left for a later session.
         """
         folder = self.records.folder_of(number)
         if number not in self._open and not self.records.is_closed(number):
-            self._open[number] = folder.read()  # its process never started
+            self._open[number] = folder.read()  # it failed before it started
         if not folder.error:
             folder.write_error(error)
         reason = raised_in(folder.error) or "unknown"
@@ -161,13 +161,13 @@ class SearchMonitor:
         self._close(number, FAILED, reason)
 
     def close_open(self, reason: str) -> None:
-        """The search ends here; what still runs is stopped."""
+        """Closes all trials that have not ended, because the search ends."""
         for number in range(len(self.records)):
             if number not in self._open and not self.records.is_closed(number):
-                self._open[number] = self.records.folder_of(number).read()  # it was proposed and never got a place
+                self._open[number] = self.records.folder_of(number).read()  # it was proposed but never started
         for number in sorted(self._open):
             record = self.records.folder_of(number).read()
-            if record.results and ends_for_good(record.results[-1].end):  # with what reached the goal, say
+            if record.results and ends_for_good(record.results[-1].end):  # e.g. with the result that reached the goal
                 self._close(number, *ENDS[record.results[-1].end])
                 continue
             found_it = reason != GOAL or reaches(record.best, self.goal)
@@ -179,7 +179,7 @@ class SearchMonitor:
 
     def _close(self, number: int, status: str, reason: str) -> None:
         if self._open.pop(number, None) is None:
-            return  # it was closed in an earlier session, and only reported again
+            return  # an earlier session closed it, and it was only replayed
         record = self.records.close_trial(number, status, reason)
         self.records.prune(self.keep_trials, self.keep_epochs)
         self._num_failed += status == FAILED

@@ -1,4 +1,4 @@
-"""The config of a user's own objective: values and spaces under any names."""
+"""The config of a user's objective: values and search spaces under arbitrary names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..space import Branch, Branches, Choice, Computed, RawProposal, SearchSpace
 from .foreign_spaces import is_space, to_space
 from .hyperparameter_space import check_computed, in_branch
 
-SEPARATOR = "/"  # between the names of nested dicts
+SEPARATOR = "/"  # joins the names of nested dicts
 
 
 def split_objective_space(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Space | Branches | Computed]]:
-    """Takes the config of a user's own objective apart into fixed values and search spaces.
+    """Splits the config of a user's objective into fixed values and search spaces.
 
     Args:
-        given: values and spaces under any names; nested dicts are taken apart, ``{"model": {"depth": 3}}`` to the key ``model/depth``.
+        given: values and spaces under arbitrary names; nested dicts are flattened, ``{"model": {"depth": 3}}`` to the key ``model/depth``.
             A choice whose options are dicts with spaces in them is a conditional space.
 
     Raises:
@@ -36,7 +36,7 @@ def split_objective_space(given: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat values as the config that the objective gets: ``{"model/depth": 3}`` is ``{"model": {"depth": 3}}`` again."""
+    """Nests flat values to the config that the objective gets: ``{"model/depth": 3}`` becomes ``{"model": {"depth": 3}}`` again."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *groups, leaf = key.split(SEPARATOR)
@@ -45,13 +45,16 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def objective_point_to_raw(space: SearchSpace, point: Mapping[str, Any]) -> RawProposal:
-    """A config that the user wants tried, nested or flat, as a raw proposal: a value for each name that has a space.
+    """Converts a config that the user wants tried to a raw proposal.
+
+    Args:
+        point: nested or flat, with a value for each name that has a space.
 
     Raises:
-        InvalidSpace, InvalidInput: names that are absent, unknown or outside their space, all together.
+        InvalidSpace, InvalidInput: names are missing or unknown, or values lie outside their space; all problems together.
     """
     keys = tuned_keys(space)
-    dicts = {key for key in keys if not any(other.startswith(key + SEPARATOR) for other in keys)}  # a dict there is an option, whole
+    dicts = {key for key in keys if not any(other.startswith(key + SEPARATOR) for other in keys)}  # a dict there is an option, not to be flattened
     return to_raw(space, dict(_flat_point(point, dicts)))
 
 
@@ -94,7 +97,7 @@ def _branches(key: str, options: Iterable[Any], problems: Problems) -> Iterator[
 
 
 def _flat(key: str, value: Any, problems: Problems) -> Iterator[tuple[str, Any]]:
-    """(flat key, value), nested dicts taken apart; an empty dict is a value."""
+    """Yields (flat key, value), with nested dicts flattened; an empty dict counts as a value."""
     if isinstance(value, Mapping) and value and not is_space(value):
         yield from _flat_items(value, problems, key + SEPARATOR)
     else:

@@ -1,4 +1,4 @@
-"""A trial of the user's own: a function of a config, a generator that yields once an epoch, or a ``tune.Trainable`` class."""
+"""A trial that runs the user's objective: a function of a config, a generator that yields once an epoch, or a ``tune.Trainable`` class."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, inherit, recovered
 from .tune_report import FILES, reports_of, request_of, session_of
 
-SAVED = "saved.json"  # in a checkpoint: the dict that a Trainable's save_checkpoint returned
-DONE = "done"  # in what an objective reports: this was the last
+SAVED = "saved.json"  # file in a checkpoint: the dict that a Trainable's save_checkpoint returned
+DONE = "done"  # key in an objective's report: true if it is the last one
 
 
 def check_objective(objective: Any, max_epochs: int | None) -> None:
-    """Refuses what no trial could run.
+    """Refuses an objective that no trial could run.
 
     Raises:
-        InvalidArgument
+        InvalidArgument: the objective is neither a function of a config nor a suitable Trainable, or ``max_epochs`` is missing.
     """
     if isinstance(objective, type):
         from ray.tune import Trainable
@@ -65,10 +65,10 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
 
 
 def takes_config(objective: Callable[..., Any]) -> bool:
-    """Whether it can be called with one argument, as far as can be known."""
+    """Whether the objective can be called with one argument; True if its signature is unknown."""
     try:
         signature = inspect.signature(objective)
-    except ValueError:  # of some that are written in C
+    except ValueError:  # some functions written in C have no signature
         return True
     try:
         signature.bind({})
@@ -78,7 +78,7 @@ def takes_config(objective: Callable[..., Any]) -> bool:
 
 
 def function_of(objective: Any) -> Any:
-    """What has the objective's name and module: of a partial the function within, of an object its class."""
+    """The object whose name and module stand for the objective: the function in a partial, the class of a callable object."""
     while isinstance(objective, functools.partial):
         objective = objective.func
     return objective if hasattr(objective, "__qualname__") else type(objective)
@@ -86,7 +86,7 @@ def function_of(objective: Any) -> Any:
 
 @contextlib.contextmanager
 def sent_by_value(objective: Any) -> Iterator[None]:
-    """Within, an objective's code travels with it: the trials' processes need not be able to import its module."""
+    """Makes Ray pickle the objective's code by value within the block, so that the trials' processes need not be able to import its module."""
     from ray import cloudpickle
 
     module = sys.modules.get(function_of(objective).__module__ or "")
@@ -95,7 +95,7 @@ def sent_by_value(objective: Any) -> Iterator[None]:
         yield
         return
     name = module.__name__
-    with _lock:  # the list is the process's: the last of several threads takes the module off it, unless the user has put it there
+    with _lock:  # cloudpickle's registry is process-wide: the last of several threads removes the module, unless the user registered it
         is_ours = _senders[name] > 0 or name not in cloudpickle.list_registry_pickle_by_value()
         _senders[name] += is_ours
         if is_ours and _senders[name] == 1:
@@ -111,27 +111,27 @@ def sent_by_value(objective: Any) -> Iterator[None]:
 
 
 _lock = threading.Lock()
-_senders = collections.Counter[str]()  # how many searches send a module now
+_senders = collections.Counter[str]()  # module -> number of searches that send it by value now
 
 
 def _check_sent(objective: Any) -> None:
-    """Refuses what holds a lock, a connection or the like, before Ray does at length.
+    """Refuses an objective that cannot be pickled, with a shorter message than Ray's.
 
     Raises:
-        InvalidArgument
+        InvalidArgument: the objective holds a lock, a connection or the like.
     """
     from ray import cloudpickle
 
     try:
         with open(os.devnull, "wb") as nowhere:
             cloudpickle.dump(objective, nowhere)
-    except Exception as error:  # whatever an object says that does not let itself be sent
+    except Exception as error:  # objects that cannot be pickled raise errors of any kind
         why = f"{type(error).__name__}: {error}"
         raise InvalidArgument(f"objective: it cannot be sent to the trials' processes ({why}); let it make or open within what it uses") from None
 
 
 def _is_installed(file: str | None) -> bool:
-    """Whether every process has it: built in, of Python itself, or of a package."""
+    """Whether every process can import the file's module: built in, from the standard library, or from an installed package."""
     return file is None or "site-packages" in file or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
 
 
@@ -141,10 +141,10 @@ class Objective:
 
     Attributes:
         function: ``config -> number, dict or iterator of dicts``, or a class that inherits ``ray.tune.Trainable``.
-        metric: the name of the value that is searched by; a function that returns a bare number means this one.
-        max_epochs: reports after which a trial is ended; None: when the objective says so.
-        num_to_keep: best states of a Trainable that a running trial keeps.
-        tracked: the trial's MLflow run is the active one while the objective runs.
+        metric: the name of the value that the search compares; a bare number that a function returns is this value.
+        max_epochs: reports after which a trial ends; None: the objective decides.
+        num_to_keep: number of best checkpoints that a running trial keeps.
+        tracked: whether the trial's MLflow run is the active one while the objective runs.
         resources: ``cpu`` and ``gpu`` of a trial.
     """
 
@@ -160,11 +160,11 @@ class Objective:
     resources: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0})
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
-        """What the objective is called with: the user's own objects, which need not be JSON."""
+        """The config that the objective is called with. Contains the user's own objects, which JSON need not be able to hold."""
         return self._config(record, record.segments[-1])
 
     def best_config_of(self, record: TrialRecord) -> dict[str, Any]:
-        """The same of a trial that has a best result: with what it was called when it came to that."""
+        """The config that the objective was called with when it reached the trial's best result."""
         assert record.best, "the caller has looked"
         return self._config(record, record.segments[record.best.segment])
 
@@ -177,8 +177,8 @@ class Objective:
     def recover(self, folder: TrialFolder) -> TrialRecord:
         record = folder.read()
         if record.results and ends_for_good(record.results[-1].end):
-            return record  # killed before that was noted; a function would begin again
-        return recovered(folder, record, _newest_state)  # a function has no state, and begins again
+            return record  # killed before its end was recorded; a function would start over
+        return recovered(folder, record, _newest_state)  # a function without checkpoints starts over
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
         def copy(path: Path, result: EpochResult) -> EpochResult:
@@ -190,7 +190,7 @@ class Objective:
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
         def ended(result: EpochResult) -> EpochResult:
-            """With the reason why the trial ends here, if it does."""
+            """The result, with the reason in ``end`` if the trial ends here."""
             enough = self.max_epochs is not None and result.step >= self.max_epochs
             return replace(result, end=result.end or ("max_epochs" if enough else should_stop(0.0)))
 
@@ -208,21 +208,21 @@ class Objective:
         self._mark_last(folder)
 
     def _mark_last(self, folder: TrialFolder) -> None:
-        """That a generator had no more to say is known only when it is asked."""
+        """Marks the last row as the end. Whether a generator has ended is known only after it was asked for another result."""
         rows = folder.results()
         if not rows:
             raise InvalidReport("the objective yielded nothing; yield or return a dict of metrics")
         folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
 
     def _noise(self, number: int) -> int:
-        """What a trial's own draws begin with: the same call has the same noise, and each trial its own."""
+        """The seed of a trial's random generators: different for each trial, and the same if the call is repeated."""
         return int(np.random.SeedSequence([self.seed % 2**32, number]).generate_state(1)[0])
 
     def _run_function(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
         """Calls a function, which returns, yields or reports.
 
         Args:
-            ended: says whether the trial ends with a result. A state must know, for a kill may come before its row is in the log.
+            ended: sets a result's ``end`` if the trial ends with it. Called before a checkpoint is saved, because a kill may come before the log has the row.
         """
         record, newest = folder.read(), _newest_state(folder.checkpoints)
         config, segment, before = self.config_of(record), record.segments[-1].number, record.seconds if newest else 0.0
@@ -235,7 +235,7 @@ class Objective:
                     for values, more in _timed(_with_returned(said.values, self.metric)):
                         epoch += 1
                         yield ended(self._result(values, epoch, before + spent + more, segment))
-                elif said.is_last and said.values is None and epoch:  # it has reported all that it had to say
+                elif said.is_last and said.values is None and epoch:  # all its results were reported
                     return
                 else:
                     epoch += 1
@@ -246,7 +246,7 @@ class Objective:
                     yield result
 
     def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
-        """Steps a Trainable; its state is saved after every step, in the trial's folder, where it can. Arguments as of ``_run_function``."""
+        """Steps a Trainable, and saves its state in the trial's folder after every step if it can. Takes the arguments of ``_run_function``."""
         record, newest = folder.read(), _newest_state(folder.checkpoints)
         epoch, seconds, can_save = newest[1].step if newest else 0, record.seconds, True
         trainable = _build(self.function, self.config_of(record), folder, self.resources)
@@ -256,7 +256,7 @@ class Objective:
             return trainable.step()
 
         try:
-            trainable._iteration = epoch  # Ray's ``train`` counts, which would write a good deal besides
+            trainable._iteration = epoch  # normally counted by Ray's ``train``, which would write many other files
             if newest:
                 saved = newest[0] / SAVED
                 trainable.load_checkpoint(read_json(saved) if saved.exists() else str(newest[0]))
@@ -275,7 +275,7 @@ class Objective:
                 os.rmdir(folder.path / FILES)
 
     def _keep(self, folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]) -> bool:
-        """Saves a state, and drops those that need not be kept; False: there is no way to save."""
+        """Saves a checkpoint and prunes older ones; False if the Trainable has no way to save."""
         saved = _store(folder, result, save)
         prune_checkpoints(folder.checkpoints, self.num_to_keep, NUM_STATES)
         return saved
@@ -302,7 +302,7 @@ def _is_generator(returned: Any) -> bool:
 
 
 def _with_returned(values: Generator[Any, Any, Any], metric: str) -> Iterator[Any]:
-    """What a generator yields, and last what it returns, if that is a report, and not a model or a history."""
+    """Yields what a generator yields, and finally what it returns, if that is a report (and not, say, a model or a history)."""
     returned = unwrapped((yield from values))
     is_report = metric in returned if isinstance(returned, Mapping) else isinstance(returned, numbers.Real) and not isinstance(returned, bool)
     if is_report:
@@ -310,7 +310,7 @@ def _with_returned(values: Generator[Any, Any, Any], metric: str) -> Iterator[An
 
 
 def _build(trainable: Any, config: dict[str, Any], folder: TrialFolder, resources: Mapping[str, float]) -> Any:
-    """A Trainable as Ray builds it, with its trial's name, and with a folder for its files in the trial's own, not in the user's home."""
+    """Builds a Trainable like Ray, with its trial's name, but with its files in the trial's folder instead of the user's home."""
     from ray.tune.result import TRIAL_INFO
     from ray.tune.trainable import trainable as module
 
@@ -325,7 +325,7 @@ def _copy(checkpoint: Any, place: Path) -> None:
 
 
 def _timed(values: Iterator[Any]) -> Iterator[tuple[Any, float]]:
-    """Each with the seconds that all of them took so far, without those between them, in which the trial waits for others."""
+    """Yields each value with the total seconds spent on producing values so far. Time between them, when the trial may wait for others, does not count."""
     seconds = 0.0
     while True:
         started = time.perf_counter()
@@ -338,7 +338,7 @@ def _timed(values: Iterator[Any]) -> Iterator[tuple[Any, float]]:
 
 
 def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any], inherited: bool = False) -> bool:
-    """Saves a state under a temporary name and renames it when it is whole; False where the Trainable has no way to save."""
+    """Saves a checkpoint under a temporary name and renames it when it is complete; False if the Trainable has no way to save."""
     temporary = begin_checkpoint(folder.checkpoints, result)
     try:
         saved = save(temporary)

@@ -1,4 +1,4 @@
-"""No point is tried twice (``job.repeats_nothing`` says where): all trials of a search have one seed."""
+"""Avoids trying a point twice, which is useless because all trials of a search have the same seed; ``job.repeats_nothing`` says when it applies."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from .job import can_be_tried, repeats_nothing
 from .searchers import OwnSearcher, Points, build_searcher
 from .settings import TuneSettings
 
-NUM_ASKED = 5  # times for one trial, while what a searcher proposes has been tried; then it is given a point that has not
-NUM_DRAWN = 100  # points of a space too large to go through, to find one that has not been tried
+NUM_ASKED = 5  # times that a searcher may propose tried points for one trial; then it is given an untried one
+NUM_DRAWN = 100  # random points to look for an untried one among, in a space too large to go through
 
 
 class Once(OwnSearcher):
-    """Lets another searcher propose no point twice. Where it does, it is told that point's score again and asked again, and at last given another.
+    """Keeps another searcher from trying a point twice. If it repeats one, it is told the known score and asked again, and finally given an untried point.
 
-    Everything it was asked for is answered; a repetition of what still runs, when that has ended. Told of its repetitions, TPE found
-    better points than where they were forgotten, or trained (``benchmarks/repeated_points.py``).
+    Every proposal gets a score in the end; the repetition of a point that is still running gets it when that trial ends. TPE found better points
+    when it was told the scores of its repetitions than when these were ignored or trained (``benchmarks/repeated_points.py``).
 
-    Ranges seldom repeat. What does is a branch of a conditional space that has one point, or few: half of a search can be of these.
+    Ranges rarely produce repetitions. Branches of a conditional space with one or few points do: they can make up half of a search.
     """
 
     def __init__(self, inner: OwnSearcher) -> None:
         super().__init__(inner.space, inner.args, inner.seed, inner.first_points)
         self.inner, self.num_asked = inner, 0
-        self.asked: dict[str, tuple[str, Point]] = {}  # a trial -> the name by which the other searcher knows it, and its point
-        self.scores: dict[Point, float | None] = {}  # of all that was proposed; None: not yet known
-        self.waiting: dict[Point, list[str]] = defaultdict(list)  # repetitions of what still runs
+        self.asked: dict[str, tuple[str, Point]] = {}  # trial -> (its name in the other searcher, its point)
+        self.scores: dict[Point, float | None] = {}  # scores of all proposed points; None: not known yet
+        self.waiting: dict[Point, list[str]] = defaultdict(list)  # repetitions of points that are still running, by their names in the other searcher
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
         for _ in range(NUM_ASKED):
             asked, proposal = self._ask(given)
             if proposal is None and len(self.asked) == len(self.failed):
-                break  # it waits for a score, and nothing runs that could bring one
+                break  # it waits for a score, but no trial is running that could bring one
             if not isinstance(proposal, dict):
                 return proposal
             point = point_of(self.space, proposal)
@@ -51,7 +51,7 @@ class Once(OwnSearcher):
         return Searcher.FINISHED if chosen is None else self._adopt(trial_id, self._ask(chosen)[0], chosen)
 
     def _untried(self) -> RawProposal | None:
-        """A point at random that has not been tried; None where all have. Of a space too large to go through one that has, if chance finds no other."""
+        """A random untried point; None if all were tried. In a space too large to go through, a tried one if no random draw is untried."""
         rng = np.random.default_rng([self.seed, self.num_proposed])
         if can_be_tried(self.space):
             points = (grid_point(self.space, index) for index in range(grid_size(self.space) or 0))
@@ -82,7 +82,7 @@ class Once(OwnSearcher):
 
 
 def build_proposer(settings: TuneSettings, space: SearchSpace, seed: int, first_points: Points, *earlier: Any) -> OwnSearcher:
-    """What proposes the trials of a search.
+    """Builds the searcher that proposes the trials of a search.
 
     Args:
         earlier: see ``build_searcher``.

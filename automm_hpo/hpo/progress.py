@@ -1,4 +1,4 @@
-"""What a person sees of a search: a live table, or lines where nobody watches; a table at the end; nothing when quiet."""
+"""Shows a search to a person: a live table, or lines if the output is not a terminal or notebook, and a summary table at the end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .display import Display, Notebook, find_display
 from .records import FAILED, RUNNING, SearchRecords, TrialRecord
 from .table import TrialRow, count_text, fit_width, notes_on, number_text, short_name, table_lines, trial_columns, value_text
 
-SECONDS_BETWEEN_BESTS = 10.0  # an improving trial says so with every epoch; a person reads one line in a while
+SECONDS_BETWEEN_BESTS = 10.0  # a trial may improve with every epoch, and nobody would read that many lines
 SUMMARY_ROWS, SUMMARY_WIDTH = 20, 100
 
 
 class Progress:
-    """Hears of the events of a search and shows them. A context manager: the live table stands while the search is inside.
+    """Receives the events of a search and shows them. A context manager: the live table is visible while the search is inside.
 
     Args:
         verbosity: 0 prints nothing, 1 the summary, 2 and more everything.
         deadline: time.time() at which the call must return; None: no limit.
-        write: takes the lines; given, there is no live table.
-        display: of the live table; None finds out.
+        write: prints a line; if given, no live table is chosen.
+        display: where to draw the live table; None: chosen by where the output goes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Progress:
         self.best: tuple[EpochResult, int] | None = None
         self._said_best = 0.0
         self._rows: dict[int, TrialRow] = {}
-        self._lock = threading.Lock()  # the table is drawn by a thread of its own
+        self._lock = threading.Lock()  # the table is drawn on a thread of its own
         watched = write is None and verbosity > 0 and num_trials > 1
         self._display = display or (find_display() if watched else None)
         self._drawing: threading.Thread | None = None
@@ -72,7 +72,7 @@ class Progress:
             drawing.join()
             self._draw(self._display)
         finally:
-            self._display.close(keep=kind is not None)  # else the summary will stand in its place
+            self._display.close(keep=kind is not None)  # else the summary takes its place
 
     def _keep_drawing(self, display: Display) -> None:
         while True:
@@ -156,19 +156,19 @@ class Progress:
             write(line)
 
     def _tell(self, line: str) -> None:
-        """Says what the live table would show."""
+        """Prints a line, unless the live table shows the same."""
         if self._drawing is None:
             self.say(line)
 
     def resumes(self, records: SearchRecords, path: Path) -> None:
-        """What an earlier session left, if there was one."""
+        """Prints what an earlier session left, if there was one."""
         if trials := records.trials():
             ended = sum(record.has_ended for record in trials)
             kept, on = ("1 trial is" if ended == 1 else f"{ended} trials are"), len(trials) - ended
             self.say(f"resuming {path}: {kept} kept, {on} go{'es' * (on == 1)} on", level=1)
 
     def summary(self, records: SearchRecords) -> None:
-        """The table of the best trials, best first, and where the rest is."""
+        """Prints the table of the best trials, best first, and where to find the rest."""
         if self.num_trials == 1 or self.verbosity < 1:
             return
         trials = records.ranked()
@@ -198,7 +198,7 @@ def _values_text(tuned: Mapping[str, Any]) -> str:
 
 
 def _order(row: TrialRow) -> tuple[bool, float, float, int]:
-    """Running trials as they came, then the others, the best first."""
+    """Sort key: running trials by number, then the others, best first."""
     score, loss = (row.best.rank if row.best else NO_RANK) if row.status != RUNNING else (0.0, 0.0)
     return row.status != RUNNING, -score, -loss, row.number
 
@@ -209,7 +209,7 @@ def clock(seconds: float) -> str:
 
 
 def print_line(line: str) -> None:
-    """Prints, with ``?`` for letters that the output cannot hold. A search does not fail for a dash, nor for a full disk or a reader that has gone."""
+    """Prints a line, with ``?`` for characters that the output cannot encode. A search must not fail because of a dash, a full disk or a closed pipe."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    with contextlib.suppress(OSError, RuntimeError):  # the latter where a signal's handler prints while its thread is printing
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a signal handler prints while its thread is printing
         print(line.encode(encoding, "replace").decode(encoding))

@@ -1,4 +1,4 @@
-"""The searcher that stands between the searchers and Ray: it numbers and records every proposal before Ray sees it, and repeats those on record."""
+"""The searcher between the actual searchers and Ray: numbers and records every proposal before Ray sees it, and repeats those on record."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from .scheduler_args import POPULATIONS
 
 
 class RecordingSearcher(Searcher):
-    """Proposes what another searcher proposes, recorded.
+    """Passes on what another searcher proposes, and records it.
 
-    The other searcher's first proposals are the recorded ones, in order (it was built with them); the record, not its repetition, is
-    what is used. It knows trials by their numbers, wherever they run.
+    The other searcher was built with the recorded proposals as its first points, so it proposes them again, in order. The trial then uses
+    the record, not the repeated proposal. The other searcher knows trials by their numbers, wherever they run.
     """
 
     def __init__(self, inner: Searcher, job: SearchJob, monitor: SearchMonitor, deadline: float | None) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.inner, self.job, self.monitor, self.deadline = inner, job, monitor, deadline
         self.records = monitor.records
-        # population-based training changes the values themselves; all others need only the trial's number
+        # schedulers of population-based training change the values; all others need only the trial's number
         self.with_values = job.settings.scheduler in POPULATIONS
         self.num_recorded, self.num_proposed = len(self.records), 0
-        self.num_asked, self.told = 0, set[int]()  # trials that the other searcher has proposed, and those whose end it has heard of
-        self.numbers: dict[str, int] = {}  # by the names of those who run them
-        self.failed: set[int] = set()  # in an earlier session
-        self.last: dict[str, dict[str, Any]] = {}  # results of trials that have not ended
+        self.num_asked, self.told = 0, set[int]()  # how many trials the other searcher has proposed, and those whose end it was told
+        self.numbers: dict[str, int] = {}  # trial id (Ray's, or that of ``in_process``) -> trial number
+        self.failed: set[int] = set()  # trials that failed in an earlier session
+        self.last: dict[str, dict[str, Any]] = {}  # trial id -> last result, while the trial runs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles what it may restore from; we resume from our own records
+        return {}  # Ray pickles the searcher to restore it later; we resume from our own records
 
     def suggest(self, trial_id: str) -> Any:
         self._tell_ended()
         if self.num_proposed >= self.job.num_trials:
-            return Searcher.FINISHED  # Ray counts only what it was given
+            return Searcher.FINISHED  # Ray does not count the trials that _tell_ended skips
         repeats = self.num_proposed < self.num_recorded
         is_late = self.deadline is not None and time.time() + self.monitor.seconds_to_score > self.deadline
-        if is_late and not repeats and self.num_proposed:  # the first has whatever time there is
+        if is_late and not repeats and self.num_proposed:  # the first trial runs however little time is left
             self.monitor.ending = self.monitor.ending or TIME_LIMIT
         if self.monitor.over or self.monitor.ending:
             return Searcher.FINISHED
@@ -66,14 +66,14 @@ class RecordingSearcher(Searcher):
         return {"trial": record.number, "segment": record.segments[-1].number} | (dict(record.tuned) if self.with_values else {})
 
     def again(self) -> Self:
-        """The same, for another who runs the trials: all are proposed once more, and those that have not ended go on there."""
+        """The searcher, reset for another runner of trials: proposes all of them once more, so that unfinished ones continue there."""
         self.num_recorded, self.num_proposed = len(self.records), 0
         self.numbers.clear()
         self.last.clear()
         return self
 
     def _ask(self) -> Any:
-        """What the other searcher proposes for the next trial; anything, where it has done so already."""
+        """The other searcher's proposal for the next trial; an empty dict if it has proposed that trial already."""
         if self.num_proposed < self.num_asked:
             return {}
         raw = self.inner.suggest(str(self.num_proposed))
@@ -82,15 +82,15 @@ class RecordingSearcher(Searcher):
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether the search ends before it has proposed all that it would."""
+        """Whether the search ends before all trials were proposed."""
         return bool(self.monitor.ending or self.monitor.over)
 
     def end_search(self) -> None:
-        """Nobody is under way any more."""
+        """Ends a search that starts no more trials; to be called once none is running."""
         self.monitor.over = self.monitor.over or self.monitor.ending
 
     def _tell_ended(self) -> None:
-        """Where no scheduler has to learn from them, recorded trials that have ended need no place in Ray: of a thousand it would take half a minute."""
+        """With FIFO, tells the searcher about ended trials directly. FIFO learns nothing from them, and replaying a thousand through Ray takes half a minute."""
         while self.job.settings.scheduler == "FIFO" and self.num_proposed < self.num_recorded and self.records.has_ended(self.num_proposed):
             record = self.records.folder_of(self.num_proposed).read()
             if not isinstance(self._ask(), dict):
@@ -102,9 +102,9 @@ class RecordingSearcher(Searcher):
         values = finish_proposal(self.job.space, raw, self.job.fixed, (self.job.seed, self.num_proposed))
         try:
             config = self.job.complete(values)
-        except AutoMMHPOError:  # a computed value can be forbidden in a rare trial, which then fails with the reason
+        except AutoMMHPOError:  # a computed value can be invalid in a rare trial, which then fails with this error
             config = {**self.job.fixed, **values}
-        config = {key: value if is_json(value) else text_of(value) for key, value in config.items()}  # an objective's own may be anything
+        config = {key: value if is_json(value) else text_of(value) for key, value in config.items()}  # an objective's values may be any objects
         return self.records.open_trial(raw, {key: config[key] for key in values}, config, range_scales(self.job.space))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -115,8 +115,8 @@ class RecordingSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         last, number = self.last.pop(trial_id, {}), self.numbers[trial_id]
-        result = result or last  # Ray has none for a trial that is ended while it is paused, as halving in brackets does
-        has_failed = error or FAILED in result or number in self.failed or METRIC not in result  # raised, diverged at once, or found no time
+        result = result or last  # Ray passes none if a scheduler, such as HyperBand, ends a trial while it is paused
+        has_failed = error or FAILED in result or number in self.failed or METRIC not in result  # it raised, diverged at once, or had no time
         self._tell_end(number, None if has_failed else result)
 
     def _tell_end(self, number: int, result: dict[str, Any] | None) -> None:
@@ -125,14 +125,14 @@ class RecordingSearcher(Searcher):
             self.inner.on_trial_complete(str(number), result, error=result is None)
 
     def on_pause(self, trial_id: str) -> None:
-        """BOHB's scheduler tells its searcher."""
+        """Called by BOHB's scheduler."""
         self.inner.on_pause(str(self.numbers[trial_id]))  # type: ignore[attr-defined]
 
     def on_unpause(self, trial_id: str) -> None:
         self.inner.on_unpause(str(self.numbers[trial_id]))  # type: ignore[attr-defined]
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
-        return True  # both are known since __init__
+        return True  # both were set in __init__
 
     def save(self, checkpoint_path: str) -> None:
         pass

@@ -1,7 +1,7 @@
-"""What a search leaves on disk, and what is read from it: one folder a trial, written as it happens.
+"""The records of a search on disk: one folder per trial, written as it runs.
 
 search/trials/0003/   config.json     number, raw proposal, tuned values, whole config, segments, status, reason
-                      metrics.jsonl   one EpochResult a line, written by the trial itself
+                      metrics.jsonl   one EpochResult per line, written by the trial itself
                       error.txt       the traceback of a trial that failed
                       checkpoints/    see training/checkpoint_folder.py
 """
@@ -37,7 +37,7 @@ BY_SCHEDULER, TRIAL_TIME_LIMIT = "scheduler", "trial time limit"
 # the `end` of a trial's last EpochResult -> status and reason of its row
 ENDS = {
     "max_epochs": (COMPLETED, ""),
-    "returned": (COMPLETED, ""),  # an objective of the user's
+    "returned": (COMPLETED, ""),  # a user's objective
     "patience": (COMPLETED, "no better score within optim.patience validations"),
     "time_limit": (STOPPED, TIME_LIMIT),
     "interrupted": (STOPPED, INTERRUPTED),
@@ -49,17 +49,17 @@ ENDS = {
 
 
 def is_for_good(status: str, reason: str) -> bool:
-    """Whether a trial that ended so never goes on; a resumed search takes up again what stopped only because the search did."""
+    """Whether a trial has ended for good. A resumed search continues trials that stopped only because the search did."""
     return status != RUNNING and (status != STOPPED or reason in (BY_SCHEDULER, TRIAL_TIME_LIMIT))
 
 
 def ends_for_good(end: str | None) -> bool:
-    """Whether a trial with this as the ``end`` of its last result never goes on, in a resumed search neither."""
+    """Whether a trial has ended for good if its last result has this ``end``."""
     return end is not None and is_for_good(*ENDS[end])
 
 
 def count_causes(causes: Iterable[str]) -> list[tuple[str, int]]:
-    """How often each occurs, the most frequent first; those that differ in their numbers only, as of bytes, are one, named by its first."""
+    """Counts causes, most frequent first. Causes that differ only in numbers, such as bytes, count as one, named by the first of them."""
     named: dict[str, str] = {}
     counts = Counter[str]()
     for cause in causes:
@@ -72,12 +72,12 @@ LEADERBOARD = ("trial", "status", "score", "best_epoch", "epochs", "seconds", "s
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a trial under one configuration; all but population-based training know only one.
+    """A stretch of a trial under one configuration. Only population-based training has more than one per trial.
 
     Attributes:
         number: counted from 0.
-        parent, epoch: the trial whose weights it began with, and where they were; None and 0 for the first.
-        tuned: the values the search chose, by dotted key.
+        parent, epoch: the trial whose weights the segment began with, and their epoch there; None and 0 for the first segment.
+        tuned: the values that the search chose, by dotted key.
     """
 
     number: int
@@ -88,18 +88,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as its files tell it.
+    """One trial, as read from its files.
 
     Attributes:
         number: counted from 0 in the order of proposal.
-        tuned: the values the search chose, by dotted key; of the last segment.
-        config: all hyperparameters, by dotted key; of the last segment.
-        started, ended: time.time() of the first start and of the end; 0 while it runs.
-        weights_bytes: of one set of weights; 0 where none were kept.
-        results: one a validation, in order.
-        raw: the searcher's own proposal, which a resumed search makes again.
-        segments: all of them, in order.
-        scales: of what was drawn from a range, by dotted key: ``log`` or ``linear``.
+        tuned: the values that the search chose for the last segment, by dotted key.
+        config: all hyperparameters of the last segment, by dotted key.
+        started, ended: time.time() of the first start and of the end; ``ended`` is 0 while the trial runs.
+        weights_bytes: size of one set of weights; 0 if none were kept.
+        results: one per validation, in order.
+        raw: the searcher's raw proposal, which a resumed search proposes again.
+        segments: all segments, in order.
+        scales: ``log`` or ``linear`` for each value drawn from a range, by dotted key.
     """
 
     number: int
@@ -117,28 +117,28 @@ class TrialRecord:
 
     @property
     def best(self) -> EpochResult | None:
-        """The best epoch by ``EpochResult.rank``; None where no epoch has a score."""
+        """The best epoch by ``EpochResult.rank``; None if no epoch has a score."""
         finite = [result for result in self.results if math.isfinite(result.score)]
         return max(finite, key=lambda result: result.rank, default=None)
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Orders trials by their best epochs, the best highest; those without a score are below all others."""
+        """Sort key: trials by their best epoch, the best highest; those without a score are below all others."""
         return self.best.rank if self.best else NO_RANK
 
     @property
     def metric(self) -> float:
-        """Of the best epoch, in its natural sign; nan where no epoch has a score."""
+        """The metric of the best epoch, in its natural sign; nan if no epoch has a score."""
         return self.best.metric if self.best else math.nan
 
     @property
     def best_tuned(self) -> Mapping[str, Any]:
-        """The tuned values of the segment that the best epoch lies in."""
+        """The tuned values of the segment with the best epoch."""
         return self.segments[self.best.segment].tuned if self.best and self.segments else self.tuned
 
     @property
     def best_config(self) -> Mapping[str, Any]:
-        """All hyperparameters of the segment that the best epoch lies in."""
+        """All hyperparameters of the segment with the best epoch."""
         return {**self.config, **self.best_tuned}
 
     @property
@@ -147,29 +147,29 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """Of training and validating; of a trial that failed before its first validation, those until it failed."""
+        """Time spent on training and validation; for a trial that failed before its first validation, the time until then."""
         if not self.results and self.status == FAILED:
             return max(0.0, self.ended - self.started)
         return self.results[-1].seconds if self.results else 0.0
 
     @property
     def has_ended(self) -> bool:
-        """Ended for good: a resumed search reports it and does not touch it."""
+        """Whether the trial has ended for good: a resumed search reports it, but does not touch it."""
         return is_for_good(self.status, self.reason)
 
 
 def best_of(trials: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The trial with the best best epoch, of equals the first; None where none has a score."""
+    """The trial with the best epoch, the first of equals; None if no trial has a score."""
     return max((record for record in trials if record.best), key=attrgetter("rank"), default=None)
 
 
 def ranked(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """By their best epoch, those without a score last."""
+    """The trials by their best epoch, best first, those without a score last."""
     return sorted(trials, key=attrgetter("rank"), reverse=True)
 
 
 def reaches(result: EpochResult | None, goal: float | None) -> bool:
-    """Whether an epoch is as good as a search was to find; there may be neither."""
+    """Whether an epoch's score reaches the goal; False if there is no epoch or no goal."""
     return result is not None and goal is not None and result.score >= goal
 
 
@@ -182,7 +182,7 @@ class TrialFolder:
         self.checkpoints = self.path / "checkpoints"
 
     def create(self, raw: Mapping[str, Any], tuned: Mapping[str, Any], config: Mapping[str, Any], scales: Mapping[str, str]) -> TrialRecord:
-        self.path.mkdir(parents=True, exist_ok=True)  # a kill may have left the bare folder
+        self.path.mkdir(parents=True, exist_ok=True)  # a kill may have left an empty folder
         record = TrialRecord(self.number, tuned, config, started=time.time(), raw=raw, segments=(Segment(0, None, 0.0, tuned),), scales=scales)
         self.write(record)
         return record
@@ -197,7 +197,7 @@ class TrialFolder:
         return TrialRecord(**stored, segments=segments, results=self.results())
 
     def append(self, result: EpochResult) -> None:
-        if _is_torn(self.path / "metrics.jsonl"):  # the next line would be glued to what a full disk or a kill has left of another one
+        if _is_torn(self.path / "metrics.jsonl"):  # else the line would join an incomplete one that a full disk or a kill has left
             self.rewrite_results(self.results())
         line = json.dumps(result_to_json(result)) + "\n"
         with room_needed(self.path / "metrics.jsonl", len(line), torn=True), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as log:
@@ -206,7 +206,7 @@ class TrialFolder:
     def results(self) -> tuple[EpochResult, ...]:
         log = self.path / "metrics.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        return tuple(result_from_json(json.loads(line)) for line in lines if line.endswith("\n"))  # a kill can leave half a line
+        return tuple(result_from_json(json.loads(line)) for line in lines if line.endswith("\n"))  # a kill can leave an incomplete line
 
     def rewrite_results(self, results: Sequence[EpochResult]) -> None:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(result_to_json(result)) + "\n" for result in results))
@@ -220,16 +220,16 @@ class TrialFolder:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def forget_error(self) -> None:
-        """It is tried again, and another one may follow."""
+        """Removes the error of a trial that is tried again."""
         (self.path / "error.txt").unlink(missing_ok=True)
 
     def write_error(self, traceback: str) -> None:
         with room_needed(self.path / "error.txt", len(traceback)):
-            self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8", errors="backslashreplace")  # a file's name may be in it
+            self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8", errors="backslashreplace")  # it may contain file names that are not UTF-8
 
 
 def _is_torn(log: Path) -> bool:
-    """Whether its last line is half a line."""
+    """Whether the last line of the log is incomplete."""
     if not log.exists() or not log.stat().st_size:
         return False
     with open(log, "rb") as file:
@@ -238,13 +238,13 @@ def _is_torn(log: Path) -> bool:
 
 
 class SearchRecords:
-    """All trials of a search. The driver's view: it opens trials, closes them, and decides whose weights are kept."""
+    """All trials of a search, for its driver, which opens and closes them and decides whose weights are kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._closed: dict[int, TrialRecord] = {}  # their files no longer change
-        self._keepers: list[TrialRecord] = []  # of those, the ones that still have weights, best first
-        self._count = len(self._numbers())  # numbers are given by this process alone
+        self._closed: dict[int, TrialRecord] = {}  # trials whose files no longer change
+        self._keepers: list[TrialRecord] = []  # the closed trials that still have weights
+        self._count = len(self._numbers())  # only this process assigns numbers
 
     def folder_of(self, number: int) -> TrialFolder:
         return TrialFolder(self.folder, number)
@@ -257,7 +257,7 @@ class SearchRecords:
         return record
 
     def reopen_trial(self, number: int) -> TrialRecord:
-        """A trial that has a place is running, or running again."""
+        """Marks a trial as running, for the first time or again."""
         self._closed.pop(number, None)
         self._keepers = [record for record in self._keepers if record.number != number]
         self.folder_of(number).forget_error()
@@ -272,13 +272,13 @@ class SearchRecords:
         return bool(trials) and all(record.has_ended and not record.best for record in trials)
 
     def reopen_failed(self) -> None:
-        """Those go on from their newest checkpoints, where they have any."""
+        """Reopens failed trials, which continue from their newest checkpoints if they have any."""
         for record in self.trials():
             if record.status == FAILED:
                 self.reopen_trial(record.number)
 
     def reopen_all(self) -> None:
-        """Every trial begins again: what it failed of may be mended."""
+        """Makes every trial start over, because the cause of its failure may have been fixed."""
         for number in self._numbers():
             shutil.rmtree(self.folder_of(number).checkpoints, ignore_errors=True)
             self.folder_of(number).rewrite_results(())
@@ -294,7 +294,7 @@ class SearchRecords:
         return record
 
     def remember(self, record: TrialRecord) -> None:
-        """Counts a trial among the closed ones, for it has ended, in this session or for good; its files are not read again."""
+        """Adds a trial to the closed ones, because it ended in this session or for good. Its files are not read again."""
         self._closed[record.number] = record
         self._keepers.append(record)
 
@@ -305,12 +305,12 @@ class SearchRecords:
         return self.is_closed(number) and self._closed[number].has_ended
 
     def prune(self, keep_trials: int, keep_epochs: int = 1) -> None:
-        """Of the ended trials the best ``keep_trials`` keep the weights of their best epoch, the first of them those of ``keep_epochs``.
+        """Deletes weights. The best ``keep_trials`` ended trials keep those of their best epoch, the very best those of its ``keep_epochs`` best.
 
-        Those that may go on keep what they need to. Rows and curves of all stay for ever.
+        Trials that may continue keep what they need for that. Records and results of all trials are kept.
         """
         self._keepers.sort(key=attrgetter("number"))
-        self._keepers.sort(key=attrgetter("rank"), reverse=True)  # of equals the first, as in ``best_of``
+        self._keepers.sort(key=attrgetter("rank"), reverse=True)  # equal trials stay in this order, as in ``best_of``
         ended = [record for record in self._keepers if record.has_ended]
         for rank, record in enumerate(ended):
             kept = keep_epochs if rank == 0 else 1 if rank < keep_trials else 0
@@ -324,22 +324,22 @@ class SearchRecords:
         return sorted(int(path.parent.name) for path in self.folder.glob("trials/*/config.json"))
 
     def trials(self) -> list[TrialRecord]:
-        """In the order of proposal."""
+        """All trials, in the order of proposal."""
         return [self._closed.get(number) or self.folder_of(number).read() for number in self._numbers()]
 
     def best(self) -> TrialRecord | None:
-        """The trial with the best best epoch; None where no trial has a score."""
+        """The trial with the best epoch; None if no trial has a score."""
         return best_of(self.trials())
 
     def ranked(self) -> list[TrialRecord]:
-        """By their best epoch, those without a score last."""
+        """All trials by their best epoch, best first, those without a score last."""
         return ranked(self.trials())
 
     def raise_if_all_failed(self, again: str = "") -> None:
-        """Ends a search that found nothing.
+        """Raises an error if the search found nothing.
 
         Args:
-            again: how its trials are tried again.
+            again: hint how to try its trials again.
 
         Raises:
             AllTrialsFailed: no trial has a score; the causes are counted, and the first traceback is in the message.
@@ -347,7 +347,7 @@ class SearchRecords:
         trials = self.trials()
         if any(record.best for record in trials):
             return
-        broken = [record for record in trials if record.status in (FAILED, DIVERGED)]  # the others were not tried, or had no time
+        broken = [record for record in trials if record.status in (FAILED, DIVERGED)]  # the others did not start, or had no time
         causes = count_causes(record.reason or record.status for record in broken or trials)
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
@@ -355,14 +355,13 @@ class SearchRecords:
 
 
 def leaderboard(trials: Iterable[TrialRecord], metric: Metric) -> pd.DataFrame:
-    """One row a trial, best first, trials without a score last.
+    """A table with one row per trial, best first, trials without a score last.
 
     Returns:
-        Columns: trial, status, score (higher is better), the metric in its natural sign where that differs, best_epoch, epochs,
-        seconds, size_mb (one set of weights), reason, one column for each tuned hyperparameter, nan where the trial does not have it, and
-        one for what else an objective reported with its best score.
-        Where an objective has a name that is taken by one of these, its metric's column is ``metric``, and its hyperparameter's
-        ``config/<name>``.
+        Columns: trial, status, score (higher is better), the metric in its natural sign if lower is better, best_epoch, epochs, seconds,
+        size_mb (one set of weights), reason, one column for each tuned hyperparameter (nan for trials without it), and one for each other
+        value that an objective reported with its best score. If an objective uses one of these names, its metric's column is ``metric``,
+        a hyperparameter's ``config/<name>``, and another value's ``reported/<name>``.
     """
     ordered = ranked(trials)
     keys = dict.fromkeys(key for record in sorted(ordered, key=attrgetter("number")) for key in record.tuned)
@@ -380,7 +379,7 @@ def leaderboard(trials: Iterable[TrialRecord], metric: Metric) -> pd.DataFrame:
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in (rows[0] if rows else LEADERBOARD)}
     for key in keys:
         values = [record.best_tuned.get(key, math.nan) for record in ordered]
-        # else pandas would take None, which is a value, for nan; and file names that are no UTF-8 cannot be its texts
+        # object, because pandas would turn None (a value) into nan, and its strings cannot hold file names that are not UTF-8
         dtype = object if None in values or "\\udc" in ascii(values) else None
         columns[f"config/{key}" if key in taken else key] = pd.Series(values, dtype=dtype)
     for name in dict.fromkeys(name for record in ordered if record.best for name in record.best.extra):

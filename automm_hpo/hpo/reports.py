@@ -1,4 +1,4 @@
-"""What a trial tells of itself, report by report, to whoever runs it: a Ray actor, or this process."""
+"""Runs a trial report by report, for a Ray actor or in this process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
 
 class TrialReports:
-    """Advances ``run_trial`` one validation a report.
+    """Advances ``run_trial`` by one validation per report.
 
     Args:
-        metric: its name, under which schedulers of the user's find it.
-        known: (segment, epoch) up to which everything has been told before.
+        metric: the metric's name, under which a user's scheduler finds it in reports.
+        known: (segment, epoch) up to which everything was reported before, and is skipped; None: nothing was.
 
     Attributes:
         last: the result of the newest report.
@@ -36,7 +36,7 @@ class TrialReports:
         self._best_score = -math.inf
 
     def next(self) -> dict[str, Any]:
-        """The next report, by the names of ``result_keys``; with ``done`` it is the last. What the trial raises is one, too."""
+        """The next report, with the keys of ``result_keys``; ``done`` marks the last. If the trial raises, that is its last report."""
         try:
             if self._steps is None:
                 if not self.folder.results() and (self._too_late() or (self.task.search_folder / STOP_FILE).exists()):
@@ -49,25 +49,25 @@ class TrialReports:
                 self._note(step.result)
                 if not self._known(step):
                     if step.done:
-                        self.close()  # what an objective has in its ``finally``: when the search is over, its process is no more
+                        self.close()  # runs an objective's ``finally`` now: its process will not outlive the search
                     return self._report(step, step.result)
         except (Exception, SystemExit) as error:
-            # this process cannot be used again, or was told by a signal to go; Ray starts another, in which the trial goes on
+            # the process is unusable (CUDA error) or was told to exit: re-raise, so that Ray restarts the trial in a new one
             words = traceback_of(error)  # str(error) may raise itself
             if "CUDA error" in words or hasattr(error, "ray_terminate_msg"):
                 raise
-            with contextlib.suppress(DiskFull):  # the driver will find no room either, and say so
+            with contextlib.suppress(DiskFull):  # the driver will find the disk full as well, and report it
                 self.folder.write_error(words)
-            # whoever runs it is sound: told as a result, a failure costs no new process
+            # the process itself is fine: a failure reported as a result does not cost a new process
             return {"done": True, FAILED: True, HOPELESS: isinstance(error, InvalidReport), DISK_FULL: isinstance(error, DiskFull)} | self._best()
 
     def close(self) -> None:
-        """No report is wanted any more."""
+        """Ends the trial where it is; to be called when no more reports are wanted."""
         if self._steps is not None:
             self._steps.close()
 
     def _too_late(self) -> bool:
-        """It was proposed in time and found no time; others have a result to show."""
+        """Whether the deadline passed before the trial started, and another trial has results."""
         deadline, folder = self.task.deadline, self.task.search_folder
         return deadline is not None and time.time() > deadline and any(folder.glob("trials/*/metrics.jsonl"))
 
@@ -92,12 +92,12 @@ class TrialReports:
 
 
 def traceback_of(error: BaseException) -> str:
-    """As Python prints it, without the frames of this folder that lead to the trial's own code; of a full disk, which no code is to blame for, its message."""
+    """The traceback as Python prints it, without this folder's frames that lead to the trial's code. Only the message for a full disk, or our own errors here."""
     if isinstance(error, DiskFull):
         return f"{type(error).__name__}: {error}"
     frames, here = error.__traceback__, os.path.dirname(__file__)
     while frames is not None and os.path.dirname(frames.tb_frame.f_code.co_filename) == here:
         frames = frames.tb_next
-    if frames is None and not isinstance(error, AutoMMHPOError):  # what we raise ourselves needs no more than its words
+    if frames is None and not isinstance(error, AutoMMHPOError):  # our own errors need no frames, only their message
         frames = error.__traceback__
     return "".join(traceback.format_exception(type(error), error, frames))

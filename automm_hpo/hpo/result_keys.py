@@ -1,4 +1,4 @@
-"""What a trial tells Ray after each validation: the words that searchers and schedulers go by."""
+"""The keys of the report that a trial makes after each validation, which searchers and schedulers read."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 TIME_ATTR = "epoch"
-SCORE = "score"  # of this validation; absent where it is not finite
-METRIC = "best_score"  # of the trial so far, which is what it would contribute: what searchers are told
+SCORE = "score"  # of this validation; absent if it is not finite
+METRIC = "best_score"  # of the trial so far, which is what the trial would contribute; searchers learn from it
 RESULT = "epoch_result"  # the whole ``EpochResult``
-REPLAYED, WENT_ON = "replayed", "went_on"  # it was on record already; and the trial is known to have gone on after it
-# the trial raised; and so would every other; for want of room. An objective's metric may be called "failed"
+REPLAYED, WENT_ON = "replayed", "went_on"  # whether it was on record already; whether the trial is known to have continued after it
+# the trial raised; every other would, too; because the disk is full. Prefixed, because an objective's metric may be called "failed"
 FAILED, HOPELESS, DISK_FULL = "automm_hpo/failed", "automm_hpo/hopeless", "automm_hpo/disk_full"
 
 
 def went_on(report: Mapping[str, Any]) -> bool:
-    """Whether a report tells of an earlier session, after which the trial went on: nothing is decided by it again.
+    """Whether a report was replayed and the trial is known to have continued after it, so that schedulers must not decide on it again.
 
-    The last recorded one of a trial that has not ended is ``replayed`` too; where the trial says ``went_on=False`` of it, it is decided
-    upon like a new one.
+    The last report on record of an unfinished trial is ``replayed`` too, but has ``went_on=False``: schedulers decide on it as on a new one.
     """
     return bool(report.get(REPLAYED) and report.get(WENT_ON, True))

@@ -20,7 +20,8 @@ from ..config import HfText as HfTextConfig
 from ..data.batch import Batch
 from ..data.features import Features
 from ..data.text import WORDS_ALONE, TextSpec
-from ..errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable
+from ..errors import InvalidHyperparameter, MissingData, NotSupported, WeightsUnavailable, first_line
+from ..rng import forked
 from .backbone import Backbone
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -
     words = 6 * [token for token in range(min(config.vocab_size, 9)) if token != getattr(config, "pad_token_id", None)]
     tokens = torch.tensor([words[:6], words[:3] + 3 * [getattr(config, "pad_token_id", None) or 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with forked(), torch.inference_mode():
         encoder = _create(HfTextConfig(checkpoint_name=name, pretrained=pretrained), config, pretrained).eval()
         try:
             with _quiet():
@@ -166,7 +167,7 @@ def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -
                     for rows, length in ((slice(2), 6), (slice(1, 2), 3))
                 )
         except Exception as error:  # models raise many kinds
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which could not be given rows of tokens: {first}") from None
     if not torch.allclose(together, alone, rtol=0, atol=1e-4 * float(alone.abs().max())):
         raise InvalidHyperparameter(
@@ -210,7 +211,7 @@ def _config(name: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # unknown model types, models that need their own code, broken files
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is no model that the transformers library can build: {first}") from None
 
 
@@ -259,7 +260,7 @@ def _create(own: HfTextConfig, config: PretrainedConfig, pretrained: bool) -> An
             else:
                 encoder, report = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32), {}
     except Exception as error:  # no files, files of another model, files that would run code
-        raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise WeightsUnavailable(f"{KEY}.checkpoint_name: {own.checkpoint_name} cannot be loaded: {first_line(error)}") from None
     filled = {name: value for name, value in encoder.named_parameters() if name in report.get("missing_keys", ())}
     if getattr(encoder, "decoder", None) is not None:
         encoder = encoder.get_encoder()

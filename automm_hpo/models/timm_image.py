@@ -24,7 +24,8 @@ from ..config import TimmImage as TimmImageConfig
 from ..data.batch import Batch
 from ..data.features import Features
 from ..data.images import ImageSpec, Interpolation
-from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean
+from ..errors import InvalidHyperparameter, MissingData, WeightsUnavailable, did_you_mean, first_line
+from ..rng import forked, seeded
 from .backbone import Backbone
 from .folding import fold_norms, shared_copy
 
@@ -170,7 +171,7 @@ def _try_file_once(own: TimmImageConfig, file: Path, changed: int) -> None:
     with torch.device("meta"):
         shapes = _create(own, source, pretrained=False).state_dict()
     if _absent(shapes, _fitting(shapes, weights)):
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             _load_backbone(_create(own, source, pretrained=False), file)
 
 
@@ -185,17 +186,17 @@ def _try_others_once(own: TimmImageConfig, files: tuple[tuple[str, int], ...]) -
     """
 
     def parameters(seed: int, pretrained: bool) -> dict[str, torch.Tensor]:
-        torch.default_generator.manual_seed(seed)
-        return dict(_create(own, _source(own.checkpoint_name), pretrained).named_parameters())
+        with seeded(seed):
+            return dict(_create(own, _source(own.checkpoint_name), pretrained).named_parameters())
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with forked(), torch.no_grad():
         begun, others = parameters(0, False), parameters(1, False)
         try:
             loaded = parameters(0, True)
         except InvalidHyperparameter:
             raise
         except Exception as error:  # no file, files of other models, files that would run code
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             raise WeightsUnavailable(f"{KEY}.checkpoint_name: the weights of {own.checkpoint_name} cannot be loaded: {first}") from None
         random = [name for name, value in loaded.items() if torch.equal(value, begun[name]) and not torch.equal(value, others[name])]
     if random:

@@ -1,6 +1,6 @@
-"""Search spaces, all of them.
+"""Search spaces.
 
-A hyperparameter's value is replaced by a space, and ``fit`` tries values of it::
+Give a space in place of a hyperparameter's value, and ``fit`` tries values from it::
 
     from automm_hpo import space
 
@@ -10,37 +10,37 @@ A hyperparameter's value is replaced by a space, and ``fit`` tries values of it:
         "optim.optim_type": space.choice(["adamw", "sgd"]),
     }
 
-The words are Ray Tune's, and so are their bounds; objects of ``ray.tune``, of ``autogluon.common.space`` and of
-``optuna.distributions`` mean the same where they stand in such a dict, and all may be mixed.
+Names and bounds are Ray Tune's. Objects of ``ray.tune``, ``autogluon.common.space`` and ``optuna.distributions`` are accepted too,
+and all may be mixed in one dict.
 
 =============================================  ===============================================================================
-``uniform(lower, upper)``                      a float, evenly
-``loguniform(lower, upper)``                   a float, its logarithm evenly
-``randn(mean, sd)``                            a float, normally distributed, within four standard deviations
+``uniform(lower, upper)``                      a float, uniform
+``loguniform(lower, upper)``                   a float, log-uniform
+``randn(mean, sd)``                            a float, normal, clipped at four standard deviations
 ``lognormal(mean, sd)``                        exp of such a float
-``randint(lower, upper)``                      an integer below ``upper``, evenly
-``lograndint(lower, upper)``                   an integer below ``upper``, its logarithm evenly
-``quniform``, ``qloguniform``, ``qrandn``,     the same in multiples of a last argument ``q``, within the bounds; here ``upper``
-``qlognormal``, ``qrandint``, ``qlograndint``  belongs to the range (with Ray's exception: not where an integer ``q`` is 1)
-``choice([...])``                              one of some options; also ``choice(16, 32)`` and ``choice(range(1, 5))``
-``grid_search([...])``                         every option, with every option of every other ``grid_search``
+``randint(lower, upper)``                      an integer, uniform; ``upper`` is excluded
+``lograndint(lower, upper)``                   an integer, log-uniform; ``upper`` is excluded
+``quniform``, ``qloguniform``, ``qrandn``,     the same, rounded to a multiple of the last argument ``q``; ``upper`` is included
+``qlognormal``, ``qrandint``, ``qlograndint``  (as in Ray, not for integers with ``q=1``)
+``choice([...])``                              one of the options; also ``choice(16, 32)`` and ``choice(range(1, 5))``
+``grid_search([...])``                         every option, crossed with the options of all other ``grid_search`` spaces
 ``sample_from(function)``                      computed from the trial's other values: ``lambda config: config["env.batch_size"] / 1e5``
-``Real``, ``Int``, ``Categorical``, ``Bool``   AutoGluon's; ``upper`` belongs to the range, and the default is tried first
+``Real``, ``Int``, ``Categorical``, ``Bool``   AutoGluon's; ``upper`` is included, and the default is tried first
 ``space.hyperdrive``                           a module of HyperDrive's words with HyperDrive's own meaning (its ``loguniform`` takes exponents)
 =============================================  ===============================================================================
 
-**Conditional spaces.** A group of hyperparameters may hold a choice (or a grid) of dicts, each with values and spaces of its own::
+**Conditional spaces.** The value of a group may be a choice (or ``grid_search``) among dicts, each with its own values and spaces::
 
     "optim": space.choice([
         {"optim_type": "sgd", "lr": space.loguniform(1e-3, 1e-1), "momentum": space.uniform(0.8, 0.99)},
         {"optim_type": "adamw", "lr": space.loguniform(1e-5, 1e-3)},
     ])
 
-Trials of the second branch have no tuned momentum: it is what it would be without a search. A choice of a single hyperparameter
-may hold spaces too: ``"optim.momentum": space.choice([0, space.uniform(0.8, 0.99)])``.
+Trials of the second branch do not tune momentum: it keeps the value it would have without a search. The options of a single
+hyperparameter may be spaces too: ``"optim.momentum": space.choice([0, space.uniform(0.8, 0.99)])``.
 
-A range that ends before it begins, an empty choice and the like are refused where they are written; what a hyperparameter or a
-searcher does not allow is refused by ``fit``, before anything starts.
+A malformed space, such as an empty range or choice, raises ``InvalidSpace`` when it is constructed. ``fit`` refuses, before anything
+starts, values that a hyperparameter forbids and spaces that the searcher cannot handle.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ __all__ = [
     "choice", "grid_search", "sample_from",
     "Real", "Int", "Categorical", "Bool",
     "hyperdrive",
-    # what they become, and what searchers do with it
+    # the classes behind these words, and what searchers do with them
     "Float", "Normal", "Choice", "Computed", "Branch", "Branches", "Space", "SearchSpace",
     "RawProposal", "propose", "finish_proposal", "draw_space", "to_raw", "raw_at", "default_point",
     "Point", "point_of", "spaces_within", "computed_keys",
@@ -89,78 +89,88 @@ __all__ = [
 
 
 def uniform(lower: float, upper: float) -> Float:
+    """A uniformly distributed float between ``lower`` and ``upper``."""
     return Float(lower, upper)
 
 
 def quniform(lower: float, upper: float, q: float) -> Float:
+    """A uniformly distributed float between ``lower`` and ``upper``, both included, rounded to a multiple of ``q``."""
     return Float(lower, upper, step=q)
 
 
 def loguniform(lower: float, upper: float) -> Float:
+    """A log-uniformly distributed float between ``lower`` > 0 and ``upper``."""
     return Float(lower, upper, log=True)
 
 
 def qloguniform(lower: float, upper: float, q: float) -> Float:
+    """A log-uniformly distributed float between ``lower`` > 0 and ``upper``, both included, rounded to a multiple of ``q``."""
     return Float(lower, upper, log=True, step=q)
 
 
 def randn(mean: float = 0.0, sd: float = 1.0) -> Normal:
+    """A normally distributed float, clipped at four standard deviations from the mean."""
     return Normal(mean, sd)
 
 
 def qrandn(mean: float, sd: float, q: float) -> Normal:
+    """A normally distributed float, clipped as in ``randn`` and then rounded to a multiple of ``q``."""
     return Normal(mean, sd, step=q)
 
 
 def lognormal(mean: float = 0.0, sd: float = 1.0) -> Normal:
-    """exp of a normally distributed float.
+    """exp of a normally distributed float, which is clipped as in ``randn``.
 
     Args:
-        mean, sd: of the value's natural logarithm.
+        mean, sd: mean and standard deviation of the value's natural logarithm.
     """
     return Normal(mean, sd, log=True)
 
 
 def qlognormal(mean: float, sd: float, q: float) -> Normal:
-    """The same in multiples of ``q``.
+    """``lognormal``, rounded to a multiple of ``q``.
 
     Args:
-        mean, sd: of the value's natural logarithm.
+        mean, sd: mean and standard deviation of the value's natural logarithm.
     """
     return Normal(mean, sd, log=True, step=q)
 
 
 def randint(lower: int, upper: int) -> Int:
+    """An integer from ``lower`` to ``upper - 1``, each equally likely; ``upper`` itself is excluded."""
     return int_below(lower, upper)
 
 
 def qrandint(lower: int, upper: int, q: int = 1) -> Int:
+    """A multiple of ``q`` between ``lower`` and ``upper``, both included, each equally likely. With ``q=1``, as in Ray, ``upper`` is excluded."""
     return int_below(lower, upper, step=q)
 
 
 def lograndint(lower: int, upper: int) -> Int:
+    """A log-uniformly distributed integer from ``lower`` >= 1 to ``upper - 1``; ``upper`` itself is excluded."""
     return int_below(lower, upper, log=True)
 
 
 def qlograndint(lower: int, upper: int, q: int) -> Int:
+    """A log-uniformly distributed multiple of ``q`` between ``lower`` >= 1 and ``upper``, both included. With ``q=1``, as in Ray, ``upper`` is excluded."""
     return int_below(lower, upper, log=True, step=q)
 
 
 def choice(*options: Any) -> Choice:
-    """One of some options: a list (or range, or array) of them, or each as an argument.
+    """One of several options, each equally likely, given as one list (or range, or array) or as separate arguments.
 
-    An option may be a space, and where the choice stands for a group of hyperparameters it is a dict of values and spaces.
+    An option may itself be a space. For a group of hyperparameters, each option is a dict of values and spaces.
     """
     return choice_of(*options)
 
 
 def grid_search(values: Iterable[Any]) -> Choice:
-    """Every value, with every one of every other ``grid_search``; for the searchers "grid" and "random"."""
+    """Every value, crossed with the values of all other ``grid_search`` spaces; for the searchers "grid" and "random" only."""
     return grid_of(values)
 
 
 def sample_from(function: Callable[..., Any]) -> Computed:
-    """A value computed from the trial's other values; see ``Computed``."""
+    """A value computed from the trial's other values by ``function(config)``; see ``Computed``."""
     return Computed(function)
 
 
@@ -169,7 +179,7 @@ Real = Float
 
 
 def Categorical(*data: Any) -> Choice:
-    """AutoGluon's choice: each option is an argument, and the first is tried first."""
+    """AutoGluon's choice: each option is an argument, and the first option is tried first."""
     return Choice(data, default=0)
 
 

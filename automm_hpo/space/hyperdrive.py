@@ -1,8 +1,8 @@
-"""HyperDrive's parameter expressions, with HyperDrive's own meaning; ``from automm_hpo.space.hyperdrive import choice, loguniform``.
+"""HyperDrive's parameter expressions, with HyperDrive's own meaning: ``from automm_hpo.space.hyperdrive import choice, loguniform``.
 
-Where Ray Tune uses the same word for something else: ``loguniform`` and ``qloguniform`` take exponents, ``randint`` one bound.
-Three differences from HyperDrive: rounded values stay within the bounds, normal ones within four standard deviations, and integers at the
-ends of a range are drawn as often as those between.
+They differ from Ray Tune's words of the same name: ``loguniform`` and ``qloguniform`` take exponents, ``randint`` takes only the upper bound.
+Three differences from HyperDrive itself: rounded values stay within the bounds, normal values are clipped at four standard deviations, and the
+integers at both ends of a range are as likely as the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .kinds import Choice, Float, Int, Normal, choice_of, int_below
 
 
 def choice(*options: Any) -> Choice:
-    """One of the options: ``choice(1, 2)``, ``choice([1, 2])``, ``choice(range(1, 5))``."""
+    """One of the options, each equally likely: ``choice(1, 2)``, ``choice([1, 2])``, ``choice(range(1, 5))``."""
     return choice_of(*options)
 
 
@@ -25,11 +25,12 @@ def randint(upper: int) -> Int:
 
 
 def uniform(min_value: float, max_value: float) -> Float:
+    """A uniformly distributed float between ``min_value`` and ``max_value``."""
     return Float(min_value, max_value)
 
 
 def quniform(min_value: float, max_value: float, q: float) -> Float | Int:
-    """round(uniform / q) * q, an integer where all three are."""
+    """round(uniform(min_value, max_value) / q) * q; an integer if all three arguments are integers."""
     if all(isinstance(number, int) for number in (min_value, max_value, q)):
         return Int(int(min_value), int(max_value), step=int(q))
     return Float(min_value, max_value, step=q)
@@ -52,6 +53,7 @@ def _exp(exponent: float) -> float:
 
 
 def normal(mu: float, sigma: float) -> Normal:
+    """A normally distributed float with mean ``mu`` and standard deviation ``sigma``, clipped at four standard deviations."""
     return Normal(mu, sigma)
 
 

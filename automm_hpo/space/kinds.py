@@ -1,7 +1,7 @@
-"""The kinds of search space, small frozen values.
+"""The kinds of search space: small, frozen value objects.
 
-Searchers propose *raw* values, which JSON can hold; ``finish`` makes the value of them (rounds to the step, clips, picks the
-option), whoever proposed, and ``raw_of`` is its inverse. ``corners`` are the values that validation must try.
+Searchers propose *raw* values, which JSON can hold. ``finish`` turns a raw value into the final one (rounds to the step, clips, picks the
+option), whichever searcher proposed it; ``raw_of`` is its inverse. ``corners`` are the values that validation must check.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .ranges import Float, Int, Normal, default_words
 
 @dataclass(frozen=True)
 class Choice:
-    """One of ``options``, each equally likely. A raw proposal is the index.
+    """One of ``options``, each equally likely. A raw proposal is the option's index.
 
     Attributes:
-        exhaustive: every option is tried with every other such choice, Ray's ``grid_search``.
-        default: index of the option to try first; None: the hyperparameter's own default, where it is among them.
+        exhaustive: every option is tried, crossed with all other exhaustive choices (Ray's ``grid_search``).
+        default: index of the option to try first; None: the hyperparameter's own default, if it is among the options.
     """
 
     options: tuple[Any, ...]
@@ -55,10 +55,10 @@ class Choice:
 
     def raw_of(self, value: Any) -> int:
         alike = [index for index, option in enumerate(self.options) if same_value(option, value)]
-        if alike:  # 1 and 1.0 may be two options
+        if alike:  # 1 and 1.0 are equal but may both be options: prefer the one of the same type
             return next((index for index in alike if type(self.options[index]) is type(value)), alike[0])
         for index, option in enumerate(self.options):
-            if isinstance(value, str) and not is_plain(option) and value == text_of(option):  # on record is its text
+            if isinstance(value, str) and not is_plain(option) and value == text_of(option):  # records store such an option as its text
                 return index
         raise InvalidSpace(f"{value!r} is none of {self}")
 
@@ -75,11 +75,11 @@ Space = Float | Int | Normal | Choice
 
 @dataclass(frozen=True)
 class Computed:
-    """A value computed from the trial's other values, Ray's ``sample_from``; no searcher sees it.
+    """A value computed from the trial's other values (Ray's ``sample_from``). Searchers never see it.
 
     Attributes:
-        function: takes the trial's values, or nothing. They are reached as ``config["optim.lr"]``, ``config["optim"]["lr"]``,
-            ``config.optim.lr``, and after Ray's older way as ``spec.config.optim.lr``.
+        function: called with the trial's values, or without arguments if it takes none. Values can be read as ``config["optim.lr"]``,
+            ``config["optim"]["lr"]``, ``config.optim.lr`` and, in Ray's older style, ``spec.config.optim.lr``.
     """
 
     function: Callable[..., Any]
@@ -96,19 +96,19 @@ class Computed:
             inspect.signature(self.function).bind(values)
         except TypeError:
             return self.function()
-        except ValueError:  # some functions written in C do not say what they take
+        except ValueError:  # some functions written in C have no signature to inspect
             pass
         return self.function(TrialValues(values))
 
 
 class TrialValues(dict[str, Any]):
-    """Flat values that also answer to the names of their groups, as items or attributes."""
+    """A flat dict of values whose groups can also be read by name, as items or attributes."""
 
     def __missing__(self, name: str) -> Any:
         inside = {key[len(name) + 1 :]: value for key, value in self.items() if key.startswith((f"{name}.", f"{name}/"))}
         if inside:
             return TrialValues(inside)
-        if name == "config":  # spec.config
+        if name == "config":  # ``spec.config`` is the whole dict
             return self
         raise KeyError(name)
 
@@ -121,7 +121,7 @@ class TrialValues(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Branch:
-    """One way that a conditional space can go: values and spaces by full key."""
+    """One branch of a conditional space: fixed values and spaces, both by full key."""
 
     fixed: Mapping[str, Any]
     space: SearchSpace
@@ -129,10 +129,10 @@ class Branch:
 
 @dataclass(frozen=True)
 class Branches:
-    """One of several branches, each equally likely, under the key of their group. A raw proposal is the index.
+    """A choice among branches, each equally likely, stored under the key of their group. A raw proposal is the branch's index.
 
     Attributes:
-        exhaustive: every branch is tried, Ray's ``grid_search``.
+        exhaustive: every branch is tried (Ray's ``grid_search``).
     """
 
     options: tuple[Branch, ...]
@@ -147,7 +147,7 @@ class Branches:
 
     @property
     def index(self) -> Choice:
-        """What a searcher is asked for."""
+        """The choice among branch indices that searchers see."""
         return Choice(tuple(range(len(self.options))), self.exhaustive)
 
 
@@ -156,13 +156,13 @@ SearchSpace = Mapping[str, "Space | Branches | Computed"]
 
 
 def int_below(lower: int, upper: int, log: bool = False, step: int = 1) -> Int:
-    """As Ray documents it: the upper bound is outside the range, except where a step larger than 1 is given."""
+    """An integer range with Ray's bounds: ``upper`` is excluded, unless the step is larger than 1."""
     upper = unwrapped(upper)
     return Int(lower, upper - 1 if step == 1 and isinstance(upper, int) else upper, log=log, step=step)
 
 
 def choice_of(*options: Any) -> Choice:
-    """HyperDrive's ``choice``: options as arguments, ranges among them; Ray's: one iterable."""
+    """Accepts the arguments of Ray's ``choice`` (one iterable) and of HyperDrive's (one argument per option, ranges expanded)."""
     if len(options) == 1 and isinstance(options[0], Iterable) and not isinstance(options[0], (str, bytes, Mapping)):
         return Choice(_in_order(options[0]))
     return Choice(tuple(inner for option in options for inner in (option if isinstance(option, range) else [option])))
@@ -175,12 +175,12 @@ def grid_of(values: Any) -> Choice:
 
 
 def _in_order(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Those of a set sorted: it has another order in every process, and a search that is resumed would be another one."""
+    """The values as a tuple. A set is sorted: its order differs between processes, so a resumed search would look like a different one."""
     return tuple(sorted(values, key=text_of) if isinstance(values, (set, frozenset)) else values)
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Equal, where lists and tuples are alike and booleans are no numbers."""
+    """Whether two values are equal. A list equals a tuple of the same items; a boolean never equals a number."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same_value, one, other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -188,19 +188,19 @@ def same_value(one: Any, other: Any) -> bool:
     if one is other:
         return True
     equal = isinstance(one, bool) == isinstance(other, bool) and one == other
-    return isinstance(equal, (bool, np.bool_)) and bool(equal)  # arrays answer with an array
+    return isinstance(equal, (bool, np.bool_)) and bool(equal)  # comparing arrays gives an array
 
 
 def is_plain(value: Any) -> bool:
-    """Whether it is what JSON has for a single value."""
+    """Whether JSON can hold the value as a scalar."""
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def text_of(value: Any) -> str:
-    """A value for people and fingerprints: without memory addresses."""
+    """A value as text for people and fingerprints, without memory addresses."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(text_of, value))}]"
-    if isinstance(value, (set, frozenset)):  # whose order is another in each process
+    if isinstance(value, (set, frozenset)):  # their order differs between processes
         return f"{{{', '.join(sorted(map(text_of, value)))}}}"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{text_of(key)}: {text_of(inner)}' for key, inner in value.items())}}}"
@@ -210,12 +210,12 @@ def text_of(value: Any) -> str:
 
 
 def _digest_of(value: Any) -> str:
-    """Of all that a large array or a table holds, for its text leaves the middle out; empty for anything else."""
+    """A digest of the whole content of a large array or a table, since its repr omits the middle; empty for anything else."""
     content = b""
     if isinstance(value, np.ndarray) and value.size > np.get_printoptions()["threshold"]:
         content = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
     elif (pandas := sys.modules.get("pandas")) and isinstance(value, (pandas.DataFrame, pandas.Series)):
-        with contextlib.suppress(TypeError):  # cells with lists
+        with contextlib.suppress(TypeError):  # cells with lists cannot be hashed
             content = pandas.util.hash_pandas_object(value).to_numpy().tobytes()
     return f" sha256 {hashlib.sha256(content).hexdigest()[:16]}" if content else ""
 

@@ -1,4 +1,4 @@
-"""Ranges of numbers, as search spaces; see ``kinds.py``."""
+"""Numeric ranges as search spaces; see ``kinds.py``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Float:
     """A float between ``lower`` and ``upper``, uniform or log-uniform; AutoGluon's ``Real``.
 
     Attributes:
-        default: tried first; None: the hyperparameter's own default, where it lies inside.
+        default: tried first; None: the hyperparameter's own default, if it lies inside.
         step: values are rounded to multiples of it.
     """
 
@@ -46,7 +46,7 @@ class Float:
 
     def finish(self, raw: float) -> float:
         if self.step:
-            # 15 digits: 0.3 rather than 3 * 0.1, which is 0.30000000000000004
+            # rounded to 15 digits: 0.3 rather than 3 * 0.1, which is 0.30000000000000004
             raw = float(f"{_nearest_multiple(raw, self.lower, self.upper, self.step) * self.step:.15g}")
         return float(min(max(raw, self.lower), self.upper))
 
@@ -68,7 +68,7 @@ class Int:
     The first three arguments are those of AutoGluon's ``Int``.
 
     Attributes:
-        default: tried first; None: the hyperparameter's own default, where it lies inside.
+        default: tried first; None: the hyperparameter's own default, if it lies inside.
     """
 
     lower: int
@@ -89,14 +89,14 @@ class Int:
         return [self.finish(self.lower), self.finish(self.upper)]
 
     def draw(self, rng: np.random.Generator) -> float:
-        # each value owns the interval half a step below to half a step above it, so all are drawn alike
+        # each value owns the interval from half a step below to half a step above it, so the two ends are not drawn less often
         low = (_nearest_multiple(self.lower, self.lower, self.upper, self.step) - 0.5) * self.step
         high = (_nearest_multiple(self.upper, self.lower, self.upper, self.step) + 0.5) * self.step
         return math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high)
 
     def finish(self, raw: float) -> int:
         value = _nearest_multiple(raw, self.lower, self.upper, self.step) * self.step
-        return min(max(value, -(-self.lower // self.step) * self.step), self.upper // self.step * self.step)  # beyond 2^53 floats skip integers
+        return min(max(value, -(-self.lower // self.step) * self.step), self.upper // self.step * self.step)  # clamp integers: beyond 2^53 floats skip some
 
     def raw_of(self, value: Any) -> int:
         return int(_inside(self, value, value))
@@ -111,12 +111,12 @@ class Int:
 
 @dataclass(frozen=True)
 class Normal:
-    """A normally distributed float, or with ``log`` one whose logarithm is, clipped at four standard deviations.
+    """A normally distributed float, or with ``log`` exp of one, clipped at four standard deviations.
 
     Attributes:
-        mean, sd: of the value, or with ``log`` of its natural logarithm.
-        step: values are rounded to multiples of it.
-        default: tried first; None: the hyperparameter's own default, where it lies inside.
+        mean, sd: mean and standard deviation of the value, or with ``log`` of its natural logarithm.
+        step: values are rounded to multiples of it, after the clipping.
+        default: tried first; None: the hyperparameter's own default, if it lies inside.
 
     A raw proposal is the normal draw itself, before exp.
     """
@@ -141,7 +141,7 @@ class Normal:
         return _words("normal", self, self.mean, self.sd)
 
     def corners(self) -> list[Any]:
-        # values are clipped at four standard deviations, so that the ends can be validated
+        # the reason for the clipping: only values with bounds can be validated before the search
         return [self.finish(self.mean - 4 * self.sd), self.finish(self.mean + 4 * self.sd)]
 
     def draw(self, rng: np.random.Generator) -> float:
@@ -156,7 +156,7 @@ class Normal:
     def raw_of(self, value: Any) -> float:
         value = unwrapped(value)
         if self.log and isinstance(value, (int, float)):
-            # a rounded value of 0 has no logarithm; any raw value so low finishes to it
+            # a value rounded to 0 has no logarithm; the lowest raw value finishes to it
             return float(_inside(self, value, math.log(value) if value > 0 else self.mean - 4 * self.sd))
         return float(_inside(self, value, value))
 
@@ -182,7 +182,7 @@ def _make_plain(space: Float | Int | Normal) -> None:
 
 
 def _inside(space: Float | Int | Normal, value: Any, raw: float) -> float:
-    """The raw value where it finishes to the value, whole or not."""
+    """Returns ``raw`` if it finishes to ``value`` (as an int or a float), else raises InvalidSpace."""
     value = unwrapped(value)
     if not _is_finite(value) or not math.isclose(space.finish(raw), value, rel_tol=1e-9):
         raise InvalidSpace(f"{value!r} is not in {space}")
@@ -228,7 +228,7 @@ def _check_range(low: float, high: float, log: bool, step: float | None, whole: 
 
 
 def _first_multiple(low: float, step: float) -> int:
-    """How many steps the first multiple of ``step`` from ``low`` on is (1e-9: 0.3 / 0.1 is 2.9999999999999996)."""
+    """The smallest k with k * step >= low. The 1e-9 absorbs rounding: 0.3 / 0.1 is 2.9999999999999996."""
     return math.ceil(low / step - 1e-9)
 
 
@@ -237,6 +237,6 @@ def _num_multiples(low: float, high: float, step: float) -> int:
 
 
 def _nearest_multiple(raw: float, low: float, high: float, step: float) -> int:
-    """How many steps the nearest multiple of ``step`` inside [low, high] is."""
+    """The k for which k * step is the multiple nearest to ``raw`` inside [low, high]."""
     first = _first_multiple(low, step)
     return min(max(round(float(raw) / step), first), first + _num_multiples(low, high, step) - 1)

@@ -1,4 +1,4 @@
-"""Search spaces written down: for people, for a fingerprint, for a file."""
+"""Search spaces as text: for people, for fingerprints and for files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in (Float, Int, Normal, C
 
 
 def describe_space(space: SearchSpace) -> dict[str, str]:
-    """Key -> a text that is equal exactly where the space is, in every process.
+    """Key -> a text that is the same in every process, and equal exactly when the spaces are.
 
-    A computed value is told by its function's name, bytecode and constants: the same source under another Python may differ.
+    A computed value is identified by its function's name, bytecode and constants, so the same source may differ under another Python version.
     """
     return {key: _describe(domain) for key, domain in space.items()}
 
@@ -34,7 +34,7 @@ def _describe(domain: Space | Branches | Computed) -> str:
 
 
 def _code_text(part: Any) -> str:
-    """What a function computes, as far as it can be seen without running it."""
+    """A text that identifies what a function computes, as far as that can be seen without running it."""
     match part:
         case types.CodeType():
             return f"{part.co_code.hex()} {part.co_names} {[_code_text(constant) for constant in part.co_consts]}"
@@ -53,10 +53,10 @@ def _code_text(part: Any) -> str:
 
 
 def space_to_json(space: SearchSpace) -> dict[str, Any]:
-    """The space as JSON holds it, for ``space_from_json``.
+    """The space as JSON values, to be read back by ``space_from_json``.
 
     Raises:
-        InvalidSpace, InvalidInput: functions and options that JSON cannot hold, by key.
+        InvalidSpace, InvalidInput: it has functions or options that JSON cannot hold; all of them are listed by key.
     """
     problems = Problems()
     written: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def _domain_from_json(written: Mapping[str, Any]) -> Space | Branches | Computed
 
 
 def _value_to_json(key: str, value: Any) -> Any:
-    """Lists and dicts as objects of one entry, so that tuples stay apart from lists."""
+    """Wraps lists, tuples and dicts in a one-entry dict that names the type, so that tuples and lists stay distinct."""
     match value:
         case None | bool() | int() | float() | str():
             return value

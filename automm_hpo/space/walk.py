@@ -1,8 +1,8 @@
-"""One walk over a search space, which random, grid and Optuna's searchers share.
+"""The traversal of a search space, shared by the random, grid and Optuna searchers.
 
-A raw proposal says for each *path* what was proposed there, as JSON can hold it. The path of a space is its key, and so is that
-of a choice among branches, which holds the branch's index; below branch ``i`` of the group ``optim``, the key ``optim.lr`` has
-the path ``optim[i].lr``. Only the chosen branch's paths are there::
+A raw proposal maps each *path* to the JSON value proposed there. The path of a space is its key. A choice among branches has the
+key of its group as its path, and the branch's index as its value. Inside branch ``i`` of the group ``optim``, the key ``optim.lr`` has
+the path ``optim[i].lr``. Only the paths of the chosen branch are present::
 
     {"env.batch_size": 64, "optim": 1, "optim[1].lr": 0.003}
 """
@@ -24,14 +24,14 @@ from .kinds import Branch, Branches, Choice, Computed, Float, Int, Normal, Searc
 
 RawProposal = dict[str, Any]
 Point = tuple[tuple[str, Any], ...]
-"""Of a finite space, hashable."""
+"""A hashable key for a point of the space, see ``point_of``."""
 
 
 def propose(space: SearchSpace, ask: Callable[[str, Space], Any]) -> RawProposal:
-    """Asks for each raw value in turn, and descends into chosen branches only.
+    """Builds a raw proposal by asking for one raw value after the other, descending into chosen branches only.
 
     Args:
-        ask: (path, space) -> raw value; of branches the index is asked for, as a ``Choice``.
+        ask: (path, space) -> raw value. A choice among branches is passed as a ``Choice`` of their indices.
     """
     raw: RawProposal = {}
     for path, _, domain in _walk(space, raw):
@@ -41,12 +41,12 @@ def propose(space: SearchSpace, ask: Callable[[str, Space], Any]) -> RawProposal
 
 
 def finish_proposal(space: SearchSpace, raw: Mapping[str, Any], fixed: Mapping[str, Any], draw: tuple[int, int] | None = None) -> dict[str, Any]:
-    """The values of a trial by key, those that its branches fix included; paths that are not of the space are ignored.
+    """The values of a trial by key, including those that its branches fix. Paths that the space does not have are ignored.
 
     Args:
-        fixed: the values that the search does not touch; only functions of computed values read them.
-        draw: (seed, trial). What functions of computed values draw from numpy's and Python's global generators then depends on it and
-            nothing else; the generators are put back.
+        fixed: the values that the search does not change; only the functions of computed values read them.
+        draw: (seed, trial), which seeds numpy's and Python's global generators for the functions of computed values; the generators'
+            states are restored afterwards. None: they are not seeded.
 
     Raises:
         InvalidSpace: the function of a computed value raised.
@@ -92,10 +92,10 @@ def _seeded(draw: tuple[int, int] | None) -> Iterator[None]:
 
 
 def draw_space(space: SearchSpace, seed: int, trial: int, point: int | None = None) -> RawProposal:
-    """The raw proposal of one trial of a random search; it depends on ``(seed, trial)`` and nothing else.
+    """The raw proposal of one trial of a random search; the random values depend on ``(seed, trial)`` alone.
 
     Args:
-        point: that exhaustive choices (``grid_search``) have, a number of ``exhaustive_point``; None: they are gone through, round and round.
+        point: index of the ``exhaustive_point`` that the exhaustive choices (``grid_search``) take; None: successive trials cycle through all points.
     """
     rng = np.random.default_rng([seed, trial])
     gridded = exhaustive_point(space, trial % exhaustive_size(space) if point is None else point)
@@ -103,7 +103,7 @@ def draw_space(space: SearchSpace, seed: int, trial: int, point: int | None = No
 
 
 def grid_size(space: SearchSpace) -> int | None:
-    """How many points the whole space has, all branches together; None where a space of it is not finite."""
+    """Number of points in the whole space, over all branches; None if some part of it is not finite."""
     return _grid_size(space, exhaustive_only=False)
 
 
@@ -113,7 +113,7 @@ def grid_point(space: SearchSpace, index: int) -> RawProposal:
 
 
 def point_of(space: SearchSpace, raw: Mapping[str, Any]) -> Point:
-    """The same for all raw proposals that finish to the same values."""
+    """A hashable key that is equal for all raw proposals that finish to the same values."""
 
     def place(path: str, domain: Space) -> Any:
         value = domain.finish(raw[path])
@@ -123,17 +123,17 @@ def point_of(space: SearchSpace, raw: Mapping[str, Any]) -> Point:
 
 
 def exhaustive_size(space: SearchSpace) -> int:
-    """How many points the grid over the exhaustive choices (``grid_search``) has; 1 without any."""
+    """Number of points in the grid over the exhaustive choices (``grid_search``); 1 if there are none."""
     return _grid_size(space, exhaustive_only=True) or 1
 
 
 def exhaustive_point(space: SearchSpace, index: int) -> RawProposal:
-    """Point ``index`` of the grid over the exhaustive choices: what they propose, and the branches they are in."""
+    """Point ``index`` of the grid over the exhaustive choices: their raw values, and those of the branches around them."""
     return _grid_point(space, index, exhaustive_only=True)
 
 
 def spaces_within(space: SearchSpace) -> Iterator[tuple[str, Space | Branches | Computed]]:
-    """(key, space) of all there are; a choice among branches comes before what is in them, and a key once for each branch that has it."""
+    """(key, space) of every space, nested ones included. A choice among branches comes before their contents; a key comes once per branch that has it."""
     for key, domain in space.items():
         yield key, domain
         if isinstance(domain, Branches):
@@ -142,7 +142,7 @@ def spaces_within(space: SearchSpace) -> Iterator[tuple[str, Space | Branches | 
 
 
 def exhaustive_keys(space: SearchSpace) -> tuple[str, ...]:
-    """The keys of exhaustive choices, those within branches included."""
+    """The keys of exhaustive choices, including those inside branches."""
     return tuple(dict.fromkeys(key for key, domain in spaces_within(space) if isinstance(domain, (Choice, Branches)) and domain.exhaustive))
 
 
@@ -152,7 +152,7 @@ def computed_keys(space: SearchSpace) -> set[str]:
 
 
 def tuned_keys(space: SearchSpace) -> tuple[str, ...]:
-    """All keys that can differ between trials, in the user's order; of branches, all that any of them fixes or tunes."""
+    """All keys that can differ between trials, in the user's order, including every key that some branch fixes or tunes."""
     found: dict[str, None] = {}
     for key, domain in space.items():
         if isinstance(domain, Branches):
@@ -163,7 +163,7 @@ def tuned_keys(space: SearchSpace) -> tuple[str, ...]:
 
 
 def range_scales(space: SearchSpace) -> dict[str, str]:
-    """Key -> ``log`` or ``linear``, of each range; ``log`` where branches differ."""
+    """Key -> ``log`` or ``linear``, for each range; ``log`` if branches disagree."""
     found: dict[str, str] = {}
     for key, domain in spaces_within(space):
         if isinstance(domain, (Float, Int, Normal)):
@@ -175,10 +175,10 @@ def to_raw(space: SearchSpace, values: Mapping[str, Any]) -> RawProposal:
     """The raw proposal that finishes to these values, the inverse of ``finish_proposal``.
 
     Args:
-        values: by key: of every unconditional space, and of one branch all that it fixes and tunes. Computed values may be given and are not looked at.
+        values: by key: one for every unconditional space, and all that one branch fixes and tunes. Computed values may be included and are ignored.
 
     Raises:
-        InvalidSpace, InvalidInput: keys that are absent, unknown or outside their space, all together.
+        InvalidSpace, InvalidInput: keys are missing or unknown, or values lie outside their space; all problems together.
     """
     found = _invert(space, values, defaults_first=False)
     problems = Problems()
@@ -189,31 +189,31 @@ def to_raw(space: SearchSpace, values: Mapping[str, Any]) -> RawProposal:
 
 
 def raw_at(space: SearchSpace, config: Mapping[str, Any]) -> RawProposal | None:
-    """The raw proposal of a trial that has these hyperparameters, and perhaps more; None where it lies outside the space."""
+    """The raw proposal of a trial with these hyperparameters, and possibly others; None if they lie outside the space."""
     found = _invert(space, config, defaults_first=False)
     return None if found.wrong else found.raw
 
 
 def default_point(space: SearchSpace, defaults: Mapping[str, Any]) -> RawProposal | None:
-    """The configuration to try first: each space's own default where it has one, else the hyperparameter's.
+    """The configuration to try first: each space's own default if it has one, else the hyperparameter's.
 
     Args:
         defaults: the values of a trial that tunes nothing, by key.
 
     Returns:
-        A raw proposal; None where some space has no default inside it.
+        A raw proposal; None if some default is missing or lies outside its space.
     """
     found = _invert(space, defaults, defaults_first=True)
     return None if found.wrong else found.raw
 
 
 def _below(path: str, group: str, index: int) -> Callable[[str], str]:
-    """Key -> path, below a branch of the group that stands at ``path``."""
+    """A function from key to path inside branch ``index`` of the group whose path is ``path``."""
     return lambda key: f"{path}[{index}]{key.removeprefix(group)}"
 
 
 def _walk(space: SearchSpace, raw: Mapping[str, Any], path_of: Callable[[str], str] = str) -> Iterator[tuple[str, str, Any]]:
-    """(path, key, space) in order, and into the branches that ``raw`` names by the time the walk goes on."""
+    """(path, key, space) in order. ``raw`` is read only when the walk resumes after a choice, so the caller may fill it in on the way."""
     for key, domain in space.items():
         path = path_of(key)
         yield path, key, domain
@@ -266,12 +266,12 @@ def _grid_point(space: SearchSpace, index: int, exhaustive_only: bool, path_of: 
 
 @dataclass
 class _Inverted:
-    """What is known of the raw proposal behind some values.
+    """The raw proposal behind some values, as far as it can be reconstructed.
 
     Attributes:
-        used: the keys that the space, or the branch that fits best, has.
-        others: in how many of its fixed values a branch is another one than meant.
-        wrong: what does not fit, in words.
+        used: keys of the space and of the branches that fit best.
+        others: how many fixed values of a branch the given values contradict.
+        wrong: messages about what does not fit.
     """
 
     raw: RawProposal = field(default_factory=dict)
@@ -291,7 +291,7 @@ def _invert(space: SearchSpace, values: Mapping[str, Any], defaults_first: bool,
         path = path_of(key)
         if isinstance(domain, Branches):
             tries = [_invert_branch(branch, values, defaults_first, _below(path, key, index)) for index, branch in enumerate(domain.options)]
-            # several may fit: then the one that explains most of the values
+            # several branches may fit: take the one that explains most of the values
             chosen = min(range(len(tries)), key=lambda index: (tries[index].others, len(tries[index].wrong), -len(tries[index].used & values.keys())))
             found.raw[path] = chosen
             found.add(tries[chosen])

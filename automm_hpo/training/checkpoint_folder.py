@@ -155,5 +155,7 @@ def remove_checkpoint(path: Path) -> None:
     """Deletes a checkpoint. It is renamed first, so that a half-deleted one never has a checkpoint's name."""
     doomed = path.with_name(f".{path.name}.old")
     with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(doomed)  # of a process that was killed while it deleted one of that name
+    with contextlib.suppress(FileNotFoundError):
         os.replace(path, doomed)
         shutil.rmtree(doomed)

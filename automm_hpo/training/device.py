@@ -68,11 +68,6 @@ def keep_freed_memory() -> None:
     torch.empty(LARGE_BLOCK, dtype=torch.uint8)  # takes no physical memory, because nobody writes to it
 
 
-def generators_unchanged(device: torch.device) -> AbstractContextManager:
-    """Restores torch's random generators afterwards: the CPU's, and the device's own. Other GPUs are left alone, because reading theirs would start them."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-
 @contextmanager
 def usual_torch() -> Iterator[None]:
     """Inside the block, torch makes float32 tensors on the CPU and tracks gradients, whatever the caller has set. Also a decorator."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import Config, Env
 from ..data.batch import Batch, batches
+from ..rng import seeded
 from .compiling import records_graphs
 from .device import autocast, is_out_of_memory
 from .losses import build_loss, weighted
@@ -41,10 +42,9 @@ class Gradients:
         self._loss = build_loss(config.optim, data.problem)
         self._mixed = build_mixing(config.data.mixup, data.problem)
         self._view_rng = torch.Generator(self._device)  # for crop windows and mirroring
-        # dropout draws from the device's default generator, torchvision from the CPU's; torch.manual_seed would seed those of all devices,
-        # which takes a hundredth of a step
+        # dropout draws from the device's default generator, torchvision from the CPU's
         on_gpu = [torch.cuda.default_generators[torch.cuda.current_device()]] if self._device.type == "cuda" else []
-        self._rngs = [self._view_rng, torch.default_generator, *on_gpu]
+        self._rngs = [self._view_rng, *on_gpu]
         has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in state.model.modules())
         self._most_parts = max(1, self._batch_size // (2 if has_batch_norm else 1))  # batch norm needs two rows
         self._parts = self._parts_from_here()
@@ -59,11 +59,9 @@ class Gradients:
             RuntimeError: not even one row fits (``torch.OutOfMemoryError``, or what a GPU's libraries raise instead).
         """
         while True:
-            randomness = step_seed(self._seed, self._state.step)
-            for rng in self._rngs:
-                rng.manual_seed(randomness)
             try:
-                return self._backward()
+                with seeded(step_seed(self._seed, self._state.step), *self._rngs):
+                    return self._backward()
             except RuntimeError as error:
                 if self._state.micro_batch_size == 1 or not is_out_of_memory(error):
                     raise

@@ -1,12 +1,13 @@
-"""Schedulers by name: who ends weak trials early, or lets them take over strong ones. Times are in epochs.
+"""Schedulers by name. They end weak trials early, or let them continue from the state of strong ones. Times are in epochs.
 
 To add one: a function ``plan -> TrialScheduler`` and an entry in ``SCHEDULERS``, and its arguments in ``hpo/scheduler_args.py``.
 
-What each compares, of the results that trials report: ASHA, HyperBand and BOHB the best score so far, which is what a trial would
-contribute if it ended there; bandit and truncation likewise, up to the epoch that is looked at; median the best so far against
-averages of the scores of single epochs; PBT and PB2 the score of the epoch itself, because it is the current weights that they copy.
+What they compare: ASHA, HyperBand and BOHB compare the best score so far, which is what a trial would contribute if it ended there.
+Bandit and truncation compare it with the best scores of the other trials up to the same epoch, median with averages of the scores of
+single epochs. PBT and PB2 compare the scores of the epoch itself, because they copy the current weights.
 
-A resumed search reports its recorded rows again, marked ``replayed``. Every scheduler learns from them and stops no trial by them.
+A resumed search reports its recorded rows again, marked ``replayed``. Every scheduler learns from them, and stops no trial at a row after
+which it went on.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def build_scheduler(settings: TuneSettings, space: SearchSpace, max_epochs: floa
     """The scheduler of a search; a new one for each session.
 
     Args:
-        max_epochs: the most a trial of the space can have.
-        warmup_epochs: in which no trial is judged.
+        max_epochs: the most epochs that a trial of the space can have.
+        warmup_epochs: epochs in which no trial is judged.
     """
-    if type(settings.scheduler) is HyperBandScheduler:  # see HyperBand: where trials come one by one, as here, Ray's ends none of them early
+    if type(settings.scheduler) is HyperBandScheduler:  # Ray's ends no trial early when trials are proposed one by one, as they are here
         return HyperBand(settings.scheduler._max_t_attr, max(1, warmup_epochs), settings.scheduler._eta)
     if not isinstance(settings.scheduler, str):
         return wrap_given_scheduler(settings.scheduler)
@@ -48,12 +49,12 @@ def _fifo(plan: SchedulerPlan) -> TrialScheduler:
 def _asha(plan: SchedulerPlan) -> TrialScheduler:
     grace_period = min(plan.max_t, plan.grace("grace_period"))
     arguments = {"reduction_factor": 3} | dict(plan.args) | {"max_t": plan.max_t, "grace_period": grace_period}
-    return ASHA(plan.seed, is_open_ended="max_t" not in plan.args, **arguments)  # who knows how many epochs there are ends them by itself
+    return ASHA(plan.seed, is_open_ended="max_t" not in plan.args, **arguments)  # only the user's own max_t ends trials
 
 
 def _halving(kind: type[HyperBand]) -> Callable[[SchedulerPlan], TrialScheduler]:
     def build(plan: SchedulerPlan) -> TrialScheduler:
-        # its less eager brackets are its insurance against misleading early scores
+        # a grace period of 1 suffices: the less eager brackets protect against misleading early scores
         return kind(plan.max_t, max(plan.args.get("grace_period", 1), plan.warmup_epochs), plan.args.get("reduction_factor", 3))
 
     return build

@@ -1,4 +1,4 @@
-"""Schedulers that the user made: any of Ray's, as long as it can go together with a search that is resumed by replay."""
+"""Schedulers that the user gave as objects: any of Ray's that works in a search that is resumed by replay."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ REFUSED = {
 
 
 def check_given_scheduler(scheduler: TrialScheduler, metric: str, mode: str) -> None:
-    """Whether a scheduler of the user's can serve here.
+    """Refuses a scheduler object that cannot work here.
 
     Args:
-        metric, mode: what is searched by, and whether more (``max``) or less (``min``) of it is better.
+        metric, mode: the metric of the search, and whether higher (``max``) or lower (``min``) values of it are better.
 
     Raises:
-        NotSupported: a kind that cannot; named, with what serves instead.
-        InvalidTuneSettings: it looks at something that trials do not report, and would never do anything; or it would stop the best trials.
+        NotSupported: schedulers of its kind cannot work here; the message says why.
+        InvalidTuneSettings: its metric or time is one that trials do not report, it has a mode without a metric, or a mode that stops the best trials.
     """
     for kind, reason in REFUSED.items():
         if isinstance(scheduler, kind):
@@ -45,7 +45,7 @@ def check_given_scheduler(scheduler: TrialScheduler, metric: str, mode: str) -> 
 
 
 def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:
-    """Where the scheduler was made without a metric, it goes by the best score so far."""
+    """A copy of the scheduler, wrapped. If it was made without a metric, it compares the best score so far."""
     scheduler = own_copy(scheduler)
     if scheduler.metric is None:
         scheduler.set_search_properties(METRIC, "max")
@@ -53,12 +53,14 @@ def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:
 
 
 class GivenScheduler(TrialScheduler):
-    """Passes everything on, with three exceptions.
+    """Passes everything on to the user's scheduler, with three exceptions.
 
-    A trial that is stopped by a recorded row went on when the row was new: the scheduler is told that it has ended, and hears no more of
-    it. An objective's metric may be named as one of ours is, of which more is always better: where the scheduler takes less for better, it
-    is told the objective's own. And where nothing runs, a paused trial goes on, whatever the scheduler waits for: Ray's HyperBand, for one, waits for trials
-    that have ended by themselves.
+    - If the scheduler stops a trial at a recorded row after which the trial went on, the trial goes on again. The scheduler is told that it
+      has ended, and hears no more of it.
+    - An objective's metric may have the name of one of our scores, where higher is always better. A scheduler that minimises it gets the
+      score negated, which is the objective's own value.
+    - If only paused trials are left, one of them goes on, whatever the scheduler waits for: Ray's HyperBand, for one, waits for trials that
+      have ended by themselves.
     """
 
     def __init__(self, inner: TrialScheduler) -> None:
@@ -79,7 +81,7 @@ class GivenScheduler(TrialScheduler):
         return self.inner.supports_buffered_results
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return True  # both are known
+        return True  # both are set already
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         if trial not in self._free:

@@ -1,4 +1,4 @@
-"""Successive halving: ASHA, which never waits, and HyperBand and BOHB, whose trials do."""
+"""Successive halving: ASHA, which never waits, and HyperBand and BOHB, whose trials wait for each other."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .synchronous import Synchronous
 
 
 class ASHA(ASHAScheduler):
-    """Ray's, with brackets drawn by seed and trial, and with nothing stopped that went on before.
+    """Ray's ASHA with brackets drawn from (seed, trial), and without stopping trials at recorded rows after which they went on.
 
     Rungs compare the best score so far, which is what a trial would contribute if it ended there.
     """
 
     def __init__(self, seed: int, is_open_ended: bool = False, **arguments: Any) -> None:
-        """As Ray's.
+        """Takes Ray's arguments, and one more.
 
         Args:
-            is_open_ended: ``max_t`` is a guess of where trials end, by which rungs are placed; those that go on beyond it are left to.
+            is_open_ended: ``max_t`` only places the rungs; trials that run longer are not stopped there.
         """
         super().__init__(time_attr=TIME_ATTR, metric=METRIC, mode="max", **arguments)
         self.seed, self.is_open_ended = seed, is_open_ended
@@ -43,11 +43,11 @@ class ASHA(ASHAScheduler):
 
 @dataclass(frozen=True)
 class Bracket:
-    """Some trials that are halved together.
+    """A group of trials that are halved together.
 
     Attributes:
-        size: trials that begin in it.
-        milestones: epochs at which they are compared; at the last they end.
+        size: number of trials that begin in it.
+        milestones: epochs at which they are compared; at the last one they end.
     """
 
     size: int
@@ -79,13 +79,13 @@ Rung = tuple[int, int, int]
 
 @dataclass
 class Climber:
-    """Where a trial is: in which bracket of which round, and at which of its milestones next."""
+    """The position of a trial: its round and bracket, and its next milestone there."""
 
     number: int
     place: tuple[int, int]
     bracket: Bracket
     rung: int = 0
-    told: int = -1  # the last milestone of which BOHB's searcher has heard
+    told: int = -1  # the last milestone that BOHB's searcher was told of
 
     @property
     def milestone(self) -> float:
@@ -99,14 +99,14 @@ class Climber:
 class HyperBand(Synchronous):
     """Successive halving in brackets that trade the number of trials against their length.
 
-    Trial n belongs to a bracket by its number alone, round after round, so that a resumed search has the same brackets. All of a
-    bracket wait at its milestones; one in ``reduction_factor`` goes on, the best by their best score so far. A bracket that the
-    search does not fill is halved all the same, and its best trial always gets to the end.
+    The number of a trial alone decides its bracket, round after round, so that a resumed search has the same brackets. The trials of a
+    bracket wait for each other at its milestones; one in ``reduction_factor`` goes on, chosen by the best score so far. A bracket that the
+    search does not fill is halved all the same, and its best trial always reaches the end.
 
-    A trial on record does not wait: a row after a milestone says that it passed there. It keeps its rank among those that wait.
+    Recorded trials do not wait: a row after a milestone shows that the trial passed it. They are still ranked among those that wait.
 
-    Ray's class of this name is not used: with trials that are proposed one by one it halves brackets before they are filled, it ends
-    the best of 20 epochs at 18 where 20 is no power of 3, and it hangs when a trial ends by itself while others wait for it.
+    Ray's class of this name is not used: when trials are proposed one by one, it halves brackets before they are full; with 20 epochs,
+    which is no power of 3, it ends the best trial at 18; and it hangs when a trial ends by itself while others wait for it.
     """
 
     def __init__(self, max_t: float, grace_period: float, reduction_factor: float) -> None:
@@ -115,12 +115,12 @@ class HyperBand(Synchronous):
         self.reduction_factor = reduction_factor
         self.brackets = hyperband_brackets(max_t, grace_period, reduction_factor)
         self._climbers: dict[Trial, Climber] = {}
-        self._entered: dict[Rung, set[int]] = {}  # trials that ever headed for it
-        self._scores: dict[Rung, dict[int, float]] = {}  # trials that came, without those that ended there
+        self._entered: dict[Rung, set[int]] = {}  # all trials that ever headed for the rung
+        self._scores: dict[Rung, dict[int, float]] = {}  # trials that reached the rung and have not ended there
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
-        if trial not in self._climbers:  # else its process died, and it goes on
+        if trial not in self._climbers:  # otherwise the trial goes on after its process died
             number = trial.config["trial"]
             cycle, index = divmod(number, sum(bracket.size for bracket in self.brackets))
             place = 0
@@ -152,7 +152,7 @@ class HyperBand(Synchronous):
                 self._halve(rung, trials, tune_controller)
 
     def _is_complete(self, rung: Rung, tune_controller: Any) -> bool:
-        """Whether nobody is still to come."""
+        """Whether all trials that can reach the rung have reached it."""
         cycle, bracket, height = rung
         all_begun = len(self._entered[cycle, bracket, 0]) == self.brackets[bracket].size or tune_controller.search_alg.is_finished()
         fellows = (trial for trial in self._live if self._climbers[trial].place == (cycle, bracket) and self._climbers[trial].rung <= height)
@@ -187,15 +187,15 @@ class HyperBand(Synchronous):
 
 
 class BOHB(HyperBand):
-    """HyperBand that tells the searcher ``bohb`` each trial's score with the budget that it was reached with.
+    """HyperBand that tells the searcher ``bohb`` the score of each trial at each milestone, with the budget.
 
-    Falkner et al. 2018, "BOHB": the searcher models the scores at the largest budget of which it has enough.
+    Falkner et al. 2018, "BOHB": the searcher models the scores at the largest budget that has enough of them.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         action = super().on_trial_result(tune_controller, trial, result)
         climber = self._climbers[trial]
-        news = self._came(climber) and climber.told < climber.rung and action != TrialScheduler.STOP  # Ray tells searchers nothing of a stop
+        news = self._came(climber) and climber.told < climber.rung and action != TrialScheduler.STOP  # Ray does not pass a stopping result on
         if news:
             climber.told = climber.rung
         result["hyperband_info"] = {"budget": climber.milestone} if news else {}  # what Ray's TuneBOHB reads

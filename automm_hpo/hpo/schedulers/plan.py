@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-NEARLY = 1e-6  # epochs; positions are sums of floats
+NEARLY = 1e-6  # epochs of tolerance, because positions are sums of floats
 
 
 @dataclass(frozen=True)
 class SchedulerPlan:
-    """What a scheduler knows of its search.
+    """What a scheduler knows about its search.
 
     Attributes:
         args: ``scheduler_init_args``, checked.
-        max_epochs: the most a trial can have.
-        warmup_epochs: in which no trial is judged.
+        max_epochs: the most epochs that a trial can have.
+        warmup_epochs: epochs in which no trial is judged.
     """
 
     args: Mapping[str, Any]
@@ -31,7 +31,7 @@ class SchedulerPlan:
         return self.args.get("max_t", max(self.max_epochs, self.args.get("grace_period", 1)))
 
     def grace(self, *names: str) -> float:
-        """Epochs before the first judgement: the first of these arguments that is given, else a default, and never within the warm-up."""
+        """Epochs before the first judgement: the first of these arguments that was given, else a default; never less than the warm-up."""
         # early scores mislead: with batch norm the best trials often look the worst for some epochs (benchmarks/RESULTS.md)
         default = math.ceil(math.sqrt(self.max_t) - NEARLY)
         given = next((self.args[name] for name in names if name in self.args), default)

@@ -3,17 +3,17 @@
 The definitions are those of Azure's documentation ("Tune hyperparameters for your model with Azure Machine Learning", section "Early
 termination"; the classes ``BanditPolicy``, ``TruncationSelectionPolicy`` and ``MedianStoppingPolicy`` of azureml-train-core):
 
-- A policy is applied at every multiple of ``evaluation_interval`` that is at least ``delay_evaluation``. There an interval is one
+- A policy is applied at every multiple of ``evaluation_interval`` that is at least ``delay_evaluation``. In Azure an interval is one
   report of the metric; here it is an epoch, so that trials that validate more often are not judged more often.
 - A run's performance at interval N is the best of its primary metric up to N.
 - It is compared with what other runs had up to N, whatever they have by now: "its performance is only compared with the performance
-  of other runs up to interval N even if they reported metrics for intervals greater than N". Other runs are those that have come to
-  N, or have ended before.
+  of other runs up to interval N even if they reported metrics for intervals greater than N". Other runs are those that have reached N,
+  or ended before it.
 
-A trial that is ahead is judged when the others are not there yet; so at every look its best is compared with what the others had at
-the look before, too.
+A trial ahead of the others is judged before they get there. So at every look, its best is also compared with what the others had at the
+previous look.
 
-Scores are turned so that higher is better, hence negative for errors.
+Scores are signed so that higher is better; those of errors are negative.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .plan import NEARLY
 
 
 class Curve:
-    """What one trial has reported; it can be asked for any earlier epoch."""
+    """What one trial has reported, as of any epoch."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
@@ -45,7 +45,7 @@ class Curve:
         best, mean = (max(score, self.best[-1]), (self.means[-1] * at + score) / (at + 1)) if at else (score, score)
         self.epochs.append(epoch)
         self.best.append(best)
-        self.means.append(min(mean, best))  # not above it by rounding: of equal scores none is below the median
+        self.means.append(min(mean, best))  # rounding must not lift the mean above the best, or equal scores would lie below the median
 
     @property
     def epoch(self) -> float:
@@ -57,19 +57,19 @@ class Curve:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another trial at some epoch: the best, and the mean, of its scores up to there."""
+    """A trial as of some epoch: the best and the mean of its scores up to there."""
 
     best: float
     mean: float
 
 
 class Policy(FIFOScheduler):
-    """Looks at a trial at every multiple of an interval; trials run in the order of their proposal."""
+    """Judges each trial at every multiple of an interval. Trials run in the order in which they were proposed."""
 
-    counts_ended = True  # trials that ended before they came so far
+    counts_ended = True  # whether trials that ended earlier are compared with
 
     def __init__(self, evaluation_interval: float, delay_evaluation: float) -> None:
-        """What all policies have in common.
+        """Takes the arguments that all policies share.
 
         Args:
             evaluation_interval, delay_evaluation: in epochs.
@@ -80,10 +80,11 @@ class Policy(FIFOScheduler):
         self.curves: dict[str, Curve] = {}
 
     def ends(self, own: Peer, others: list[Peer]) -> bool:
-        """Whether a trial ends.
+        """Whether to end a trial.
 
         Args:
-            own: its best by now, and its mean up to the epoch at which it is compared.
+            own: its best score so far, and its mean up to the epoch that is compared.
+            others: the other trials as of that epoch.
         """
         raise NotImplementedError
 
@@ -99,7 +100,7 @@ class Policy(FIFOScheduler):
         return TrialScheduler.STOP if any(self._ends_by(curve, epoch) for epoch in looks) else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._note(self.curves[trial.trial_id], result)  # Ray tells the last result of a trial that ends by itself here only
+        self._note(self.curves[trial.trial_id], result)  # if a trial ends by itself, Ray passes its last result only to this method
         self.curves[trial.trial_id].ended = True
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -117,7 +118,7 @@ class Policy(FIFOScheduler):
         return True
 
     def looks(self, before: float, epoch: float) -> list[float]:
-        """The epochs at which a trial is compared that has come from one to another: none, this one, or the last look's too."""
+        """The epochs at which to compare a trial that went from ``before`` to ``epoch``: none, ``epoch`` alone, or also the previous look's."""
         count = math.floor(epoch / self.evaluation_interval + NEARLY)
         last = (count - 1) * self.evaluation_interval
         if count <= math.floor(before / self.evaluation_interval + NEARLY) or last + self.evaluation_interval < self.delay_evaluation - NEARLY:
@@ -129,19 +130,19 @@ class Policy(FIFOScheduler):
         return own > 0 and self.ends(Peer(curve.best[-1], curve.means[own - 1]), self._others(curve, epoch))
 
     def _others(self, own: Curve, epoch: float) -> list[Peer]:
-        """The other trials that have come so far, or have ended before."""
+        """The other trials that have reached the epoch or, if ``counts_ended``, ended before it."""
         curves = [curve for curve in self.curves.values() if curve is not own and (curve.epoch >= epoch - NEARLY or (curve.ended and self.counts_ended))]
         return [Peer(curve.best[rows - 1], curve.means[rows - 1]) for curve in curves if (rows := curve.rows_up_to(epoch))]
 
 
 class Bandit(Policy):
-    """Ends a trial whose best score is not within the slack of the best trial's.
+    """Ends a trial whose best score falls short of the best trial's by more than the slack.
 
     Azure: with a slack factor of 0.2 and a best run of 0.8, "any training jobs whose best metric at interval 10 is less than 0.66
     (0.8/(1+slack_factor)) will be terminated"; with a slack amount of 0.2, those with less than 0.6.
 
-    Azure's ratio presumes metrics above zero that grow. Of other scores the slack is the same ratio of the distance to zero: an
-    error of 0.8 (a score of -0.8) lets errors up to 0.8 * (1 + slack_factor) go on. At zero a ratio leaves no slack.
+    Azure's ratio assumes positive scores. For negative scores the ratio applies to the distance to zero: with a best error of 0.8 (a score
+    of -0.8), trials with errors up to 0.8 * (1 + slack_factor) go on. A best score of zero leaves no slack.
     """
 
     def __init__(self, evaluation_interval: float, delay_evaluation: float, slack_factor: float | None = None, slack_amount: float = 0.0) -> None:
@@ -152,7 +153,7 @@ class Bandit(Policy):
         return own.best < self.least(max(peer.best for peer in [own, *others]))
 
     def least(self, best: float) -> float:
-        """The lowest score that goes on.
+        """The lowest score with which a trial goes on.
 
         >>> round(Bandit(1, 0, slack_factor=0.2).least(0.8), 4), round(Bandit(1, 0, slack_factor=0.2).least(-0.8), 4)
         (0.6667, -0.96)
@@ -165,10 +166,10 @@ class Bandit(Policy):
 
 
 class Truncation(Policy):
-    """Ends a trial that is among the lowest few of a hundred.
+    """Ends a trial whose best score is in the lowest ``truncation_percentage`` percent.
 
     Azure: "A job terminates at interval 5 if its performance at interval 5 is in the lowest 20% of performance of all jobs at
-    interval 5". That many are cut as are whole in the percentage; of trials with equal scores none is cut.
+    interval 5". The number of trials to cut is rounded down. Trials with equal scores are cut together or not at all.
     """
 
     def __init__(self, evaluation_interval: float, delay_evaluation: float, truncation_percentage: int, exclude_finished_jobs: bool = False) -> None:
@@ -185,9 +186,9 @@ class Median(Policy):
 
     Azure: "a run will be canceled at interval N if its best primary metric reported up to interval N is worse than the median of the
     running averages for intervals 1:N across all runs", after Golovin et al. 2017, "Google Vizier", section 3.2.1, and that is the
-    rule of Ray's ``MedianStoppingRule``. That one averages from its grace period on only, has no interval, leaves the trial itself
-    out of the median, and pauses trials that it cannot judge yet; this one does as Azure says. From Ray it has
-    ``min_samples_required``, without which the second trial of a search would be judged by the first alone.
+    rule of Ray's ``MedianStoppingRule``. Ray's averages only from its grace period on, has no interval, leaves the trial itself
+    out of the median, and pauses trials that it cannot judge yet; this class follows Azure. It takes ``min_samples_required`` from Ray,
+    without which the second trial of a search would be judged by the first alone.
     """
 
     def __init__(self, evaluation_interval: float, delay_evaluation: float, min_samples_required: int) -> None:

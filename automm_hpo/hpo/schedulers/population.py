@@ -1,4 +1,4 @@
-"""Population-based training: trials that do badly take over the weights of those that do well, and change their hyperparameters."""
+"""Population-based training: weak trials copy the weights and hyperparameters of strong ones, and change the tuned values."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from .synchronous import Synchronous
 
 
 class Population(Synchronous):
-    """What PBT and PB2 share; Ray's classes, below this one, take over a checkpoint and keep the scores.
+    """The base of PBT and PB2. Ray's classes, which come after it in the MRO, copy checkpoints and keep the scores.
 
-    The whole population meets at every multiple of the interval: with all scores known, of the same epoch, the exchange is a
-    function of the seed and the scores, whatever the order of arrival and however few trials have a place at a time. Scores are those
-    of the epoch itself, not the best so far, because it is the current weights that are taken over. A trial takes over only what is
-    better than its own.
+    The whole population meets at every multiple of the interval. All scores of that epoch are known then, so the exchange depends only on
+    the seed and the scores, not on the order of arrival or on how many trials run at a time. Scores are those of the epoch itself, not the
+    best so far, because the current weights are copied. A trial copies only from one with a better score.
 
-    Trials on record never exchange again: a row behind a meeting, of any trial, says that the meeting is over, and then nobody waits for
-    it. So new trials catch up with a population that is resumed.
+    Recorded trials never exchange again: a row of any trial after a meeting shows that the meeting is over, and then no trial waits for it.
+    New trials thus catch up with a resumed population.
     """
 
-    # of Ray's class
+    # attributes of Ray's class
     _trial_state: dict[Trial, _PBTTrialState]
     _perturbation_interval: float
     _burn_in_period: float
@@ -37,9 +36,9 @@ class Population(Synchronous):
     def __init__(self, space: Mapping[str, Any], seed: int, burn_in_period: float, **arguments: Any) -> None:
         super().__init__(time_attr=TIME_ATTR, metric=SCORE, mode="max", synch=True, require_attrs=False, log_config=False, **arguments)
         self.space, self.seed, self._burn_in_period = space, seed, burn_in_period
-        self._came: set[Trial] = set()  # to their next meeting
-        self._last_meeting = 0.0  # the epoch of the last that is over
-        self._heirs: dict[Trial, set[Trial]] = {}  # trials that take over another's state, until they have it
+        self._came: set[Trial] = set()  # trials that have reached their next meeting
+        self._last_meeting = 0.0  # epoch of the last meeting that is over
+        self._heirs: dict[Trial, set[Trial]] = {}  # parent -> trials that copy its state, until they have it
 
     def explored(self, trial: Trial, parent: Trial, rng: np.random.Generator) -> dict[str, Any]:
         """New values for the tuned hyperparameters."""
@@ -47,12 +46,12 @@ class Population(Synchronous):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
-        if trial not in self._trial_state:  # else its process died, and it goes on
+        if trial not in self._trial_state:  # otherwise the trial goes on after its process died
             self._trial_state[trial] = _PBTTrialState(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if SCORE not in result:
-            return TrialScheduler.CONTINUE  # it diverged, and ends by itself
+            return TrialScheduler.CONTINUE  # the trial diverged and ends by itself
         state, passed, epoch = self._trial_state[trial], went_on(result), result[TIME_ATTR]
         if passed and trial in self._came:
             self._leave(trial)
@@ -62,7 +61,7 @@ class Population(Synchronous):
             self._came.add(trial)
             self._save_trial_state(state, epoch, result, trial)  # type: ignore[attr-defined]
         if result.get("segment", segment_of(trial)) < segment_of(trial):
-            self._leave(trial)  # it is on record that it took over another's weights here
+            self._leave(trial)  # the records show that it copied another trial's weights at this meeting
             return TrialScheduler.CONTINUE
         return TrialScheduler.CONTINUE if passed else self.wait(trial)
 
@@ -95,7 +94,7 @@ class Population(Synchronous):
 
     def _paused(self) -> list[Trial]:
         heirs = {heir for group in self._heirs.values() for heir in group}
-        return sorted(super()._paused(), key=lambda trial: trial not in heirs)  # others wait for them
+        return sorted(super()._paused(), key=lambda trial: trial not in heirs)  # heirs first, because others wait for them
 
     def _exchange(self, tune_controller: Any) -> None:
         population = sorted(self._live, key=number_of)
@@ -109,10 +108,10 @@ class Population(Synchronous):
             if self._score(parent) > self._score(trial):
                 if parent not in checkpoints:
                     checkpoints[parent] = self._checkpoint(tune_controller, parent)
-                if checkpoints[parent] is not None:  # else its process just died
+                if checkpoints[parent] is not None:  # otherwise its process has just died
                     self._take_over(tune_controller, trial, parent, checkpoints[parent], rng)
         for trial in population:
-            if trial not in self._heirs:  # it is a trial's newest state that is taken over: till then it does not train on
+            if trial not in self._heirs:  # heirs copy a parent's newest state, so it must not train on before they have it
                 self.release(tune_controller, trial)
 
     def _score(self, trial: Trial) -> float:
@@ -132,11 +131,11 @@ class Population(Synchronous):
         own = {"trial": number_of(trial), "segment": segment_of(trial) + 1, "parent": number_of(parent)}
         self._new_config = {**parent.config, **values, **own}
         if trial.status == Trial.RUNNING:
-            self.reserve_process(tune_controller, trial)  # Ray pauses it now
+            self.reserve_process(tune_controller, trial)  # _exploit pauses it
         self._exploit(tune_controller, trial, parent)  # type: ignore[attr-defined]
 
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self._new_config, {}  # Ray's _exploit asks for it
+        return self._new_config, {}  # for Ray's _exploit, which calls this
 
 
 def number_of(trial: Trial) -> int:
@@ -166,7 +165,7 @@ def drawn(domain: Any, rng: np.random.Generator) -> Any:
 
 
 def step(domain: Space, value: Any, factors: tuple[float, float], rng: np.random.Generator) -> Any:
-    """A neighbour of a value."""
+    """A value next to the given one: an option before or after it, or the value times a factor."""
     if isinstance(domain, Choice):
         index = domain.raw_of(value) + (1 if rng.random() < 0.5 else -1)
         return domain.options[min(max(index, 0), len(domain.options) - 1)]
@@ -174,9 +173,9 @@ def step(domain: Space, value: Any, factors: tuple[float, float], rng: np.random
 
 
 def closest(domain: Any, value: float) -> Any:
-    """The value of a range that is closest to a number."""
+    """The value of the domain that is closest to a number."""
     low, high = domain.corners()
     value = min(max(value, low), high)
     if isinstance(domain, Normal) and domain.log:
-        return domain.finish(math.log(value) if value > 0 else -math.inf)  # which is clipped
+        return domain.finish(math.log(value) if value > 0 else -math.inf)  # finish() clips it
     return domain.finish(value)

@@ -11,43 +11,42 @@ from ray.tune.search import ConcurrencyLimiter
 
 
 class Synchronous(FIFOScheduler):
-    """Lets trials wait, and meets when they have come.
+    """Lets trials wait for each other, and calls ``meet`` to decide about them.
 
-    A waiting trial keeps its place, with its model in memory, until another trial wants to run; then it is paused. So more trials can
-    be alive than have a place, and where there is a place for each, none is saved and loaded for the sake of waiting. Ray calls
-    ``choose_trial_to_run`` after every event; all decisions about waiting trials are made there. A trial that ends or dies keeps
-    nobody waiting. (Ray's own HyperBand decides on results only, and its brackets wait for ever where a trial ends by itself; so does
-    its PBT in the synchronous mode.)
+    A waiting trial keeps its place, with its model in memory, and is paused only when another trial wants to run. So there can be more live
+    trials than places, and if there is a place for each, no trial is saved and loaded just to wait. Ray calls ``choose_trial_to_run`` after
+    every event; all decisions about waiting trials are made there. No trial waits for one that has ended or died. (Ray's own HyperBand
+    decides only on results, and its brackets wait forever if a trial ends by itself; so does its PBT in synchronous mode.)
 
-    Ray keeps a process only for a trial that it has staged by then; else it ends it, and starting another takes seconds. So places are
-    given up one by one, to pending trials, or are reserved.
+    Ray keeps a freed process only if it has staged a trial for it by then; otherwise it ends the process, and starting another takes
+    seconds. So places are given to pending trials one by one, or reserved.
 
-    Ray's limit of concurrent trials counts paused ones too. Here it is raised by those that wait, and holds for the others.
+    Ray's limit of concurrent trials counts paused ones too. It is raised here so that it limits only the trials that do not wait.
     """
 
     _supports_buffered_results = False
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._live: dict[Trial, None] = {}  # in the order in which they came
+        self._live: dict[Trial, None] = {}  # in the order of arrival
         self._waiting: set[Trial] = set()
-        self._leaving: list[Trial] = []  # dismissed, and still in their places
-        self._running: set[Trial] = set()  # and pending ones, as of the last look
+        self._leaving: list[Trial] = []  # dismissed trials that still hold their places
+        self._running: set[Trial] = set()  # as of the last look, like ``_pending``
         self._pending: set[Trial] = set()
-        self._num_given = 0  # places given up, and not taken yet by a pending trial
-        self._num_idle = 0  # looks in a row at which no trial was at work; without events Ray looks ten times a second
+        self._num_given = 0  # places given up that no pending trial has taken yet
+        self._num_idle = 0  # consecutive looks at which no trial was working; without events Ray looks ten times a second
         self._reserved: set[Trial] = set()
         self._limiter: ConcurrencyLimiter | None = None
         self._num_places = math.inf
 
     def meet(self, tune_controller: Any) -> None:
-        """Lets waiting trials go on (``release``) or ends them (``dismiss``), where all that they wait for ``has_come``."""
+        """Lets waiting trials go on (``release``) or ends them (``dismiss``), once all trials that they wait for have come (``has_come``)."""
         raise NotImplementedError
 
     def wait(self, trial: Trial) -> str:
-        """What ``on_trial_result`` answers for a trial that shall wait."""
+        """Makes a trial wait. Returns the decision that ``on_trial_result`` must return for it."""
         self._waiting.add(trial)
-        return TrialScheduler.NOOP  # it stays as it is: Ray neither trains nor stops it
+        return TrialScheduler.NOOP  # Ray neither trains nor stops the trial
 
     def has_come(self, trial: Trial) -> bool:
         return trial in self._waiting and not trial.is_saving
@@ -65,7 +64,7 @@ class Synchronous(FIFOScheduler):
             tune_controller.stop_trial(trial)
 
     def forget(self, trial: Trial) -> None:
-        """A trial ended, or its process died."""
+        """Drops a trial that has ended or whose process has died."""
         self._live.pop(trial, None)
         self._waiting.discard(trial)
 
@@ -91,7 +90,7 @@ class Synchronous(FIFOScheduler):
         if not getattr(searcher, "is_cut_short", False):
             self.meet(tune_controller)
         elif all(trial in self._waiting and not trial.is_saving for trial in self._live):
-            searcher.end_search()  # nothing is decided among those that wait: others may come when the search goes on
+            searcher.end_search()  # no decision about the waiting trials: others may join them when the search is resumed
         self._settle_reservations(tune_controller)
         pending = [trial for trial in self._live if trial.status == Trial.PENDING]
         paused = self._paused()
@@ -108,10 +107,10 @@ class Synchronous(FIFOScheduler):
         return [trial for trial in self._live if trial.status == Trial.PAUSED and trial not in self._waiting]
 
     def _give_places(self, tune_controller: Any, pending: list[Trial], nobody_wants: bool) -> None:
-        """Pauses waiting trials, and ends dismissed ones, as pending trials want their places."""
+        """Pauses waiting trials and ends dismissed ones, as many as pending trials need places. If no trial wants to run, all dismissed ones end."""
         running = {trial for trial in self._live if trial.status == Trial.RUNNING}
         self._num_idle = self._num_idle + 1 if running <= self._waiting else 0
-        # a place that was taken, and lost again before anyone looked, is not waited for
+        # reset after 20 idle looks: a place may have been taken and lost again between two looks
         self._num_given = 0 if self._num_idle % 20 == 19 else max(0, self._num_given - len(running - self._running))
         self._running, self._pending = running, set(pending)
         held = [trial for trial in self._live if trial.status == Trial.RUNNING and self.has_come(trial)]
@@ -123,9 +122,9 @@ class Synchronous(FIFOScheduler):
             tune_controller.pause_trial(held.pop())
 
     def reserve_process(self, tune_controller: Any, trial: Trial) -> None:
-        """Has a trial, paused or about to be, start in the process that becomes free next."""
+        """Reserves the process that becomes free next for a trial that is paused or about to be."""
         controller = unwrapped(tune_controller)
-        if trial not in controller._staged_trials:  # what Ray does for a trial that it is about to start
+        if trial not in controller._staged_trials:  # as Ray does for a trial that it is about to start
             controller._staged_trials.add(trial)
             controller._actor_cache.increase_max(trial.placement_group_factory)
             self._reserved.add(trial)
@@ -137,14 +136,14 @@ class Synchronous(FIFOScheduler):
                 controller._set_trial_status(trial, Trial.PENDING)
             if trial.status != Trial.PENDING or trial in controller._trial_to_actor:
                 self._reserved.discard(trial)
-            elif not controller._actor_cache.num_cached_objects:  # none became free, or another trial has it: Ray shall start one
+            elif not controller._actor_cache.num_cached_objects:  # none became free, or another trial took it: let Ray start one
                 self._reserved.discard(trial)
                 controller._staged_trials.discard(trial)
                 controller._actor_cache.decrease_max(trial.placement_group_factory)
 
 
 def _searcher(tune_controller: Any) -> Any:
-    """The searcher that Ray was given."""
+    """The searcher itself, inside any ConcurrencyLimiter."""
     searcher = getattr(tune_controller.search_alg, "searcher", None)
     while isinstance(searcher, ConcurrencyLimiter):
         searcher = searcher.searcher
@@ -152,5 +151,5 @@ def _searcher(tune_controller: Any) -> Any:
 
 
 def unwrapped(tune_controller: Any) -> Any:
-    """Ray's controller itself: schedulers get a wrapper that complains of methods without a public name."""
+    """Ray's controller itself: schedulers get a wrapper that warns about access to private methods."""
     return getattr(tune_controller, "_tune_controller", tune_controller)

@@ -1,7 +1,7 @@
 """Searchers by name, all Ray Searchers. They propose raw values and learn from ``{METRIC: score}``, where higher is better.
 
 To add one: a class or function ``(space, args, seed, first_points) -> OwnSearcher`` and an entry in ``SEARCHERS``, its arguments in
-``hpo/searcher_args.py``. An optimizer that is asked and told is a class in ``libraries.py``, a sampler of Optuna's a line in ``SAMPLERS``.
+``hpo/searcher_args.py``. An optimizer with an ask-and-tell interface is a class in ``libraries.py``, an Optuna sampler a line in ``SAMPLERS``.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def build_searcher(
     """The searcher of these settings.
 
     Args:
-        first_points: raw proposals that come first, in this order; what they score is learned from.
+        first_points: raw proposals that come first, in this order; the searcher learns from their scores.
         known: raw proposals that were tried elsewhere, with their scores.
-        num_recorded: of the first points, those that an earlier session of this search proposed. With that one's seed its random trials
-            would be drawn once more, as would those of a search that is known.
+        num_recorded: how many of the first points an earlier session of this search proposed. If there are such points or known ones, the
+            seed is changed, because the original seed would draw the random trials of that session, or of the known search, again.
 
     Returns:
         A Searcher whose ``suggest`` gives raw proposals, None (not now) or FINISHED, and which learns from ``{METRIC: score}``.
 
     Raises:
-        InvalidTuneSettings, NotSupported: an object that cannot search this.
+        InvalidTuneSettings, NotSupported: the searcher is an object that cannot search this space.
     """
     num_earlier = len(known) + num_recorded
-    if num_earlier and settings.searcher not in BLIND:  # those go by the number of the trial
+    if num_earlier and settings.searcher not in BLIND:  # those draw by trial number
         seed = int(np.random.SeedSequence([seed, len(known), num_recorded]).generate_state(1)[0])
     built = _build(settings.searcher, space, num_earlier)(space, settings.searcher_init_args, seed, [*(raw for raw, _ in known), *first_points])
     built.learn([score for _, score in known])
@@ -59,7 +59,7 @@ def build_searcher(
 
 
 def _build(searcher: Any, space: SearchSpace, num_earlier: int) -> Callable[[SearchSpace, Args, int, Points], OwnSearcher]:
-    if not space:  # values alone: there is nothing to propose
+    if not space:  # only fixed and computed values: nothing to propose
         return RandomSearcher
     if isinstance(searcher, str):
         return SEARCHERS[searcher]

@@ -1,4 +1,4 @@
-"""Foreign libraries run apart from the process: they seed its random generators, print, log and warn; nothing of it comes through."""
+"""Isolates third-party libraries: their seeding, printing, logging and warnings do not reach the rest of the process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-_lock = threading.RLock()  # what is lent is the whole process's: another thread's search has it afterwards
+_lock = threading.RLock()  # generators, logging and stdout are process-wide: one thread at a time replaces them
 
 
 class OthersOnly:
-    """A stream without what the thread that made this writes to it: Ray shows what trials print on a thread of its own."""
+    """A stream that drops what its creating thread writes. Other threads still write, because Ray prints the output of trials on its own thread."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._thread = stream, threading.get_ident()
@@ -32,9 +32,9 @@ class OthersOnly:
 
 
 class Apart:
-    """Lends its own random generators to what runs inside ``with apart():``, in place of the process's.
+    """Replaces the process's random generators by its own inside ``with apart():``.
 
-    So the same seed gives the same proposals even from a library that draws from ``np.random``, and the user's own draws stay as they are.
+    The same seed thus gives the same proposals even from a library that draws from ``np.random``, and the user's own draws do not change.
     """
 
     def __init__(self, seed: int) -> None:
@@ -53,7 +53,7 @@ class Apart:
         random.setstate(self._python)
         logging.disable(logging.CRITICAL)
         try:
-            # one thread: matrices of 100 trials are small, and threads that wait for each other made Gaussian processes four times slower
+            # one thread: the matrices of 100 trials are small, and synchronising threads made Gaussian processes four times slower
             with warnings.catch_warnings(), redirect_stdout(OthersOnly(sys.stdout)), _thread_pools(len(sys.modules)).limit(limits=1):
                 warnings.simplefilter("ignore")
                 yield
@@ -66,5 +66,5 @@ class Apart:
 
 @functools.lru_cache(maxsize=1)
 def _thread_pools(num_modules: int) -> ThreadpoolController:
-    """Those of all loaded libraries. To find them takes two milliseconds, for which they are looked for again only where there may be more."""
+    """The thread pools of all loaded libraries. Finding them takes 2 ms, so they are looked up again only if ``num_modules`` has changed."""
     return ThreadpoolController()

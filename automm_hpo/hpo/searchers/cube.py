@@ -1,4 +1,4 @@
-"""Spaces as edges of the unit cube: what is drawn evenly there is distributed as the space says. For searchers that know no logarithms, steps or bells."""
+"""Maps spaces to edges of the unit cube: uniform positions give the distribution of the space. For searchers without log scales, steps or normals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def from_cube(space: Space, position: float) -> Any:
         case Choice():
             return min(int(position * len(space.options)), len(space.options) - 1)
         case Normal():
-            # four standard deviations, where the space ends; beyond lie 0.006 %
+            # the space ends at four standard deviations; 0.006 % lies beyond
             return NormalDist(space.mean, space.sd).inv_cdf(min(max(position, 3.2e-5), 1 - 3.2e-5))
         case Float() | Int():
             lower, upper = _ends(space)
@@ -24,7 +24,7 @@ def from_cube(space: Space, position: float) -> Any:
 
 
 def to_cube(space: Space, raw: Any) -> float:
-    """Raw value -> position in [0, 1]; of an option its middle."""
+    """Raw value -> position in [0, 1]; an option is placed in the middle of its interval."""
     match space:
         case Choice():
             return (int(raw) + 0.5) / len(space.options)
@@ -37,7 +37,7 @@ def to_cube(space: Space, raw: Any) -> float:
 
 
 def _ends(space: Float | Int) -> tuple[float, float]:
-    """The ends of the range as the cube sees it; every whole number owns half a step on either side of it."""
+    """The ends of the range on the scale of the cube, logarithmic for log spaces. Every integer point owns half a step on either side."""
     lower, upper = space.lower, space.upper
     if isinstance(space, Int):
         lower, upper = space.point(0) - space.step / 2, space.point(space.num_points - 1) + space.step / 2

@@ -1,4 +1,4 @@
-"""Searchers that learn nothing: a grid, chance, and what fills a space more evenly than chance."""
+"""Searchers that do not learn: random, grid, and quasi-Monte Carlo sequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .own import Args, OwnSearcher, Points
 class RandomSearcher(OwnSearcher):
     """Draws every hyperparameter independently; trial n depends on (seed, n) only.
 
-    Exhaustive choices (``grid_search``) take the points of their grid in turn. One that a first point has is not tried again in that round.
+    Exhaustive choices (``grid_search``) take the points of their grid in turn. A grid point that a first point covers is skipped once.
     """
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points) -> None:
@@ -34,7 +34,7 @@ class RandomSearcher(OwnSearcher):
 
 
 class GridSearcher(OwnSearcher):
-    """Every point of a finite space once, the last key changing fastest. A first point of the grid is not tried again."""
+    """Proposes every point of a finite space once, the last key changing fastest. Points that were first points are skipped."""
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points) -> None:
         super().__init__(space, args, seed, first_points)
@@ -52,7 +52,7 @@ class GridSearcher(OwnSearcher):
 
 
 class QmcSearcher(OwnSearcher):
-    """A sequence that fills the space more evenly than chance; trial n depends on (seed, n) only."""
+    """Proposes a low-discrepancy sequence, which covers the space more evenly than random points; trial n depends on (seed, n) only."""
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points) -> None:
         from scipy.stats import qmc
@@ -60,10 +60,10 @@ class QmcSearcher(OwnSearcher):
         super().__init__(space, args, seed, first_points)
         sequence = {"sobol": qmc.Sobol, "halton": qmc.Halton}[args.get("qmc_type", "sobol")]
         self.sequence = sequence(len(plain_spaces(space, "qmc")), scramble=args.get("scramble", True), rng=seed)
-        self.places: list[list[float]] = []  # so much of the sequence as has been drawn
+        self.places: list[list[float]] = []  # the part of the sequence drawn so far
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal:
-        while len(self.places) <= self.num_proposed:  # asked twice for a trial, it says the same twice
+        while len(self.places) <= self.num_proposed:  # if asked again for the same trial, it proposes the same point
             self.places += self.sequence.random().tolist()
         place = iter(self.places[self.num_proposed])
         return propose(self.space, lambda path, space: from_cube(space, next(place))) if given is None else given

@@ -1,4 +1,4 @@
-"""Searchers that are objects of the user's."""
+"""Searchers that the user gave as objects."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .own import Args, OwnSearcher, Points, score_of
 
 
 class RaySearcher(OwnSearcher):
-    """A Ray Searcher of the user's. It is told of scores under its own metric's name, negated where its mode is "min".
+    """Wraps a Ray Searcher of the user. It receives scores under the name of its own metric, negated if its mode is "min".
 
-    It is given Ray's domains of the raw values, of a choice the index; one that takes no domains proposes the values themselves.
+    It gets Ray domains of the raw values (for a choice, of the index). A searcher that accepts no domains proposes final values.
 
     Args:
-        searcher: is not changed; a copy of it searches.
+        searcher: a copy of it searches, so it is not changed; if it cannot be copied, it searches itself.
 
     Raises:
         InvalidTuneSettings: it brings a space of its own, or refuses ours.
-        NotSupported: there are first points, and it cannot be told of them.
+        NotSupported: there are first points, but it cannot learn from configurations that it did not propose.
     """
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points, searcher: Searcher) -> None:
@@ -49,7 +49,7 @@ class RaySearcher(OwnSearcher):
         self.proposed: dict[str, dict[str, Any]] = {}
         self.given: dict[str, RawProposal] = {}
         self.earlier = list(first_points)
-        self.names: dict[str, str] = {}  # by which it knows trials
+        self.names: dict[str, str] = {}  # trial -> the name under which the inner searcher knows it
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
         if given is not None:
@@ -66,7 +66,7 @@ class RaySearcher(OwnSearcher):
             if raw not in self.earlier:
                 self.proposed[trial_id], self.names[trial_id] = values, name
                 return raw
-            self.earlier.remove(raw)  # one with a seed begins with what it proposed in the session before
+            self.earlier.remove(raw)  # a seeded searcher repeats its proposals of the earlier session
             self.inner.on_trial_complete(name, None, error=True)
             name += "'"
 
@@ -104,12 +104,12 @@ class RaySearcher(OwnSearcher):
             self.inner.on_trial_complete(self.names[trial_id], self._result(trial_id, score, result or {}))
 
     def _result(self, trial_id: str, score: float, result: Mapping[str, Any]) -> dict[str, Any]:
-        """As Ray's own results are, which have the configuration among them."""
+        """A result in Ray's format, which includes the configuration."""
         values = self.proposed[trial_id]
         return {**result, "config": values, **{f"config/{key}": value for key, value in values.items()}, self.told_as: self.sign * score}
 
     def on_pause(self, trial_id: str) -> None:
-        if hasattr(self.inner, "on_pause"):  # TuneBOHB's
+        if hasattr(self.inner, "on_pause"):  # TuneBOHB has it
             self.inner.on_pause(self.names[trial_id])
 
     def on_unpause(self, trial_id: str) -> None:
@@ -118,14 +118,14 @@ class RaySearcher(OwnSearcher):
 
 
 def ray_domain(space: Space) -> Any:
-    """Ray's domain of the raw values."""
+    """The Ray domain of the raw values of a space."""
     from ray import tune
 
     match space:
         case Float():
             return (tune.loguniform if space.log else tune.uniform)(space.lower, space.upper)
         case Int():
-            # half a step more at both ends, so that finishing gives the outer multiples their share
+            # half a step wider at both ends, so that after rounding the outermost multiples are as likely as the others
             lower, upper = space.corners()
             half = (space.step - 1) // 2
             return tune.lograndint(max(1, lower - half), upper + half + 1) if space.log else tune.randint(lower - half, upper + half + 1)
@@ -136,7 +136,7 @@ def ray_domain(space: Space) -> Any:
 
 
 def own_copy(given: Any) -> Any:
-    """An object of the user's to search with, which is not changed; the object itself where it holds what cannot be copied, a connection perhaps."""
+    """A copy to search with, so that the user's object is not changed; the object itself if it cannot be copied, e.g. because it holds a connection."""
     try:
         return copy.deepcopy(given)
     except Exception:
@@ -144,11 +144,11 @@ def own_copy(given: Any) -> Any:
 
 
 def can_be_told(searcher: Any) -> bool:
-    """Whether an Optuna sampler, or a Ray Searcher, takes configurations that it did not propose: recorded ones, the defaults, points_to_evaluate."""
+    """Whether a sampler or searcher can learn from configurations that it did not propose: recorded ones, the defaults, points_to_evaluate."""
     return is_sampler(searcher) or type(_core(searcher)).add_evaluated_point is not Searcher.add_evaluated_point
 
 
 def _core(searcher: Searcher) -> Searcher:
-    """The searcher within a ConcurrencyLimiter."""
+    """The searcher itself, inside any ConcurrencyLimiter."""
     inner = getattr(searcher, "searcher", None)
     return _core(inner) if isinstance(inner, Searcher) else searcher

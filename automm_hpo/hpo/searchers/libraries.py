@@ -1,4 +1,4 @@
-"""Optimizers of other packages, and BOHB's model, behind one small interface. None of them sees a search space, only the unit cube.
+"""Optimizers of other packages, and BOHB's model, behind one small interface. They see only the unit cube, never a search space.
 
 To add one: a class here, its arguments in ``hpo/searcher_args.py``, its line in ``LIBRARIES``, its extra in pyproject.toml.
 """
@@ -11,22 +11,22 @@ from typing import Any, Protocol
 import numpy as np
 
 Dimensions = Mapping[str, int | None]
-"""Key -> of a choice, how many options it has; None: a number in [0, 1]."""
+"""Key -> number of options of a choice; None: a number in [0, 1]."""
 Point = dict[str, Any]
-"""Key -> of a choice, the index of an option; else a number in [0, 1]."""
+"""Key -> option index of a choice, or a number in [0, 1]."""
 
 
 class Library(Protocol):
-    """An optimizer that is asked and told. Scores: higher is better.
+    """An optimizer with an ask-and-tell interface. Scores: higher is better.
 
-    Built as ``(dimensions, args, seed, first_points)``; a point of ``first_points`` is adopted before anything is asked.
+    Built as ``(dimensions, args, seed, first_points)``. The searcher adopts all of ``first_points`` before it first calls ``ask``.
     """
 
     def ask(self) -> tuple[Point, Any] | None:
-        """A point, and a token to tell its score by; None: not before more scores are told."""
+        """A point and the token for telling its score; None: it needs more scores first."""
 
     def adopt(self, point: Point) -> Any:
-        """The token of a point that somebody else proposes."""
+        """The token of a point that did not come from ``ask``."""
 
     def tell(self, token: Any, score: float) -> None: ...
 
@@ -54,7 +54,7 @@ class Hyperopt:
     def _insert(self, trial: dict) -> dict:
         self.trials.insert_trial_doc(trial)
         self.trials.refresh()
-        return self.trials.trials[-1]  # a copy, and the one that counts
+        return self.trials.trials[-1]  # hyperopt keeps a copy of the document; ``tell`` must change that copy
 
     def tell(self, token: Any, score: float) -> None:
         from hyperopt import JOB_STATE_DONE, STATUS_OK
@@ -70,7 +70,7 @@ class Nevergrad:
         edges = {key: nevergrad.p.Scalar(lower=0, upper=1) if options is None else nevergrad.p.Choice(range(options)) for key, options in dimensions.items()}
         parametrization = nevergrad.p.Dict(**edges)
         parametrization.random_state = np.random.RandomState(seed % 2**32)
-        # NGOpt, its own advice, was no better than chance within 40 trials of a quadratic; this needs no generations
+        # NGOpt, which Nevergrad recommends, was no better than random search in 40 trials on a quadratic; OnePlusOne needs no generations
         self.optimizer = nevergrad.optimizers.registry[args.get("optimizer", "OnePlusOne")](parametrization, budget=args.get("budget", 100))
 
     def ask(self) -> tuple[Point, Any]:
@@ -79,14 +79,14 @@ class Nevergrad:
 
     def adopt(self, point: Point) -> Any:
         self.optimizer.suggest(point)
-        return self.optimizer.ask()  # the point just suggested: not every optimizer can be told what it was not asked
+        return self.optimizer.ask()  # returns the point just suggested: not every optimizer can be told a point that it was not asked for
 
     def tell(self, token: Any, score: float) -> None:
         self.optimizer.tell(token, -score)
 
 
 class Bayesopt:
-    """Choices are one number per option, of which the largest wins."""
+    """A choice is encoded as one number per option; the option with the largest number is chosen."""
 
     def __init__(self, dimensions: Dimensions, args: Mapping[str, Any], seed: int, first_points: list[Point]) -> None:
         from bayes_opt import UtilityFunction
@@ -96,7 +96,7 @@ class Bayesopt:
         self.utility = UtilityFunction(**{"kind": "ucb", "kappa": 2.576, "xi": 0.0} | {name: args[name] for name in ("kind", "kappa", "xi") if name in args})
         self.slots = [(key, option) for key, options in dimensions.items() for option in (range(options) if options else [None])]
         self.rng = np.random.RandomState(seed % 2**32)
-        self.scores: dict[tuple[float, ...], float | None] = {}  # None: it runs
+        self.scores: dict[tuple[float, ...], float | None] = {}  # None: still running
 
     def ask(self) -> tuple[Point, Any]:
         from bayes_opt import BayesianOptimization
@@ -104,11 +104,11 @@ class Bayesopt:
         if len(self.scores) < self.num_random:
             position = self.rng.uniform(size=len(self.slots))
         else:
-            # names with zeros in front: it sorts them
+            # zero-padded names, because BayesianOptimization sorts them
             model = BayesianOptimization(None, {f"{number:06d}": (0, 1) for number in range(len(self.slots))}, random_state=self.rng, verbose=0)
             told = [score for score in self.scores.values() if score is not None]
             for place, score in self.scores.items():
-                # what runs is presumed bad, which keeps the next proposal away from it
+                # a running trial counts as the worst so far, which keeps the next proposal away from it
                 model.register(np.array(place), min(told, default=0.0) if score is None else score)
             position = np.array(list(model.suggest(self.utility).values()))
         numbers: dict[str, list[float]] = {}
@@ -129,7 +129,7 @@ class Bayesopt:
 
 
 class Zoopt:
-    """SRacos: it learns to tell good regions from bad ones, beginning with a few random trials."""
+    """SRacos: learns to tell good regions from bad ones, starting from a few random trials."""
 
     def __init__(self, dimensions: Dimensions, args: Mapping[str, Any], seed: int, first_points: list[Point]) -> None:
         from zoopt import Dimension2, Parameter, ValueType
@@ -139,15 +139,16 @@ class Zoopt:
         edges = [(ValueType.CONTINUOUS, [0, 1], 1e-12) if options is None else (ValueType.DISCRETE, [0, options - 1], False) for options in dimensions.values()]
         parameter = Parameter(budget=args.get("budget", 50), exploration_rate=args.get("exploration_rate", 0.01))
         self.num_random = parameter.get_train_size()
-        self.optimizer = SRacosTune(Dimension2(edges), parameter, parallel_num=10**9)  # how many run at a time is not its business
+        self.optimizer = SRacosTune(Dimension2(edges), parameter, parallel_num=10**9)  # it must not limit the trials at a time
 
     def ask(self) -> tuple[Point, Any] | None:
         if self.optimizer.init_num >= self.num_random > self.optimizer.complete_num:
             return None
         if self.optimizer.init_num == self.num_random:
-            self.optimizer.init_num += 1  # there it would close until the last random trial is told, which has been told
+            # suggest() would wait here for the last random trial to complete, but that one has completed already
+            self.optimizer.init_num += 1
         solution = self.optimizer.suggest()
-        if not solution or solution == "FINISHED":  # all that is left has been tried
+        if not solution or solution == "FINISHED":  # it finds only points that were tried already
             return None
         return dict(zip(self.keys, solution.get_x(), strict=True)), solution
 
@@ -205,7 +206,7 @@ class Flaml:
         from flaml.tune.searcher import blendsearch
         from ray import tune
 
-        # options are words: among numbers it would presume an order
+        # options as strings, because FLAML would assume an order among numbers
         edges = {key: tune.uniform(0, 1) if options is None else tune.choice(list(map(str, range(options)))) for key, options in dimensions.items()}
         self.choices = {key for key, options in dimensions.items() if options is not None}
         self.points_left = len(first_points)
@@ -214,7 +215,7 @@ class Flaml:
         self.num_asked = 0
 
     def ask(self) -> tuple[Point, Any] | None:
-        for _ in range(20):  # nothing means often that a point came twice, and the next is another
+        for _ in range(20):  # None often means a duplicate of an earlier point; the next one may be new
             name = self._next_name()
             values = self.searcher.suggest(name)
             if values is not None:
@@ -225,7 +226,7 @@ class Flaml:
         name = self._next_name()
         if self.points_left:
             self.points_left -= 1
-            return name, self.searcher.suggest(name) or self._to_flaml(point)  # nothing: a first point came twice
+            return name, self.searcher.suggest(name) or self._to_flaml(point)  # None: this first point is a duplicate
         return name, self._to_flaml(point)
 
     def tell(self, token: Any, score: float) -> None:
@@ -245,10 +246,10 @@ class Cfo(Flaml):
 
 
 class Bohb:
-    """The model of BOHB (Falkner, Klein and Hutter 2018, arXiv:1807.01774, section 4.1): two kernel densities, of the good and the other trials.
+    """The model of BOHB (Falkner, Klein and Hutter 2018, arXiv:1807.01774, section 4.1): kernel densities of the good trials and of the rest.
 
-    Scores come with the budget they were reached at; the model is of the largest budget that has enough of them. What is told
-    without a budget ran to its end.
+    Each score has the budget at which it was reached; the model uses the largest budget with enough scores. A score told without a budget is
+    that of a trial that ran to its end.
     """
 
     def __init__(self, dimensions: Dimensions, args: Mapping[str, Any], seed: int, first_points: list[Point]) -> None:
@@ -262,7 +263,7 @@ class Bohb:
         self.min_bandwidth = args.get("min_bandwidth", 1e-3)
         self.rng = np.random.default_rng(seed)
         self.places: list[np.ndarray] = []
-        self.scores: dict[float, dict[int, float]] = {}  # budget -> number of the place -> score
+        self.scores: dict[float, dict[int, float]] = {}  # budget -> index into ``places`` -> score
 
     def ask(self) -> tuple[Point, Any]:
         told = next((self.scores[budget] for budget in sorted(self.scores, reverse=True) if len(self.scores[budget]) >= 2 * self.num_good), None)
@@ -288,19 +289,19 @@ class Bohb:
     def tell(self, token: Any, score: float, budget: float | None = None) -> None:
         if budget is None:
             if any(token in told for told in self.scores.values()):
-                return  # stopped at a budget that it was told at
+                return  # the trial was stopped at a budget whose score is known already
             budget = max(self.scores, default=1.0)
         self.scores.setdefault(budget, {})[token] = score
 
 
 class Density:
-    """Product kernels at some places of the unit cube: normal ones for numbers, of Aitchison and Aitken for choices (Racine and Li 2004)."""
+    """A density of product kernels: normal ones for numbers, Aitchison and Aitken's for choices (Racine and Li 2004)."""
 
     def __init__(self, places: np.ndarray, num_options: np.ndarray, min_bandwidth: float) -> None:
         self.places, self.num_options = places, num_options  # (N, D), (D,)
         num_places, num_dimensions = places.shape
         rule_of_thumb = 1.06 * places.std(axis=0) * num_places ** (-1 / (4 + num_dimensions))
-        widest = np.where(num_options > 0, 1 - 1 / np.maximum(num_options, 2), np.inf)  # where every option is as likely
+        widest = np.where(num_options > 0, 1 - 1 / np.maximum(num_options, 2), np.inf)  # of choices: there all options are equally likely
         self.bandwidth = np.clip(rule_of_thumb, min_bandwidth, widest)
 
     def log_density(self, at: np.ndarray) -> np.ndarray:
@@ -319,7 +320,7 @@ class Density:
 
 
 def _truncated_normal(rng: np.random.Generator, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Normal draws that stay in [0, 1]."""
+    """Draws from normal distributions truncated to [0, 1]."""
     from scipy.special import ndtr, ndtri
 
     low, high = ndtr(-mean / sd), ndtr((1 - mean) / sd)

@@ -1,4 +1,4 @@
-"""Searches by an optimizer of ``libraries.py``."""
+"""Searchers that propose with an optimizer of ``libraries.py``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .own import Args, OwnSearcher, Points, score_of
 
 
 class LibrarySearcher(OwnSearcher):
-    """A library's optimizer, which sees the unit cube only."""
+    """Searches with a library's optimizer, which sees only the unit cube."""
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points, build: Callable[..., Library]) -> None:
         super().__init__(space, args, seed, first_points)
         self.plain = plain_spaces(space, type(self).__name__)
-        # a choice of one option is a number that nobody looks at
+        # a choice with a single option becomes a number that has no effect
         self.choices = {key: len(domain.options) for key, domain in self.plain.items() if isinstance(domain, Choice) and len(domain.options) > 1}
         self.apart, self.tokens = Apart(seed), dict[str, Any]()
         with self.apart():
@@ -34,7 +34,7 @@ class LibrarySearcher(OwnSearcher):
                 return {key: int(point[key]) if key in self.choices else from_cube(domain, float(point[key])) for key, domain in self.plain.items()}
             if given is None and len(self.tokens) > len(self.failed):
                 return None
-            # it waits for a score, and nothing runs that could bring one: a random trial does
+            # the library waits for a score, but no trial is running that could bring one: try a random point
             proposal = draw_space(self.space, self.seed, self.num_proposed) if given is None else given
             self.tokens[trial_id] = self.library.adopt(self._to_point(proposal))
             return proposal
@@ -48,7 +48,7 @@ class LibrarySearcher(OwnSearcher):
 
 
 class BohbSearcher(LibrarySearcher):
-    """Learns besides from every rung of HyperBandForBOHB; with other schedulers from the ends of trials only."""
+    """With the scheduler BOHB, also learns from every rung; with other schedulers, only from the ends of trials."""
 
     library: Bohb
 

@@ -1,4 +1,4 @@
-"""Optuna's samplers, asked and told. To add one: a line in ``SAMPLERS``."""
+"""Optuna's samplers, used through ask and tell. To add one: a line in ``SAMPLERS``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .cube import from_cube, to_cube
 from .given import own_copy
 from .own import Args, OwnSearcher, Points
 
-MOST_INTEGERS = 10_000  # of a range, that Gaussian processes take for integers
+MOST_INTEGERS = 10_000  # the largest range that GPSampler gets as integers; larger ones it gets as floats
 
 
 class OptunaSearcher(OwnSearcher):
-    """Any of Optuna's samplers, asked and told.
+    """Searches with any Optuna sampler through ``study.ask`` and ``study.tell``.
 
     Args:
         build: (args, seed) -> sampler.
@@ -33,10 +33,10 @@ class OptunaSearcher(OwnSearcher):
         self.apart, self.stopped, self.running = Apart(seed), False, dict[str, Any]()
         with self.apart():
             self.study = optuna.create_study(direction="maximize", sampler=build(args, seed % 2**32))
-        # its sampler goes through all integers of a range
+        # GPSampler enumerates all integers of a range
         self.most_integers = MOST_INTEGERS if isinstance(self.study.sampler, optuna.samplers.GPSampler) else math.inf
         self.breeds = isinstance(self.study.sampler, (optuna.samplers.CmaEsSampler, optuna.samplers.NSGAIISampler, optuna.samplers.NSGAIIISampler))
-        # samplers that come to an end call it, and Optuna's own works within optimize() only
+        # exhausted samplers call study.stop(), which Optuna allows only inside optimize()
         self.study.stop = functools.partial(setattr, self, "stopped", True)  # type: ignore[method-assign]
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str:
@@ -47,12 +47,13 @@ class OptunaSearcher(OwnSearcher):
                 self.study.enqueue_trial(propose(self.space, lambda path, space: _to_optuna(space, given[path])))
             trial = self.running[trial_id] = self.study.ask()
             if given is not None and self.breeds:
-                trial.relative_params  # noqa: B018  # what is never asked for its parameters would have no generation
+                trial.relative_params  # noqa: B018  # accessing it assigns a generation; with all values given, Optuna would not do so
             proposal = propose(self.space, lambda path, space: self._ask(trial, path, space))
         return proposal if given is None else given
 
     def _ask(self, trial: Any, path: str, space: Space) -> Any:
-        if isinstance(space, Int) and space.upper - space.lower >= self.most_integers:  # finish() rounds to an integer, the outer ones with their share
+        if isinstance(space, Int) and space.upper - space.lower >= self.most_integers:
+            # finish() rounds to an integer; half a step more at both ends makes the outermost integers as likely as the others
             lower = space.lower - 0.5 if not space.log else max(space.lower - 0.5, 0.5)
             return trial.suggest_float(path, lower, space.upper + 0.5, log=space.log)
         return _ask_optuna(trial, path, space)
@@ -75,7 +76,7 @@ def _ask_optuna(trial: Any, path: str, space: Space) -> Any:
 
 
 def _to_optuna(space: Space, raw: Any) -> Any:
-    """The inverse of what ``_ask_optuna`` returns."""
+    """Raw value -> the value that Optuna stores: the inverse of ``_ask_optuna``."""
     match space:
         case Float():
             return min(max(float(raw), space.lower), space.upper)
@@ -88,13 +89,13 @@ def _to_optuna(space: Space, raw: Any) -> Any:
 
 
 def _optuna_options(space: Choice) -> tuple[Any, ...]:
-    """The options themselves where Optuna can hold them, which a GridSampler of the user's will name; else their numbers."""
+    """The options themselves if Optuna can store them, because a GridSampler of the user names them; otherwise their indices."""
     plain = all(map(is_plain, space.options))
     return space.options if plain and len(set(space.options)) == len(space.options) else tuple(range(len(space.options)))
 
 
 def continued(sampler: Any, space: SearchSpace, num_earlier: int) -> Any:
-    """A copy of the user's sampler, which is not changed. It has a seed of its own, and so draws first what it drew for earlier trials."""
+    """A copy of the user's sampler, advanced past earlier trials: it keeps its own seed, and would otherwise draw for new trials what it drew for those."""
     import optuna
 
     sampler = own_copy(sampler)
@@ -106,7 +107,7 @@ def continued(sampler: Any, space: SearchSpace, num_earlier: int) -> Any:
     return sampler
 
 
-STARTUP_TRIALS = 4  # Optuna's ten would leave little of a usual search to be modelled; measured by benchmarks/startup_trials.py
+STARTUP_TRIALS = 4  # Optuna's 10 would leave few modelled trials in a usual search; measured by benchmarks/startup_trials.py
 
 
 def _bayes(args: Args, seed: int) -> Any:
@@ -124,13 +125,13 @@ def _gp(args: Args, seed: int) -> Any:
 def _cmaes(args: Args, seed: int) -> Any:
     from optuna.samplers import CmaEsSampler, TPESampler
 
-    return CmaEsSampler(seed=seed, independent_sampler=TPESampler(seed=seed), **args)  # choices are none of its business, and get a model too
+    return CmaEsSampler(seed=seed, independent_sampler=TPESampler(seed=seed), **args)  # CMA-ES ignores choices; TPE models them
 
 
 def _evolution(args: Args, seed: int) -> Any:
     from optuna.samplers import NSGAIISampler
 
-    return NSGAIISampler(seed=seed, **{"population_size": 10, **args})  # Optuna's 50 would make most searches random ones
+    return NSGAIISampler(seed=seed, **{"population_size": 10, **args})  # with Optuna's 50, most searches would not outlast the random first generation
 
 
 SAMPLERS: dict[str, Callable[[Args, int], Any]] = {"bayes": _bayes, "gp": _gp, "cmaes": _cmaes, "evolution": _evolution}

@@ -1,4 +1,4 @@
-"""What all searchers are: they propose the given first points, then their own, and what fails is the worst to them."""
+"""The base class of all searchers: proposes the given first points, then its own, and counts failed trials as the worst."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Points = Sequence[RawProposal]
 class OwnSearcher(Searcher):
     """Proposes the given first points as they are, then its own.
 
-    What fails counts as the worst trial so far: told nothing of it, Gaussian processes and Parzen estimators propose more of what
-    fails, if they expect the best there: in a trial search 15 to 20 of the last 20 trials failed, and so 1 to 10.
+    A failed trial counts as the worst so far. If failures are not reported, Gaussian processes and Parzen estimators keep proposing
+    configurations that fail if they expect the best scores there: in an experiment 15 to 20 of the last 20 trials failed, and 1 to 10 this way.
 
     Attributes:
-        num_proposed: also the number of the trial proposed next.
+        num_proposed: trials proposed so far; also the number of the next trial.
     """
 
     def __init__(self, space: SearchSpace, args: Args, seed: int, first_points: Points) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.space, self.args, self.seed, self.first_points, self.num_proposed = space, args, seed, list(first_points), 0
-        self.worst, self.failed = math.inf, list[str]()  # and not yet told of
+        self.worst, self.failed = math.inf, list[str]()  # ``failed``: trials to be told once any trial has a score
 
     def suggest(self, trial_id: str) -> Any:
         given = self.first_points[self.num_proposed] if self.num_proposed < len(self.first_points) else None
@@ -39,7 +39,7 @@ class OwnSearcher(Searcher):
         return proposal
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
-        """``given``, to be learned from like any other; where that is None one of its own, FINISHED, or None (not now)."""
+        """Returns ``given``, to learn from its score like from any other; if that is None, an own proposal, FINISHED, or None (not now)."""
         raise NotImplementedError
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -54,10 +54,10 @@ class OwnSearcher(Searcher):
                 self._tell(self.failed.pop(), self.worst)
 
     def _tell(self, trial_id: str, score: float) -> None:
-        """A trial ended with this score."""
+        """Learns from a trial that ended with this score."""
 
     def learn(self, scores: Sequence[float]) -> None:
-        """Takes as many of its first points for tried already, with these scores."""
+        """Learns that the first of its first points, one per score, were tried already; they are not proposed."""
         for number, score in enumerate(scores):
             self._propose(f"known {number}", self.first_points.pop(0))
             self.on_trial_complete(f"known {number}", {METRIC: score})
