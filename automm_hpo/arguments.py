@@ -32,10 +32,10 @@ def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
     absolute = absolute_path(path, "save_path")
     if is_search(absolute / "search"):
         if resume is False:
-            raise SavePathExists(f"save_path: {absolute} holds a search; resume=True goes on with it, another folder begins anew. Nothing in it was touched.")
+            raise SavePathExists(f"save_path: {absolute} holds a search; pass resume=True to resume it, or give another folder. Nothing in it was changed.")
         return absolute, True
     if resume is True:
-        raise InvalidArgument(f"resume=True: {absolute} holds no search; resume='auto' begins one where there is none")
+        raise InvalidArgument(f"resume=True: {absolute} holds no search; resume='auto' starts a new one")
     if not is_abandoned(absolute / "search"):
         check_unused(absolute, "save_path")
     return absolute, False

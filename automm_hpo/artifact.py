@@ -184,7 +184,10 @@ def load_artifact(folder: Path) -> Artifact:
     version = description.get("format_version")
     if version != FORMAT_VERSION:
         made = dict(description.get("versions") or {}).get("automm_hpo")
-        raise NotAPredictor(f"{folder} has format {version!r}, of automm_hpo {made}; this version reads {FORMAT_VERSION}: fit again, or load it with that one")
+        raise NotAPredictor(
+            f"{folder} has format {version!r} (written by automm_hpo {made}), and this version reads {FORMAT_VERSION}: fit again, or load it with "
+            f"automm_hpo {made}"
+        )
     try:
         problem = Problem.from_json(description["problem"])
         columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
@@ -203,7 +206,7 @@ def load_artifact(folder: Path) -> Artifact:
             digests_from_text(description["seen"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums match, but the content is not what this version writes
-        raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} is not as this version writes it: {type(error).__name__}: {error}") from None
+        raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} has unexpected content: {type(error).__name__}: {error}") from None
     for number, member in enumerate(artifact.members):
         load_weights(member.model, places[weights_name(number)])
     return artifact

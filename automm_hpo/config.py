@@ -494,7 +494,7 @@ def canonical_key(key: str) -> str:
 
 def _unknown(key: str) -> UnknownHyperparameter:
     if instead := why_not(canonical_key(key)):
-        return UnknownHyperparameter(f"{key}: unknown hyperparameter, one of AutoMM's; {instead}")
+        return UnknownHyperparameter(f"{key}: AutoMM's hyperparameter is not supported here; {instead}")
     # the whole key first, then its last word alone, so that `lr` without its group finds `optim.lr`
     near = list(dict.fromkeys(map(canonical_key, nearest(key, [*FIELDS, *ALIASES])))) if "." in key else []
     if not near:

@@ -249,7 +249,7 @@ def _fitting(function: object) -> tuple[str, ...]:
 
 
 def _not_computed(target: np.ndarray, prediction: np.ndarray) -> float:
-    raise InvalidArgument("the predictor's metric was a scorer object, which its folder cannot hold; give metrics=... to evaluate")
+    raise InvalidArgument("the predictor's metric was a scorer object, which was not saved; pass metrics=... to evaluate")
 
 
 def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None, labels: Sequence[Any] = ()) -> float:

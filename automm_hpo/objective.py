@@ -116,7 +116,7 @@ def tune_objective(
     are_settings_right = len(problems.found) == found_before  # else their metric and mode are not known
     with problems.gather():
         if settings.disk_quota_mb is not None:
-            problems.add(InvalidTuneSettings("disk_quota_mb: how large the checkpoints of an objective become is not known beforehand; leave it out"))
+            problems.add(InvalidTuneSettings("disk_quota_mb: not supported here, because the size of the checkpoints is not known in advance; leave it out"))
         if (there := known_resources()) is not None:
             check_resources(settings, there)
         fixed, spaces = split_objective_space(space)
@@ -124,7 +124,7 @@ def tune_objective(
             listed = next(((name, list(value)) for name, value in fixed.items() if isinstance(value, (list, tuple, np.ndarray)) and len(value) > 1), None)
             hint = f". To search among the values of {listed[0]!r}: tune.choice({[unwrapped(value) for value in listed[1]]!r})" if listed else ""
             again = "; num_trials says how often to try these, 1 or more"
-            raise InvalidTuneSettings(f"space: has no search space, only fixed values; nothing is to be searched{hint}{again}")
+            raise InvalidTuneSettings(f"space: contains only fixed values and no search space{hint}{again}")
         # population-based training may give a Trainable new values at each takeover; a function has one config from start to end
         settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
@@ -216,7 +216,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     cluster = Cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline)
     with session.open(), contextlib.ExitStack() as sent, cluster:
         if session.is_finished:
-            session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
+            session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
             return SearchResults(session.records, metric, plan.function.best_config_of)
         session.progress.say(search_line(settings, plan.num_trials, plan.space))
         if plan.warm_start.trials:
@@ -251,7 +251,7 @@ def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
         return ""
     name = FIRST_LOOKS[settings.scheduler][0]
     return (
-        f"{settings.scheduler} has ended no trial: it looks at them after {first:g} reports, and they made {longest:g} at most; "
+        f"{settings.scheduler} stopped no trial: it judges them after {first:g} reports, and none made more than {longest:g}; "
         f"give max_epochs={longest:g}, or {name} in scheduler_init_args"
     )
 
@@ -264,7 +264,7 @@ def _unlimited(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
         return ""
     what = "1 trial" if len(longer) == 1 else f"{len(longer)} trials"
     return (
-        f"trial_time_limit: {what} took longer than {limit:g} s; a trial ends at its next report, and an objective that only returns makes none before its end"
+        f"trial_time_limit: {what} took longer than {limit:g} s; the limit is checked at reports, and an objective that only returns reports once, at its end"
     )
 
 

@@ -376,7 +376,7 @@ class MultiModalPredictor:
     def _say_what_is_missing(self, bad: list[BadImage], table: pd.DataFrame) -> None:
         if bad:
             rows = int(_rows(bad, len(table)).sum())
-            self._say(f"{rows:,} of {len(table):,} rows have no answer, and count in no score: {describe(bad, list(table.index))}")
+            self._say(f"{rows:,} of {len(table):,} rows have no prediction and are left out of all metrics: {describe(bad, list(table.index))}")
 
     def _say(self, line: str) -> None:
         """Prints a line, but each only once: predict, predict_proba and evaluate of the same rows would repeat it."""
@@ -450,7 +450,7 @@ class MultiModalPredictor:
         artifact, target = self._fitted, absolute_path(path, "path")
         source = self._folder / "search"
         if not source.is_dir():
-            raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
+            raise NotAPredictor(f"{self._folder} no longer exists; load the predictor from its new location")
         if target.resolve() == self._folder.resolve():
             return
         if target.resolve().is_relative_to(source.resolve()):
@@ -514,9 +514,9 @@ class MultiModalPredictor:
             if number not in range(len(records)):
                 raise InvalidArgument(f"number: there is no trial {number!r}; the search has trials 0 to {len(records) - 1}")
             if not kept:
-                raise InvalidArgument(f"number: {self._folder} holds no trial's weights; save() copies a predictor without them, they are where it was fitted")
+                raise InvalidArgument(f"number: {self._folder} has no trials' weights, because save() does not copy them; use the folder that fit wrote")
             held = ", ".join(map(str, sorted(kept)))
-            raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (keep_trials says of how many they are); those of trials {held} are")
+            raise InvalidArgument(f"number: the weights of trial {number!r} were not kept (see keep_trials); available are trials {held}")
         predictor = type(self)(self.label, verbosity=self.verbosity)
         predictor._target = self._target  # with a scorer object, which no file holds
         predictor._adopt(trial_artifact(artifact, records, number), self._folder)
@@ -532,7 +532,7 @@ class MultiModalPredictor:
         """
         artifact = self._fitted
         if not (self._folder / "search").is_dir():
-            raise NotAPredictor(f"{self._folder} is no longer there; load the predictor from where it is now")
+            raise NotAPredictor(f"{self._folder} no longer exists; load the predictor from its new location")
         return SearchResults(SearchRecords(self._folder / "search"), stored_metric(artifact.validation_metric))
 
     def __repr__(self) -> str:
@@ -640,7 +640,7 @@ def _in_parts(
         bad += unread
         parts.append(function(cache))
     if bad and own.missing_value_strategy != "skip":
-        raise BadImages(describe(bad, labels) + " With the hyperparameter data.image.missing_value_strategy='skip' such rows are missing in the answer.")
+        raise BadImages(describe(bad, labels) + " Set data.image.missing_value_strategy='skip' to get missing predictions for such rows.")
     return torch.cat(parts) if parts else torch.zeros(0), bad
 
 

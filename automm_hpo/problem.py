@@ -97,7 +97,7 @@ class Problem:
         """
         classes = self.class_labels
         if self.problem_type != "binary":
-            raise InvalidHyperparameter(f"data.pos_label: is {value!r}, and the problem is {self.problem_type}: there is a positive class among two only")
+            raise InvalidHyperparameter(f"data.pos_label: only binary problems have a positive class; this one is {self.problem_type} (got {value!r})")
         if value not in classes:
             raise InvalidHyperparameter(f"data.pos_label: expected {classes[0]!r} or {classes[1]!r}, got {value!r} ({type(value).__name__})")
         return self if value == classes[1] else replace(self, class_labels=classes[::-1], is_turned=True)

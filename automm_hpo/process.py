@@ -131,7 +131,7 @@ class Interruption:
         self.signal: int | None = None
 
     def reraise(self) -> None:
-        """Ends as the caller would without our handlers: KeyboardInterrupt, or SIGTERM sent again, or exit status 143 if nothing handles that."""
+        """Ends as without our handlers: Ctrl-C raises KeyboardInterrupt; SIGTERM is sent again, or exits with status 143 if nothing handles it."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal is not None:

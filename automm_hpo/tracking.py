@@ -166,7 +166,7 @@ class MlflowTracker:
         default = f"{SQLITE}{self._here / 'mlflow.db'}"
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
         if uri == default and "?" in uri:  # the path would end at the question mark
-            raise NotSupported(f"no sqlite database can lie in a folder with a question mark in its name, {self._here}; set a tracking URI")
+            raise NotSupported(f"a sqlite URI allows no question mark in the folder's name, {self._here}; set a tracking URI")
         database = self._here / "mlflow.db"
         if uri == default and not os.access(database if database.exists() else self._here, os.W_OK):  # or MLflow would retry for a long time
             raise PermissionError(f"{database} cannot be written; set a tracking URI, or tracking=None")

@@ -167,5 +167,5 @@ def test_older_formats_are_refused_by_name(tmp_path, version):
     description["versions"]["automm_hpo"] = "0.1.0"
     write_json(tmp_path / "predictor.json", description)
     write_json(tmp_path / MANIFEST, manifest_of(tmp_path, ["predictor.json", "encoders.json", "model.safetensors"]))
-    with pytest.raises(NotAPredictor, match=rf"format {version}, of automm_hpo 0\.1\.0; this version reads 3: fit again"):
+    with pytest.raises(NotAPredictor, match=rf"format {version} \(written by automm_hpo 0\.1\.0\), and this version reads 3: fit again"):
         load_artifact(tmp_path)

@@ -251,7 +251,7 @@ SPACES = [
     ),
     settings({"searcher": "grid"}, "grid", "finite space", error=InvalidSpace),
     settings({"metric": "accuracyy"}, "metric: expected one of", "Did you mean accuracy", error=InvalidArgument),
-    settings({"metric": "accuracy", "mode": "min"}, "mode='min'", "more is better"),
+    settings({"metric": "accuracy", "mode": "min"}, "mode='min'", "higher accuracy is better"),
     settings({"mode": "maximum"}, "mode", "'max', 'min'"),
     settings({"goal": float("nan")}, "goal", "a finite number"),
     settings({"trial_time_limit": 0}, "trial_time_limit", "finite float > 0"),
@@ -736,7 +736,7 @@ def test_loading_what_is_no_predictor(kind, here):
 
 def test_loading_a_newer_format(folder):
     described(folder, lambda description: description.update(format_version=99))
-    with pytest.raises(NotAPredictor, match=r"format 99, .*this version reads 3: fit again, or load it with that one"):
+    with pytest.raises(NotAPredictor, match=r"format 99, .*this version reads 3: fit again, or load it with automm_hpo"):
         MultiModalPredictor.load(folder)
 
 

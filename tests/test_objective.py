@@ -490,7 +490,7 @@ class Counting(tune.search.Searcher):
         ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),
         ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
         ({"scheduler": tune.schedulers.ASHAScheduler(metric="los", mode="min")}, "metric='los', and trials report"),
-        ({"scheduler": tune.schedulers.ASHAScheduler(metric="loss", mode="max")}, "of loss less is better"),
+        ({"scheduler": tune.schedulers.ASHAScheduler(metric="loss", mode="max")}, "lower loss is better"),
     ],
 )
 def test_bad_calls_are_refused_before_anything_starts(here, call, words):

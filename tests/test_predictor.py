@@ -160,7 +160,7 @@ def test_skipping_gives_a_missing_prediction_for_exactly_the_bad_rows(small, her
     assert predictor.predict_proba(test).isna().all(axis=1).sum() == 2
     predictor.set_verbosity(1)
     assert np.isfinite(predictor.evaluate(test)["accuracy"])
-    assert "2 of 100 rows have no answer, and count in no score: " in capsys.readouterr().out
+    assert "2 of 100 rows have no prediction and are left out of all metrics: " in capsys.readouterr().out
 
 
 def test_the_random_state_of_the_process_is_left_alone(small, here, fast):

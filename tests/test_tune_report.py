@@ -233,7 +233,7 @@ def test_rays_hyperband_ends_weak_trials():
 
 def test_a_scheduler_that_never_looked_is_told(capsys):
     search(lambda config: fitted(config, Callback(), 8), scheduler="median", verbosity=1)
-    assert "median has ended no trial: it looks at them after 10 reports, and they made 8 at most; give max_epochs=8" in " ".join(
+    assert "median stopped no trial: it judges them after 10 reports, and none made more than 8; give max_epochs=8" in " ".join(
         capsys.readouterr().out.split()
     )
 

@@ -22,7 +22,7 @@ from .encoders import EncodedTable
 from .images import MISSING, ImageGeometry, ImageSource, identify, name_source
 from .pixels import ImageSet, Store, open_store, set_key
 
-MEND = "Mend or remove them, or drop such rows with data.image.missing_value_strategy='skip'; with 'zero' a cell may be empty."
+MEND = "Repair or remove them, or drop these rows with data.image.missing_value_strategy='skip'; 'zero' allows empty cells."
 PLAIN = ("target", "numeric", "categorical", "weight")  # arrays of EncodedTable that every table has
 IMAGES, SOURCES = "images.json", "sources.json"
 

@@ -76,7 +76,7 @@ def check_names(names: Iterable[Hashable]) -> None:
     if bad:
         found = f"{bad[0]!r} ({type(bad[0]).__name__})" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
         how = "['_'.join(map(str, name)) for name in table.columns]" if isinstance(bad[0], tuple) else "table.columns.map(str)"
-        raise InvalidData(f"train_data: expected strings or numbers as names of columns, got {found}; table.columns = {how} gives such")
+        raise InvalidData(f"train_data: column names must be strings or numbers, got {found}; fix them with table.columns = {how}")
 
 
 def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Path, given: Mapping[str, str] | None = None) -> ColumnTypes:
@@ -100,7 +100,7 @@ def infer_columns(table: pd.DataFrame, targets: Collection[Hashable], folder: Pa
             hint = did_you_mean(str(column), map(str, table.columns))
             problems.add(InvalidArgument(f"column_types: the training data has no column {column!r}.{hint}"))
         elif column in targets:
-            problems.add(InvalidArgument(f"column_types[{column!r}]: no column to learn from; problem_type says what a label is"))
+            problems.add(InvalidArgument(f"column_types[{column!r}]: this column is not a feature; problem_type sets the type of the label"))
         elif kind not in COLUMN_TYPES:
             hint = did_you_mean(str(kind), COLUMN_TYPES)
             problems.add(InvalidArgument(f"column_types[{column!r}]: expected one of {', '.join(COLUMN_TYPES)}, got {kind!r}.{hint}"))
@@ -179,7 +179,7 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
         return "image_base64_str", "sampled values decode to images"
     if any(map(pd.api.types.is_list_like, cells)):  # not text: a text model would read digits and brackets
         hint = next(filter(None, map(hint_of_tensor, cells)), "; give each a column of its own")
-        return "null", f"{type(cells[0]).__name__}: no model reads several values in a cell but pictures{hint}"
+        return "null", f"{type(cells[0]).__name__}: several values in a cell are supported for images only{hint}"
     if all(isinstance(value, DURATIONS) for value in present):
         return ("numerical", "durations") if present.nunique() > 1 else single
     if all(isinstance(value, datetime.time) for value in present):
@@ -200,9 +200,9 @@ def _infer(column: pd.Series, folder: Path) -> tuple[str, str]:
     if words >= 3:
         return "text", f"three words or more on average{hint}"
     if distinct >= MOSTLY_DISTINCT and words >= 1.5:  # as categories nearly all would be unknown
-        return "text", f"a few words, hardly a value twice{hint}"
+        return "text", f"a few words, nearly all values distinct{hint}"
     if distinct == 1:
-        return "null", f"no value comes twice, as in names and identifiers{hint}"
+        return "null", f"all values distinct, like names or identifiers{hint}"
     return "categorical", f"short strings{hint}"
 
 
@@ -217,11 +217,11 @@ def _what_they_may_be(texts: pd.Series, sample: list[str], name: Hashable) -> st
         return "; dates? pd.to_datetime(..., format=...) reads them"
     numbers = pd.to_numeric(texts, errors="coerce").notna()
     if numbers.mean() >= MOSTLY_NUMBERS:
-        return f"; {numbers.sum()} of {len(texts)} are numbers, but not {texts[~numbers].iloc[0]!r}: make such missing (NaN), and it is a column of numbers"
+        return f"; {numbers.sum()} of {len(texts)} values are numbers, but not {texts[~numbers].iloc[0]!r}: set such values to NaN to get a numeric column"
     if all(map(ODD_NUMBER.fullmatch, sample)):
         return "; numbers? without signs and separators they are read as such"
     if sum(PATH_OR_URL.fullmatch(value) is not None for value in sample) > len(sample) / 2:
-        return f"; it looks like paths or URLs, none that opens as an image (URLs are not fetched): column_types={{{name!r}: 'image_path'}} tells why"
+        return f"; these look like paths or URLs, but none opens as an image (URLs are not fetched): column_types={{{name!r}: 'image_path'}} tells why"
     return ""
 
 

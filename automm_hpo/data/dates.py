@@ -61,8 +61,8 @@ class DateEncoder:
         """
         when = to_dates(column)
         if self.has_zone is not None:
-            expected = "expected dates with a time zone, as in training; dt.tz_localize('Europe/Paris') gives them one, say"
-            none = "expected dates without a time zone, as in training; dt.tz_localize(None) takes it away"
+            expected = "expected dates with a time zone, as in training; add one, e.g. with dt.tz_localize('Europe/Paris')"
+            none = "expected dates without a time zone, as in training; remove it with dt.tz_localize(None)"
             refuse_rows(column, ~np.asarray(when.isna()) & (_zoned(column) != self.has_zone), expected if self.has_zone else none)
         features = [scaler.transform(_part(LINES[name], when)) for name, scaler in self.lines.items()]
         for name in self.cycles:

@@ -61,8 +61,8 @@ class Course:
         far = f"{done:,} of {total:,}" if total else "another process has not finished them"
         left = (now - self.started) / done * (total - done) if done else None
         if self.deadline is not None and now > self.deadline:
-            needed = "" if left is None else f", the others take about {max(1.0, left):.0f} s more"
-            raise TimeLimitTooShort(f"time_limit: decoding the images took it all ({far}{needed}); give more")
+            needed = "" if left is None else f", the rest takes about {max(1.0, left):.0f} s more"
+            raise TimeLimitTooShort(f"time_limit: ran out while decoding the images ({far}{needed}); increase it")
         if now > self.next_line:
             self.next_line = now + SECONDS_BETWEEN_LINES
             self.say(f"decoding images: {far}" + ("" if left is None else f", {left:.0f} s left"))
@@ -142,7 +142,7 @@ class OnDemand:
             pixels[row] = image
 
         if bad := decode_all([[self.sources[place]] for place in places.tolist()], self.geometry, keep, self.num_threads, "zero"):
-            raise BadImages(f"{count_images(len(bad))} could be read when the fit began, and no more: {'; '.join(map(str, bad[:MAX_LISTED]))}")
+            raise BadImages(f"{count_images(len(bad))} could be read when the fit began, and no longer can: {'; '.join(map(str, bad[:MAX_LISTED]))}")
         return torch.from_numpy(pixels)
 
 
@@ -208,6 +208,6 @@ def find_dark(sources: Sequence[ImageSource], max_pixels: int) -> str:
     if not largest or max(largest) >= MOSTLY_DARK:
         return ""
     return (
-        f"16-bit pictures come out dark: the largest value in {len(largest)} that were looked at is {max(largest):,} of 65,535, and all are divided by 257; "
-        "scale them to the whole range, or give 8-bit ones or uint8 arrays"
+        f"16-bit images will be dark: they are divided by 257, and the largest value in {len(largest)} sampled images is {max(largest):,} of 65,535; "
+        "scale them to the full range, or use 8-bit images or uint8 arrays"
     )

@@ -223,7 +223,7 @@ class Encoders:
                 first = table[encoder.column][unknown].astype(object).iloc[0]
                 found.append(f"{encoder.column!r} in {int(unknown.sum())} of {len(column)} rows (first {reprlib.repr(first)})")
         if found:
-            report(f"categories without a code of their own, in training too rare or absent, count as unknown: {'; '.join(found)}")
+            report(f"unknown categories (absent or too rare in training): {'; '.join(found)}")
 
     def _report_missing(self, table: pd.DataFrame, report: Callable[[str], None]) -> None:
         numeric = {encoder.column: encoder.has_missing for encoder in self._numeric}
@@ -231,7 +231,7 @@ class Encoders:
         counts = {column: int(table[column].isna().sum()) for column in unexpected}
         found = ", ".join(f"{column!r} in {count} of {len(table)} rows" for column, count in counts.items() if count)
         if found:
-            report(f"missing values where training had none, taken as the middle of numbers and as an unknown category: {found}")
+            report(f"missing values where training had none, encoded as the middle of the numbers or as an unknown category: {found}")
 
     def to_json(self) -> dict[str, Any]:
         return {

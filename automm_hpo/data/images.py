@@ -134,7 +134,7 @@ def decode_image(source: ImageSource | os.PathLike[str], geometry: ImageGeometry
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        nor = "neither an image in base64 nor a file that is there" if isinstance(source, Base64) and not is_image_base64(source) else "not an image"
+        nor = "neither a base64 image nor an existing file" if isinstance(source, Base64) and not is_image_base64(source) else "not an image"
         raise UnreadableImage(f"{nor} (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
         raise UnreadableImage(f"{type(error).__name__}: {error}") from None

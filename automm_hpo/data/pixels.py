@@ -161,12 +161,12 @@ def open_store(
                 raise OSError(errno.ENOSPC, f"{entry.folder} has no room for the decoded images, {size}, with {free} free")
             cap = "" if most == math.inf else f"at most {_told(most)} by {MOST_GIGABYTES}, "
             full = f"no room for the decoded images, {size} (in {entry.folder}: {cap}{free} free)"
-            report(f"{full if most else f'keeping decoded images is switched off ({MOST_GIGABYTES}=0)'}: each batch decodes its own")
+            report(f"{full if most else f'keeping decoded images is switched off ({MOST_GIGABYTES}=0)'}: images are decoded again for each batch")
             return entry.stream(is_right, num_threads, watch)
         finally:
             kept = entry.release(claim)
             if kept and entry.folder != own:  # the search's own folder may be deleted
-                report(f"{kept} of {images.count} images are decoded, and kept: the next call goes on from there")
+                report(f"kept {kept} of {images.count} images that were decoded: the next call continues from there")
 
 
 class _Entry:

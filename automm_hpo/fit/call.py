@@ -198,7 +198,7 @@ def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise NotSupported("resume=True: this is a search of tune_objective, and no file holds its function; make the same tune_objective call again")
     target, call = dict(identity.call["target"]), dict(identity.call["fit"])
     if reason := call.pop("unstorable", None):
-        raise NotSupported(f"resume=True: this search cannot be begun from its folder alone ({reason}); make the same fit call again, that resumes it too")
+        raise NotSupported(f"resume=True: this search cannot be resumed from its folder alone ({reason}); repeat the original fit call instead")
     if is_predictor(search_folder / START_FOLDER):  # the original folder may hold another predictor by now
         call["start_from"] = search_folder / START_FOLDER
     given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}

@@ -32,6 +32,14 @@ def num_epochs(config: Config, num_rows: int) -> float:
     return config.optim.max_epochs if limit < 0 else min(config.optim.max_epochs, limit / steps_per_epoch)
 
 
+def most_epochs(search: SearchPlan, num_rows: int) -> float:
+    """The most epochs that any trial of a search can have. Schedulers plan their rungs with it."""
+    values = {key: values_of(key, search.config, search.space) for key in ("optim.max_epochs", "optim.max_steps", "env.batch_size")}
+    unlimited = min(values["optim.max_steps"]) < 0  # some trials have no such limit
+    most = {key: max(found) for key, found in values.items()} | ({"optim.max_steps": -1} if unlimited else {})
+    return num_epochs(search.config.with_overrides(most), num_rows)
+
+
 def largest_configs(search: SearchPlan) -> list[Config]:
     """Every kind of model that may be tried, at its largest size and batch size; for lists of layer widths, one config per option."""
     searched = {key: values_of(key, search.config, search.space) for key in tuned_keys(search.space) if key in (*SIZE_KEYS, "env.batch_size")}

@@ -28,7 +28,7 @@ def check_same_metric(metric: Metric) -> None:
         NotSupported: only its name was stored, so nothing tells whether the search was begun with this very scorer.
     """
     if metric.is_object:
-        raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name is known; a search with it begins in a new save_path")
+        raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name was stored; use a new save_path")
 
 
 def check_models(search: SearchPlan, features: Features) -> None:
@@ -54,7 +54,7 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
     used = used_groups(candidate_configs(search.config, search.space, MODEL_KEYS), features)
     for key in (f"model.{name}.normalization" for name in sorted(used)):
         if key in FIELDS and "batch_norm" in values_of(key, search.config, search.space) and 1 in values_of("env.batch_size", search.config, search.space):
-            problems.add(InvalidHyperparameter(f"env.batch_size: {key}='batch_norm' needs two rows at the least, got 1; give more, or 'layer_norm'"))
+            problems.add(InvalidHyperparameter(f"env.batch_size: {key}='batch_norm' needs at least 2 rows, got 1; increase it, or use 'layer_norm'"))
     for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
         given, losses, mixup = config.optim.class_weights, losses_for(problem), config.data.mixup
         if config.optim.loss_func not in ("auto", *losses):
@@ -124,8 +124,8 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
     """
     check_scheduled_by(settings, metric.name, metric.mode)
     if settings.mode not in (None, metric.mode):
-        better = "more" if metric.higher_is_better else "less"
-        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but of {metric.name} {better} is better: {metric.mode!r}")
+        better = "higher" if metric.higher_is_better else "lower"
+        raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but {better} {metric.name} is better: {metric.mode!r}")
 
 
 def check_finishing(ensemble_size: int, refit: bool) -> None:
@@ -140,7 +140,7 @@ def check_finishing(ensemble_size: int, refit: bool) -> None:
     with problems.gather():
         check_number(ensemble_size, "ensemble_size", Integral, "an integer >= 1", lambda size: size >= 1)
         if ensemble_size > 1 and refit is True:
-            raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: a refit is one model and leaves no rows to weigh others by; give one of them")
+            raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: cannot be combined: a refit leaves no validation rows to weight an ensemble by")
     problems.raise_any()
 
 

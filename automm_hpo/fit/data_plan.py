@@ -102,7 +102,7 @@ def _may_be_classes(values: np.ndarray) -> str:
     distinct = np.unique(values)
     if 2 * len(distinct) > len(values) or (distinct % 1).any():
         return ""
-    return f"{len(distinct):,} different whole numbers, taken for amounts; problem_type='multiclass' takes them for classes"
+    return f"{len(distinct):,} different whole numbers, treated as quantities; problem_type='multiclass' treats them as classes"
 
 
 def _what_it_knows(start: Start, train: Split, valid: Split) -> str:
@@ -110,7 +110,7 @@ def _what_it_knows(start: Start, train: Split, valid: Split) -> str:
     trained, validated = (int(start.knows(split.table, split.folder).sum()) for split in (train, valid))
     found = [f"{trained:,} of the {len(train.table):,} rows to train on"] if trained else []
     if validated:
-        found.append(f"{validated:,} of the {len(valid.table):,} to validate on, which flatters it: give tuning_data that it has not seen")
+        found.append(f"{validated:,} of the {len(valid.table):,} to validate on, so its scores are too optimistic: give tuning_data that it has not seen")
     return f"it has learned from {' and '.join(found)}" if found else ""
 
 
@@ -151,7 +151,7 @@ def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) ->
 
 def check_problem_type(problem_type: str | None) -> None:
     if problem_type in REFUSED_TYPES:
-        raise NotSupported(f"problem_type: {problem_type} is not covered here; {', '.join((*PROBLEM_TYPES, FEATURE_EXTRACTION))} are")
+        raise NotSupported(f"problem_type: {problem_type} is not supported; expected one of {', '.join((*PROBLEM_TYPES, FEATURE_EXTRACTION))}")
     known = (*PROBLEM_TYPES, FEATURE_EXTRACTION)
     if problem_type is not None and problem_type not in known:
         hint = did_you_mean(str(problem_type), known)

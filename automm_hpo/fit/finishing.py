@@ -84,7 +84,7 @@ def run_after_search(
                 artifact = better
         return artifact, finish.had_time
     except (CorruptFile, OSError, MemoryError, RuntimeError) as problem:  # e.g. a full disk or GPU: these steps are optional, and the best trial is saved
-        progress.say(f"what follows a search ended in {type(problem).__name__}, the predictor stays as it is: {problem}", level=1)
+        progress.say(f"what follows a search failed with {type(problem).__name__}, the predictor stays as it is: {problem}", level=1)
         return artifact, True
 
 
@@ -211,7 +211,7 @@ class _Finish:
         config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
         seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
         if epochs == 0:
-            self.progress.say("refit: the best epoch is the one before any training; there is nothing to train again", level=1)
+            self.progress.say("refit: skipped, because the best epoch is 0, before any training", level=1)
             return artifact
         if self._late(seconds):
             return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")
@@ -244,7 +244,7 @@ class _Finish:
             self.progress.say(f"the refit ended at epoch {last.epoch:g} of {epochs:g} ({last.end}); the best trial is the predictor", level=1)
             return artifact
         score = f"{self.metric.name} {number_text(self.first.result.metric)}"
-        self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; no row is left to validate it, {score} is the best trial's", level=1)
+        self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; none is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
         seen = np.concatenate([artifact.seen, self.plan.data.digests(self.plan.data.valid)])
         members = (Member(config, shared_copy(state.predictor.cpu())),)  # copied, because the copy is not compiled

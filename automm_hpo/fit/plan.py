@@ -62,7 +62,7 @@ class Target:
         for name, metric in told.items():
             if metric.startswith(OBJECT):
                 raise InvalidArgument(
-                    f"{name}: that of the predictor in start_from is a scorer object ({metric}), which no file holds; give it again, or another"
+                    f"{name}: the predictor in start_from used a scorer object ({metric}), which was not saved; give it again, or another"
                 )
         return replace(self, label=problem.label, problem_type=problem.problem_type, **told)
 

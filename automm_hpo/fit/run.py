@@ -34,6 +34,7 @@ from ..space import tuned_keys
 from ..training.building import ModelBuilder
 from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
 from ..training.device import find_device, has_bfloat16
+from .capacity import most_epochs
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .packing import plan_gpu_share
@@ -59,7 +60,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     cluster = Cluster(num_gpus=plan.search.config.env.num_gpus, report=session.progress.say, deadline=plan.deadline)
     with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
-            session.progress.say(f"{plan.path} holds this very search, finished: nothing is left to do", level=1)
+            session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
             return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # eval_metric may differ from the earlier call
         plan = plan.with_scorer().with_start_kept()
         _announce(plan, session)
@@ -94,7 +95,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             session.close(interruption, best, had_time, validated=artifact.summary[f"val_{metric.name}"])
     if best.best and best.best.end == "time_limit" and best.best.epoch < 1:
         session.progress.say(
-            f"time_limit: the best trial has seen {best.best.epoch:.0%} of the rows once, and learned little; the time went into reading the data"
+            f"time_limit: the best trial has trained on only {best.best.epoch:.0%} of the rows; most of the time went into reading the data"
             + (", Ray's start and its processes' imports" if venue.may_use_ray else ""),
             level=1,
         )
@@ -131,7 +132,7 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event,
     splits, seen = data.splits, plan.seen  # computed now, because there may be no time for it after the trials
     if plan.start is None and data.valid_is_given and (both := int(np.isin(data.digests(data.valid), seen).sum())):
         count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
-        progress.say(f"{count} are equal to rows to train on: if they are the same ones, the scores flatter", level=1)
+        progress.say(f"{count} also occur among the rows to train on: if they are duplicates, the scores are too optimistic", level=1)
     for stale in folder.glob("probe-*.safetensors"):  # left by a session that was killed
         stale.unlink()
     lines: dict[str, None] = {}
@@ -157,7 +158,7 @@ def _search_job(plan: FitPlan, venue: Venue, gpu_share: float) -> SearchJob | No
     search = plan.search
     if not search.space:
         return None
-    max_epochs = max(values_of("optim.max_epochs", search.config, search.space))
+    max_epochs = most_epochs(search, len(plan.data.train.table))
     warmup_epochs = max_epochs * max(values_of("optim.warmup_steps", search.config, search.space))
     metric = plan.data.validation_metric.name
     return SearchJob(
@@ -275,7 +276,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         if idle := idle_keys(search, plan.data.problem, plan.encoders.features):
             progress.say(f"searched, and without effect in any trial: {', '.join(f'{key} ({why})' for key, why in idle.items())}", level=1)
         if settings.default_first and not search.first_points and isinstance(settings.searcher, str):
-            progress.say("no trial has the defaults: they lie outside this space")
+            progress.say("the defaults are not tried, because they lie outside the search space")
     progress.resumes(session.records, plan.path)
 
 
@@ -286,7 +287,7 @@ def _notes(plan: FitPlan) -> Iterator[str]:
         yield f"of no effect here: {', '.join(f'{key} ({why})' if why else key for key, why in search.without_effect.items())}"
     if "quadratic_kappa" in (plan.data.eval_metric.name, plan.data.validation_metric.name) and isinstance(problem.class_labels[0], str) and not problem.ordered:
         order = " < ".join(map(repr, problem.class_labels))
-        yield f"quadratic_kappa goes by the order of the classes, here that of the alphabet: {order}; an ordered category has its own"
+        yield f"quadratic_kappa depends on the order of the classes, which is alphabetical here: {order}; an ordered categorical sets another"
     methods = {method for method in values_of("optim.peft", search.config, search.space) if method is not None}
     if methods and not any(is_pretrained(config, plan.encoders.features) for config in candidate_configs(search.config, search.space, MODEL_KEYS)):
         yield f"optim.peft: {', '.join(sorted(methods))} is of no effect, no network begins from pretrained weights; all of them learn whole"
@@ -295,9 +296,9 @@ def _notes(plan: FitPlan) -> Iterator[str]:
         used = [(name, config) for config in configs for name in used_models(config, plan.encoders.features)]
         heads = {name for name, config in used if getattr(getattr(config.model, name), "trainable", "") == "head" and not MODELS[name].is_pretrained(config)}
         for name in sorted(heads):
-            yield f"model.{name}.trainable='head' and no pretrained weights: what lies under the head stays as random as it begins"
+            yield f"model.{name}.trainable='head' without pretrained weights: the backbone stays random"
     if device.type == "cpu" and "16-mixed" in values_of("env.precision", search.config, search.space):
-        yield "env.precision: a processor has no float16 of its own, and is many times slower with '16-mixed' than with '32'"
+        yield "env.precision: CPUs compute no float16 natively; '16-mixed' is many times slower than '32'"
     if device.type == "cuda" and not has_bfloat16(device) and "env.precision" not in {*search.given, *search.space}:
         yield "this GPU has no bfloat16: env.precision='16-mixed' takes half the memory, and less time"
 

@@ -203,7 +203,7 @@ def _fit_encoders(data: DataPlan, search: SearchPlan) -> Encoders:
         encoders = replace(encoders, score_names=score_names(data.problem))
     if encoders.features == Features():
         raise InvalidData(
-            f"no column to learn from: in the {len(data.train.table)} rows to train on, nothing of {', '.join(map(repr, data.columns.used))} comes twice. "
+            f"no column to learn from: in the {len(data.train.table)} rows to train on, no value of {', '.join(map(repr, data.columns.used))} occurs twice. "
             "Give column_types={column: 'text'} for columns that are worth reading, or other columns"
         )
     return encoders

@@ -16,6 +16,7 @@ from ..hpo.hyperparameter_space import values_of
 from ..hpo.job import InProcess, ray_pays
 from ..hpo.records import RUNNING, SearchRecords
 from ..hpo.scheduler_args import WAITING
+from ..hpo.searcher_args import is_sampler
 from ..training.device import pick_device
 from .capacity import num_epochs, num_parallel
 from .plan import DataPlan, FitPlan, SearchPlan
@@ -37,23 +38,26 @@ class Venue:
     may_use_ray: bool
 
 
-def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, was_killed: bool = False) -> Venue:
+def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, num_ended: int = 0, was_killed: bool = False) -> Venue:
     """Chooses Ray from the start if the search is known to be long, or needs what only Ray provides.
 
     A search on a GPU also begins on Ray: each trial gets its own process, because after a GPU error a process may not be able to use the GPU again.
 
     Args:
         deadline: time.time() at which ``fit`` must return; None: no limit.
+        num_ended: trials that earlier sessions have finished.
         was_killed: whether the process of an earlier session died, possibly because of a trial.
     """
     if not search.space:
         return Venue(None, may_use_ray=False)
     settings, parallel, num_rows = search.settings, num_parallel(search), len(data.train.table)
     is_plain = settings.max_concurrent_trials is None and settings.resources_per_trial is None
+    has_simple_searcher = isinstance(settings.searcher, str) or is_sampler(settings.searcher)  # a Searcher of the user's may want to be asked again later
     has_simple_scheduler = isinstance(settings.scheduler, str) and settings.scheduler not in WAITING
-    can_begin_here = is_plain and has_simple_scheduler and not was_killed and least_start_seconds() and pick_device(search.config.env).type == "cpu"
+    needs_no_ray = is_plain and has_simple_searcher and has_simple_scheduler and not was_killed
+    can_begin_here = needs_no_ray and least_start_seconds() and pick_device(search.config.env).type == "cpu"
     there_is = math.inf if deadline is None else deadline - time.time()
-    if not can_begin_here or ray_pays(min(_least_seconds(search, data), there_is), parallel):
+    if not can_begin_here or ray_pays(min(_least_seconds(search, data, search.num_trials - num_ended), there_is), parallel):
         return Venue(None, may_use_ray=True)
 
     def epochs(flat: Mapping[str, Any]) -> float:
@@ -68,10 +72,12 @@ def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, was
 def venue_of(plan: FitPlan) -> Venue:
     """Where the remaining trials run."""
     records = SearchRecords(plan.path / "search").trials() if plan.resuming else []
-    return choose_venue(plan.search, plan.data, plan.deadline, was_killed=any(record.status == RUNNING for record in records))
+    num_ended, was_killed = sum(record.has_ended for record in records), any(record.status == RUNNING for record in records)
+    return choose_venue(plan.search, plan.data, plan.deadline, num_ended, was_killed)
 
 
-def _least_seconds(search: SearchPlan, data: DataPlan) -> float:
-    """A lower bound of the seconds that the trials take one after another."""
-    shortest = min(values_of("optim.max_epochs", search.config, search.space)) if search.config.optim.max_steps < 0 else 0
-    return search.num_trials * shortest * len(data.train.table) * LEAST_ROW_SECONDS[bool(data.columns.of_type(*IMAGE_TYPES))]
+def _least_seconds(search: SearchPlan, data: DataPlan, num_trials: int) -> float:
+    """A lower bound of the seconds that so many trials take one after another, if none is stopped."""
+    is_limited = max(values_of("optim.max_steps", search.config, search.space)) >= 0
+    shortest = 0 if is_limited else min(values_of("optim.max_epochs", search.config, search.space))
+    return num_trials * shortest * len(data.train.table) * LEAST_ROW_SECONDS[bool(data.columns.of_type(*IMAGE_TYPES))]

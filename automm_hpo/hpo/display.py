@@ -27,7 +27,7 @@ class Display(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """The number of trials to show: as many as a person can take in, and as fit."""
+        """The number of trials to show: as many as a person can take in and the display has room for."""
         ...
 
     def open(self) -> None: ...

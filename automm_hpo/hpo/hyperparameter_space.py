@@ -202,7 +202,7 @@ def checked_space(key: str, space: Space | Computed) -> Space | Computed:
             draws = f" {space} draws from mean - 4 sd to mean + 4 sd; tune.loguniform and lognormal are of numbers > 0" if isinstance(space, Normal) else ""
             problems.add(InvalidSpace(f"search space of {problem}{draws}"))
             if draws:
-                break  # the other end would add nothing
+                break  # the other end would only repeat this
     if isinstance(space, (Float, Normal)) and any(isinstance(value, int) for value in checked):
         problems.add(InvalidSpace(f"search space of {key}: it takes whole numbers, and this is a range of fractions; use tune.randint, qrandint, lograndint"))
     problems.raise_any()

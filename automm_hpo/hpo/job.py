@@ -13,7 +13,7 @@ from .scheduler_args import LIVE_KEYS, POPULATIONS, check_scheduler
 from .searcher_args import check_searcher, is_sampler
 from .settings import DEFAULT_NUM_TRIALS, TuneSettings
 
-MOST_POINTS = 10_000  # of a space that a search can try whole, and go through for points not tried yet
+MOST_POINTS = 10_000  # spaces of up to this many points can be tried whole
 RAY_SECONDS = 9.0  # overhead of Ray's start, its processes' imports and its end: benchmarks/RESULTS.md, "What bounds the search"
 MOST_SECONDS = 60.0  # of trials in the caller's process, where a crash takes the caller with it
 

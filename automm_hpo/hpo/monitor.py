@@ -68,7 +68,7 @@ class SearchMonitor:
         self._firsts: list[float] = []  # seconds to the first result, by trial
 
     def resume(self) -> None:
-        """Takes in the trials that earlier sessions left. They may have reached the goal already, which can be new in this session."""
+        """Takes in the trials that earlier sessions left. One of them may have reached the goal already, because the goal can change."""
         for record in self.records.trials():
             if reaches(record.best, self.goal):
                 self.over = GOAL
@@ -90,7 +90,7 @@ class SearchMonitor:
             self._firsts.append(result.seconds)
 
     def trial_started(self, number: int) -> None:
-        """A trial got resources. Ignored if it had started before, and was only paused."""
+        """A trial got resources. Ignored if it was only paused, or has ended and is replayed."""
         if number in self._open or self.records.has_ended(number):
             return
         self._open[number] = record = self.records.reopen_trial(number)

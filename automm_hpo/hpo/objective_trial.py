@@ -160,7 +160,7 @@ class Objective:
     resources: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0})
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
-        """The config that the objective is called with. Contains the user's own objects, which JSON need not be able to hold."""
+        """The config that the objective is called with. It may contain objects that JSON cannot hold."""
         return self._config(record, record.segments[-1])
 
     def best_config_of(self, record: TrialRecord) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from .job import can_be_tried, repeats_nothing
 from .searchers import OwnSearcher, Points, build_searcher
 from .settings import TuneSettings
 
-NUM_ASKED = 5  # times that a searcher may propose tried points for one trial; then it is given an untried one
-NUM_DRAWN = 100  # random points to look for an untried one among, in a space too large to go through
+NUM_ASKED = 5  # proposals of tried points for one trial, before the searcher is given an untried one
+NUM_DRAWN = 100  # random draws to find an untried point in a space too large to go through
 
 
 class Once(OwnSearcher):

@@ -86,11 +86,11 @@ class RecordingSearcher(Searcher):
         return bool(self.monitor.ending or self.monitor.over)
 
     def end_search(self) -> None:
-        """Ends a search that starts no more trials; to be called once none is running."""
+        """Ends a search that starts no more trials; to be called once no trial is training."""
         self.monitor.over = self.monitor.over or self.monitor.ending
 
     def _tell_ended(self) -> None:
-        """With FIFO, tells the searcher about ended trials directly. FIFO learns nothing from them, and replaying a thousand through Ray takes half a minute."""
+        """Skips replaying ended trials through Ray with FIFO, which learns nothing from them; replaying a thousand would take half a minute."""
         while self.job.settings.scheduler == "FIFO" and self.num_proposed < self.num_recorded and self.records.has_ended(self.num_proposed):
             record = self.records.folder_of(self.num_proposed).read()
             if not isinstance(self._ask(), dict):

@@ -49,7 +49,7 @@ ENDS = {
 
 
 def is_for_good(status: str, reason: str) -> bool:
-    """Whether a trial has ended for good. A resumed search continues trials that stopped only because the search did."""
+    """Whether a trial with this status and reason has ended for good. A resumed search continues trials that stopped only because the search did."""
     return status != RUNNING and (status != STOPPED or reason in (BY_SCHEDULER, TRIAL_TIME_LIMIT))
 
 

@@ -92,7 +92,7 @@ class TrialReports:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback as Python prints it, without this folder's frames that lead to the trial's code. Only the message for a full disk, or our own errors here."""
+    """The traceback as Python prints it, without the frames of this folder that lead to the trial's own code; only the message if the disk is full."""
     if isinstance(error, DiskFull):
         return f"{type(error).__name__}: {error}"
     frames, here = error.__traceback__, os.path.dirname(__file__)

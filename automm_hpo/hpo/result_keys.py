@@ -10,7 +10,7 @@ SCORE = "score"  # of this validation; absent if it is not finite
 METRIC = "best_score"  # of the trial so far, which is what the trial would contribute; searchers learn from it
 RESULT = "epoch_result"  # the whole ``EpochResult``
 REPLAYED, WENT_ON = "replayed", "went_on"  # whether it was on record already; whether the trial is known to have continued after it
-# the trial raised; every other would, too; because the disk is full. Prefixed, because an objective's metric may be called "failed"
+# the trial raised; every other trial would, too; the disk is full. Prefixed, because an objective's metric may be called "failed"
 FAILED, HOPELESS, DISK_FULL = "automm_hpo/failed", "automm_hpo/hopeless", "automm_hpo/disk_full"
 
 

@@ -1,6 +1,6 @@
-"""What schedulers are called and take, and what they go together with; checked before anything starts, without Ray.
+"""The names and arguments of schedulers, and the searchers and spaces that they fit. All of it is checked before anything starts, without Ray.
 
-All times are in epochs, also where validations are more or less frequent than one an epoch.
+All times are in epochs, however often validations take place.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..space import Choice, SearchSpace
 
 LIVE_KEYS = keys_marked(Mark.LIVE)
 POPULATIONS = ("PBT", "PB2")
-RESERVED = ("trial", "segment", "parent")  # beside the hyperparameters that these hand from trial to trial
-WAITING = ("HyperBand", "BOHB", *POPULATIONS)  # these pause trials until others have come as far
+RESERVED = ("trial", "segment", "parent")  # keys that populations pass from trial to trial in addition to the hyperparameters
+WAITING = ("HyperBand", "BOHB", *POPULATIONS)  # these pause trials until others have reached the same epoch
 
 
 def canonical_scheduler(name: Any) -> Any:
-    """The one name of a scheduler; what is none is returned as it is.
+    """The canonical name of a scheduler; anything else is returned as it is.
 
     >>> canonical_scheduler("async_hyperband"), canonical_scheduler("Median Stopping"), canonical_scheduler("ashaa")
     ('ASHA', 'median', 'ashaa')
@@ -44,7 +44,7 @@ class FifoArgs(Section):
 
 
 class AshaArgs(Section):
-    """Asynchronous successive halving; Ray's ASHAScheduler. What is absent follows from the search."""
+    """Asynchronous successive halving; Ray's ASHAScheduler. Missing arguments are derived from the search."""
 
     max_t: Epochs
     """Epochs after which every trial ends; by default the most that optim.max_epochs can be."""
@@ -62,18 +62,18 @@ class HyperBandArgs(Section):
     max_t: Epochs
     """Epochs after which every trial ends; by default the most that optim.max_epochs can be."""
     grace_period: Epochs
-    """Epochs after which the most eager bracket may judge; 1 by default, and never less than the warm-up."""
+    """Epochs after which the earliest bracket may end trials; 1 by default, and never less than the warm-up."""
     reduction_factor: Factor
     """One in this many trials passes each rung; 3 by default."""
 
 
 class PolicyArgs(Section):
-    """Common to HyperDrive's policies."""
+    """Arguments common to HyperDrive's policies."""
 
     evaluation_interval: PositiveFloat
-    """Epochs between two looks at a trial; 1 by default."""
+    """Epochs between two evaluations of a trial; 1 by default."""
     delay_evaluation: NonNegativeFloat
-    """Epochs before the first look, which is at the next multiple of the interval; by default the square root of the most that
+    """Epochs before the first evaluation, which is at the next multiple of the interval; by default the square root of the most that
     optim.max_epochs can be, and never less than the warm-up."""
 
 
@@ -83,25 +83,25 @@ class MedianArgs(PolicyArgs):
     grace_period: NonNegativeFloat
     """Ray's name for ``delay_evaluation``."""
     min_samples_required: PositiveInt
-    """Other trials that must have come as far before any is judged; 3 by default."""
+    """Other trials that must have reached the same epoch before a trial is evaluated; 3 by default."""
 
 
 class BanditArgs(PolicyArgs):
-    """Ends a trial that is too far behind the best one. One of the two slacks is needed."""
+    """Ends a trial that is too far behind the best one. Takes exactly one of the two slacks."""
 
     slack_factor: NonNegativeFloat
-    """How far a trial may be behind, as a ratio: 0.2 lets those go on that have 0.8 / 1.2 where the best has 0.8."""
+    """How far a trial may be behind, as a ratio: with 0.2, trials with 0.8 / 1.2 or more continue if the best one has 0.8."""
     slack_amount: NonNegativeFloat
     """How far a trial may be behind, in units of the metric."""
 
 
 class TruncationArgs(PolicyArgs):
-    """Ends the lowest few of a hundred trials at each look."""
+    """Ends a given percentage of the trials, the worst ones, at each evaluation."""
 
     truncation_percentage: Percentage
-    """How many of a hundred."""
+    """Percentage of trials to end."""
     exclude_finished_jobs: Flag
-    """Rank a trial only among those that still run; False by default."""
+    """Rank a trial only among those that are still running; False by default."""
 
 
 class PopulationArgs(Section):
@@ -112,16 +112,16 @@ class PopulationArgs(Section):
     burn_in_period: NonNegativeFloat
     """Epochs before the first exchange; never less than the warm-up."""
     quantile_fraction: Quantile
-    """The lowest such part of the population takes over the weights of the highest such part; 0.25 by default."""
+    """Fraction of the population, the worst trials, that takes over the weights of an equal number of best ones; 0.25 by default."""
 
 
 class PbtArgs(PopulationArgs):
     """Population-based training; Ray's PopulationBasedTraining."""
 
     resample_probability: Share
-    """How likely a hyperparameter is drawn anew from its space, not perturbed; 0.25 by default."""
+    """Probability that a hyperparameter is drawn anew from its space instead of perturbed; 0.25 by default."""
     perturbation_factors: Factors
-    """One of them multiplies a number; a choice moves to a neighbour. (0.8, 1.2) by default."""
+    """Numbers are multiplied by one of them; choices move to a neighbour. (0.8, 1.2) by default."""
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -136,7 +136,7 @@ SECTIONS: dict[str, type[Section]] = {
     "truncation": TruncationArgs,
 }
 
-# as Ray, HyperDrive and AutoMM write them; case, underscores, hyphens and blanks do not count
+# names of Ray, HyperDrive and AutoMM; case, underscores, hyphens and blanks are ignored
 SCHEDULER_ALIASES = {
     "none": "FIFO",
     "noterminationpolicy": "FIFO",
@@ -161,11 +161,12 @@ SCHEDULER_ARGS: dict[str, dict[str, HyperField]] = {name: fields_of(section, "sc
 
 
 def check_scheduler_args(name: str, args: Mapping[str, Any], problems: Problems) -> None:
-    """What is wrong between arguments of a scheduler that are right one by one.
+    """Checks whether a scheduler's arguments, each valid by itself, fit together.
 
     Args:
         name: canonical.
-        args: by their bare names, each checked.
+        args: by their bare names.
+        problems: takes the errors.
     """
 
     def add(words: str) -> None:
@@ -183,12 +184,12 @@ def check_scheduler_args(name: str, args: Mapping[str, Any], problems: Problems)
 
 
 def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collection[str] = LIVE_KEYS) -> None:
-    """Whether a scheduler goes together with the searcher and the search space.
+    """Checks whether a scheduler fits the searcher and the search space.
 
     Args:
-        name: canonical.
-        searcher: canonical too; anything else where it is an object of the user's.
-        live: the hyperparameters that may change on a trained state.
+        name: canonical, or the user's object.
+        searcher: canonical, or the user's object.
+        live: the hyperparameters that may change while a model trains.
 
     Raises:
         InvalidTuneSettings, InvalidInput: all problems together.

@@ -1,4 +1,4 @@
-"""The search on Ray Tune: searcher, scheduler and trials brought together."""
+"""Runs a search, on Ray Tune or at first in this process: brings searcher, scheduler and trials together."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from .settings import check_resources
 from .trainable import TrialRunner, is_alive
 from .trial import TrialTask
 
-LATE_SECONDS = 3.0  # trials end themselves at the deadline; one that hangs, or has not begun, is killed so much later
-RAY_FILES = f"automm_hpo_ray_{socket.gethostname()}_"  # in the temporary folder, which machines may share; with the driver's pid
-_registering = threading.Lock()  # Ray's list of names is not made for several threads
-MAX_RETRIES = 2  # a trial whose process died goes on from its checkpoint in another one; a third death is its end
+LATE_SECONDS = 3.0  # trials end by themselves at the deadline; those that hang or have not started are killed this much later
+RAY_FILES = f"automm_hpo_ray_{socket.gethostname()}_"  # in the temporary folder, which machines may share; followed by the driver's pid
+_registering = threading.Lock()  # Ray's registry of trainables is not thread-safe
+MAX_RETRIES = 2  # a trial whose process died continues from its checkpoint in another process; the third death ends it
 
 
 def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, cluster: Cluster, report: Callable[[str], None]) -> None:
-    """Runs the trials that are not on record; those on record are reported to searcher and scheduler again.
+    """Runs the trials that have not ended, and replays those on record for searcher and scheduler.
 
     Args:
-        monitor: has taken note of what earlier sessions left.
-        cluster: is started when it is needed.
-        report: is told where the trials run, if that changes.
+        monitor: has been told what earlier sessions left (``resume``).
+        cluster: is started if it is needed.
+        report: is called with a line if the trials move to Ray.
     """
     recorded = [dict(record.raw) for record in monitor.records.trials()]
     first_points = [*recorded, *(point for point in job.first_points if point not in recorded)]
     proposer = build_proposer(job.settings, job.space, job.seed, first_points, job.known, len(recorded))
     searcher = RecordingSearcher(proposer, job, monitor, task.deadline)
     if job.in_process:
-        from .in_process import search_in_process  # and torch, which the search of an objective does without
+        from .in_process import search_in_process  # imports torch, which the search of an objective does not need
 
         seconds = search_in_process(searcher, job, job.in_process, task, monitor)
         if seconds is None or monitor.over or monitor.ending:
@@ -64,7 +64,7 @@ def run_on_ray(searcher: RecordingSearcher, job: SearchJob, task: TrialTask, mon
     check_nodes(task.search_folder)
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid(), _here())
-    name = f"TrialRunner_{secrets.token_hex(4)}"  # Ray finds it by its name, when an actor starts; another thread's search has one of its own
+    name = f"TrialRunner_{secrets.token_hex(4)}"  # actors look it up when they start; unique, because another thread may search, too
     with _registering:
         runner = tune.with_parameters(TrialRunner, task=task, num_threads=settings.num_threads, metric=job.metric, driver=driver)
         tune.register_trainable(name, tune.with_resources(runner, settings.resources_among(there)))
@@ -79,7 +79,7 @@ def run_on_ray(searcher: RecordingSearcher, job: SearchJob, task: TrialTask, mon
                 scheduler=scheduler,
                 num_samples=job.num_trials,
                 time_budget_s=seconds,
-                max_concurrent_trials=settings.num_parallel(there, job.num_trials),  # Ray would start one actor after another without it
+                max_concurrent_trials=settings.num_parallel(there, job.num_trials),  # without it Ray would start one actor after another
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -99,7 +99,7 @@ def run_on_ray(searcher: RecordingSearcher, job: SearchJob, task: TrialTask, mon
 
 
 def _here() -> str:
-    """The current folder; empty where it is no more."""
+    """The current folder; empty if it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -107,7 +107,7 @@ def _here() -> str:
 
 
 class NoReporter(tune.ProgressReporter):
-    """Ray's own would clear the notebook's cell, verbose or not."""
+    """Reports nothing. Ray's own reporter would clear the notebook's cell, even with verbose=0."""
 
     def should_report(self, trials: list, done: bool = False) -> bool:
         return False
@@ -133,13 +133,13 @@ class WhenOver(tune.Stopper):
 
 
 class RayEvents(tune.Callback):
-    """Ray's events -> the monitor's."""
+    """Passes Ray's events on to the monitor."""
 
     def __init__(self, monitor: SearchMonitor) -> None:
         self.monitor = monitor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles its callbacks to restore from; we resume from our records, and a monitor cannot be pickled
+        return {}  # Ray pickles its callbacks to restore them later; we resume from our records, and a monitor cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.monitor.trial_started(trial.config["trial"])
@@ -167,8 +167,8 @@ def _cause(trial: Any) -> str:
 
 
 def remove_orphans() -> None:
-    """Removes what searches that were killed have left in the temporary folder."""
+    """Removes what killed searches have left in the temporary folder."""
     for folder in Path(tempfile.gettempdir()).glob(f"{RAY_FILES}*_*"):
         pid = folder.name.removeprefix(RAY_FILES).partition("_")[0]
         if pid.isdigit() and not is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)  # other users' stay
+            shutil.rmtree(folder, ignore_errors=True)  # other users' folders stay

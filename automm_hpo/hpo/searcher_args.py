@@ -1,6 +1,6 @@
 """The searchers by name: their arguments, the packages they need, the spaces they take. All of it is checked before anything starts.
 
-Nothing here imports Ray, torch or a searcher's own library; ``searchers`` builds what is named here.
+Imports neither Ray nor torch, and of the searchers' libraries only Nevergrad, for the names of its optimizers; ``searchers`` builds the searchers.
 """
 
 from __future__ import annotations
@@ -21,67 +21,67 @@ Population = Annotated[int, Number, Field(ge=2), Expected("an integer >= 2")]
 
 
 class BayesArgs(Section):
-    """Of Optuna's TPESampler; what is absent takes Optuna's default, but for the first trials."""
+    """Arguments of Optuna's TPESampler, with Optuna's defaults except for ``n_startup_trials``."""
 
     n_startup_trials: NonNegativeInt
-    """Random trials before the first that is modelled; 4 by default, as a search has few."""
+    """Random trials before the first that the model proposes; 4 by default, because a search has few trials."""
     n_ei_candidates: PositiveInt
     """Candidates drawn for each proposal."""
     multivariate: Flag
     """Model the hyperparameters together."""
     group: Flag
-    """With multivariate: model those that occur together as a group."""
+    """With multivariate: model hyperparameters that occur together as a group."""
     constant_liar: Flag
-    """Keep running trials apart by presuming them bad."""
+    """Assume bad scores for running trials, so that new ones are proposed away from them."""
 
 
 class GpArgs(Section):
-    """Of Optuna's GPSampler; what is absent takes Optuna's default, but for the first trials."""
+    """Arguments of Optuna's GPSampler, with Optuna's defaults except for ``n_startup_trials``."""
 
     n_startup_trials: NonNegativeInt
-    """Random trials before the first that is modelled; 4 by default, as a search has few."""
+    """Random trials before the first that the model proposes; 4 by default, because a search has few trials."""
     deterministic_objective: Flag
-    """The same configuration always scores the same: model no noise."""
+    """Model no noise, because the same configuration always gets the same score."""
 
 
 class CmaesArgs(Section):
-    """Of Optuna's CmaEsSampler; what is absent takes Optuna's default."""
+    """Arguments of Optuna's CmaEsSampler, with Optuna's defaults."""
 
     n_startup_trials: NonNegativeInt
     """Random trials before the first generation."""
     popsize: Population
-    """Trials of a generation."""
+    """Trials per generation."""
     use_separable_cma: Flag
-    """Learn no correlations; for many hyperparameters."""
+    """Learn no correlations between hyperparameters; for searches with many of them."""
 
 
 class EvolutionArgs(Section):
-    """Of Optuna's NSGAIISampler; what is absent takes Optuna's default, but for the population."""
+    """Arguments of Optuna's NSGAIISampler, with Optuna's defaults except for ``population_size``."""
 
     population_size: Population
-    """Trials of a generation; 10 by default, as a search has few."""
+    """Trials per generation; 10 by default, because a search has few trials."""
     mutation_prob: Share
-    """Chance of each hyperparameter to be drawn anew; one over their number by default."""
+    """Probability that a hyperparameter is drawn anew; 1 / number of hyperparameters by default."""
     crossover_prob: Share
-    """Chance of a trial to have two parents."""
+    """Probability that a trial has two parents."""
     swapping_prob: Share
-    """Chance of each hyperparameter to come from the second parent."""
+    """Probability that a hyperparameter comes from the second parent."""
 
 
 class QmcArgs(Section):
     qmc_type: Literal["sobol", "halton"]
     """The sequence; sobol by default."""
     scramble: Flag
-    """Randomise the sequence by the seed, which keeps its evenness; True by default."""
+    """Randomise the sequence by the seed, which keeps it evenly spread; True by default."""
 
 
 class HyperoptArgs(Section):
-    """Of Hyperopt's tpe.suggest, by the names of Ray's HyperOptSearch; what is absent takes Hyperopt's default."""
+    """Arguments of Hyperopt's tpe.suggest, named as in Ray's HyperOptSearch, with Hyperopt's defaults."""
 
     n_initial_points: NonNegativeInt
-    """Random trials before the first that is modelled."""
+    """Random trials before the first that the model proposes."""
     gamma: Annotated[float, Number, Field(gt=0, lt=1), Expected("a float in (0, 1)")]
-    """Share of the trials that counts as good."""
+    """Fraction of the trials that count as good."""
     n_ei_candidates: PositiveInt
     """Candidates drawn for each proposal."""
 
@@ -90,28 +90,28 @@ class NevergradArgs(Section):
     optimizer: Text
     """Name of one of Nevergrad's optimizers; OnePlusOne by default."""
     budget: PositiveInt
-    """Trials that the optimizer shall plan for, which some choose their ways by; 100 by default. No limit."""
+    """Trials that the optimizer plans for, which some choose their strategy by; 100 by default. Not a limit."""
 
 
 class BohbArgs(Section):
-    """By the names of the paper's own implementation, HpBandSter."""
+    """Arguments named as in HpBandSter, the implementation of the paper's authors."""
 
     min_points_in_model: PositiveInt
-    """Good trials of one budget before it is modelled; hyperparameters + 1 by default, and never less."""
+    """Good trials that a budget needs before it is modelled; the number of hyperparameters + 1 by default, and never less."""
     top_n_percent: Percent
-    """Share of the trials that counts as good; 15 by default."""
+    """Percentage of the trials that count as good; 15 by default."""
     num_samples: PositiveInt
     """Candidates drawn for each proposal; 64 by default."""
     random_fraction: Share
     """Share of proposals that are random; a third by default."""
     bandwidth_factor: PositiveFloat
-    """How much wider than the model's kernels candidates are drawn; 3 by default."""
+    """Factor that widens the model's kernels when candidates are drawn; 3 by default."""
     min_bandwidth: PositiveFloat
     """Narrowest kernel, as a fraction of the range; 0.001 by default."""
 
 
 class BayesoptArgs(Section):
-    """Of BayesianOptimization's utility function, and random_search_steps of Ray's BayesOptSearch."""
+    """Arguments of BayesianOptimization's utility function, and random_search_steps of Ray's BayesOptSearch."""
 
     kind: Literal["ucb", "ei", "poi"]
     """Upper confidence bound, expected improvement or probability of improvement; ucb by default."""
@@ -120,21 +120,21 @@ class BayesoptArgs(Section):
     xi: NonNegativeFloat
     """How much ei and poi explore; 0 by default."""
     random_search_steps: PositiveInt
-    """Random trials before the first that is modelled; 10 by default."""
+    """Random trials before the first that the model proposes; 10 by default."""
 
 
 class ZooptArgs(Section):
     budget: Annotated[int, Number, Field(ge=4), Expected("an integer >= 4")]
-    """Trials to plan for, which decides how many are random at first (4 up to 50, 6 up to 100, 12 up to 1,000); 50 by default. No limit."""
+    """Trials to plan for, which decides how many are random at first (4 for up to 50, 6 for up to 100, 12 for up to 1,000); 50 by default. Not a limit."""
     exploration_rate: Share
-    """Share of proposals that are random later on; 0.01 by default."""
+    """Share of later proposals that are random; 0.01 by default."""
 
 
 class AxArgs(Section):
-    """Of Ax's generation strategy; what is absent takes Ax's default."""
+    """Arguments of Ax's generation strategy, with Ax's defaults."""
 
     initialization_budget: PositiveInt
-    """Quasi-random trials before the first that is modelled."""
+    """Quasi-random trials before the first that the model proposes."""
 
 
 class NoArgs(Section):
@@ -176,7 +176,7 @@ SEARCHER_ALIASES = {
     "blend_search": "blendsearch",
     "flaml": "blendsearch",
     "tune_bohb": "bohb",
-    "variant_generator": "random",  # Ray's own name of it
+    "variant_generator": "random",  # Ray's name for it
     "bayesian": "bayes",
     "random_search": "random",
     "grid_search": "grid",
@@ -188,7 +188,7 @@ SEARCHER_ALIASES = {
     "axsearch": "ax",
     "zooptsearch": "zoopt",
     "tunebohb": "bohb",
-    "randomparametersampling": "random",  # HyperDrive's
+    "randomparametersampling": "random",  # HyperDrive's name, as the next two
     "gridparametersampling": "grid",
     "bayesianparametersampling": "bayes",
 }
@@ -203,7 +203,7 @@ PACKAGES = {
     "cmaes": ("cmaes", ""),
     "hyperopt": ("hyperopt", ""),
     "nevergrad": ("nevergrad", ""),
-    "bayesopt": ("bayesian-optimization", "1.4."),  # its later versions have another interface, and nevergrad wants this one
+    "bayesopt": ("bayesian-optimization", "1.4."),  # later versions have another interface, and nevergrad needs this one
     "zoopt": ("zoopt", ""),
     "ax": ("ax-platform", "1."),
     "blendsearch": ("flaml", ""),
@@ -213,11 +213,11 @@ PACKAGES = {
 
 
 def find_searcher(given: Any) -> Any:
-    """The searcher's one name for a name or alias in any case; a Ray Searcher or an Optuna sampler as it is.
+    """The canonical name of a searcher given by a name or alias in any case; a Ray Searcher or an Optuna sampler is returned as it is.
 
     Raises:
         InvalidTuneSettings: there is no such searcher.
-        NotSupported: it is known, and not offered.
+        NotSupported: the searcher is known, but not offered here.
     """
     if not isinstance(given, str):
         return _checked_object(given)
@@ -232,7 +232,7 @@ def find_searcher(given: Any) -> Any:
 
 
 def check_searcher(searcher: Any, args: Mapping[str, Any], space: SearchSpace) -> None:
-    """Refuses what would fail later: a package that is not there, a space that the searcher does not take, an unknown optimizer.
+    """Refuses what would fail later: a package that is not installed, a space that the searcher does not take, an unknown optimizer.
 
     Args:
         searcher: what ``find_searcher`` returned.
@@ -257,10 +257,10 @@ def check_searcher(searcher: Any, args: Mapping[str, Any], space: SearchSpace) -
 
 
 def check_package(searcher: Any) -> None:
-    """Refuses a searcher whose library is not there.
+    """Refuses a searcher whose library cannot be used.
 
     Raises:
-        NotSupported: the searcher's package is not installed, or in a version that it cannot use.
+        NotSupported: the searcher's package is not installed, or has the wrong version.
     """
     package, version = PACKAGES.get(searcher, (None, "")) if isinstance(searcher, str) else (None, "")
     if package is None:
@@ -278,7 +278,7 @@ def check_space(searcher: Any, space: SearchSpace) -> None:
     """Refuses spaces that a searcher does not take.
 
     Raises:
-        NotSupported, InvalidSpace, InvalidInput: each key that the searcher cannot take, together.
+        NotSupported, InvalidSpace, InvalidInput: keys have spaces that the searcher cannot take; all problems together.
     """
     name = searcher if isinstance(searcher, str) else type(searcher).__name__
     problems = Problems()
@@ -298,7 +298,7 @@ def check_space(searcher: Any, space: SearchSpace) -> None:
 
 
 def is_searcher(given: Any) -> bool:
-    """Whether it is an object of Ray's ``Searcher``; it exists only where Ray is loaded already."""
+    """Whether it is a Ray ``Searcher``. Such objects exist only if Ray is already loaded, so it need not be imported here."""
     module = sys.modules.get("ray.tune.search")
     return module is not None and isinstance(given, module.Searcher)
 
@@ -331,10 +331,10 @@ def described(given: Any) -> str:
 
 
 def plain_spaces(space: SearchSpace, searcher_name: str) -> dict[str, Space]:
-    """The spaces of a searcher that takes one flat set of them; computed values are left out.
+    """The spaces for a searcher that takes only a flat set of them; computed values are left out.
 
     Raises:
-        NotSupported, InvalidInput: conditional spaces and grid_search, by key.
+        NotSupported, InvalidInput: keys have conditional spaces or grid_search; all problems together.
     """
     problems = Problems()
     plain: dict[str, Space] = {}

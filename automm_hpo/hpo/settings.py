@@ -24,7 +24,7 @@ MODES = {"maximize": "max", "minimize": "min"}  # HyperDrive's
 
 
 def canonical_mode(mode: Any) -> Any:
-    """``max`` for ``MAXIMIZE``, also as a member of an enumeration; what is no mode is returned as it is."""
+    """``max`` or ``min`` for HyperDrive's ``MAXIMIZE`` or ``MINIMIZE``, as a string or a member of an enumeration; anything else is returned as it is."""
     mode = mode.name if isinstance(mode, Enum) else mode
     return MODES.get(mode.lower(), mode) if isinstance(mode, str) else mode
 
@@ -33,7 +33,7 @@ RESOURCE_NAMES = {"cpu": "cpu", "gpu": "gpu", "num_cpus": "cpu", "num_gpus": "gp
 
 
 IN_THE_CALL = "{}, an argument of the call itself"
-ELSEWHERE = {  # HyperDrive's and Ray's words -> what says it here
+ELSEWHERE = {  # names of HyperDrive and Ray -> their counterpart here
     "max_total_runs": "num_trials",
     "num_samples": "num_trials",
     "max_concurrent_runs": "max_concurrent_trials",
@@ -81,57 +81,62 @@ Folders = Annotated[tuple[str, ...], BeforeValidator(_absolute), Expected("a fol
 
 
 class TuneSettings(Section):
-    """How to search; the seed and the time limit are ``fit``'s."""
+    """How to search. The seed and the time limit are arguments of ``fit``."""
 
     searcher: Annotated[Any, Expected("a name, a Ray Searcher or an Optuna sampler")] = "bayes"
-    """Who proposes configurations, by name (``searcher_args.py`` lists them: ``random``, ``grid``, ``bayes``, ``gp``, ...), or a Ray ``Searcher``,
-    or an Optuna sampler."""
+    """What proposes configurations: a name (``searcher_args.py`` lists them: ``random``, ``grid``, ``bayes``, ``gp``, ...), a Ray ``Searcher`` or
+    an Optuna sampler."""
     scheduler: Annotated[Any, Expected("a name, or a Ray TrialScheduler")] = "ASHA"
-    """Who ends weak trials early, by name (``scheduler_args.py``: ``FIFO`` nobody, ``ASHA``, ``HyperBand``, ``median``, ``bandit``, ``PBT``, ...), or a
-    Ray ``TrialScheduler``."""
+    """What ends weak trials early: a name (``scheduler_args.py`` lists them: ``FIFO``, which ends none, ``ASHA``, ``HyperBand``, ``median``, ``bandit``,
+    ``PBT``, ...) or a Ray ``TrialScheduler``."""
     num_trials: PositiveInt | None = None
-    """Configurations to try; None: 10, or the whole grid where there is one (the searcher ``grid``, or ``grid_search`` in the space). No point is
-    tried twice, so that a search has no more trials than its space, if it is of choices and steps, has points."""
+    """Configurations to try; None: 10, or the whole grid if there is one (the searcher ``grid``, or ``grid_search`` in the space). No point is
+    tried twice, so a space of choices and stepped ranges gets at most as many trials as it has points."""
     num_to_keep: PositiveInt = 3
-    """Best epochs whose weights each running trial keeps."""
+    """Number of best epochs whose weights each running trial keeps."""
     keep_trials: PositiveInt | None = None
-    """Ended trials that keep the weights of their best epoch, rows and curves of all stay for ever; None: 3, or as many as the ensemble may have."""
+    """Number of best ended trials that keep the weights of their best epoch; None: 3, or the ensemble's size if that is larger. Records and curves of
+    all trials are kept."""
     disk_quota_mb: PositiveFloat | None = None
-    """Megabytes that all checkpoints of the search may take at their peak, said before the start where it cannot do; None: no limit.
-    ``tune_objective`` refuses it."""
+    """Megabytes that all checkpoints of the search may take at their peak; None: no limit. If they could take more, the search is refused before it
+    starts. Not for ``tune_objective``."""
     max_concurrent_trials: PositiveInt | None = None
-    """Trials at a time; None: as many as the resources allow, and one where the whole search is over before Ray would have begun."""
+    """Trials at a time; None: as many as the resources allow, but one at a time in the calling process while the search is too short for Ray."""
     resources_per_trial: Resources | None = None
-    """CPUs and GPUs of one trial, fractions allowed; None: one CPU and, where there is a GPU, as much of it as a trial was measured to need."""
+    """CPUs and GPUs of one trial, fractions allowed; None: one CPU and, if there is a GPU, the share of it that a trial was measured to need."""
     trial_time_limit: PositiveFloat | None = None
-    """Seconds of one trial; it ends then with the best it has, at its next epoch or report."""
+    """Seconds of one trial, which then ends with its best epoch so far. ``fit`` checks it after every step, and shortens the schedule of a trial that would
+    take longer; ``tune_objective`` checks it when the objective reports."""
     max_failed_trials: NonNegativeInt | None = None
-    """The search ends when more than this many trials have failed; None: it tries them all."""
+    """The search ends when more than this many trials have failed; None: no limit."""
     retry_failed: Flag = False
-    """Whether a search that goes on has its failed trials go on, too: what they failed of may be mended. A search of nothing but failures does so unasked."""
+    """Whether a resumed search continues its failed trials, whose cause may have been fixed. If all trials ended without a
+    score, all of them start over in any case."""
     goal: Finite | None = None
-    """The search ends when a trial's validation metric, in its natural sign, is as good as this."""
+    """The search ends when a trial's validation metric, in its natural sign, is at least as good as this."""
     metric: Text | None = None
-    """What the search goes by: HyperDrive's primary metric, another name for the predictor's ``validation_metric``."""
+    """The metric that the search compares, HyperDrive's primary metric: another name for the predictor's ``validation_metric``, or for ``metric`` of
+    ``tune_objective``."""
     mode: Annotated[Literal["max", "min"] | None, BeforeValidator(canonical_mode)] = None
-    """Whether more or less of the metric is better; every metric here knows that, so this is only compared."""
+    """Whether higher (``max``) or lower (``min``) values of the metric are better. ``fit`` only checks that it agrees with the metric's own direction; for
+    ``tune_objective`` it is another place for ``mode``."""
     default_first: Flag = True
-    """The first trial takes the defaults of the tuned hyperparameters, where they all lie inside the search space."""
+    """The first trial takes the defaults of the tuned hyperparameters, if they all lie inside the search space."""
     points_to_evaluate: Points = ()
     """Configurations of the tuned hyperparameters, dicts of dotted keys, to try before the searcher's own."""
     warm_start: Folders = ()
-    """The ``save_path`` of an earlier search, or of several: the searcher knows from the start how well their trials did, and the best of them is tried
-    first, in place of the defaults. Their spaces may be others; they must have used the same metric, and the same kind of data for it to be of use."""
+    """The ``save_path`` of one or more earlier searches: the searcher knows the scores of their trials from the start, and tries the best of them first,
+    instead of the defaults. Their spaces may differ. They must have used the same metric, and should have used similar data."""
     deterministic: Flag = False
-    """One trial at a time, so that a model-based searcher proposes the same configurations again."""
+    """Run one trial at a time, so that a model-based searcher proposes the same configurations in every run."""
     searcher_init_args: ArgsDict = Field(default_factory=dict)
-    """More arguments for the searcher; ``searcher_args.py`` lists each one's."""
+    """Further arguments of the searcher; see ``searcher_args.py``."""
     scheduler_init_args: ArgsDict = Field(default_factory=dict)
-    """More arguments for the scheduler, times in epochs; ``scheduler_args.py`` lists each one's."""
+    """Further arguments of the scheduler, with times in epochs; see ``scheduler_args.py``."""
 
     @property
     def method(self) -> str:
-        """Searcher and scheduler, for people."""
+        """Searcher and scheduler as text."""
         return " + ".join(each if isinstance(each, str) else type(each).__name__ for each in (self.searcher, self.scheduler))
 
     @property
@@ -140,32 +145,32 @@ class TuneSettings(Section):
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a trial wants of ``cpu`` and ``gpu``; what the user left out is absent."""
+        """The ``cpu`` and ``gpu`` that the user gave for a trial; amounts not given are absent."""
         return dict(self.resources_per_trial or {})
 
     @property
     def num_threads(self) -> int:
-        """Of a trial."""
+        """Number of threads of a trial."""
         return max(1, int(self.resources.get("cpu", 1)))
 
     def num_kept(self, ensemble_size: int = 1) -> int:
-        """Ended trials that keep weights."""
+        """Number of ended trials that keep weights."""
         return self.keep_trials or max(DEFAULT_KEEP_TRIALS, ensemble_size)
 
     def with_gpu_share(self, share: float) -> Self:
-        """The same, with so much of a GPU for each trial where the user has not said how much; a whole one is what Ray is asked for anyway."""
+        """The settings with this share of a GPU for each trial, unless the user gave one. A whole GPU is the default anyway."""
         return self if share == 1 or "gpu" in self.resources else self.model_copy(update={"resources_per_trial": {**self.resources, "gpu": share}})
 
     def resources_among(self, there: Mapping[str, float], may_use_gpu: bool = True) -> dict[str, float]:
-        """What each trial takes of a cluster's resources: a core, and a GPU where there is one, but for what the user said."""
+        """The resources that each trial takes from a cluster: one core and, if it has any, one GPU, unless the user gave other amounts."""
         return {"cpu": 1.0, "gpu": 1.0 if there["gpu"] and may_use_gpu else 0.0, **self.resources}
 
     def num_parallel(self, there: Mapping[str, float], num_trials: int, may_use_gpu: bool = True) -> int:
-        """Trials at a time, one at least.
+        """Number of trials at a time, at least one.
 
         Args:
             there: a cluster's resources, ``cpu`` and ``gpu`` among them.
-            num_trials: of the whole search.
+            num_trials: number of trials of the whole search.
         """
         slots = min(int(there.get(kind, 0.0) / each + 1e-9) for kind, each in self.resources_among(there, may_use_gpu).items() if each)
         return max(1, min(slots, self.concurrency or slots, num_trials))
@@ -197,12 +202,12 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
         with problems.gather():
             if key in unknown:
                 hint = f" Here that is {ELSEWHERE[key]}." if key in ELSEWHERE else did_you_mean(str(key), FIELDS)
-                listed = f" Known: {', '.join(FIELDS)}" if key == unknown[-1] else ""  # once
+                listed = f" Known: {', '.join(FIELDS)}" if key == unknown[-1] else ""  # only once
                 raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: unknown key {key!r}.{hint}{listed}")
             check = {"searcher": find_searcher, "scheduler": find_scheduler}.get(key)
             values[key] = check(value) if check else FIELDS[key].check(key, value, InvalidTuneSettings)
     for kind, known in (("searcher", SEARCHER_ARGS), ("scheduler", SCHEDULER_ARGS)):
-        if kind in values or kind not in given:  # else nobody knows whose arguments these are
+        if kind in values or kind not in given:  # else it is unknown whose arguments these are
             name = values.get(kind, FIELDS[kind].default)
             args = values.get(f"{kind}_init_args", {})
             if isinstance(name, str):
@@ -214,7 +219,7 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
 
 
 def find_scheduler(given: Any) -> Any:
-    """The scheduler's one name for a name or alias in any case; a Ray ``TrialScheduler`` as it is.
+    """The canonical name of a scheduler given by a name or alias in any case; a Ray ``TrialScheduler`` is returned as it is.
 
     Raises:
         InvalidTuneSettings: there is no such scheduler.
@@ -222,7 +227,7 @@ def find_scheduler(given: Any) -> Any:
     name = canonical_scheduler(given)
     if isinstance(name, str) and name in SCHEDULER_ARGS:
         return name
-    module = sys.modules.get("ray.tune.schedulers")  # an object of Ray's exists only where Ray is loaded already
+    module = sys.modules.get("ray.tune.schedulers")  # such an object exists only if Ray is already loaded
     if module is not None and isinstance(given, module.TrialScheduler):
         return given
     hint = did_you_mean(given, SCHEDULER_ARGS) if isinstance(given, str) else ""
@@ -231,7 +236,7 @@ def find_scheduler(given: Any) -> Any:
 
 
 def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[str, HyperField], problems: Problems) -> dict[str, Any]:
-    """The checked arguments of a searcher or scheduler; what is wrong with them goes to ``problems``."""
+    """The checked arguments of a searcher or scheduler. Errors go to ``problems``."""
     args: dict[str, Any] = {}
     found_before = len(problems.found)
     for name, value in given.items():
@@ -241,7 +246,7 @@ def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[
                 raise InvalidTuneSettings(f"{field}: {owner} takes {', '.join(names) or 'no arguments'}, got {name!r}.{did_you_mean(name, names)}")
             args[name] = known[f"{field}.{name}"].check(f"{field}.{name}", value, InvalidTuneSettings)
     if len(problems.found) > found_before:
-        return args  # what is between the arguments shows when each is right
+        return args  # how the arguments fit together is checked only if each is valid
     if field == "scheduler_init_args":
         check_scheduler_args(owner, args, problems)
     elif args.get("group") and not args.get("multivariate", True):
@@ -250,21 +255,21 @@ def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[
 
 
 def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> None:
-    """Refuses a trial that no machine could ever hold; Ray would let it wait for ever.
+    """Refuses trials that need more than all that is available; Ray would let them wait for ever.
 
     Raises:
-        InvalidTuneSettings
+        InvalidTuneSettings, InvalidInput: a trial needs more CPUs or GPUs than there are.
     """
     problems = Problems()
-    for kind, wanted in ({"cpu": 1.0} | settings.resources).items():  # a Ray that is running can have none
+    for kind, wanted in ({"cpu": 1.0} | settings.resources).items():  # the user's Ray may have no CPU
         if wanted > available[kind]:
             problems.add(InvalidTuneSettings(f"resources_per_trial: a trial wants {wanted:g} {kind}, there are {available[kind]:g}; it would wait for ever"))
     problems.raise_any()
 
 
 def local_resources(num_gpus: int = -1) -> dict[str, float]:
-    """CPUs of this machine, and GPUs that torch can use: at most ``num_gpus``; -1: all."""
+    """The ``cpu`` that this process may use, and the ``gpu`` that torch can use: at most ``num_gpus``; -1: all."""
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # counted are also those whose driver is too old
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # device_count includes GPUs whose driver is too old
     return {"cpu": float(usable_cores()), "gpu": float(gpus if num_gpus < 0 else min(num_gpus, gpus))}

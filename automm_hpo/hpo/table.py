@@ -16,7 +16,7 @@ from ..metrics import Metric
 from ..training.result import EpochResult
 from .records import COMPLETED, DIVERGED, FAILED, RUNNING, STOPPED, TrialRecord, count_causes
 
-# of Okabe and Ito's palette, which people with any kind of colour vision tell apart
+# from Okabe and Ito's palette, which people with any kind of colour vision can tell apart
 STATUS_COLORS = {RUNNING: "#56B4E9", COMPLETED: "#009E73", STOPPED: "#E69F00", DIVERGED: "#CC79A7", FAILED: "#D55E00"}
 
 MOST_CAUSES = 3
@@ -26,7 +26,7 @@ GAP = "  "
 
 @dataclass
 class TrialRow:
-    """What is shown of a trial; that of a running one changes."""
+    """What the table shows of a trial; it changes while the trial runs."""
 
     number: int
     status: str
@@ -36,7 +36,7 @@ class TrialRow:
 
     @classmethod
     def of(cls, record: TrialRecord) -> Self:
-        tuned = record.tuned if record.status == RUNNING else record.best_tuned  # beside a best score stands what brought it
+        tuned = record.tuned if record.status == RUNNING else record.best_tuned  # the values that led to the best score shown
         return cls(record.number, record.status, tuned, record.results[-1] if record.results else None, record.best)
 
     def report(self, result: EpochResult) -> None:
@@ -50,9 +50,9 @@ class Column:
     """A column of a table of texts.
 
     Attributes:
-        is_number: then it is written to the right, and its cells are never cut.
-        is_tuned: a hyperparameter, which is left out where there is no room.
-        limit: of its width, in characters.
+        is_number: cells are right-aligned, and never cut.
+        is_tuned: the column is a hyperparameter, and is left out if there is no room.
+        limit: largest width, in characters.
     """
 
     header: str
@@ -63,7 +63,7 @@ class Column:
 
     @property
     def header_lines(self) -> tuple[str, str]:
-        """On two lines, where its cells are narrower than it and it is more than one word."""
+        """The header, on two lines if it is wider than its cells or the limit and has more than one word."""
         words = re.findall(r"[^_ .]+[_ .]?", self.header)
         if len(words) < 2 or cell_len(self.header) <= min(self._cells_width, self.limit):
             return "", self.header
@@ -85,17 +85,17 @@ class Column:
         return min(self.width, max(NARROWEST_HEADER, self._cells_width if self.is_number else min(self._cells_width, NARROWEST_WORD)))
 
     def padded(self) -> list[str]:
-        """Two lines of header and the cells, all of one width."""
+        """Two header lines and the cells, all padded or cut to one width."""
         width = self.width
         texts = [cut(text, width, in_the_middle=self.is_tuned) for text in (*self.header_lines, *self.cells)]
         return [" " * (width - cell_len(text)) + text if self.is_number else set_cell_size(text, width) for text in texts]
 
 
 def trial_columns(rows: Sequence[TrialRow], metric: Metric, running: bool = False) -> list[Column]:
-    """The table of some trials, in the order given.
+    """The columns of a table of trials, in the order given.
 
     Args:
-        running: some may still run, and their last value is of interest besides their best.
+        running: whether trials may still be running, so that their last value is shown besides their best.
     """
     last = [Column("last", tuple(number_text(row.last.metric) if row.last else "" for row in rows))] if running else []
     keys = list(dict.fromkeys(key for row in rows for key in row.tuned))
@@ -112,14 +112,14 @@ def trial_columns(rows: Sequence[TrialRow], metric: Metric, running: bool = Fals
 
 
 def _tuned_column(key: str, header: str, rows: Sequence[TrialRow]) -> Column:
-    """Empty where a trial does not have the hyperparameter."""
+    """The column of a hyperparameter; cells of trials that do not have it are empty."""
     is_number = all(isinstance(row.tuned.get(key, 0), (int, float)) for row in rows)
     cells = tuple(value_text(row.tuned[key]) if key in row.tuned else "" for row in rows)
     return Column(printable(header), cells, is_number, is_tuned=True)
 
 
 def fit_width(columns: Iterable[Column], width: int) -> list[Column]:
-    """The table in so many characters: words and headers are cut; where that does not do, the last hyperparameters are left out."""
+    """Fits the table into ``width`` characters: cuts words and headers, and if that is not enough, leaves out the last hyperparameters."""
     fitting = list(columns)
     while fitting[-1].is_tuned and _total(column.narrowest for column in fitting) > width:
         fitting.pop()
@@ -137,7 +137,7 @@ def _total(widths: Iterable[int]) -> int:
 
 
 def table_lines(columns: Sequence[Column]) -> list[str]:
-    """One or two lines of header, then a line a trial; nothing of no trials."""
+    """One or two header lines, then one line per trial; no lines at all without trials."""
     if not columns[0].cells:
         return []
     upper, *lines = [GAP.join(cells).rstrip() for cells in zip(*(column.padded() for column in columns), strict=True)]
@@ -145,14 +145,14 @@ def table_lines(columns: Sequence[Column]) -> list[str]:
 
 
 def table_html(columns: Sequence[Column], bold: int | None = None) -> str:
-    """The same for a notebook; everything that a user named is escaped.
+    """The table as HTML for a notebook, with all texts escaped.
 
     Args:
-        bold: the row of the best trial.
+        bold: index of the best trial's row.
     """
     if not columns[0].cells:
         return ""
-    cell = "padding: 2px 10px; text-align: "  # styles of their own: a page of a notebook's export has no others
+    cell = "padding: 2px 10px; text-align: "  # inline styles: an exported notebook has no others
     styles = [cell + ("right" if column.is_number else "left") for column in columns]
     parts = ["<div style='overflow-x: auto; white-space: nowrap'>"]
     parts.append("<table style='border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums'>")
@@ -175,13 +175,13 @@ def _dot(status: str) -> str:
 
 
 def count_text(statuses: Iterable[str]) -> str:
-    """``9 completed, 3 stopped``, in the order in which a trial goes through them."""
+    """Counts statuses: ``9 completed, 3 stopped``, in the order of ``STATUS_COLORS``."""
     counts = Counter(statuses)
     return ", ".join(f"{counts[status]} {status.lower()}" for status in STATUS_COLORS if status in counts)
 
 
 def notes_on(trials: Sequence[TrialRecord], num_shown: int) -> list[str]:
-    """Lines below a table of the best trials: where the rest is, and what went wrong how often."""
+    """Lines below a table of the best trials: where to find the rest, and how often each failure occurred."""
     rest = [f"the best {num_shown} are shown; leaderboard() has all {len(trials)}"] if len(trials) > num_shown else []
     causes = count_causes(record.reason or record.status.lower() for record in trials if record.status in (FAILED, DIVERGED))
     more = sum(count for _, count in causes[MOST_CAUSES:])
@@ -189,13 +189,13 @@ def notes_on(trials: Sequence[TrialRecord], num_shown: int) -> list[str]:
 
 
 def short_name(key: str, keys: Iterable[str]) -> str:
-    """The last word of a dotted key, or all of it where two tuned keys share that word."""
+    """The last word of a dotted key, or the whole key if several tuned keys share that word."""
     last = key.rsplit(".", 1)[-1]
     return key if sum(other.rsplit(".", 1)[-1] == last for other in keys) > 1 else last
 
 
 def value_text(value: object, digits: int = 3) -> str:
-    """A hyperparameter's value, so many digits of a float. Those of 0.9995 are counted from 1, for it is the distance from there that counts."""
+    """A hyperparameter's value as text, a float with ``digits`` digits. Near 1 (0.9995) the distance to 1 gets that many, because it is what matters."""
     if isinstance(value, (list, tuple)):
         return ", ".join(value_text(item, digits) for item in value) or "[]"
     if not isinstance(value, float):
@@ -207,7 +207,7 @@ def value_text(value: object, digits: int = 3) -> str:
 
 
 def value_texts(values: Sequence[object]) -> list[str]:
-    """Of different values different texts, of as few digits as tell them apart; words that look like numbers are quoted."""
+    """Texts that tell different values apart, with as few digits as possible. If digits do not help, because strings look like numbers, strings are quoted."""
     for digits in range(3, 18):
         texts = [value_text(value, digits) for value in values]
         if len(set(texts)) == len(texts):
@@ -216,7 +216,7 @@ def value_texts(values: Sequence[object]) -> list[str]:
 
 
 def number_text(value: float) -> str:
-    """A metric's value, four digits behind the point, or as many in all of one that is very small or large; empty for nan."""
+    """A metric's value as text: four decimals, none from 1e4 on, or four significant digits if it is very small or large; empty for nan."""
     if math.isnan(value):
         return ""
     if 1e4 <= abs(value) < 1e7:
@@ -225,12 +225,12 @@ def number_text(value: float) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, and without the characters that move a terminal's cursor."""
+    """The text on one line, without characters that move a terminal's cursor."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def cut(text: str, width: int, in_the_middle: bool = False) -> str:
-    """At most so many characters. What tells names apart is often at their end: these are cut in the middle."""
+    """Cuts a text to ``width`` characters. Names are better cut in the middle, because they often differ at their end."""
     if cell_len(text) <= width:
         return text
     tail = (width - 1) // 3 if in_the_middle else 0

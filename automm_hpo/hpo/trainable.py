@@ -19,18 +19,18 @@ from .records import Segment, TrialFolder
 from .reports import TrialReports
 from .trial import TrialTask
 
-STAY_SECONDS = 3.5  # after the trials' deadline: one that hangs would keep Ray waiting for its process, and the call would end late
+STAY_SECONDS = 3.5  # after the deadline a process ends itself: Ray would wait for a trial that hangs, and the call would return late
 
 
 class TrialRunner(tune.Trainable):
     """Asks a trial for its reports. All state is in the trial's folder; Ray only ever sees a pointer to it."""
 
-    def setup(  # type: ignore[override]  # with_parameters adds them
+    def setup(  # type: ignore[override]  # with_parameters adds the arguments
         self, config: dict[str, Any], task: TrialTask, num_threads: int, metric: str, driver: tuple[str, int, str]
     ) -> None:
-        gc.freeze()  # what was imported stays; else every collection walks through torch's million objects, a tenth of a second each
+        gc.freeze()  # imported modules stay; otherwise every collection walks through torch's million objects, which takes 0.1 s
         for name in ("ray.train", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they would tell of every pointer that is saved or restored
+            logging.getLogger(name).setLevel(logging.WARNING)  # they would log every pointer that is saved or restored
         os.environ["OMP_NUM_THREADS"] = str(num_threads)  # for an objective that imports torch later, or never
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(num_threads)
@@ -44,22 +44,22 @@ class TrialRunner(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any], known: tuple[int, float] | None = None) -> None:
-        """A trial, of which Ray has heard everything up to a (segment, epoch)."""
-        with contextlib.suppress(OSError):  # another machine need not have it
-            os.chdir(self.folder)  # relative paths are the caller's, wherever Ray was started, and wherever the last trial went
+        """Begins a trial. ``known`` is the (segment, epoch) up to which Ray has received its reports."""
+        with contextlib.suppress(OSError):  # another machine may not have it
+            os.chdir(self.folder)  # relative paths refer to the caller's folder, wherever Ray was started or the last trial changed to
         self.proposal, self.reports = dict(config), TrialReports(self.task, config["trial"], self.metric, known)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Goes on where a pointer says, or takes over the trial it points to (population-based training)."""
+        """Continues where a pointer says, or takes over the trial that it points to (population-based training)."""
         folder, segment = self.reports.folder, self.proposal["segment"]
         if checkpoint["trial"] == folder.number:
             self._begin(self.proposal, known=(checkpoint["segment"], checkpoint["epoch"]))
             return
-        if segment > folder.read().segments[-1].number:  # else it was done already, before this actor's predecessor died
+        if segment > folder.read().segments[-1].number:  # else an actor that has died since had already taken it over
             tuned = {key: value for key, value in self.proposal.items() if key not in ("trial", "segment", "parent")}
             parent = TrialFolder(self.task.search_folder, checkpoint["trial"])
             self.task.run.take_over(folder, parent, Segment(segment, parent.number, 0.0, tuned))
-        self._begin(self.proposal, known=(segment, -1.0))  # earlier segments are told already
+        self._begin(self.proposal, known=(segment, -1.0))  # earlier segments were reported already
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         last = self.reports.last
@@ -71,12 +71,12 @@ class TrialRunner(tune.Trainable):
 
 
 def leave_with(host: str, pid: int, latest: float) -> None:
-    """Ends this process soon after its driver, which may be killed without a word; Ray itself can take a minute to notice.
+    """Ends this process soon after its driver has died. Ray itself can take a minute to notice that the driver was killed.
 
     Args:
-        latest: time.time() at which it ends in any case.
+        latest: time.time() at which this process ends in any case.
     """
-    is_near = host == socket.gethostname()  # another machine's processes cannot be seen from here
+    is_near = host == socket.gethostname()  # processes of another machine are not visible here
 
     def watch() -> None:
         while time.time() < latest and (not is_near or is_alive(pid)):
@@ -90,8 +90,8 @@ def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"  # dead, but its parent has not looked yet
+            return file.read().rpartition(")")[2].split()[0] != "Z"  # Z: dead, but its parent has not noticed yet
     except ProcessLookupError:
         return False
-    except OSError:  # another user's, or a system without /proc
+    except OSError:  # the process is another user's, or the system has no /proc
         return True

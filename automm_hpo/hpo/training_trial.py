@@ -1,4 +1,4 @@
-"""The trial of ``fit``: a config becomes data, model and loop; every validation leaves a checkpoint and a line in the log. Needs no Ray."""
+"""The trial of ``fit``: trains the model of a config; every validation writes a checkpoint and a line in the log. Does not need Ray."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Training:
     """A trial of ``fit``: trains a model.
 
     Attributes:
-        num_to_keep: best epochs whose weights a running trial keeps.
+        num_to_keep: number of best epochs whose weights a running trial keeps.
     """
 
     problem: Problem
@@ -49,7 +49,7 @@ class Training:
     def recover(self, folder: TrialFolder) -> TrialRecord:
         record = folder.read()
         if record.results and record.results[-1].end == "diverged":
-            return record  # ended; its last row has no checkpoint
+            return record  # it has ended, and its last row has no checkpoint
         return recovered(folder, record, lambda checkpoints: newest_checkpoint(checkpoints, ends_for_good))
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
@@ -60,17 +60,17 @@ class Training:
         config = Config.from_flat(record.config)
         device = find_device(config.env)
         if device.type == "cuda":
-            gc.collect()  # a compiled network refers to itself
-            torch.cuda.empty_cache()  # what this actor's last trial had, other trials on the GPU may need
+            gc.collect()  # frees compiled networks, which are reference cycles
+            torch.cuda.empty_cache()  # other trials on the GPU may need the memory of this actor's last trial
         keep_freed_memory()
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)
         state = self.models.state(config, self.seed, device)
         state.micro_batch_size = known = known_micro_batch(cache, config, device)
-        with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # its end waits for the last checkpoint
+        with gpu_kernels(config.env, device), ThreadPoolExecutor(1) as writer:  # leaving it waits for the last checkpoint
             if newest := newest_checkpoint(folder.checkpoints):
                 restore_state(newest[0], state)
                 if is_inherited(newest[0]):
-                    state.seconds = record.seconds  # its own, not the other trial's
+                    state.seconds = record.seconds  # its own time, not the other trial's
             elif self.models.start is None and wants_probe(state.model, config.optim, len(data.train)):
                 start_from_probe(state, data, config, cache, should_stop)
             writing: Future[EpochResult] | None = None
@@ -83,13 +83,13 @@ class Training:
                 if state.micro_batch_size < (known or micro_batch_size(config.env, len(data.train))):
                     note_micro_batch(cache, config, device, known := state.micro_batch_size)
                 beside = result.end is None and writes_beside(device)
-                # the last finite checkpoint stays the newest, and from the last of all nothing goes on
+                # none after divergence, so that the last finite one stays the newest; not resumable if nothing will continue from it
                 snapshot = None if result.end == "diverged" else take_snapshot(state, copy=beside, resumable=not ends_for_good(result.end))
                 if beside:
                     writing = writer.submit(self._record, folder, snapshot, result)
                 else:
                     yield self._record(folder, snapshot, result)
-                del snapshot  # the next one's memory
+                del snapshot  # makes room for the next one
 
     def _record(self, folder: TrialFolder, snapshot: Snapshot | None, result: EpochResult) -> EpochResult:
         """Writes the checkpoint, then the row in the log."""
@@ -102,12 +102,12 @@ class Training:
 
 
 def writes_beside(device: torch.device) -> bool:
-    """Whether checkpoints are written while training goes on: a GPU need not wait for the disk, a core that trains has nothing to spare."""
+    """Whether checkpoints are written while training continues: a GPU need not wait for the disk, but on a CPU the two would compete for the cores."""
     return device.type == "cuda"
 
 
 def restore_state(path: Path, state: TrainState) -> None:
-    """Loads a checkpoint; hyperparameters that live in the optimizer are the config's, for a new segment may have changed them."""
+    """Loads a checkpoint, but keeps the config's weight decay, because a new segment may have changed it."""
     wanted = [group["weight_decay"] for group in state.optimizer.param_groups]
     load_checkpoint(path, state)
     state.is_unscored = False
@@ -123,13 +123,13 @@ def load_trial_data(search_folder: Path, config: Config, problem: Problem, metri
 
 @contextlib.contextmanager
 def splits_closed() -> Iterator[None]:
-    """For a process that lives on: afterwards no split is held open, and another fit may use the same folder's name."""
+    """Closes all open splits at its end, in a process that lives on: another fit may use a folder of the same name."""
     try:
         yield
     finally:
         _open_split.cache_clear()
 
 
-@functools.lru_cache(maxsize=2)  # a warm actor's next trial finds its data where the last one left it
+@functools.lru_cache(maxsize=2)  # a warm actor's next trial reuses the data of the last one
 def _open_split(search_folder: Path, name: str, device: torch.device) -> TensorCache:
     return resident(open_cache(search_folder / "cache", name), device)

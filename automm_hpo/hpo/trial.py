@@ -1,7 +1,7 @@
-"""One trial, of a model or of an objective: what is on record is told again, then it goes on. Needs no Ray.
+"""Runs one trial, of a model or an objective: replays what is on record, then continues. Does not need Ray.
 
-A trial that finds its own log reports those rows again and goes on from its newest checkpoint. So a resumed search, a killed worker
-and a trial that was paused are one case.
+A trial that finds its own log reports the rows again and continues from its newest checkpoint. So a resumed search, a killed worker
+and a paused trial are one and the same case.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from ..training.result import EpochResult, StopCheck
 from .monitor import SearchMonitor
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 
-NUM_STATES = 2  # resumable checkpoints a running trial keeps: the newest, and one before it should that be damaged
+NUM_STATES = 2  # resumable checkpoints that a running trial keeps: the newest, and the one before in case it is damaged
 Newest = tuple[Path, EpochResult]
-STOP_FILE = "stop"  # in the search's folder; while it is there, trials end
-LOOKS_EVERY = 0.1  # seconds, for that file: small steps would each wait for it, on a network's disk for long
+STOP_FILE = "stop"  # file in the search's folder; while it exists, trials end
+LOOKS_EVERY = 0.1  # seconds between two checks for that file, which would slow down short steps, most of all on a network disk
 
 
 class TrialFunction(Protocol):
-    """What the trials of a search do; travels to the actors."""
+    """What the trials of a search do. Pickled and sent to the actors."""
 
     def recover(self, folder: TrialFolder) -> TrialRecord:
-        """The record of a trial whose log and newest state are brought to agree; what lies behind a damaged state is done again."""
+        """Truncates the log to the newest intact checkpoint and returns the record; epochs after a damaged checkpoint are trained again."""
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
-        """Begins a new segment with another trial's newest state; the segment's epoch is filled in."""
+        """Begins a new segment from another trial's newest checkpoint, whose epoch becomes the segment's ``epoch``."""
 
     def __call__(self, folder: TrialFolder, should_stop: StopCheck) -> Iterator[EpochResult]:
-        """Runs a trial from where its folder says it is, and records each result there before yielding it."""
+        """Runs a trial from the state in its folder, and records each result there before yielding it."""
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a search share; travels to the actors.
+    """What all trials of a search share. Pickled and sent to the actors.
 
     Attributes:
         search_folder: absolute.
         run: what a trial does.
         deadline: time.time() at which trials end; None: never.
-        trial_time_limit: seconds of one trial, over all its sessions; None: no limit.
+        trial_time_limit: seconds of one trial, summed over its sessions; None: no limit.
         look: called after each step of a trial that runs in the caller's process.
     """
 
@@ -61,13 +61,13 @@ class TrialTask:
 
 @dataclass(frozen=True)
 class TrialStep:
-    """What a trial says next.
+    """The next step of a trial.
 
     Attributes:
-        result: None where a recorded trial never had one.
-        replayed: it was on record already.
-        done: the trial ends here.
-        went_on: of a replayed one: the trial is known to have gone on after it.
+        result: None: the trial ends without another result.
+        replayed: whether the result was on record already.
+        done: whether the trial ends here.
+        went_on: for a replayed result, whether the trial is known to have continued after it.
     """
 
     result: EpochResult | None
@@ -77,7 +77,7 @@ class TrialStep:
 
 
 def run_trial(task: TrialTask, number: int) -> Generator[TrialStep]:
-    """First what is on record, then, where the trial has not ended, its further course."""
+    """Yields what is on record, then runs the trial unless it has ended."""
     folder = TrialFolder(task.search_folder, number)
     record = folder.read()
     if not record.has_ended:
@@ -91,15 +91,15 @@ def run_trial(task: TrialTask, number: int) -> Generator[TrialStep]:
         for result in task.run(folder, should_stop):
             paused = time.time()
             yield TrialStep(result, replayed=False, done=result.end is not None)
-            should_stop.began += time.time() - paused  # a trial that waits for others takes none of its own time
-    yield TrialStep(None, replayed=ended, done=True)  # where no result has said so
+            should_stop.began += time.time() - paused  # time in which the trial waits for others does not count
+    yield TrialStep(None, replayed=ended, done=True)  # the end, if no result has marked it
 
 
 class _ShouldStop:
     """A trial's ``StopCheck``."""
 
     def __init__(self, task: TrialTask, seconds: float) -> None:
-        """Of a trial that has taken so many seconds."""
+        """Starts the trial's clock at ``seconds``, which earlier sessions took."""
         self.task, self.began, self.stop_file = task, time.time() - seconds, task.search_folder / STOP_FILE
         self.looked, self.is_interrupted = 0.0, False
 
@@ -111,7 +111,7 @@ class _ShouldStop:
             self.looked, self.is_interrupted = now, self.stop_file.exists()
         if self.is_interrupted:
             return "interrupted"
-        now += ahead  # ending must begin so much earlier
+        now += ahead  # the seconds that ending takes
         if self.task.deadline is not None and now > self.task.deadline:
             return "time_limit"
         if self.task.trial_time_limit is not None and now > self.began + self.task.trial_time_limit:
@@ -120,10 +120,10 @@ class _ShouldStop:
 
 
 def recovered(folder: TrialFolder, record: TrialRecord, newest: Callable[[Path], Newest | None]) -> TrialRecord:
-    """The record, its log brought to agree with the newest intact state. A takeover that a kill cut short before it was recorded has not happened.
+    """Truncates the log to the newest intact checkpoint and returns the record. Undoes a takeover that a kill cut short before it was recorded.
 
     Args:
-        newest: as of ``inherit``.
+        newest: as in ``inherit``.
     """
     for path in list_checkpoints(folder.checkpoints):
         if int(path.name.partition("-")[0]) > record.segments[-1].number:
@@ -133,11 +133,11 @@ def recovered(folder: TrialFolder, record: TrialRecord, newest: Callable[[Path],
 
 
 def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None, inherited: bool) -> TrialRecord:
-    """Brings the log to end with the newest state, and drops damaged states behind it.
+    """Makes the log end with the newest intact checkpoint, and deletes damaged ones after it.
 
     Args:
-        newest: the result that state was saved with; None: there is none, and the trial begins again.
-        inherited: it was another trial's, and has no row here.
+        newest: the result saved with that checkpoint; None: there is none, and the trial starts over.
+        inherited: whether the checkpoint comes from another trial, and so has no row in this log.
     """
     kept: list[EpochResult] = []
     if newest is None:
@@ -148,7 +148,7 @@ def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None
             if checkpoint_order(path.name) > checkpoint_order(checkpoint_name(newest)):
                 shutil.rmtree(path)
         kept = [row for row in record.results if (row.segment, row.epoch) < place] + ([] if inherited else [newest])
-    if repr(kept) != repr(list(record.results)):  # nan differs from itself, its text does not
+    if repr(kept) != repr(list(record.results)):  # as text, because nan is not equal to itself
         folder.rewrite_results(kept)
     return replace(record, results=tuple(kept))
 
@@ -156,16 +156,16 @@ def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None
 def inherit(
     folder: TrialFolder, parent: TrialFolder, segment: Segment, newest: Callable[[Path], Newest | None], copy: Callable[[Path, EpochResult], EpochResult]
 ) -> None:
-    """Begins a new segment with another trial's newest state.
+    """Begins a new segment from another trial's newest checkpoint.
 
     Args:
-        newest: of a folder of checkpoints, the path and the result of the newest one that is intact; None: there is none.
-        copy: brings it into the trial's own folder, and returns its result as it stands there.
+        newest: folder of checkpoints -> path and result of the newest intact one; None: there is none.
+        copy: copies a checkpoint into the trial's own folder, and returns the result stored there.
 
     Raises:
-        CorruptFile: the other trial has none.
+        CorruptFile: the other trial has no intact checkpoint.
     """
-    for _ in range(20):  # the parent goes on, and may drop a state while it is being copied
+    for _ in range(20):  # the parent keeps running, and may delete a checkpoint while it is being copied
         if (found := newest(parent.checkpoints)) is None:
             time.sleep(0.05)
             continue
@@ -175,14 +175,14 @@ def inherit(
 
 
 def add_segment(folder: TrialFolder, segment: Segment) -> None:
-    """From here on the trial runs under the segment's values; this makes a takeover final."""
+    """Records the segment, whose values the trial uses from here on. This makes a takeover final."""
     record = folder.read()
     tuned = {**record.tuned, **segment.tuned}
     folder.write(replace(record, tuned=tuned, config={**record.config, **tuned}, segments=(*record.segments, replace(segment, tuned=tuned))))
 
 
 def run_here(task: TrialTask, number: int, monitor: SearchMonitor) -> None:
-    """A whole search of one trial, in this process, without Ray. What it raises reaches the caller."""
+    """Runs a search of a single trial in this process, without Ray. Errors of the trial reach the caller."""
     monitor.trial_started(number)
     try:
         for step in run_trial(task, number):

@@ -1,7 +1,7 @@
-"""``ray.tune.report`` within an objective: whoever calls it waits there until the report is on record, and goes on, or ends there with the trial.
+"""``ray.tune.report`` in an objective: the call returns once the report is on record, or never if the trial ends there.
 
-The objective runs in the trial's own thread beside whoever takes its reports, as a generator does, but without a ``yield``: so loops that belong to
-somebody else can report through a callback (those of Keras, Lightning, XGBoost and transformers all call ``ray.tune.report``).
+The objective takes turns with the receiver of its reports in the same thread, like a generator but without ``yield``. So training loops of other
+libraries can report through callbacks (those for Keras, Lightning, XGBoost and transformers all call ``ray.tune.report``).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from greenlet import getcurrent, greenlet
 
 from ..errors import InvalidReport
 
-FILES = "files"  # in a trial's folder: those that an objective writes
+FILES = "files"  # subfolder of a trial's folder, for files that an objective writes
 
 MOST_EXITS = 100
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an objective said.
+    """A report of an objective.
 
     Attributes:
-        values: metrics, or what it returned.
-        checkpoint: Ray's, a folder that ``ray.tune.get_checkpoint`` is to give when the trial goes on.
-        is_last: it returned.
+        values: the reported metrics, or what the objective returned.
+        checkpoint: Ray's ``Checkpoint``, a folder that ``ray.tune.get_checkpoint`` returns when the trial is continued.
+        is_last: whether the objective returned.
     """
 
     values: Any
@@ -39,11 +39,11 @@ class Report:
 
 @dataclass
 class TrialSession:
-    """Stands where Ray has its session: what ``ray.tune.report``, ``get_checkpoint`` and ``get_context`` ask.
+    """Stands in for Ray's session, which ``ray.tune.report``, ``get_checkpoint`` and ``get_context`` use.
 
     Attributes:
-        loaded_checkpoint: to go on from; None: the trial begins.
-        misused: why a report was not heard; empty: all were.
+        loaded_checkpoint: the checkpoint to continue from; None: the trial starts.
+        misused: why a report could not be received; empty: all were.
     """
 
     trial_id: str
@@ -68,14 +68,14 @@ class TrialSession:
 
 @contextlib.contextmanager
 def session_of(trial_folder: Path, newest: Path | None, resources: Mapping[str, float]) -> Iterator[TrialSession]:
-    """Within, Ray's functions for objectives know of this trial, and of the folder that it may write to (``get_context().get_trial_dir()``).
+    """Makes Ray's functions for objectives refer to this trial within the block, and to its folder for files (``get_context().get_trial_dir()``).
 
     Args:
-        newest: the folder of its last checkpoint.
+        newest: the folder of its newest checkpoint; None: there is none.
         resources: the trial's ``cpu`` and ``gpu``.
     """
     from ray import tune
-    from ray.train._internal import session  # the one place that all of them look at
+    from ray.train._internal import session  # where all of these functions look
 
     checkpoint = None if newest is None else tune.Checkpoint.from_directory(str(newest))
     before = session._session
@@ -92,19 +92,19 @@ def session_of(trial_folder: Path, newest: Path | None, resources: Mapping[str, 
 
 
 def request_of(resources: Mapping[str, float]) -> Any:
-    """What Ray says of a trial's resources (``get_context().get_trial_resources()``)."""
+    """A trial's resources as Ray gives them (``get_context().get_trial_resources()``)."""
     from ray.tune import PlacementGroupFactory
 
     return PlacementGroupFactory([{kind.upper(): float(amount) for kind, amount in resources.items() if amount}])
 
 
 def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:
-    """What an objective reports, and what it returns. Whoever stops asking ends it where it is."""
+    """Yields what an objective reports, and finally what it returns. Closing the iterator ends the objective where it is."""
 
     def called() -> Any:
         try:
             return objective()
-        except StopIteration as error:  # of a generator, as this is, it would be said to be its own
+        except StopIteration as error:  # a StopIteration out of this generator would be blamed on the generator itself
             raise RuntimeError("the objective asked next() of something that had no more, and let its StopIteration out") from error
 
     worker = greenlet(called)
@@ -116,7 +116,7 @@ def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:
             said = worker.switch()
         yield Report(said, is_last=True)
     finally:
-        for _ in range(MOST_EXITS):  # of an objective that catches everything, as often as it reports
+        for _ in range(MOST_EXITS):  # repeatedly, because an objective may catch every exception and report again
             if worker.dead:
                 break
-            worker.throw()  # GreenletExit, where it reports
+            worker.throw()  # raises GreenletExit where the objective reports

@@ -1,4 +1,4 @@
-"""A warm start: what earlier searches tried, and how well it did, told to the searcher of another one."""
+"""Warm start: reads what earlier searches tried, and its scores, for the searcher of a new one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class WarmStart:
     """What is known before the first trial.
 
     Attributes:
-        trials: (raw proposal, score) of earlier trials that lie in this search's space, the best first.
-        num_others: those that do not.
+        trials: (raw proposal, score) of earlier trials that lie in this search's space, best first.
+        num_others: number of scored earlier trials that do not.
     """
 
     trials: tuple[tuple[RawProposal, float], ...] = ()
     num_others: int = 0
 
     def before(self, points: Sequence[RawProposal]) -> tuple[RawProposal, ...]:
-        """The points to try first, the best that is known at their head."""
+        """The points to try first: the best known trial, then ``points``."""
         best = tuple(raw for raw, _ in self.trials[:1])
         return best + tuple(point for point in points if point not in best)
 
@@ -43,16 +43,16 @@ class WarmStart:
 
 
 def read_warm_start(settings: TuneSettings, space: SearchSpace, fixed: Mapping[str, Any], metric: Metric, resuming: bool) -> WarmStart:
-    """The trials of ``settings.warm_start``'s searches that say something of this one.
+    """Reads the trials of the searches in ``settings.warm_start`` that lie in this search's space.
 
-    A trial lies in the space if its hyperparameters do, and if those that were searched then and are fixed now had these values.
+    A trial lies in the space if its hyperparameters do, and if those that were tuned then and are fixed now had the same values.
 
     Args:
         fixed: the hyperparameters that do not vary, by dotted key.
-        resuming: this search has begun; what it began with may be there no more.
+        resuming: whether this search is resumed; then folders of the earlier searches may be missing.
 
     Raises:
-        InvalidTuneSettings: a folder holds no search, or one by another metric; no trial lies in the space; the searcher learns from none.
+        InvalidTuneSettings: a folder holds no search, or one by another metric; no trial lies in the space; the searcher does not learn from trials.
         NotSupported: the searcher is an object that cannot be told of trials.
     """
     if not settings.warm_start:

@@ -105,7 +105,7 @@ def used_models(config: Config, features: Features) -> tuple[str, ...]:
             f"{' and '.join(dict.fromkeys(KINDS[kind][1] for kind in unread))}, or leave these columns out with column_types={{column: 'null'}}"
         )
     if len(used) > 1 and "fusion_mlp" not in names:
-        raise InvalidHyperparameter(f"model.names: {', '.join(used)} are used together and nothing brings them together; add fusion_mlp, or name one of them")
+        raise InvalidHyperparameter(f"model.names: {', '.join(used)} cannot be combined without fusion_mlp; add it, or name only one of them")
     return used
 
 

@@ -50,7 +50,7 @@ def freeze(backbone: Backbone, optim: Optim) -> None:
         if optim.peft in WITH_BIASES and name.endswith("bias"):
             parameter.requires_grad_(True)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise InvalidHyperparameter(f"optim.peft: with {optim.peft!r} nothing of the backbone would learn; model.<its name>.trainable='head' says so")
+        raise InvalidHyperparameter(f"optim.peft: {optim.peft!r} would train nothing of the backbone; model.<its name>.trainable='head' trains the head alone")
 
 
 def _add_lora(backbone: Backbone, own: LoraConfig) -> None:

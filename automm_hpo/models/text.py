@@ -168,11 +168,11 @@ def _try_once(name: str, pretrained: bool, files: tuple[tuple[str, int], ...]) -
                 )
         except Exception as error:  # models raise many kinds
             first = first_line(error)
-            raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which could not be given rows of tokens: {first}") from None
+            raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which cannot process token ids: {first}") from None
     if not torch.allclose(together, alone, rtol=0, atol=1e-4 * float(alone.abs().max())):
         raise InvalidHyperparameter(
-            f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which does not tell padding from words, so that a row's answer would depend on "
-            "the rows beside it; choose another"
+            f"{KEY}.checkpoint_name: {name} is a {config.model_type}, which does not mask padding, so that a row's prediction would depend on "
+            "the other rows of its batch; choose another model"
         )
 
 

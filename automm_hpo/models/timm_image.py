@@ -140,7 +140,7 @@ def _try_shapes(own: TimmImageConfig) -> None:
         except Exception as error:  # models refuse sizes with assertions and shape errors of many kinds
             raise InvalidHyperparameter(f"{KEY}.image_size: {own.checkpoint_name} does not take {size} pixels: {error}") from None
     if not isinstance(features, torch.Tensor) or features.shape != (1, _feature_size(backbone)):  # for example encoders of larger models
-        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {own.checkpoint_name} gives tokens or a map of features, not one row a picture; choose another")
+        raise InvalidHyperparameter(f"{KEY}.checkpoint_name: {own.checkpoint_name} returns tokens or a feature map, not a vector per image; choose another")
 
 
 _try_shapes_once = functools.lru_cache(maxsize=1_000)(_try_shapes)  # takes a tenth of a second or two, and planning asks several times

@@ -69,7 +69,7 @@ def space_to_json(space: SearchSpace) -> dict[str, Any]:
 
 def _domain_to_json(key: str, domain: Space | Branches | Computed) -> dict[str, Any]:
     if isinstance(domain, Computed):
-        raise InvalidSpace(f"{key}: sample_from holds a function, which no file of ours holds")
+        raise InvalidSpace(f"{key}: sample_from holds a function, which cannot be saved")
     if isinstance(domain, Branches):
         return {"kind": "Branches", "options": list(map(_branch_to_json, domain.options)), "exhaustive": domain.exhaustive}
     return {"kind": type(domain).__name__} | {field.name: _value_to_json(key, getattr(domain, field.name)) for field in fields(domain)}

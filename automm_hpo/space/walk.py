@@ -72,7 +72,7 @@ def _compute(key: str, computed: Computed, values: Mapping[str, Any]) -> Any:
         value = computed.value(values)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        raise InvalidSpace(f"{key}: the function of {computed} raised {why}. It is given {', '.join(values)}, and computed values in their order") from error
+        raise InvalidSpace(f"{key}: the function of {computed} raised {why}. It can use {', '.join(values)}, and values computed before it") from error
     return unwrapped(value)
 
 
@@ -182,7 +182,7 @@ def to_raw(space: SearchSpace, values: Mapping[str, Any]) -> RawProposal:
     """
     found = _invert(space, values, defaults_first=False)
     problems = Problems()
-    for message in [*found.wrong, *(f"{key}: has no search space, or not in the branch of the other values" for key in values if key not in found.used)]:
+    for message in [*found.wrong, *(f"{key}: is not searched, or not in the branch that the other values select" for key in values if key not in found.used)]:
         problems.add(InvalidSpace(message))
     problems.raise_any()
     return found.raw

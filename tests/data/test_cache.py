@@ -247,7 +247,7 @@ def test_a_cache_without_room_decodes_when_asked_and_the_next_search_checks_noth
         store_caches(tmp_path / search, tables, GEOMETRY, "skip", report=lines.append)
         assert len(decoded) == (NUM_ROWS if search == "first" else 1)  # a bad one is looked at again
     assert not list((tmp_path / "small").glob("*.pixels"))
-    assert sum("each batch decodes its own" in line for line in lines) == 2
+    assert sum("images are decoded again for each batch" in line for line in lines) == 2
     streamed = [open_cache(tmp_path / "second", name) for name in tables]
     for one, other in zip(streamed, through_cache, strict=True):
         assert (one.is_streamed, other.is_streamed) == (True, False)

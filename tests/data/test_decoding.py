@@ -97,7 +97,7 @@ def test_a_time_limit_ends_it_and_says_how_far_it_was(course):
     clock[0] = 1001.0
     watch(10, 100)
     clock[0] = 1011.0
-    with pytest.raises(TimeLimitTooShort, match=r"took it all \(20 of 100, the others take about 44 s more\); give more$"):
+    with pytest.raises(TimeLimitTooShort, match=r"took it all \(20 of 100, the rest takes about 44 s more\); give more$"):
         watch(20, 100)
     with pytest.raises(TimeLimitTooShort, match="about 1 s more"):  # rounded up: none is none
         watch(99, 100)
@@ -120,7 +120,7 @@ def test_pictures_on_demand_are_the_pictures(tmp_path):
     assert store.shape == (6, 8, 8, 3)
     assert store.index_select(0, torch.tensor([5, 0, 1, 1]))[:, 3, 3, 0].tolist() == [14, 0, 10, 10]
     (tmp_path / "2.png").write_bytes(b"<html>")
-    with pytest.raises(BadImages, match=r"1 image could be read when the fit began, and no more: .*2\.png: not an image"):
+    with pytest.raises(BadImages, match=r"1 image could be read when the fit began, and no longer can: .*2\.png: not an image"):
         store.index_select(0, torch.tensor([2, 3]))
 
 
@@ -158,4 +158,4 @@ def test_16_bit_pictures_that_come_out_dark_are_told(largest, dark):
     line = find_dark([Image.fromarray(np.full((2, 2), value, np.uint16)) for value in largest] + [Image.new("L", (2, 2))], 100)
     assert bool(line) == dark
     if dark:
-        assert line.startswith(f"16-bit pictures come out dark: the largest value in 20 that were looked at is {largest[0]:,} of 65,535")
+        assert line.startswith(f"16-bit images will be dark: they are divided by 257, and the largest value in 20 sampled images is {largest[0]:,} of 65,535")

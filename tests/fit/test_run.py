@@ -61,7 +61,7 @@ def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, f
     capsys.readouterr()
     streamed = fit(table, hyperparameters, "streamed", verbosity=2, refit=True)
     assert not list((here / "small").glob("*.pixels"))
-    assert capsys.readouterr().out.count("each batch decodes its own") == 1
+    assert capsys.readouterr().out.count("images are decoded again for each batch") == 1
     figures = ["status", "score", "best_epoch", "epochs"]
     assert streamed.leaderboard()[figures].equals(through_cache.leaderboard()[figures])
     assert streamed.predict_proba(small[1]).equals(through_cache.predict_proba(small[1]))
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_a_decoding_at_once_and_leaves_what_is_decoded_to_the_next(s
     assert len(decoded) < 100
     assert not (here / "run").exists()
     assert sorted(path.suffix for path in machine.iterdir()) == ["", ".part"]
-    assert " of 200 images are decoded, and kept: the next call goes on from there" in capsys.readouterr().out
+    assert " of 200 images that were decoded: the next call continues from there" in capsys.readouterr().out
     monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: decoded.append(source) or decode_image(source, geometry))
     fit(small[0], fast | {"optim.max_epochs": 1})
     assert len(set(decoded)) == len(decoded) == 200
@@ -110,7 +110,7 @@ def test_ctrl_c_ends_a_decoding_at_once_and_leaves_what_is_decoded_to_the_next(s
 def test_a_time_limit_that_decoding_takes_is_said(small, here, fast, monkeypatch, machine):
     monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: time.sleep(0.2) or decode_image(source, geometry))
     started = time.time()
-    with pytest.raises(TimeLimitTooShort, match=r"decoding the images took it all \(\d+ of 200, the others take about \d+ s more\)"):
+    with pytest.raises(TimeLimitTooShort, match=r"ran out while decoding the images \(\d+ of 200, the rest takes about \d+ s more\)"):
         fit(small[0], fast, time_limit=3)
     assert time.time() - started < 3 + 1
     assert not (here / "run").exists()
@@ -171,7 +171,7 @@ def test_a_head_on_a_random_backbone_is_told(small, here, fast):
 @pytest.mark.parametrize(
     ("labels", "problem_type", "told"),
     [
-        ([row % 40 for row in range(200)], None, "40 different whole numbers, taken for amounts; problem_type='multiclass' takes them for classes"),
+        ([row % 40 for row in range(200)], None, "40 different whole numbers, treated as quantities; problem_type='multiclass' treats them as classes"),
         ([float(row % 3) for row in range(200)], None, "3 different whole numbers"),
         ([row % 40 for row in range(200)], "regression", ""),
         ([row % 40 for row in range(200)], "multiclass", ""),

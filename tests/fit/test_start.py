@@ -318,7 +318,7 @@ def test_rows_that_it_has_learned_from_do_not_validate(old, here, capsys):
     assert again.knows(new, here).sum() >= 20
     fit(new, "kind", here / "other", start_from=here / "new", tuning_data=own.head(50), verbosity=1)
     said = capsys.readouterr().out
-    assert f"{again.knows(own.head(50), here).sum()} of the 50 to validate on, which flatters it: give tuning_data that it has not seen" in said
+    assert f"{again.knows(own.head(50), here).sum()} of the 50 to validate on, so its scores are too optimistic: give tuning_data that it has not seen" in said
     fit(new.assign(first=9.0), "kind", here / "none", start_from=old["kind"], verbosity=2)
     assert "it has learned from" not in capsys.readouterr().out
 

@@ -641,8 +641,8 @@ def test_a_scheduler_that_looks_for_what_nobody_reports_is_refused():
 @pytest.mark.parametrize(
     ("scheduler", "words"),
     [
-        (lambda: ASHAScheduler(metric="log_loss", mode="max"), "has mode='max', but of log_loss less is better: 'min'"),
-        (lambda: HyperBandScheduler(metric="score", mode="min"), "has mode='min', but of score more is better: 'max'"),
+        (lambda: ASHAScheduler(metric="log_loss", mode="max"), "has mode='max', but lower log_loss is better: 'min'"),
+        (lambda: HyperBandScheduler(metric="score", mode="min"), "has mode='min', but higher score is better: 'max'"),
         (lambda: MedianStoppingRule(mode="min"), "has mode='min' and no metric; give it metric='log_loss' too, or neither"),
     ],
 )

@@ -40,8 +40,8 @@ def check_given_scheduler(scheduler: TrialScheduler, metric: str, mode: str) -> 
     if given is not None and scheduler.metric is None:
         raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has mode={given!r} and no metric; give it metric={metric!r} too, or neither")
     if own is not None and given not in (None, own):
-        better = "more" if own == "max" else "less"
-        raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has mode={given!r}, but of {scheduler.metric} {better} is better: {own!r}")
+        better = "higher" if own == "max" else "lower"
+        raise InvalidTuneSettings(f"scheduler: {type(scheduler).__name__} has mode={given!r}, but {better} {scheduler.metric} is better: {own!r}")
 
 
 def wrap_given_scheduler(scheduler: TrialScheduler) -> TrialScheduler:
