@@ -76,8 +76,9 @@ class ProcessWide:
         with self._lock:
             self._own = self._own if self._within else self._read()
             self._within[mark] = value
-            self._set(value)
         try:
+            with self._lock:
+                self._set(value)
             yield
         finally:
             with self._lock:

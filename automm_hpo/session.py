@@ -38,7 +38,7 @@ from .tracking import MlflowTracker
 
 SAVE_SECONDS, RAY_STOP_SECONDS = 1.0, 2.5  # reserved at the end of a time limit, to save the result and to stop Ray
 NO_TIME_AFTER = "no time was left for what follows the trials"
-AND_A_TRIAL = "and what a trial takes to its first score"
+AND_A_TRIAL = "and the time that a trial takes to its first score"
 
 
 def trials_deadline(deadline: float | None, with_ray: bool) -> float | None:
@@ -123,7 +123,7 @@ class Session:
         around, least = SAVE_SECONDS + RAY_STOP_SECONDS, least_start_seconds()
         if (late := time.time() + least + around - self.deadline) > 0:
             start = f"starting Ray takes {least:g} s at the least, and " if least else ""
-            raise TimeLimitTooShort(f"time_limit: {start}{around:g} s are kept for the end of a search; at least {late:.1f} s more are needed, {AND_A_TRIAL}")
+            raise TimeLimitTooShort(f"time_limit: {start}{around:g} s are reserved for the end of a search; give at least {late:.1f} s more, {AND_A_TRIAL}")
 
     @property
     def is_finished(self) -> bool:
@@ -191,7 +191,7 @@ class Session:
             cluster.stop()  # not in a background thread: if Ray's handles are garbage-collected while it stops, the process dies
         if interruption.signal is not None and self.records.best() is None:
             if len(self.records):
-                self.progress.say(f"no trial has a score yet; the same call with save_path={str(self.path)!r} goes on with it", level=1)
+                self.progress.say(f"no trial has a score yet; the same call with save_path={str(self.path)!r} resumes the search", level=1)
             interruption.reraise()
         if trials_end is not None and self._ended_by == TIME_LIMIT:
             self._check_scored()
@@ -205,8 +205,8 @@ class Session:
         if all(record.best is None and record.reason == TIME_LIMIT for record in trials):
             ran = max(record.ended - record.started for record in trials)
             raise TimeLimitTooShort(
-                f"time_limit: none of {len(trials)} trials came to a first score, and the first of them had {ran:.0f} s; "
-                f"the same call with save_path={str(self.path)!r} and more time goes on"
+                f"time_limit: none of {len(trials)} trials reached a score, and the longest ran for {ran:.0f} s; "
+                f"the same call with save_path={str(self.path)!r} and more time continues"
             )
 
     def close(self, interruption: Interruption, best: TrialRecord | None, had_time: bool = True, validated: float | None = None) -> None:
@@ -233,7 +233,7 @@ class Session:
         self.progress.summary(self.records)
         self.progress.say(saved, level=1)
         cause = self._ended_by or ("the searcher has nothing more to propose" if len(self.records) < self._num_trials else "")
-        on = f"; the same call with save_path={str(self.path)!r} goes on with it{also}" if cause in (INTERRUPTED, TIME_LIMIT, NO_ROOM, NO_TIME_AFTER) else ""
+        on = f"; the same call with save_path={str(self.path)!r} resumes it{also}" if cause in (INTERRUPTED, TIME_LIMIT, NO_ROOM, NO_TIME_AFTER) else ""
         if cause:
             self.progress.say(f"ended early ({cause}){on}", level=1)
 
@@ -286,7 +286,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, c
     """
     if task.deadline is not None and job and not job.in_process and time.time() > task.deadline and monitor.records.best() is None:
         late = time.time() - task.deadline
-        raise TimeLimitTooShort(f"time_limit: reading the data and starting Ray took it all; at least {late:.1f} s more are needed, {AND_A_TRIAL}")
+        raise TimeLimitTooShort(f"time_limit: it passed while the data were read and Ray started; give at least {late:.1f} s more, {AND_A_TRIAL}")
 
     if monitor.records.have_all_failed():
         monitor.records.reopen_all()
@@ -297,7 +297,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, c
     def end_soon() -> None:
         monitor.ending = INTERRUPTED
         (task.search_folder / STOP_FILE).touch()
-        progress.say("ending: the trials under way are validated where they are, and kept; a second interrupt ends at once", level=1)
+        progress.say("stopping: the running trials are validated and saved first; interrupt again to stop at once", level=1)
 
     interruption = Interruption()
     try:

@@ -227,7 +227,7 @@ SPACES = [
     settings({"scheduler": "ASHAA"}, "scheduler", "FIFO, ASHA", "Did you mean ASHA?"),
     settings({"scheduler": "BOHB"}, "scheduler", "BOHB needs searcher='bohb'", "HyperBand"),
     settings({"searcher": "bohb", "scheduler": "FIFO"}, "bohb needs scheduler='BOHB'"),
-    settings({"searcher": "zoopt", "scheduler": "HyperBand"}, "zoopt proposes nothing more until its first trials have ended"),
+    settings({"searcher": "zoopt", "scheduler": "HyperBand"}, "zoopt waits for its first trials to end"),
     settings({"scheduler": "bandit"}, "slack_factor", "slack_amount", "neither"),
     settings({"scheduler": "truncation", "scheduler_init_args": {"truncation_percentage": 100}}, "integer in [1, 99]"),
     space(
@@ -261,7 +261,7 @@ SPACES = [
     *(
         settings({"points_to_evaluate": [{"optim.lr": 1e-3}, point]}, *words, error=error)
         for point, error, *words in (
-            ({"optim.lr": 5.0, "optim.patience": 3}, InvalidSpace, "points_to_evaluate[1]: optim.patience", "has no search space"),
+            ({"optim.lr": 5.0, "optim.patience": 3}, InvalidSpace, "points_to_evaluate[1]: optim.patience", "is not searched"),
             ({"optim.lrr": 1e-3}, UnknownHyperparameter, "points_to_evaluate[1]: optim.lrr", "Did you mean optim.lr?"),
         )
     ),
@@ -273,8 +273,8 @@ SPACES = [
     settings(["auto"], "expected a dict or a preset's name"),
     settings({"scheduler_init_args": {"max_t": 2, "grace_period": 3}}, "grace_period <= max_t"),
     settings({"searcher_init_args": {"n_startup": 3}}, "n_startup", "Did you mean n_startup_trials?"),
-    settings({"resources_per_trial": {"cpu": 10_000}}, "resources_per_trial", "wants 10000 cpu", "there are"),
-    settings({"resources_per_trial": {"gpu": 100}}, "resources_per_trial", "wants 100 gpu", "there are"),
+    settings({"resources_per_trial": {"cpu": 10_000}}, "resources_per_trial", "needs 10000 cpu", "are available"),
+    settings({"resources_per_trial": {"gpu": 100}}, "resources_per_trial", "needs 100 gpu", "are available"),
     settings({"resources_per_trial": {"cpu": True}}, "resources_per_trial", "{'cpu': True}"),
     settings({"resources_per_trial": {"cpus": 1}}, "resources_per_trial", "{'cpus': 1}", "'cpu'"),
 ]
@@ -334,13 +334,13 @@ DATA = [
     data("train_data", "expected a DataFrame", "Series", train_data=lambda train: train["label"]),
     data("unique", "'image'", train_data=lambda train: pd.concat([train, train[["image"]]], axis=1)),
     data(
-        "names of columns",
+        "column names must be",
         "('a', 'b') (tuple) and 1 more",
         "'_'.join",
         train_data=lambda train: train.assign(x=1, y=2).rename(columns={"x": ("a", "b"), "y": (1, 2)}),
     ),
     *(
-        data("names of columns", type(name).__name__, "map(str)", train_data=lambda train, name=name: train.assign(x=1).rename(columns={"x": name}))
+        data("column names must be", type(name).__name__, "map(str)", train_data=lambda train, name=name: train.assign(x=1).rename(columns={"x": name}))
         for name in (pd.Timestamp("2026-01-01"), NAN, b"x", np.int64(3))
     ),
     data("no rows", train_data=lambda train: train.head(0)),
@@ -736,7 +736,7 @@ def test_loading_what_is_no_predictor(kind, here):
 
 def test_loading_a_newer_format(folder):
     described(folder, lambda description: description.update(format_version=99))
-    with pytest.raises(NotAPredictor, match=r"format 99, .*this version reads 3: fit again, or load it with automm_hpo"):
+    with pytest.raises(NotAPredictor, match=r"format 99 .*this version reads 3: fit again, or load it with automm_hpo"):
         MultiModalPredictor.load(folder)
 
 

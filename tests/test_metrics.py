@@ -247,7 +247,7 @@ def test_a_scorer_that_refuses_says_so():
 def test_a_stored_scorer_object_is_only_a_name():
     metric = stored_metric("scorer.f1_score")
     assert metric.score(0.5) == 0.5
-    with pytest.raises(InvalidArgument, match="give metrics"):
+    with pytest.raises(InvalidArgument, match="pass metrics"):
         compute_scorer(metric, TARGET, TARGET, PROBABILITIES, LETTERS)
     with pytest.raises(InvalidArgument, match="expected one of"):
         find_metric("scorer.f1_score")

@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from automm_hpo.errors import InvalidTuneSettings
+from automm_hpo.hpo.cluster import check_nodes
+
 SEARCH = """
     import ray
     from ray import tune
@@ -70,3 +73,12 @@ def test_two_nodes_share_a_search_and_killing_one_loses_no_trial(tmp_path):
             assert cluster.head_node.remaining_processes_alive()  # used, and not shut down
         finally:
             cluster.shutdown()
+
+
+def test_a_trial_that_fits_on_no_single_machine_is_refused(tmp_path, monkeypatch):
+    import ray
+
+    nodes = [{"NodeID": name, "NodeName": name, "Alive": True, "Resources": {"CPU": 4.0}} for name in "ab"]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    with pytest.raises(InvalidTuneSettings, match="a trial needs 6 cpu, which no machine of the cluster has"):
+        check_nodes(tmp_path, {"cpu": 6.0, "gpu": 0.0})

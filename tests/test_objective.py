@@ -287,7 +287,7 @@ def test_population_based_training_takes_over_the_better_states():
             assert result.extra["steps"] == result.epoch
     with pytest.raises(errors.InvalidTuneSettings, match="PBT changes the tuned hyperparameters while a model trains"):
         search(falling, {"x": tune.uniform(0, 1)}, scheduler="PBT", save_path="other")
-    with pytest.raises(errors.InvalidTuneSettings, match="PBT writes down what it changes, and options of f are no numbers"):
+    with pytest.raises(errors.InvalidTuneSettings, match="PBT stores changed values as JSON, but options of f are not numbers"):
         search(Falling, {"f": tune.choice([abs, len])}, scheduler="PBT", max_epochs=4, save_path="other")
 
 
@@ -426,7 +426,7 @@ def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatc
     assert {record.reason for record in found.trials} == {"time limit"}
     assert said.count(" ends ") == 2
     assert f"saved in {here / 'run'}" in said
-    assert f"ended early (time limit); the same call with save_path='{here / 'run'}' goes on with it" in said
+    assert f"ended early (time limit); the same call with save_path='{here / 'run'}' resumes it" in said
     _, said = call(kwargs={"trial_time_limit": 0.5})
     assert f"resuming {here / 'run'}: 0 trials are kept, 2 go on" in said
 
@@ -463,7 +463,7 @@ def test_a_warm_start_knows_what_earlier_searches_found(capsys):
     for change, words in [
         ({"space": {"x": tune.uniform(5, 6)}}, "coarse: none of its 12 scored trials lies in this search space"),
         ({"space": {"x": tune.uniform(-1, 1), "k": "c"}}, "none of its 12 scored trials"),
-        ({"metric": "epoch_squared"}, r"went by loss \(min\), this one goes by epoch_squared \(min\): their scores do not compare"),
+        ({"metric": "epoch_squared"}, r"used loss \(min\), this one uses epoch_squared \(min\): their scores cannot be compared"),
         ({"kwargs": {"warm_start": ["coarse", "nowhere"]}}, "nowhere holds no search; expected the save_path of an earlier one"),
         ({"kwargs": {"warm_start": 5}}, "warm_start: expected a folder's path, or a list of them, got 5"),
         ({"searcher": "random"}, "warm_start: random learns from no trial, neither its own nor an earlier one"),
@@ -485,8 +485,8 @@ class Counting(tune.search.Searcher):
         ({"mode": None}, "mode: expected 'max' or 'min'"),
         ({"mode": "least"}, "mode: expected 'max' or 'min'"),
         ({"objective": 5}, "objective: expected a function of a config"),
-        ({"objective": Falling}, "max_epochs: a Trainable steps until it is stopped"),
-        ({"space": {"x": 1}, "num_trials": None}, "space: has no search space"),
+        ({"objective": Falling}, "max_epochs: a Trainable needs it"),
+        ({"space": {"x": 1}, "num_trials": None}, "space: contains only fixed values"),
         ({"kwargs": {"metric": "other"}}, "metric: is 'loss' in the call and 'other'"),
         ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
         ({"scheduler": tune.schedulers.ASHAScheduler(metric="los", mode="min")}, "metric='los', and trials report"),
@@ -579,7 +579,7 @@ def test_a_list_in_place_of_a_space_is_pointed_at(values):
 
 
 def test_a_distribution_of_scipys_is_no_fixed_value():
-    with pytest.raises(errors.InvalidSpace, match=r"x/y: a distribution of scipy's is no search space here; tune\.uniform"):
+    with pytest.raises(errors.InvalidSpace, match=r"x/y: scipy's distributions are not supported; use tune\.uniform"):
         tune_objective(lambda config: 0.0, {"x": {"y": stats.norm(0, 1)}, "z": tune.uniform(0, 1)}, mode="min")
 
 
@@ -597,12 +597,12 @@ def test_a_limit_that_trials_could_not_hear_of_is_told(store, curve, here):
         for values in ([1.0], [1.0, 2.0])
     ]
     plan = SimpleNamespace(settings=TuneSettings(trial_time_limit=4))
-    assert _unlimited(plan, trials).startswith("trial_time_limit: 1 trial took longer than 4 s; a trial ends at its next report")
+    assert _unlimited(plan, trials).startswith("trial_time_limit: 1 trial took longer than 4 s; the limit is checked at reports")
     assert _unlimited(plan, trials[1:]) == _unlimited(SimpleNamespace(settings=TuneSettings()), trials) == ""
 
 
 def test_a_quota_that_nothing_could_hold_an_objective_to_is_refused():
-    with pytest.raises(errors.InvalidTuneSettings, match="disk_quota_mb: how large the checkpoints of an objective become is not known"):
+    with pytest.raises(errors.InvalidTuneSettings, match="disk_quota_mb: not supported here, because the size of the checkpoints is not known"):
         tune_objective(lambda config: 0.0, {"x": tune.uniform(0, 1)}, {"disk_quota_mb": 10}, mode="min")
 
 
@@ -680,7 +680,7 @@ def test_values_alone_are_tried_as_often_as_they_are_to_be(here):
     assert found.leaderboard()["score"].nunique() == 3
     assert found.best_config == {"a": 2, "b": 4}
     assert len(search(objective, {"a": 2, "b": 4}, "bayes", "ASHA", 5, metric="objective", kwargs=kwargs).leaderboard()) == 5
-    with pytest.raises(errors.InvalidTuneSettings, match=r"nothing is to be searched.*num_trials says how often"):
+    with pytest.raises(errors.InvalidTuneSettings, match=r"no search space.*num_trials says how often"):
         tune_objective(objective, {"a": 2}, {"searcher": "random"}, mode="max", tracking=None)
 
 

@@ -273,7 +273,7 @@ def test_the_positive_class_may_be_the_first():
     assert problem.with_positive("same") is problem
     with pytest.raises(InvalidHyperparameter, match=r"data\.pos_label: expected 'changed' or 'same', got 'chnaged'"):
         problem.with_positive("chnaged")
-    with pytest.raises(InvalidHyperparameter, match="the problem is multiclass"):
+    with pytest.raises(InvalidHyperparameter, match="this one is multiclass"):
         infer_problem(Series(list("abc")), "y").with_positive("a")
 
 

@@ -85,7 +85,7 @@ def opened(path, with_ray, deadline):
 def test_a_time_limit_that_ray_alone_would_take_is_refused_before_it_is_started(here, monkeypatch, runs, needed):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.is_initialized", lambda: runs)
-    with pytest.raises(TimeLimitTooShort, match=rf"^time_limit: {'' if runs else 'starting Ray takes 2 s'}.* at least {needed - 1:.1f} s more are needed"):
+    with pytest.raises(TimeLimitTooShort, match=rf"^time_limit: {'' if runs else 'starting Ray takes 2 s'}.* at least {needed - 1:.1f} s more"):
         opened(here / "run", True, time.time() + 1)
     assert not (here / "run").exists()
     opened(here / "run", True, time.time() + needed + 1)
@@ -100,7 +100,7 @@ def test_trials_that_had_no_time_for_a_score_are_no_failures(here, store, reason
     if len(reasons) > 1:
         session._check_scored()  # another error says what failed
         return
-    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials came to a first score, and the first of them had \d+ s; the same call with save_path="):
+    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials reached a score, and the longest ran for \d+ s; the same call with save_path="):
         session._check_scored()
 
 

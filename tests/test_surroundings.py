@@ -149,7 +149,7 @@ def test_an_objective_that_cannot_be_sent_is_refused_before_ray_is_started(here,
         with lock:
             return config["x"]
 
-    with pytest.raises(InvalidArgument, match=r"objective: it cannot be sent to the trials' processes .*lock"):
+    with pytest.raises(InvalidArgument, match=r"objective: it cannot be pickled for the trials' processes .*lock"):
         tune_objective(objective, {"x": tune.uniform(0, 1)}, mode="max", save_path="run", tracking=None, verbosity=0)
     assert not os.path.exists("run")
 

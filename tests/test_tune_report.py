@@ -146,10 +146,10 @@ def test_a_trial_knows_its_name(record_of):
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        ("yields", "in one that yields"),
-        ("another thread", "called in another thread than the objective"),
+        ("yields", "in an objective that yields"),
+        ("another thread", "called outside the objective's own thread"),
         ("exit", "SystemExit: 3"),
-        ("StopIteration", "let its StopIteration out"),
+        ("StopIteration", "did not catch the StopIteration"),
     ],
 )
 def test_what_reports_where_none_is_heard_or_leaves_by_another_door_fails_by_its_name(record_of, case, reason):
@@ -233,9 +233,7 @@ def test_rays_hyperband_ends_weak_trials():
 
 def test_a_scheduler_that_never_looked_is_told(capsys):
     search(lambda config: fitted(config, Callback(), 8), scheduler="median", verbosity=1)
-    assert "median stopped no trial: it judges them after 10 reports, and none made more than 8; give max_epochs=8" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "median stopped no trial: it judges them after 10 reports, and none made more than 8; give max_epochs=8" in " ".join(capsys.readouterr().out.split())
 
 
 def test_resources_that_would_not_be_read_are_refused():

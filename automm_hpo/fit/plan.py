@@ -61,9 +61,7 @@ class Target:
             told["validation_metric"] = artifact.validation_metric
         for name, metric in told.items():
             if metric.startswith(OBJECT):
-                raise InvalidArgument(
-                    f"{name}: the predictor in start_from used a scorer object ({metric}), which was not saved; give it again, or another"
-                )
+                raise InvalidArgument(f"{name}: the predictor in start_from used a scorer object ({metric}), which was not saved; give it again, or another")
         return replace(self, label=problem.label, problem_type=problem.problem_type, **told)
 
     def searched_by(self, settings: TuneSettings) -> Self:

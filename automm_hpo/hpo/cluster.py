@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import InvalidArgument, TimeLimitTooShort
+from ..errors import InvalidArgument, InvalidTuneSettings, TimeLimitTooShort
 from ..process import ProcessWide, handlers_unchanged, levels_of
 from .settings import local_resources
 
@@ -98,9 +98,9 @@ def ray_cluster(
     import ray
 
     if not _own_ray.acquire(blocking=False):
-        report("another search of this process runs on a Ray of its own: waiting for its end. After a ray.init() they would run side by side")
+        report("waiting for another search in this process, which runs on a Ray of its own; after a ray.init() of yours they would run side by side")
         if not _own_ray.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.time())):
-            raise TimeLimitTooShort("time_limit: all of it went by while another thread's search was running on Ray; after a ray.init() they run side by side")
+            raise TimeLimitTooShort("time_limit: it passed while another thread's search was running on Ray; after a ray.init() of yours they run side by side")
     own = not ray.is_initialized()
     if not own:  # the user's Ray, or that of an outer call in this thread
         _own_ray.release()
@@ -340,18 +340,28 @@ def deaths_untold(after: float | None) -> Iterator[None]:
         ours = False  # a function that another search has put in its place may still call this one
 
 
-def check_nodes(folder: Path) -> None:
-    """Checks that every machine of the cluster can write to the search's folder: each leaves a marker file there, and this one looks for it.
+def check_nodes(folder: Path, wanted: Mapping[str, float]) -> None:
+    """Checks that a trial fits on a machine of the cluster, and that every machine can write to the search's folder.
+
+    Each machine leaves a marker file in the folder, and this process looks for it.
+
+    Args:
+        wanted: ``cpu`` and ``gpu`` of a trial.
 
     Raises:
-        InvalidArgument: some machines cannot; the message names them.
+        InvalidTuneSettings: the cluster has the resources of a trial, but no single machine of it does. Ray would let the trials wait for ever.
+        InvalidArgument: some machines cannot write to the folder; the message names them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = {node["NodeID"]: node["NodeName"] for node in alive}
     if len(nodes) < 2:
         return
+    if not any(all(node["Resources"].get(kind.upper(), 0.0) >= amount for kind, amount in wanted.items()) for node in alive):
+        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in wanted.items() if amount)
+        raise InvalidTuneSettings(f"resources_per_trial: a trial needs {needs}, which no machine of the cluster has")
 
     @ray.remote(num_cpus=0, max_retries=0)
     def mark(path: str) -> str:

@@ -101,6 +101,6 @@ def _from_optuna(value: Any) -> Space:
     # Optuna counts steps from the lower end, we from 0
     count = int((value.high - value.low) / value.step + 1e-9) + 1
     if count > MAX_VALUES:
-        raise NotSupported(f"{value}: a lower end that is no multiple of the step; give one that is")
+        raise NotSupported(f"{value}: the lower end must be a multiple of the step")
     values = [value.low + index * value.step for index in range(count)]
     return Choice(tuple(values if whole else (float(f"{one:.12g}") for one in values)))

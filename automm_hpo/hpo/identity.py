@@ -138,8 +138,12 @@ class Outcome:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome of the last session; None if there is none, or a damaged one, which says no more: the records tell what is left to do."""
     path = folder / "outcome.json"
-    return Outcome(**read_json(path)) if path.is_file() else None
+    try:
+        return Outcome(**read_json(path)) if path.is_file() else None
+    except (CorruptFile, TypeError):
+        return None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

@@ -26,7 +26,7 @@ EVALUATORS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     # the default of 0.1 would be one or two trials of a usual search
     "ped_anova": ("PED-ANOVA", lambda optuna: optuna.PedAnovaImportanceEvaluator(target_quantile=0.25)),
 }
-"""Name -> what it is called in a picture, and what makes it."""
+"""Name -> (title in plots, factory)."""
 
 
 def importances(trials: Sequence[TrialRecord], metric: Metric, evaluator: str = "fanova") -> pd.Series:

@@ -155,7 +155,7 @@ class SearchMonitor:
             folder.write_error(error)
         reason = raised_in(folder.error) or "unknown"
         if hopeless and self.records.best() is None:
-            self.over = "none of the others would do better"
+            self.over = "every other trial would fail in the same way"
         if disk_full:
             self.over = NO_ROOM
         self._close(number, FAILED, reason)

@@ -121,6 +121,6 @@ def _holds_space(value: Any) -> bool:
 
 def _refuse_space(key: str, value: Any) -> None:
     if callable(getattr(value, "rvs", None)):
-        raise InvalidSpace(f"{key}: a distribution of scipy's is no search space here; tune.uniform, tune.loguniform, tune.randn and tune.randint are")
+        raise InvalidSpace(f"{key}: scipy's distributions are not supported; use tune.uniform, tune.loguniform, tune.randn or tune.randint")
     if _holds_space(value):
         raise InvalidSpace(f"{key}: a search space within {value!r}: give each space a name of its own, in a dict")

@@ -54,7 +54,7 @@ def check_objective(objective: Any, max_epochs: int | None) -> None:
         if objective.default_resource_request.__qualname__ != "Trainable.default_resource_request":
             raise InvalidArgument("objective: its default_resource_request is not read here; give resources_per_trial in hyperparameter_tune_kwargs")
         if max_epochs is None:
-            raise InvalidArgument("max_epochs: a Trainable steps until it is stopped; say after how many steps")
+            raise InvalidArgument("max_epochs: a Trainable needs it, because it would never stop by itself")
     elif not callable(objective):
         raise InvalidArgument(f"objective: expected a function of a config, got {objective!r}")
     elif not takes_config(objective):
@@ -127,7 +127,7 @@ def _check_sent(objective: Any) -> None:
             cloudpickle.dump(objective, nowhere)
     except Exception as error:  # objects that cannot be pickled raise errors of any kind
         why = f"{type(error).__name__}: {error}"
-        raise InvalidArgument(f"objective: it cannot be sent to the trials' processes ({why}); let it make or open within what it uses") from None
+        raise InvalidArgument(f"objective: it cannot be pickled for the trials' processes ({why}); create or open such objects inside the function") from None
 
 
 def _is_installed(file: str | None) -> bool:
@@ -349,7 +349,7 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
         saved = {key: unwrapped(value) for key, value in saved.items()}
         if bad := [key for key, value in saved.items() if not is_json({key: value})]:
             raise NotSupported(
-                f"save_checkpoint: {bad[0]!r} of the dict that it returned is no number, text, list or dict of them; write files into the folder it is given"
+                f"save_checkpoint: {bad[0]!r} of the dict that it returned cannot be stored as JSON; write it to a file in the folder it is given"
             )
         write_json(temporary / SAVED, saved)
     write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited})

@@ -99,7 +99,7 @@ class Progress:
         self._note(TrialRow.of(record))
 
     def trial_retried(self, record: TrialRecord, cause: str) -> None:
-        self.say(f"{self._trial(record)} lost its process and goes on in another ({cause})", level=1)
+        self.say(f"{self._trial(record)} lost its process and continues in a new one ({cause})", level=1)
 
     def trial_started(self, record: TrialRecord) -> None:
         self._note(TrialRow.of(record))

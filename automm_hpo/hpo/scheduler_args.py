@@ -200,7 +200,7 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
     if searcher == "bohb" and name != "BOHB":
         problems.add(InvalidTuneSettings(f"searcher: bohb needs scheduler='BOHB', which tells it of scores at each budget; got scheduler={name!r}"))
     if searcher == "zoopt" and name in WAITING:
-        words = f"zoopt proposes nothing more until its first trials have ended, and those of {name} wait for others"
+        words = f"zoopt waits for its first trials to end, but {name} pauses them until more trials start"
         problems.add(InvalidTuneSettings(f"searcher: {words}; take another searcher, or scheduler='ASHA'"))
     if name in POPULATIONS:
         fixed = [key for key in space if key not in live]
@@ -210,12 +210,12 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
             can = f"It can change {', '.join(live)}" if live else "It can change those of a Trainable class only, which saves and loads its state"
             problems.add(InvalidTuneSettings(f"{words}{can}; fix the others, or take another scheduler"))
         if reserved := [key for key in space if key in RESERVED]:
-            problems.add(InvalidTuneSettings(f"scheduler: {name} calls something of its own {' and '.join(reserved)}; give the hyperparameter another name"))
+            problems.add(InvalidTuneSettings(f"scheduler: {name} reserves the name {' and '.join(reserved)}; rename the hyperparameter"))
         for key, domain in changed.items():
             if not hasattr(domain, "finish"):
                 problems.add(InvalidTuneSettings(f"scheduler: {name} takes ranges and choices, and {key} is neither"))
             elif isinstance(domain, Choice) and not all(map(is_json, domain.options)):
-                problems.add(InvalidTuneSettings(f"scheduler: {name} writes down what it changes, and options of {key} are no numbers, strings or lists"))
+                problems.add(InvalidTuneSettings(f"scheduler: {name} stores changed values as JSON, but options of {key} are not numbers, strings or lists"))
             elif name == "PB2" and isinstance(domain, Choice):
                 problems.add(InvalidTuneSettings(f"scheduler: PB2 takes ranges, and {key} is a choice; give a range, or take scheduler='PBT'"))
     problems.raise_any()

@@ -49,7 +49,7 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, cluster:
         seconds = search_in_process(searcher, job, job.in_process, task, monitor)
         if seconds is None or monitor.over or monitor.ending:
             return
-        report(f"{seconds:.0f} s of trials are left: from here on {job.in_process.num_parallel} at a time, in processes of Ray's")
+        report(f"about {seconds:.0f} s of trials remain: continuing on Ray, {job.in_process.num_parallel} at a time")
     run_on_ray(searcher.again(), job, task, monitor, cluster.start())
 
 
@@ -61,7 +61,7 @@ def run_on_ray(searcher: RecordingSearcher, job: SearchJob, task: TrialTask, mon
     """
     settings, there = job.settings, {"cpu": available.get("CPU", 0.0), "gpu": available.get("GPU", 0.0)}
     check_resources(settings, there)
-    check_nodes(task.search_folder)
+    check_nodes(task.search_folder, settings.resources_among(there))
     scheduler = build_scheduler(settings, job.space, job.max_epochs, job.warmup_epochs, job.seed)
     driver = (socket.gethostname(), os.getpid(), _here())
     name = f"TrialRunner_{secrets.token_hex(4)}"  # actors look it up when they start; unique, because another thread may search, too

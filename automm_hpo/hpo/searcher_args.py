@@ -159,10 +159,10 @@ ARGS_OF: dict[str, type[Section]] = {
     "cfo": NoArgs,
 }
 SEARCHER_ARGS: dict[str, dict[str, HyperField]] = {name: fields_of(section, "searcher_init_args.") for name, section in ARGS_OF.items()}
-"""Name -> its arguments. A searcher joins by its class of arguments above, and an entry in ``SEARCHERS``."""
+"""Name -> its arguments. To add a searcher: a class of arguments above, and an entry in ``SEARCHERS``."""
 
 BLIND = ("random", "grid", "qmc")
-"""Searchers that do not look at results."""
+"""Searchers that do not learn from results."""
 
 SEARCHER_ALIASES = {
     "tpe": "bayes",
@@ -209,7 +209,7 @@ PACKAGES = {
     "blendsearch": ("flaml", ""),
     "cfo": ("flaml", ""),
 }
-"""Searcher -> (distribution, how its version must begin); the extra in pyproject.toml has the searcher's name."""
+"""Searcher -> (distribution, prefix of its version). The extra in pyproject.toml has the searcher's name."""
 
 
 def find_searcher(given: Any) -> Any:
@@ -318,7 +318,9 @@ def _checked_object(given: Any) -> Any:
     while True:
         name = type(inner).__name__
         if name == "Repeater":
-            raise NotSupported("searcher: a Repeater would repeat identical trials, all trials of a search train with one seed; give the searcher in it")
+            raise NotSupported(
+                "searcher: a Repeater would only repeat identical trials, because all trials of a search have one seed; pass the searcher that it wraps"
+            )
         if any(isinstance(words, list) for words in (inner.metric, inner.mode)):
             raise NotSupported(f"searcher: {name} has several metrics; a search here has one: leave metric and mode out")
         if not is_searcher(getattr(inner, "searcher", None)):

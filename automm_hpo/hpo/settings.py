@@ -56,7 +56,7 @@ ELSEWHERE = {  # names of HyperDrive and Ray -> their counterpart here
 def _by_short_name(resources: dict[str, float]) -> dict[str, float]:
     amounts = {RESOURCE_NAMES.get(name, ""): amount for name, amount in resources.items()}
     if "" in amounts or len(amounts) < len(resources) or amounts.get("cpu") == 0:
-        raise ValueError("an unknown name, one amount twice, or no CPU, of which Ray could give to any number of trials")
+        raise ValueError("an unknown name, an amount given twice, or no CPU, which would let Ray start any number of trials at once")
     return amounts
 
 
@@ -213,7 +213,7 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
             if isinstance(name, str):
                 values[f"{kind}_init_args"] = _init_args(name, f"{kind}_init_args", args, known[name], problems)
             elif args:
-                problems.add(InvalidTuneSettings(f"{kind}_init_args: {type(name).__name__} is an object and has its arguments already"))
+                problems.add(InvalidTuneSettings(f"{kind}_init_args: {type(name).__name__} is an object; pass the arguments when you create it"))
     problems.raise_any()
     return TuneSettings(**values)
 
@@ -263,7 +263,7 @@ def check_resources(settings: TuneSettings, available: Mapping[str, float]) -> N
     problems = Problems()
     for kind, wanted in ({"cpu": 1.0} | settings.resources).items():  # the user's Ray may have no CPU
         if wanted > available[kind]:
-            problems.add(InvalidTuneSettings(f"resources_per_trial: a trial wants {wanted:g} {kind}, there are {available[kind]:g}; it would wait for ever"))
+            problems.add(InvalidTuneSettings(f"resources_per_trial: a trial needs {wanted:g} {kind}, but only {available[kind]:g} are available"))
     problems.raise_any()
 
 

@@ -61,7 +61,7 @@ class TrialSession:
     def report(self, metrics: dict[str, Any], checkpoint: Any = None) -> None:
         listener = getcurrent().parent
         if listener is None:
-            self.misused = "tune.report: it was called in another thread than the objective, or in one that yields; yield, or report, in the objective's own"
+            self.misused = "tune.report: it was called outside the objective's own thread, or in an objective that yields; yield or report, and in that thread"
             raise InvalidReport(self.misused)
         listener.switch(Report(metrics, checkpoint))
 
@@ -105,7 +105,7 @@ def reports_of(objective: Callable[[], Any]) -> Iterator[Report]:
         try:
             return objective()
         except StopIteration as error:  # a StopIteration out of this generator would be blamed on the generator itself
-            raise RuntimeError("the objective asked next() of something that had no more, and let its StopIteration out") from error
+            raise RuntimeError("the objective called next() on an exhausted iterator and did not catch the StopIteration") from error
 
     worker = greenlet(called)
     worker.gr_context = contextvars.copy_context()

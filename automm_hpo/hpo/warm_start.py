@@ -80,7 +80,7 @@ def _trials(folder: Path, metric: Metric) -> list[TrialRecord]:
     before = read_identity(folder / "search").metric
     if (before.name, before.mode) != (metric.name, metric.mode):
         went, goes = f"{before.name} ({before.mode})", f"{metric.name} ({metric.mode})"
-        raise InvalidTuneSettings(f"warm_start: the search in {folder} went by {went}, this one goes by {goes}: their scores do not compare")
+        raise InvalidTuneSettings(f"warm_start: the search in {folder} used {went}, this one uses {goes}: their scores cannot be compared")
     return SearchRecords(folder / "search").trials()
 
 

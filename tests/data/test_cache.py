@@ -161,7 +161,7 @@ def test_16_bit_pictures_that_come_out_dark_are_told_at_each_fit(tmp_path, folde
     for _ in range(2):
         store_cache(folder, "train", of_images([[str(tmp_path / "a.png")]], TARGET[:1]), GEOMETRY, report=lines.append)
     assert greys(open_cache(folder, "train")) == [4_000 // 257]
-    assert [line.split(":")[0] for line in lines] == ["16-bit pictures come out dark"] * 2
+    assert [line.split(":")[0] for line in lines] == ["16-bit images will be dark"] * 2
 
 
 def test_a_file_that_can_be_read_now_is_seen_though_nothing_shows_it_changed(paths, folder, monkeypatch):

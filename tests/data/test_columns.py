@@ -58,7 +58,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         (["1", "2"] * 20, "categorical", "2 distinct values in 40 rows"),  # before numerical, as the order says
         ([f"word{i}" for i in range(40)], "null", "all values distinct"),
         ([f"word{i}" for i in range(40)] * 2, "categorical", "short strings"),
-        ([f"hand {i}" for i in range(90)] + ["hand 1", None], "text", "hardly a value twice"),
+        ([f"hand {i}" for i in range(90)] + ["hand 1", None], "text", "nearly all values distinct"),
         ([f"{day}/05/2020" for day in range(1, 32)] * 2 + [f"{day}/06/2020" for day in range(1, 31)], "categorical", "dates?"),
         ([f"{i / 7:.3f}" for i in range(40)] + ["?"], "null", "; 40 of 41 values are numbers, but not '?': set such values to NaN"),
         ([f"{i / 7:.3f}" for i in range(40)] * 2 + ["n/a"], "categorical", "; 80 of 81 values are numbers, but not 'n/a'"),
@@ -81,20 +81,20 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([np.str_("a.png"), np.str_("b.jpg")], "image_path", "2 of 2"),
         (pd.Series(["a.png", pd.NA], dtype="string"), "image_path", "1 of 1"),
         (["http://x/1.PNG", "http://x/2.jpeg"], "image_path", "end like image files"),
-        ([f"https://x/picture?id={i}" for i in range(40)], "null", "identifiers; it looks like paths or URLs, none that opens as an image"),
+        ([f"https://x/picture?id={i}" for i in range(40)], "null", "identifiers; these look like paths or URLs, but none opens as an image"),
         ([f"imgs/{i}" for i in range(40)], "null", "(URLs are not fetched): column_types={'x': 'image_path'} tells why"),
-        ([f"/data/my holiday pictures/{i}" for i in range(40)], "text", "; it looks like paths or URLs"),
+        ([f"/data/my holiday pictures/{i}" for i in range(40)], "text", "; these look like paths or URLs"),
         ([f"{i}/05" for i in range(40)] * 2, "categorical", "short strings"),
         ([png(1), png(2)], "image_bytearray", "bytes"),
         ([b"a.png", b"b.jpg"], "image_bytearray", "bytes"),
         ([Image.new("L", (4, 4)), Image.new("RGB", (9, 4))], "image_bytearray", "PIL images or arrays"),
         ([np.zeros((4, 4), np.uint8), np.zeros((9, 4, 3), np.uint8)], "image_bytearray", "PIL images or arrays"),
         ([np.zeros((4, 4)), np.ones((4, 4))], "image_bytearray", "PIL images or arrays"),  # and refused when they are decoded
-        ([np.zeros(9), np.ones(9)], "null", "ndarray: no model reads several values in a cell"),
-        ([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)], "null", "in a cell but pictures; .numpy() makes an array of a tensor"),
+        ([np.zeros(9), np.ones(9)], "null", "ndarray: several values in a cell"),
+        ([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)], "null", "for images only; .numpy() makes an array of a tensor"),
         ([[torch.zeros(2)], [torch.ones(2)]], "null", "list: several values in a cell are supported for images only; give each"),
         (["10.0.0.1", "10.0.0.2", "10.0.0.1", "192.168.1.1"], "categorical", "short strings"),
-        ([f"{number},34 €" for number in range(40)], "text", "hardly a value twice; numbers? without signs"),
+        ([f"{number},34 €" for number in range(40)], "text", "nearly all values distinct; numbers? without signs"),
         (pd.to_timedelta([1, 2, None], unit="s"), "numerical", "dtype timedelta64"),
         (["2020-01-01"] * 20 + [f"2020-{month:02}-{day:02}" for month in range(1, 13) for day in (1, 2)] + ["unknown"], "categorical", "short strings"),
         (pd.Series(["2020-01-01", "2020-01-02"], dtype="timestamp[s][pyarrow]"), "datetime", "timestamp"),
@@ -105,14 +105,14 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([f"this is sentence number {i}" for i in range(40)], "text", "three words"),
         (["~nosuchuser is no home", "~nor is this one", "a third text"], "text", "three words"),
         ([f"{i} a\0b \n" + "long " * 2000 for i in range(40)], "text", "three words"),
-        ([[1, 2], {"a": 1}, np.zeros(2)], "null", "list: no model reads several values in a cell"),
+        ([[1, 2], {"a": 1}, np.zeros(2)], "null", "list: several values in a cell are supported for images only"),
     ],
 )
 def test_inference(folder, values, kind, reason):
     found, why = kind_of(values, folder)
     assert found == kind
     assert reason in why
-    assert ("looks like paths" in why) == ("paths" in reason or "URLs" in reason)
+    assert ("look like paths" in why) == ("paths" in reason or "URLs" in reason)
 
 
 def test_a_few_pictures_among_unreadable_ones_are_still_a_picture_column(folder):
@@ -127,7 +127,7 @@ def test_file_names_that_are_not_utf8(folder):
 
 
 def test_the_label_is_no_column_to_learn_from(folder):
-    with pytest.raises(InvalidArgument, match="problem_type says what a label is"):
+    with pytest.raises(InvalidArgument, match="problem_type sets the type of the label"):
         infer_columns(pd.DataFrame({"a": [1, 2], "label": [1, 2]}), ["label"], folder, {"label": "numerical"})
 
 

@@ -97,7 +97,7 @@ def test_a_time_limit_ends_it_and_says_how_far_it_was(course):
     clock[0] = 1001.0
     watch(10, 100)
     clock[0] = 1011.0
-    with pytest.raises(TimeLimitTooShort, match=r"took it all \(20 of 100, the rest takes about 44 s more\); give more$"):
+    with pytest.raises(TimeLimitTooShort, match=r"ran out while decoding the images \(20 of 100, the rest takes about 44 s more\); increase it$"):
         watch(20, 100)
     with pytest.raises(TimeLimitTooShort, match="about 1 s more"):  # rounded up: none is none
         watch(99, 100)

@@ -327,7 +327,7 @@ def test_the_callers_picture_is_not_changed():
         (b"", "no bytes"),
         (b"<html>", "not an image"),
         (Base64("&&&"), "^neither base64 nor a file"),
-        (Base64("PGh0bWw+"), "^neither an image in base64 nor a file"),
+        (Base64("PGh0bWw+"), "^neither a base64 image nor an existing file"),
         (Base64("data:image/png;base64,iVBORw0KGgo="), "^not an image"),
         (np.zeros((4, 4)), "uint8 values, got .* float64"),
         (np.zeros((0, 4), np.uint8), "uint8 values"),

@@ -127,7 +127,7 @@ def interrupted(tmp_path, decoded, monkeypatch):
 
 @pytest.mark.parametrize("damage, again", [("none", "34"), ("pixels", "1234"), ("checksums", "1234"), ("cut", "234"), ("longer", "34")])
 def test_a_decoding_that_ended_early_goes_on_with_what_it_had(tmp_path, machine, decoded, interrupted, damage, again):
-    assert interrupted() == ["2 of 4 images that were decoded: the next call continues from there"]
+    assert interrupted() == ["kept 2 of 4 images that were decoded: the next call continues from there"]
     assert names(machine) == ["first.part", "lock"]
     part, size = machine / "first.part", BYTES // (1 + COUNT)
     content = part.read_bytes()
@@ -313,7 +313,8 @@ def test_a_set_that_no_eviction_could_make_fit_evicts_nothing(tmp_path, machine,
     assert names(machine) == ["first.json", "first.pixels", "lock", "second.json"]
     [line] = lines
     assert re.fullmatch(
-        rf"no room for the decoded images, 0\.0 MB \(in {machine}: at most 0\.0 MB by AUTOMM_HPO_CACHE_GB, .* free\): images are decoded again for each batch", line
+        rf"no room for the decoded images, 0\.0 MB \(in {machine}: at most 0\.0 MB by AUTOMM_HPO_CACHE_GB, .* free\): images are decoded again for each batch",
+        line,
     )
     monkeypatch.setenv("AUTOMM_HPO_CACHE_GB", "0")
     opened(tmp_path, "third", 20, report=lines.append)

@@ -61,7 +61,7 @@ def test_what_is_searched_in_vain_by_what_the_table_has(problem, features, expec
 def test_batch_norm_of_one_row_is_refused():
     """It would fail in the trial, in torch's words."""
     mlp = {"model.names": ["numerical_mlp"], "model.numerical_mlp.normalization": tune.choice(["none", "batch_norm"]), "env.batch_size": 1}
-    with pytest.raises(InvalidHyperparameter, match=r"env\.batch_size: model\.numerical_mlp\.normalization='batch_norm' needs two rows at the least"):
+    with pytest.raises(InvalidHyperparameter, match=r"env\.batch_size: model\.numerical_mlp\.normalization='batch_norm' needs at least 2 rows"):
         check_training(plan_search([mlp], {"searcher": "random"}), CLASSES, TABLE)
     check_training(plan_search([mlp | {"env.batch_size": 2}], {"searcher": "random"}), CLASSES, TABLE)
 

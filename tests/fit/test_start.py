@@ -277,7 +277,7 @@ def test_a_metric_that_no_file_holds_is_asked_for(old, here):
     scorer = make_scorer(mean_absolute_error, greater_is_better=False)
     predictor = MultiModalPredictor("price", eval_metric=scorer, verbosity=0)
     predictor.fit(table(), hyperparameters=QUICK, save_path=here / "a", tracking=None)
-    with pytest.raises(errors.InvalidArgument, match="eval_metric: that of the predictor in start_from is a scorer object"):
+    with pytest.raises(errors.InvalidArgument, match="eval_metric: the predictor in start_from used a scorer object"):
         fit(table(), None, here / "b", start_from=here / "a")
     MultiModalPredictor(eval_metric="mae", verbosity=0).fit(table(), start_from=here / "a", save_path=here / "b", tracking=None)
 

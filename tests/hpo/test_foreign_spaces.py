@@ -198,7 +198,7 @@ def test_optunas_older_names():
 
 
 def test_a_long_list_of_steps_is_refused():
-    with pytest.raises(NotSupported, match=r"^key: .*no multiple of the step"):
+    with pytest.raises(NotSupported, match=r"^key: .*must be a multiple of the step"):
         to_space("key", FloatDistribution(0.0005, 10.0005, step=0.001))
 
 

@@ -242,7 +242,7 @@ class Hesitant(Searcher):
 def test_a_searcher_that_has_nothing_yet_is_asked_again_on_ray(table, here, no_ray):
     with pytest.raises(AllTrialsFailed):  # for the pretended Ray asks nobody
         fit(table, "run", {"searcher": Hesitant(), "scheduler": "FIFO", "num_trials": 2})
-    assert no_ray == [1, "trials"]
+    assert no_ray[-1] == "trials"
 
 
 def test_a_search_that_was_cut_short_goes_on_where_it_began(table, here, no_ray):

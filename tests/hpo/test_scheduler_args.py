@@ -154,7 +154,7 @@ def test_bohb_goes_with_bohb_only():
 
 def test_names_that_populations_use_themselves_are_refused():
     said = refused(check_scheduler, "PBT", "random", {"trial": Float(0, 1), "x": Float(0, 1)}, ("trial", "x"))
-    assert "PBT calls something of its own trial; give the hyperparameter another name" in said
+    assert "PBT reserves the name trial; rename the hyperparameter" in said
     check_scheduler("ASHA", "random", {"trial": Float(0, 1)}, ("trial",))
 
 

@@ -658,7 +658,7 @@ def test_an_objectives_metric_may_be_called_score(make):
     for mode in ("max", "min"):
         given = make(time_attr="epoch", metric="score", mode=mode, **({"grace_period": 2} if make is MedianStoppingRule else {"max_t": 12}))
         check_given_scheduler(given, "score", mode)
-        with pytest.raises(InvalidTuneSettings, match=r"of score (more|less) is better"):
+        with pytest.raises(InvalidTuneSettings, match=r"(higher|lower) score is better"):
             check_given_scheduler(given, "score", "min" if mode == "max" else "max")
         plan = build_scheduler(SimpleNamespace(scheduler=given, scheduler_init_args={}), SPACE, 12, 0.0, 0)
         ends[mode] = SimulatedSearch(plan, ladder(9, 12)[::-1], places=3).run().epochs

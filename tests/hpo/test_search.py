@@ -172,7 +172,7 @@ def test_sizes_tuned_together_share_one_cache(small, here, fast):
 
 def test_a_time_limit_that_starting_takes_is_said_at_once(small, here, fast):
     started = time.time()
-    with pytest.raises(TimeLimitTooShort, match=r"^time_limit: 3\.5 s are kept for the end of a search; at least 3\.\d s more are needed"):  # a Ray runs
+    with pytest.raises(TimeLimitTooShort, match=r"^time_limit: 3\.5 s are reserved for the end of a search; give at least 3\.\d s more"):  # a Ray runs
         search(small[0], fast | SPACE, here / "run", KWARGS, time_limit=0.1)
     assert time.time() - started < 3
     assert not (here / "run").exists()
@@ -183,7 +183,7 @@ def test_a_silent_worker_cannot_hold_up_the_fit(small, here, fast, ray_session):
     blocker = ray_session.remote(num_cpus=1)(type("Blocker", (), {"ready": lambda self: True})).remote()
     ray_session.get(blocker.ready.remote())
     started = time.time()
-    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials came to a first score, and the first of them had \d+ s; the same call"):
+    with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials reached a score, and the longest ran for \d+ s; the same call"):
         search(small[0], fast | {"optim.lr": tune.loguniform(1e-4, 1e-2)}, here / "run", {"num_trials": 2}, time_limit=8)
     ray_session.kill(blocker)
     assert time.time() - started < 8 + 5

@@ -651,7 +651,7 @@ def test_flamls_objects_search():
 def test_objects_that_cannot_search():
     with pytest.raises(InvalidTuneSettings, match="OptunaSearch has a space of its own; leave it out"):
         make(OptunaSearch(space={"optim.momentum": optuna.distributions.FloatDistribution(0, 1)}, metric="m", mode="max"), TWO)
-    with pytest.raises(NotSupported, match="a Repeater would repeat identical trials"):
+    with pytest.raises(NotSupported, match="a Repeater would only repeat identical trials"):
         find_searcher(ConcurrencyLimiter(Repeater(Counting("m", "max"), repeat=2), 2))
     with pytest.raises(NotSupported, match="Counting has several metrics"):
         find_searcher(Counting(["a", "b"], ["min", "max"]))

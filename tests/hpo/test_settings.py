@@ -193,14 +193,14 @@ def test_more_resources_than_exist_are_refused():
     for fits in ({}, {"cpu": 4}, {"gpu": 2, "cpu": 0.1}, {"num_gpus": 0.5}):
         check_resources(parse_tune_settings({"resources_per_trial": fits}), available)
     for given, words in (
-        ({"cpu": 4.5}, "wants 4.5 cpu, there are 4"),
-        ({"num_gpus": 3}, "wants 3 gpu, there are 2"),
+        ({"cpu": 4.5}, "needs 4.5 cpu, but only 4 are"),
+        ({"num_gpus": 3}, "needs 3 gpu, but only 2 are"),
         ({"cpu": 5, "gpu": 3}, "2 problems"),
     ):
         with pytest.raises((InvalidTuneSettings, InvalidInput)) as caught:
             check_resources(parse_tune_settings({"resources_per_trial": given}), available)
         assert words in str(caught.value)
-    with pytest.raises(InvalidTuneSettings, match="wants 1 cpu, there are 0"):
+    with pytest.raises(InvalidTuneSettings, match="needs 1 cpu, but only 0 are"):
         check_resources(TuneSettings(), {"cpu": 0.0, "gpu": 0.0})
     with pytest.raises(InvalidTuneSettings, match="there are 0"):
         check_resources(parse_tune_settings({"resources_per_trial": {"gpu": 0.1}}), {"cpu": 1.0, "gpu": 0.0})

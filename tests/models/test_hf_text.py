@@ -247,7 +247,7 @@ SIZES = {**SMALL, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_head
     ("kind", "message"),
     [
         (lambda: FNetConfig(**SIZES, tpu_short_seq_length=20), "is a fnet, which (does not mask padding|cannot process token ids)"),
-        (lambda: ConvBertConfig(**SIZES, embedding_size=16), "is a convbert, which does not tell padding from words"),
+        (lambda: ConvBertConfig(**SIZES, embedding_size=16), "is a convbert, which does not mask padding"),
         (lambda: NystromformerConfig(**SIZES, num_landmarks=4, segment_means_seq_len=20), "is a nystromformer, which cannot process token ids"),
     ],
     ids=["fnet", "convbert", "nystromformer"],

@@ -141,7 +141,7 @@ def test_texts_are_read_where_the_numbers_of_their_words_are(make_config):
         (["timm_image"], Features(num_images=1, numeric=("age",)), "read none of the table's columns of numbers; add real_mlp"),
         (["numerical_mlp"], Features(numeric=("age",), cardinalities=(4,), num_texts=1), "columns of categories and columns of text; add real_mlp and hf_text"),
         (["fusion_mlp"], Features(num_images=1), "read none of the table's image columns; add timm_image"),
-        (["timm_image", "real_mlp"], Features(num_images=1, numeric=("age",)), "add fusion_mlp"),
+        (["timm_image", "real_mlp"], Features(num_images=1, numeric=("age",)), "cannot be combined without fusion_mlp"),
     ],
 )
 def test_columns_nobody_reads_and_models_nobody_joins_are_refused(names, features, message, make_config):

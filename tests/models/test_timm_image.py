@@ -66,9 +66,11 @@ def test_normalisation_is_the_first_operation():
         ({"checkpoint_name": "test_resnet.no_such_tag"}, "there are: test_resnet.r160_in1k"),
         ({"checkpoint_name": "test_vit", "image_size": 33}, "test_vit does not take 33 pixels"),
         ({"checkpoint_name": "vgg11", "drop_path_rate": 0.1}, "does not take"),
-        ({"checkpoint_name": "mobilenetv5_300m_enc", "image_size": None}, "not one row a picture"),
+        ({"checkpoint_name": "mobilenetv5_300m_enc", "image_size": None}, "not a vector per image"),
         pytest.param(
-            {"checkpoint_name": GEMMA, "image_size": None}, "not one row a picture", marks=pytest.mark.skipif(not timm.is_model(GEMMA), reason="a later timm's")
+            {"checkpoint_name": GEMMA, "image_size": None},
+            "not a vector per image",
+            marks=pytest.mark.skipif(not timm.is_model(GEMMA), reason="a later timm's"),
         ),
     ],
 )

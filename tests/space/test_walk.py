@@ -197,7 +197,9 @@ def test_values_are_computed_last_and_in_their_order():
 
 def test_a_function_that_raises_is_named():
     space = {"a": Choice((1,)), "b": Computed(lambda config: config["c"]), "c": Computed(lambda: 1)}
-    with pytest.raises(InvalidSpace, match=r"^b: the function of sample_from\(<lambda>\) raised KeyError: 'c'\. It is given d, a, and computed values"):
+    with pytest.raises(
+        InvalidSpace, match=r"^b: the function of sample_from\(<lambda>\) raised KeyError: 'c'\. It can use d, a, and values computed before it"
+    ):
         finish_proposal(space, {"a": 0}, {"d": 4})
 
 
@@ -325,7 +327,7 @@ def test_the_branch_is_found_that_the_values_are_of(values, chosen):
         ({"optim.type": "sgd", "optim.lr": 0.5, "optim.momentum": 0.9}, ["optim.lr: 0.5 is not in loguniform(0.001, 0.1)"]),
         ({"optim.type": "sgd", "optim.lr": 1e-2}, ["optim.momentum: is absent"]),
         ({"optim.type": "adamw", "optim.lr": 1e-4}, ["optim.clip: is absent; this branch has 1.0"]),
-        ({"optim.type": "adamw", "optim.lr": 1e-4, "optim.clip": 1.0, "optim.momentum": 0.9}, ["optim.momentum: has no search space, or not in the branch"]),
+        ({"optim.type": "adamw", "optim.lr": 1e-4, "optim.clip": 1.0, "optim.momentum": 0.9}, ["optim.momentum: is not searched, or not in the branch"]),
     ],
 )
 def test_values_of_no_branch_are_named(values, words):
