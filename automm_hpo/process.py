@@ -19,7 +19,13 @@ import numpy as np
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # signals that we or Ray set handlers for
-RAY_VARIABLES = ("RAY_", "TUNE_", "PL_DISABLE_FORK", "PYTHONBREAKPOINT")  # prefixes of the environment variables that Ray sets, or that we set for Ray
+CHANGED_VARIABLES = (
+    "RAY_",
+    "TUNE_",
+    "PL_DISABLE_FORK",
+    "PYTHONBREAKPOINT",
+    "KMP_",
+)  # prefixes of those that Ray, we or scikit-learn set
 
 
 def usable_cores() -> int:
@@ -29,7 +35,7 @@ def usable_cores() -> int:
 
 @contextmanager
 def process_unchanged() -> Iterator[None]:
-    """Restores what a search changes: Ray's environment variables, the current folder, signal handlers, and the generators of Python and numpy.
+    """Restores what a search changes: environment variables, the current folder, signal handlers, and the generators of Python and numpy.
 
     If several threads are inside, the last one to leave restores the variables and the folder. Other variables are left alone, because another thread may
     have set them for good. Handlers and generators are restored by the main thread only: handlers can only be set there, and rewinding the generators
@@ -91,7 +97,7 @@ class ProcessWide:
 
 
 def _read_variables_and_folder() -> tuple[dict[str, str], str]:
-    variables = {name: value for name, value in os.environ.items() if name.startswith(RAY_VARIABLES)}
+    variables = {name: value for name, value in os.environ.items() if name.startswith(CHANGED_VARIABLES)}
     try:
         return variables, os.getcwd()
     except FileNotFoundError:  # the folder was removed
@@ -100,7 +106,7 @@ def _read_variables_and_folder() -> tuple[dict[str, str], str]:
 
 def _write_variables_and_folder(before: tuple[dict[str, str], str]) -> None:
     variables, folder = before
-    for name in [name for name in os.environ if name.startswith(RAY_VARIABLES) and name not in variables]:
+    for name in [name for name in os.environ if name.startswith(CHANGED_VARIABLES) and name not in variables]:
         del os.environ[name]
     os.environ.update(variables)
     with contextlib.suppress(OSError):  # the folder may have been removed since

@@ -95,8 +95,8 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             session.close(interruption, best, had_time, validated=artifact.summary[f"val_{metric.name}"])
     if best.best and best.best.end == "time_limit" and best.best.epoch < 1:
         session.progress.say(
-            f"time_limit: the best trial has trained on only {best.best.epoch:.0%} of the rows; most of the time went into reading the data"
-            + (", Ray's start and its processes' imports" if venue.may_use_ray else ""),
+            f"time_limit: the best trial has trained on only {best.best.epoch:.0%} of the rows, in {best.seconds:.1f} s; the rest of the time went into "
+            f"reading the data{', starting Ray' if venue.may_use_ray else ''} and validation",
             level=1,
         )
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")

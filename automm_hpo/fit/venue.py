@@ -17,6 +17,7 @@ from ..hpo.job import InProcess, ray_pays
 from ..hpo.records import RUNNING, SearchRecords
 from ..hpo.scheduler_args import WAITING
 from ..hpo.searcher_args import is_sampler
+from ..session import trials_deadline
 from ..training.device import pick_device
 from .capacity import num_epochs, num_parallel
 from .plan import DataPlan, FitPlan, SearchPlan
@@ -56,8 +57,9 @@ def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, num
     has_simple_scheduler = isinstance(settings.scheduler, str) and settings.scheduler not in WAITING
     needs_no_ray = is_plain and has_simple_searcher and has_simple_scheduler and not was_killed
     can_begin_here = needs_no_ray and least_start_seconds() and pick_device(search.config.env).type == "cpu"
-    there_is = math.inf if deadline is None else deadline - time.time()
-    if not can_begin_here or ray_pays(min(_least_seconds(search, data, search.num_trials - num_ended), there_is), parallel):
+    trials_end = trials_deadline(deadline, with_ray=True)
+    time_left = math.inf if trials_end is None else trials_end - time.time()
+    if not can_begin_here or ray_pays(_least_seconds(search, data, search.num_trials - num_ended), parallel, time_left):
         return Venue(None, may_use_ray=True)
 
     def epochs(flat: Mapping[str, Any]) -> float:
@@ -66,7 +68,7 @@ def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, num
         except AutoMMHPOError:  # a computed value is invalid: the trial will fail and say why
             return 0.0
 
-    return Venue(InProcess(parallel, epochs), may_use_ray=ray_pays(there_is, parallel))
+    return Venue(InProcess(parallel, epochs), may_use_ray=ray_pays(math.inf, parallel, time_left))
 
 
 def venue_of(plan: FitPlan) -> Venue:

@@ -6,6 +6,7 @@ Searcher and scheduler are the same as on Ray. If the search continues there, it
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -163,7 +164,8 @@ class Forecast:
         return max(worked, passed - STALL_SECONDS)
 
     def _check(self) -> None:
-        if ray_pays(self.seconds_left(), self.num_parallel):
+        time_left = math.inf if self.deadline is None else self.deadline - time.time()
+        if ray_pays(self.seconds_left(), self.num_parallel, time_left):
             raise SoonerOnRay
 
 

@@ -18,13 +18,21 @@ RAY_SECONDS = 9.0  # overhead of Ray's start, its processes' imports and its end
 MOST_SECONDS = 60.0  # of trials in the caller's process, where a crash takes the caller with it
 
 
-def ray_pays(seconds: float, num_parallel: int) -> bool:
+def ray_pays(seconds: float, num_parallel: int, time_left: float = math.inf) -> bool:
     """Whether trials that take ``seconds`` one after another belong on Ray: they would end sooner there, or exceed ``MOST_SECONDS``.
+
+    Args:
+        time_left: seconds until the deadline of the trials. If it comes first, Ray has to pay twice over, because trials on Ray lose more time
+            than expected if the machine is busy and Ray is slow to start.
 
     >>> ray_pays(17, num_parallel=2), ray_pays(19, num_parallel=2), ray_pays(40, num_parallel=1)
     (False, True, False)
+    >>> ray_pays(100, num_parallel=2, time_left=30), ray_pays(100, num_parallel=2, time_left=40)
+    (False, True)
     """
-    return seconds > MOST_SECONDS or seconds - seconds / num_parallel > RAY_SECONDS
+    gained = 1 - 1 / num_parallel  # of every second
+    has_time = time_left > MOST_SECONDS or time_left * gained > 2 * RAY_SECONDS
+    return has_time and (seconds > MOST_SECONDS or seconds * gained > RAY_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class SearchMonitor:
     Attributes:
         over: why the whole search ends now; empty while it continues.
         ending: why no new trials start while the running ones end by themselves; empty while new ones may start.
-        seconds_to_score: how long the quickest trial took to its first result, 0 while none has one. A trial with less time left would get no result.
+        seconds_to_score: how long the quickest trial took to its first result; if all were cut short before theirs, how long they ran at least. A trial
+            with less time left would get no result.
     """
 
     def __init__(
@@ -66,6 +67,12 @@ class SearchMonitor:
         self._last: dict[int, EpochResult] = {}
         self._num_failed = 0
         self._firsts: list[float] = []  # seconds to the first result, by trial
+        self._cut: list[float] = []  # seconds of trials that were cut short before it
+
+    @property
+    def under_way(self) -> list[int]:
+        """The trials that have begun and not ended."""
+        return sorted(self._open)
 
     def resume(self) -> None:
         """Takes in the trials that earlier sessions left. One of them may have reached the goal already, because the goal can change."""
@@ -83,11 +90,13 @@ class SearchMonitor:
 
     @property
     def seconds_to_score(self) -> float:
-        return min(self._firsts, default=0.0)
+        return min(self._firsts, default=max(self._cut, default=0.0))
 
     def _time_first(self, result: EpochResult) -> None:
-        if result.end is None or ends_for_good(result.end):  # else the limit or an interruption cut it short
+        if result.end is None or ends_for_good(result.end):
             self._firsts.append(result.seconds)
+        else:
+            self._cut.append(result.seconds)
 
     def trial_started(self, number: int) -> None:
         """A trial got resources. Ignored if it was only paused, or has ended and is replayed."""

@@ -49,8 +49,12 @@ def run_search(job: SearchJob, task: TrialTask, monitor: SearchMonitor, cluster:
         seconds = search_in_process(searcher, job, job.in_process, task, monitor)
         if seconds is None or monitor.over or monitor.ending:
             return
-        report(f"about {seconds:.0f} s of trials remain: continuing on Ray, {job.in_process.num_parallel} at a time")
-    run_on_ray(searcher.again(), job, task, monitor, cluster.start())
+        trial = "".join(f", trial {number} from its last checkpoint" for number in monitor.under_way)
+        where = f"on Ray (some ten seconds to start), {job.in_process.num_parallel} at a time"
+        report(f"about {seconds:.0f} s of trials remain: continuing {where}{trial}")
+    available = cluster.start()
+    if not monitor.over and not monitor.ending:  # it may have been interrupted meanwhile
+        run_on_ray(searcher.again(), job, task, monitor, available)
 
 
 def run_on_ray(searcher: RecordingSearcher, job: SearchJob, task: TrialTask, monitor: SearchMonitor, available: Mapping[str, float]) -> None:

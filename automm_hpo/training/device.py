@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -70,11 +70,15 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def usual_torch() -> Iterator[None]:
-    """Inside the block, torch makes float32 tensors on the CPU and tracks gradients, whatever the caller has set. Also a decorator."""
+    """Inside the block, torch makes float32 tensors on the CPU, tracks gradients and casts nothing, whatever the caller has set. Also a decorator."""
     device = torch.get_default_device()
     # setting a default device, even the CPU, adds overhead to every call of torch
     as_usual = nullcontext() if device.type == "cpu" else torch.device("cpu")
-    with _dtype.be(torch.float32), torch.inference_mode(False), torch.enable_grad(), as_usual:
+    with ExitStack() as stack:
+        for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        for block in (_dtype.be(torch.float32), torch.inference_mode(False), torch.enable_grad(), as_usual):
+            stack.enter_context(block)
         yield
 
 

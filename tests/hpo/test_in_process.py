@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -158,11 +159,14 @@ def test_waiting_for_others_counts_only_when_it_lasts(monkeypatch):
         forecast.look()
 
 
-@pytest.mark.parametrize(("left", "parallel", "stays"), [(15.0, 2, True), (25.0, 2, False), (9.5, 16, True), (50.0, 1, True), (70.0, 1, False)])
+LEFT = [(15.0, 2, True), (35.0, 2, True), (40.0, 2, False), (19.0, 16, True), (22.0, 16, False), (50.0, 1, True), (70.0, 1, False)]
+
+
+@pytest.mark.parametrize(("left", "parallel", "stays"), LEFT)
 def test_by_what_a_time_limit_leaves_it_may_never_pay(clock, left, parallel, stays):
     forecast = Forecast(num_parallel=parallel, deadline=left)
     assert (trial(forecast, clock, 100, 0.1, to_come=99) is None) == stays or (stays and clock.now > left)
-    assert ray_pays(left, parallel) != stays
+    assert ray_pays(math.inf, parallel, left) != stays
 
 
 # -------------------------------------------------------------------------------------------------------------- real searches
@@ -264,6 +268,19 @@ def test_another_threads_ray_is_not_waited_for(table, here, no_ray, monkeypatch)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert cluster.least_start_seconds() == cluster.LEAST_START_SECONDS
     assert cluster.known_resources() == cluster.local_resources(-1)
+
+
+def test_an_interrupt_while_ray_starts_begins_nothing_there(table, here, no_ray, monkeypatch):
+    def leave(self):
+        if self._took:
+            raise SoonerOnRay
+
+    monkeypatch.setattr(Forecast, "_check", leave)
+    monkeypatch.setattr("automm_hpo.hpo.search.Cluster.start", lambda self: os.kill(os.getpid(), signal.SIGINT) or {"CPU": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        fit(table, "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 3})
+    assert no_ray == []
+    assert math.isfinite(MultiModalPredictor.load("run").fit_summary()["val_roc_auc"])
 
 
 def test_a_goal_ends_it(table, here, no_ray):

@@ -74,3 +74,18 @@ def test_failures_of_earlier_sessions_count(tmp_path, store):
         monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1, max_failed_trials=most)
         monitor.resume()
         assert monitor.over == over
+
+
+def test_where_no_trial_had_time_for_a_score_another_needs_more(tmp_path, store, curve):
+    """Than the one that was cut short; the quickest that came to its first result says how much."""
+    rows = [
+        replace(row, seconds=seconds, end=end)
+        for row, seconds, end in zip(curve(find_metric("accuracy"), [0.5] * 3), (0.7, 0.4, 2.0), ("time_limit",) * 2 + (None,), strict=True)
+    ]
+    store(tmp_path, [TrialRecord(number, {}, {}, RUNNING) for number in range(3)])
+    monitor, needed = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1), []
+    for number, row in enumerate(rows):
+        needed.append(monitor.seconds_to_score)
+        monitor.trial_started(number)
+        monitor.trial_reported(number, row)
+    assert [*needed, monitor.seconds_to_score] == [0.0, 0.7, 0.7, 2.0]

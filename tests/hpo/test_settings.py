@@ -202,7 +202,7 @@ def test_more_resources_than_exist_are_refused():
         assert words in str(caught.value)
     with pytest.raises(InvalidTuneSettings, match="needs 1 cpu, but only 0 are"):
         check_resources(TuneSettings(), {"cpu": 0.0, "gpu": 0.0})
-    with pytest.raises(InvalidTuneSettings, match="there are 0"):
+    with pytest.raises(InvalidTuneSettings, match="only 0 are"):
         check_resources(parse_tune_settings({"resources_per_trial": {"gpu": 0.1}}), {"cpu": 1.0, "gpu": 0.0})
 
 

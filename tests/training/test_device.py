@@ -150,3 +150,8 @@ def test_predictions_round_as_the_training_did(trial, precision, rounds):
 
         predict_logits(state.model, one.data.valid.to(torch.device("cuda", 0)), one.config.env, look)
     assert seen == [rounds]
+
+
+def test_what_the_caller_casts_stays_outside():
+    with torch.autocast("cpu", torch.bfloat16), usual_torch():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
