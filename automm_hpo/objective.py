@@ -137,12 +137,23 @@ def tune_objective(
 
     deadline = None if time_limit is None else called + float(time_limit)
     plan = ObjectivePlan(
-        objective, fixed, spaces, settings, searched, max_epochs, numbers["seed"], folder, resuming, warm_start.before(points), warm_start, deadline
+        objective=objective,
+        fixed=fixed,
+        space=spaces,
+        settings=settings,
+        metric=searched,
+        max_epochs=max_epochs,
+        seed=numbers["seed"],
+        path=folder,
+        resuming=resuming,
+        first_points=warm_start.before(points),
+        warm_start=warm_start,
+        deadline=deadline,
     )
     return run_objective(plan, tracking, verbosity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ObjectivePlan:
     """A call of ``tune_objective`` as it will be carried out; nothing is written or started yet.
 
@@ -187,12 +198,12 @@ class ObjectivePlan:
     @property
     def job(self) -> SearchJob:
         return SearchJob(
-            self.space,
-            self.fixed,
-            self.settings,
-            self.num_trials,
-            self.seed,
-            self.metric.name,
+            space=self.space,
+            fixed=self.fixed,
+            settings=self.settings,
+            num_trials=self.num_trials,
+            seed=self.seed,
+            metric=self.metric.name,
             max_epochs=self.max_epochs or MOST_REPORTS,
             warmup_epochs=0.0,
             complete=lambda tuned: {**self.fixed, **tuned},
@@ -212,7 +223,16 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     if plan.resuming:
         check_resumable(settings)
         check_same_search(read_identity(plan.path / "search"), identity, plan.path / "search")
-    session = Session(plan.path, identity, plan.resuming, settings, plan.num_trials, metric, plan.deadline, verbosity)
+    session = Session(
+        plan.path,
+        identity=identity,
+        resuming=plan.resuming,
+        settings=settings,
+        num_trials=plan.num_trials,
+        metric=metric,
+        deadline=plan.deadline,
+        verbosity=verbosity,
+    )
     cluster = Cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline)
     with session.open(), contextlib.ExitStack() as sent, cluster:
         if session.is_finished:

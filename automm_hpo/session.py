@@ -81,6 +81,7 @@ class Session:
     def __init__(
         self,
         path: Path,
+        *,
         identity: SearchIdentity,
         resuming: bool,
         settings: TuneSettings,

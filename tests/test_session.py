@@ -24,6 +24,12 @@ from automm_hpo.space import choice, loguniform
 ACCURACY = find_metric("accuracy")
 
 
+def begun(path, num_trials=2, deadline=None, verbosity=0, with_ray=True):
+    """A session of a new search."""
+    settled = {"identity": SearchIdentity({}, {}, {}), "resuming": False, "settings": TuneSettings(), "metric": ACCURACY}
+    return Session(path, **settled, num_trials=num_trials, deadline=deadline, verbosity=verbosity, with_ray=with_ray)
+
+
 @pytest.fixture
 def again(here, store, curve):
     """(goal, status and reason of each trial) -> what a call that has nothing left to run makes of them, and why it ended."""
@@ -37,7 +43,17 @@ def again(here, store, curve):
         store(here, trials)
         records = SearchRecords(here)
         monitor = SearchMonitor(records, [], keep_trials=1, goal=goal)
-        job = SearchJob({"optim.lr": loguniform(0.1, 1)}, {}, TuneSettings(), len(ends), 0, "accuracy", 2, 0, dict)
+        job = SearchJob(
+            space={"optim.lr": loguniform(0.1, 1)},
+            fixed={},
+            settings=TuneSettings(),
+            num_trials=len(ends),
+            seed=0,
+            metric="accuracy",
+            max_epochs=2,
+            warmup_epochs=0,
+            complete=dict,
+        )
         task = TrialTask(here, None)  # never run
         run_trials(task, job, monitor, None, Progress(ACCURACY, 0, len(ends), None))
         return [(record.status, record.reason) for record in SearchRecords(here).trials()], monitor.over
@@ -69,14 +85,14 @@ def test_a_goal_that_was_reached_before_it_was_set_ends_the_search(again, here):
 )
 def test_a_search_says_why_it_ended_early(here, store, num_trials, ended_by, said, capsys):
     store(here / "search", [TrialRecord(number, {"optim.lr": 0.1}, {}, STOPPED, GOAL) for number in range(2)])
-    session = Session(here, SearchIdentity({}, {}, {}), False, TuneSettings(), num_trials, ACCURACY, None, 1)
+    session = begun(here, num_trials=num_trials, verbosity=1)
     session.records, session._ended_by = SearchRecords(here / "search"), ended_by
     session.say_goodbye("saved")
     assert capsys.readouterr().out.partition("saved\n")[2].startswith(f"ended early {said}" if said else "")
 
 
 def opened(path, with_ray, deadline):
-    session = Session(path, SearchIdentity({}, {}, {}), False, TuneSettings(), 2, ACCURACY, deadline, 0, with_ray)
+    session = begun(path, deadline=deadline, with_ray=with_ray)
     with session.open():
         return session
 
@@ -95,7 +111,7 @@ def test_a_time_limit_that_ray_alone_would_take_is_refused_before_it_is_started(
 @pytest.mark.parametrize("reasons", [["time limit"], ["time limit", "ValueError"]])
 def test_trials_that_had_no_time_for_a_score_are_no_failures(here, store, reasons):
     store(here / "search", [TrialRecord(number, {}, {}, FAILED if "Error" in reason else STOPPED, reason) for number, reason in enumerate(reasons)])
-    session = Session(here, SearchIdentity({}, {}, {}), False, TuneSettings(), 2, ACCURACY, None, 0)
+    session = begun(here)
     session.records = SearchRecords(here / "search")
     if len(reasons) > 1:
         session._check_scored()  # another error says what failed

@@ -131,7 +131,19 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         chosen[WORDS_LIMIT] = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
     arguments = {**numbers, **after, **stored_arguments(call, search, data, start)}
     identity = plan_identity(data, search, encoders, seed, {"target": wanted.to_json(), "fit": arguments, "chosen": chosen}, after, start)
-    plan = FitPlan(folder, data, search, encoders, seed, identity, resuming, deadline, call.ensemble_size, call.refit, start)
+    plan = FitPlan(
+        path=folder,
+        data=data,
+        search=search,
+        encoders=encoders,
+        seed=seed,
+        identity=identity,
+        resuming=resuming,
+        deadline=deadline,
+        ensemble_size=call.ensemble_size,
+        refit=call.refit,
+        start=start,
+    )
     check_quota(plan)
     if stored is not None:
         check_resumable(search.settings)

@@ -84,13 +84,13 @@ def plan_data(
     if eval_metric.scorer is not None:
         undefined_on(eval_metric, problem, valid_target)  # raises if it cannot be computed at all
     return DataPlan(
-        Split(train, folder),
-        valid,
-        problem,
-        columns,
-        eval_metric,
-        validation_metric,
-        target.sample_weight,
+        train=Split(train, folder),
+        valid=valid,
+        problem=problem,
+        columns=columns,
+        eval_metric=eval_metric,
+        validation_metric=validation_metric,
+        sample_weight=target.sample_weight,
         valid_is_given=tuning_data is not None,
         label_note=_may_be_classes(problem.encode(table[label])) if target.problem_type is None and problem.problem_type == "regression" else "",
         start_note="" if start is None else _what_it_knows(start, Split(train, folder), valid),

@@ -88,7 +88,7 @@ class Split:
     folder: Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataPlan:
     """The data of a fit."""
 
@@ -164,7 +164,7 @@ class SearchPlan:
         return self.settings.num_trials or DEFAULT_NUM_TRIALS if self.space else 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitPlan:
     """A call of ``fit`` as it will be carried out.
 

@@ -56,7 +56,17 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     started, data, settings = time.time(), plan.data, plan.search.settings
     metric, device = data.validation_metric, find_device(plan.search.config.env)
     venue = venue_of(plan)
-    session = Session(plan.path, plan.identity, plan.resuming, settings, plan.search.num_trials, metric, plan.deadline, verbosity, venue.may_use_ray)
+    session = Session(
+        plan.path,
+        identity=plan.identity,
+        resuming=plan.resuming,
+        settings=settings,
+        num_trials=plan.search.num_trials,
+        metric=metric,
+        deadline=plan.deadline,
+        verbosity=verbosity,
+        with_ray=venue.may_use_ray,
+    )
     cluster = Cluster(num_gpus=plan.search.config.env.num_gpus, report=session.progress.say, deadline=plan.deadline)
     with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
@@ -159,21 +169,19 @@ def _search_job(plan: FitPlan, venue: Venue, gpu_share: float) -> SearchJob | No
     if not search.space:
         return None
     max_epochs = most_epochs(search, len(plan.data.train.table))
-    warmup_epochs = max_epochs * max(values_of("optim.warmup_steps", search.config, search.space))
-    metric = plan.data.validation_metric.name
     return SearchJob(
-        search.space,
-        search.config.flat(),
-        search.settings.with_gpu_share(gpu_share),
-        search.num_trials,
-        plan.seed,
-        metric,
-        max_epochs,
-        warmup_epochs,
-        lambda tuned: search.config.with_overrides(tuned).flat(),
-        search.first_points,
-        search.warm_start.trials,
-        venue.in_process,
+        space=search.space,
+        fixed=search.config.flat(),
+        settings=search.settings.with_gpu_share(gpu_share),
+        num_trials=search.num_trials,
+        seed=plan.seed,
+        metric=plan.data.validation_metric.name,
+        max_epochs=max_epochs,
+        warmup_epochs=max_epochs * max(values_of("optim.warmup_steps", search.config, search.space)),
+        complete=lambda tuned: search.config.with_overrides(tuned).flat(),
+        first_points=search.first_points,
+        known=search.warm_start.trials,
+        in_process=venue.in_process,
     )
 
 

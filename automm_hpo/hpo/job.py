@@ -48,7 +48,7 @@ class InProcess:
     num_epochs: Callable[[Mapping[str, Any]], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchJob:
     """What is searched.
 

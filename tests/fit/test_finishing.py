@@ -52,7 +52,9 @@ class Searched:
         data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0, Data())
         encoders = fit_encoders(data.columns, data.train.table, self.configs[0].data, cover([image_spec(config) for config in self.configs]))
         search = SearchPlan(self.configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
-        self.plan = FitPlan(folder, data, search, encoders, 0, SearchIdentity({}, {}, {}), False, None)
+        self.plan = FitPlan(
+            path=folder, data=data, search=search, encoders=encoders, seed=0, identity=SearchIdentity({}, {}, {}), resuming=False, deadline=None
+        )
         store_caches(folder / "search" / "cache", {name: data.encode(split, encoders) for name, split in data.splits.items()}, encoders.geometry)
         self.lies_in(folder)
         for config in self.configs:
