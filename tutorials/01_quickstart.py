@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Quickstart: tune an image model in one call
 #
-# A table with a column of image paths and a label column goes in; the best of several tuned models comes out. Everything here runs
-# on two CPU cores in about two minutes, without network.
+# You give `fit` a table with a column of image paths and a label column, and get back the best of several tuned models. This notebook runs on two
+# CPU cores in about two minutes, without a network.
 
 # %%
 import tempfile
@@ -26,7 +26,7 @@ from automm_hpo.datasets import fashion_mnist
 # %% [markdown]
 # ## The data
 #
-# 2,000 photographs of clothes to learn from and 2,000 to test on, as PNG files, with their names in a table.
+# 2,000 photographs of clothes for training and 2,000 for testing: PNG files, and tables that list their paths and labels.
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -36,8 +36,8 @@ train.head(3)
 # %% [markdown]
 # ## One call
 #
-# Hyperparameters are dotted keys. A plain value is fixed; a `tune.*` space is searched. Here a Bayesian searcher proposes the learning
-# rate, the model and the augmentation, from the fifth trial on by the scores so far, and ASHA ends weak trials early.
+# Hyperparameters are dotted keys. Plain values are fixed, `tune.*` spaces are searched. Here a Bayesian searcher proposes the learning rate, the
+# model and the augmentation, and from the fifth trial on it learns from the scores so far. ASHA stops weak trials early.
 
 # %%
 predictor = MultiModalPredictor(label="label")
@@ -61,7 +61,7 @@ predictor.fit(
 # %% [markdown]
 # ## What came back
 #
-# Every trial has its row, also those that were stopped.
+# The leaderboard has a row for every trial, including those that were stopped.
 
 # %%
 predictor.leaderboard()
@@ -70,8 +70,8 @@ predictor.leaderboard()
 predictor.fit_summary()
 
 # %% [markdown]
-# The predictor is the best epoch of the best trial, or the average of its best epochs where that is better. It predicts labels in their own dtype, and
-# probabilities.
+# The predictor is the best epoch of the best trial, or an average of its best epochs if that does better on the validation rows. It predicts
+# labels in their own dtype, and probabilities.
 
 # %%
 predictor.predict(test.head())
@@ -80,7 +80,7 @@ predictor.predict(test.head())
 predictor.predict_proba(test.head(3)).round(3)
 
 # %% [markdown]
-# The folder holds everything, without pickle; it can be moved, and loads in another process.
+# The folder holds everything, without pickle. You can move it and load it in another process.
 
 # %%
 loaded = MultiModalPredictor.load(folder / "predictor")
@@ -89,7 +89,7 @@ scores = loaded.evaluate(test, metrics=["accuracy", "f1_macro", "log_loss"])
 scores
 
 # %% [markdown]
-# The trials are in MLflow too: `mlflow ui` in this folder shows their curves.
+# The trials are in MLflow, too: run `mlflow ui` in the current folder to see their curves.
 
 # %%
 print(f"test accuracy: {scores['accuracy']:.3f}")

