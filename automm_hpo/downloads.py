@@ -80,7 +80,7 @@ def emoji(folder: str | Path) -> pd.DataFrame:
 
     Returns:
         Columns: ``image`` (absolute path), ``name`` (a few words), ``added_in`` (Unicode version, a float), ``has_short_text`` (boolean),
-        ``num_short_names``, ``num_code_points`` (integers), ``category`` (9 classes). Facts that give the category away, such as the sort
+        ``num_short_names``, ``num_code_points`` (integers), ``category`` (10 classes). Facts that give the category away, such as the sort
         order and the subcategory, are left out.
 
     Raises:
