@@ -1,4 +1,4 @@
-"""Rows stay together on their way, whatever kinds of column they have."""
+"""The fields of a row stay together, whatever kinds of column the table has."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ batch = TensorCache.batch
 
 
 def cache_of(num_rows, counts, pad=9) -> TensorCache:
-    """Row i has i in every field; tokens 1, 2, 3, ... as many as its count."""
+    """Row i has i in every field; its tokens are 1, 2, 3, ..., as many as its count."""
     rows = torch.arange(num_rows)
     counts = torch.tensor(counts)
     tokens = torch.where(torch.arange(int(counts.max()) + 1) < counts[:, None], torch.arange(1, int(counts.max()) + 2), pad).to(torch.int32)

@@ -1,4 +1,4 @@
-"""Decoded once, found again; rows and targets stay together whatever is dropped."""
+"""Images are decoded once and found again; rows and targets stay together whatever is dropped."""
 
 import base64
 import os
@@ -23,14 +23,14 @@ NUM_ROWS = 150
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
-    """This machine's folder of decoded images, for one test."""
+    """The machine's folder of decoded images, private to one test."""
     monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "machine"))
     return tmp_path / "machine"
 
 
 @pytest.fixture
 def paths(tmp_path) -> list[list[str]]:
-    """(150, 1) paths; row i is grey i."""
+    """(150, 1) paths; image i is filled with grey i."""
     for row in range(NUM_ROWS):
         Image.new("L", (9, 9), row).save(tmp_path / f"{row}.png")
     return [[str(tmp_path / f"{row}.png")] for row in range(NUM_ROWS)]
@@ -51,7 +51,7 @@ def greys(stored) -> list[int]:
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """What is decoded from now on."""
+    """The sources of the images that are decoded from now on."""
     seen = []
     monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: seen.append(source) or decode_image(source, geometry))
     return seen
@@ -245,7 +245,7 @@ def test_a_cache_without_room_decodes_when_asked_and_the_next_search_checks_noth
     for search in ("first", "second"):
         decoded.clear()
         store_caches(tmp_path / search, tables, GEOMETRY, "skip", report=lines.append)
-        assert len(decoded) == (NUM_ROWS if search == "first" else 1)  # a bad one is looked at again
+        assert len(decoded) == (NUM_ROWS if search == "first" else 1)  # the second search checks only the unreadable image again
     assert not list((tmp_path / "small").glob("*.pixels"))
     assert sum("images are decoded again for each batch" in line for line in lines) == 2
     streamed = [open_cache(tmp_path / "second", name) for name in tables]

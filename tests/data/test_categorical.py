@@ -1,4 +1,4 @@
-"""Codes by frequency; unknown is 0, missing a category of its own."""
+"""Codes follow frequency; unknown values are 0, and missing is a category of its own."""
 
 import json
 
@@ -31,13 +31,13 @@ def test_rare_ones_and_those_beyond_the_limit_are_unknown():
     values = column(["a"] * 5 + ["b"] * 4 + ["c"] * 3 + ["d"])
     assert fit_categories(values, 2, 100).categories == ("a", "b", "c")
     assert fit_categories(values, 1, 2).categories == ("a", "b")
-    assert fit_categories(column(list("wxyz")), 2, 100).cardinality == 1  # nothing but the unknown
+    assert fit_categories(column(list("wxyz")), 2, 100).cardinality == 1  # only the unknown code is left
 
 
 @pytest.mark.parametrize(
     "first, second",
     [
-        (column([1, 2, 1]), column([1.0, 2.0, 1.0])),  # an integer column with a gap is read as floats
+        (column([1, 2, 1]), column([1.0, 2.0, 1.0])),  # pandas reads an integer column with a gap as floats
         (column([1, 2, 1]), column(["1", "2", "1"])),
         (column([True, False, True]), column(["True", "False", "True"])),
         (column([True, False, True]), column([True, False, True], dtype="boolean")),

@@ -1,4 +1,4 @@
-"""What each column is taken for, why, and what is refused."""
+"""Which type each column gets, why, and what is refused."""
 
 import base64
 import datetime
@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
 
 
 def kind_of(values, folder) -> tuple[str, str]:
-    """(type, reason) of a column beside an image column."""
+    """(type, reason) of a column next to an image column."""
     values = values if isinstance(values, pd.Series) else pd.Series(values)
     table = pd.DataFrame({"image": ["a.png"] * len(values), "label": range(len(values)), "x": values})
     columns = infer_columns(table, ["label"], folder)
@@ -55,7 +55,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         (pd.Series([True, None], dtype="boolean"), "categorical", "dtype boolean"),
         (pd.Series(["a.png", "b.jpg"], dtype="category"), "categorical", "dtype category"),
         (["red", "blue"] * 20, "categorical", "2 distinct values in 40 rows"),
-        (["1", "2"] * 20, "categorical", "2 distinct values in 40 rows"),  # before numerical, as the order says
+        (["1", "2"] * 20, "categorical", "2 distinct values in 40 rows"),  # categorical comes before numerical
         ([f"word{i}" for i in range(40)], "null", "all values distinct"),
         ([f"word{i}" for i in range(40)] * 2, "categorical", "short strings"),
         ([f"hand {i}" for i in range(90)] + ["hand 1", None], "text", "nearly all values distinct"),
@@ -73,7 +73,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([decimal.Decimal(i) for i in range(40)], "numerical", "all values parse as numbers"),
         (pd.to_datetime(DAYS), "datetime", "dtype datetime64"),
         (DAYS, "datetime", "ISO 8601"),
-        ([f"2020-{month:02}-01T00:00:00+0{month % 3}:00" for month in range(1, 13)], "datetime", "ISO 8601"),  # time zones mixed
+        ([f"2020-{month:02}-01T00:00:00+0{month % 3}:00" for month in range(1, 13)], "datetime", "ISO 8601"),  # mixed time zones
         (["a.png", "b.jpg"], "image_path", "2 of 2 sampled values open as images"),
         (["a.png"], "image_path", "1 of 1"),
         (["no_suffix", None], "image_path", "1 of 1"),
@@ -89,7 +89,7 @@ DAYS = [datetime.date(2020, 1, day) for day in range(1, 30)]
         ([b"a.png", b"b.jpg"], "image_bytearray", "bytes"),
         ([Image.new("L", (4, 4)), Image.new("RGB", (9, 4))], "image_bytearray", "PIL images or arrays"),
         ([np.zeros((4, 4), np.uint8), np.zeros((9, 4, 3), np.uint8)], "image_bytearray", "PIL images or arrays"),
-        ([np.zeros((4, 4)), np.ones((4, 4))], "image_bytearray", "PIL images or arrays"),  # and refused when they are decoded
+        ([np.zeros((4, 4)), np.ones((4, 4))], "image_bytearray", "PIL images or arrays"),  # refused only when they are decoded
         ([np.zeros(9), np.ones(9)], "null", "ndarray: several values in a cell"),
         ([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)], "null", "for images only; .numpy() makes an array of a tensor"),
         ([[torch.zeros(2)], [torch.ones(2)]], "null", "list: several values in a cell are supported for images only; give each"),
@@ -120,7 +120,7 @@ def test_a_few_pictures_among_unreadable_ones_are_still_a_picture_column(folder)
 
 
 def test_file_names_that_are_not_utf8(folder):
-    name = b"\xe9.png".decode("utf-8", "surrogateescape")  # what os.listdir gives
+    name = b"\xe9.png".decode("utf-8", "surrogateescape")  # as os.listdir returns it
     Image.new("L", (4, 4)).save(folder / name)
     assert kind_of(pd.Series([name, "a.png"], dtype=object), folder) == ("image_path", "2 of 2 sampled values open as images")
     assert kind_of(pd.Series([f"{name} {i}" for i in range(3)], dtype=object), folder)[0] == "text"
@@ -215,7 +215,7 @@ def test_periods_are_dates_and_durations_are_numbers(folder):
 
 @pytest.mark.parametrize(("numbers", "kind"), [([3, 1, 2], "null"), ([3, 1, 1], "numerical"), ([0.5, 1.5, 2.5], "numerical")])
 def test_the_row_numbers_of_a_csv_are_not_learned_from(tmp_path, numbers, kind):
-    """They would tell how the table was sorted."""
+    """They would reveal how the table was sorted."""
     pd.DataFrame({"x": [0.1, 0.2, 0.4], "label": [0, 1, 1]}, index=numbers).to_csv(tmp_path / "table.csv")
     assert infer_columns(pd.read_csv(tmp_path / "table.csv"), ["label"], tmp_path)["Unnamed: 0"] == kind
 
@@ -223,7 +223,7 @@ def test_the_row_numbers_of_a_csv_are_not_learned_from(tmp_path, numbers, kind):
 @pytest.mark.parametrize("name", ["id", "ID", "Id", "store_id", "Store ID", "storeId", "storeID", "store.id"])
 @pytest.mark.parametrize("dtype", ["int64", "Int32", "float64", "int64[pyarrow]"])
 def test_identifiers_that_come_again_are_categories(name, dtype):
-    """A tree can cut them up, a network that takes them for amounts cannot."""
+    """A tree can split them, but a network that takes them for amounts cannot."""
     found = infer_columns(pd.DataFrame({name: pd.Series([7, 1, 900, 4] * 5, dtype=dtype)}), [], Path())
     assert found[name] == "categorical"
     assert found.reasons[name] == f"4 identifiers, 5 rows each on average; column_types={{{name!r}: 'numerical'}} where their order matters"

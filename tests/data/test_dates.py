@@ -1,4 +1,4 @@
-"""Dates become calendar features that a network can read; neighbours in time are neighbours in value."""
+"""Dates become calendar features that a network can read; dates close in time have close values."""
 
 import datetime
 import json
@@ -30,7 +30,7 @@ def test_the_parts_that_vary_are_there():
 def test_values():
     encoder = fit_dates(HOURS, "standard")
     features = dict(zip(encoder.names, encoder.transform(column([pd.Timestamp("2024-04-01 06:00")]))[0], strict=True))
-    assert features["when: month sin"] == pytest.approx(1)  # April is a quarter of the year from January
+    assert features["when: month sin"] == pytest.approx(1)  # April is a quarter of a year after January
     assert features["when: hour sin"] == pytest.approx(1)
     assert (features["when: weekday sin"], features["when: weekday cos"]) == pytest.approx((0, 1))  # a Monday
     elapsed = encoder.transform(HOURS)[:, 1]
@@ -100,7 +100,7 @@ def test_dates_of_arrow_and_periods_are_dates():
 
 @pytest.mark.parametrize("values", [[20240131, 20240229], [20240131.0, None], ["20240131", 20240229]])
 def test_numbers_are_read_like_the_text_they_would_be(values):
-    """Without a word of pandas about what it will make of numbers one day."""
+    """Without pandas' warnings about how it will read numbers in future."""
     assert to_dates(column(values, dtype=object))[0] == pd.Timestamp("2024-01-31", tz="UTC")
 
 
@@ -128,7 +128,7 @@ UNZONED = {
 @pytest.mark.parametrize("given", ZONED)
 @pytest.mark.parametrize("others", UNZONED)
 def test_dates_with_a_time_zone_are_not_those_without(given, others):
-    """Their hours would be others, and nobody would notice."""
+    """Their hours would differ, and nobody would notice."""
     zoned, unzoned = ZONED[given].rename("when"), UNZONED[others].rename("when")
     for training, later, words in ((zoned, unzoned, "with a time zone"), (unzoned, zoned, "without a time zone")):
         encoder = fit_dates(training, "quantile")

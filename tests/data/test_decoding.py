@@ -1,4 +1,4 @@
-"""Many images on threads: their course is told, and a decoding that must end does so at once."""
+"""Decoding many images on threads: it reports progress, and stops at once when it must."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ GEOMETRY = ImageGeometry(8)
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Decoding takes 10 ms an image; gives what was decoded."""
+    """Decoding takes 10 ms per image; the list collects what was decoded."""
     seen = []
 
     def decode(source, geometry):
@@ -65,7 +65,7 @@ def test_the_watch_hears_how_far_it_is(slow):
 
 @pytest.fixture
 def course(monkeypatch):
-    """(deadline, cancelled) -> (a course, its clock, what it said)."""
+    """(deadline, cancelled) -> (a course, its clock, the lines it reported)."""
 
     def make(deadline=None, cancelled=False):
         event, clock, lines = threading.Event(), [1000.0], []
@@ -99,7 +99,7 @@ def test_a_time_limit_ends_it_and_says_how_far_it_was(course):
     clock[0] = 1011.0
     with pytest.raises(TimeLimitTooShort, match=r"ran out while decoding the images \(20 of 100, the rest takes about 44 s more\); increase it$"):
         watch(20, 100)
-    with pytest.raises(TimeLimitTooShort, match="about 1 s more"):  # rounded up: none is none
+    with pytest.raises(TimeLimitTooShort, match="about 1 s more"):  # rounded up, because 0 s would mean that nothing is left
         watch(99, 100)
     with pytest.raises(TimeLimitTooShort, match="another process"):
         watch(0, 0)

@@ -1,4 +1,4 @@
-"""What the predictor remembers to see new rows as it saw the training ones."""
+"""What the predictor stores so that it encodes new rows like the training rows."""
 
 import json
 from pathlib import Path
@@ -142,7 +142,7 @@ def test_every_kind_is_encoded(table, fitted):
     assert encoded.numeric.shape == (20, len(fitted.features.numeric))
     assert encoded.numeric[0, :2].tolist() == [0, 1]
     assert np.isfinite(encoded.numeric).all()
-    assert encoded.categorical[:, 0].tolist() == [2, 1] * 10  # as frequent: by name
+    assert encoded.categorical[:, 0].tolist() == [2, 1] * 10  # equally frequent, so ordered by name
     assert "".join(map(chr, encoded.tokens["letters"][3, : encoded.token_counts["letters"][3]])) == "title: text number 3 body: more text 3"
     assert encoded.target.tolist() == list(range(20))
     assert (encoded.weight == 1).all()

@@ -1,4 +1,4 @@
-"""One file -> one square: decoded right or refused with a reason, never silently black, white, inverted or turned."""
+"""One file becomes one square, decoded right or refused with a reason; never silently black, white, inverted or turned."""
 
 import base64
 import io
@@ -41,7 +41,7 @@ def full(value, dtype) -> Image.Image:
 
 
 def raw_tiff(bits: int, photometric: int, pixels: bytes, size: int = 10) -> bytes:
-    """A grey TIFF of a kind that Pillow reads and cannot write."""
+    """A grey TIFF of a kind that Pillow can read but not write."""
     pixels += b"\0" * (len(pixels) % 2)
     tags = [(256, 3, size), (257, 3, size), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1), (278, 3, size), (279, 4, len(pixels))]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -79,7 +79,7 @@ def test_every_pixel_format_is_shown_as_a_viewer_would(tmp_path, name, image, op
     image.save(tmp_path / name, **options)
     pixels = decode_image(tmp_path / name, GEOMETRY)
     assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8)
-    assert np.abs(pixels.astype(int) - expected).max() <= 1  # JPEG and WebP round
+    assert np.abs(pixels.astype(int) - expected).max() <= 1  # JPEG and WebP are lossy
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.tif", "a.png"])
@@ -92,12 +92,12 @@ def test_the_first_frame_of_an_animation(tmp_path, name):
 @pytest.mark.parametrize("name", ["rotated.jpg", "rotated.png", "rotated.webp", "rotated.tif", "grey16.png"])
 def test_exif_rotation_is_applied(tmp_path, name):
     exif = Image.Exif()
-    exif[ORIENTATION] = 6  # turn clockwise
+    exif[ORIENTATION] = 6  # to be turned clockwise
     top_white = np.zeros((20, 20), np.uint16 if name == "grey16.png" else np.uint8)
     top_white[:10] = np.iinfo(top_white.dtype).max
     Image.fromarray(top_white).save(tmp_path / name, exif=exif)
     pixels = decode_image(tmp_path / name, GEOMETRY)[:, :, 0]
-    assert (pixels[:, 5:] > 240).all()  # what was above
+    assert (pixels[:, 5:] > 240).all()  # the top half before the turn
     assert (pixels[:, :3] < 15).all()
 
 
@@ -121,7 +121,7 @@ def test_broken_exif_spoils_no_picture(tmp_path, suffix, exif):
     "name, content, reason",
     [
         ("float.tif", full(0.5, np.float32), "floating-point"),
-        ("small32.tif", full(200, np.int32), "32-bit"),  # as 16 bits it would be black
+        ("small32.tif", full(200, np.int32), "32-bit"),  # black if read as 16 bits
         ("large32.tif", full(2_000_000, np.int32), "32-bit"),
         ("grey12.tif", raw_tiff(12, 1, b"\xff" * 150), "12-bit"),
         ("inverted16.tif", raw_tiff(16, 0, b"\0\xf0" * 100), "inverted"),
@@ -156,7 +156,7 @@ def test_the_largest_value_of_a_16_bit_picture(tmp_path, source, largest):
     if largest:
         source.save(tmp_path / "a.png")
         assert largest_of_16_bits(str(tmp_path / "a.png"), 100) == largest
-        assert largest_of_16_bits(str(tmp_path / "a.png"), 99) is None  # too many pixels to be decoded
+        assert largest_of_16_bits(str(tmp_path / "a.png"), 99) is None  # too many pixels to decode
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
@@ -174,7 +174,7 @@ def test_a_truncated_file_is_refused(tmp_path, suffix, options, part):
 
 
 def test_more_pixels_than_plausible_are_refused(tmp_path):
-    (tmp_path / "huge.bmp").write_bytes(b"BM" + struct.pack("<IIIIiiHHII", 62, 0, 62, 40, 20_000, 20_000, 1, 1, 0, 0) + bytes(24))  # 400 megapixels, it says
+    (tmp_path / "huge.bmp").write_bytes(b"BM" + struct.pack("<IIIIiiHHII", 62, 0, 62, 40, 20_000, 20_000, 1, 1, 0, 0) + bytes(24))  # claims 400 megapixels
     with pytest.raises(UnreadableImage, match="bomb"):
         decode_image(tmp_path / "huge.bmp", GEOMETRY)
     noise().save(tmp_path / "a.png")
@@ -209,7 +209,7 @@ def test_reduced_jpeg_decoding_stays_close_to_the_full_one(tmp_path, side, size,
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     Image.fromarray(photo.astype(np.uint8)).save(tmp_path / "a.jpg", quality=92, exif=exif)
-    with Image.open(tmp_path / "a.jpg") as image:  # the same pixels in a file of which nothing can be skipped
+    with Image.open(tmp_path / "a.jpg") as image:  # the same pixels in a format that cannot be decoded at a reduced size
         ImageOps.exif_transpose(image).save(tmp_path / "a.png", compress_level=1)
     reduced, whole = (decode_image(tmp_path / name, ImageGeometry(side)).astype(int) for name in ("a.jpg", "a.png"))
     assert np.abs(reduced - whole).mean() < 0.6
@@ -266,7 +266,7 @@ def test_resolve_path_of_a_path(tmp_path):
     assert resolve_path(tmp_path / "a.png", tmp_path) == str(tmp_path / "a.png")
 
 
-# --------------------------------------------------------------------------------------------------- pictures that are no files
+# --------------------------------------------------------------------------------------------------- images that are not files
 
 
 def as_bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -302,7 +302,7 @@ def test_a_picture_is_the_same_whatever_it_comes_as(tmp_path, name):
     sources = [content, Base64(text), Base64(f"data:image/png;base64,{text}"), Base64("\n".join(text[i : i + 60] for i in range(0, len(text), 60)))]
     for source in sources:
         assert (decode_image(source, GEOMETRY) == expected).all()
-    if name != "cmyk":  # a JPEG decodes at a smaller size for the asking, an opened one is as large as it is
+    if name != "cmyk":  # JPEG bytes can be decoded at a reduced size, an opened image cannot
         with Image.open(io.BytesIO(content)) as opened:
             assert (decode_image(opened, GEOMETRY) == expected).all()
 
@@ -353,14 +353,14 @@ def test_pictures_in_memory_are_told_apart_by_content():
 
 def test_pictures_that_differ_in_their_palette_alone_are_told_apart():
     pictures = [Image.new("RGB", (4, 4), color).quantize(2) for color in ("red", "blue", "red")]
-    assert len({picture.tobytes() for picture in pictures}) == 1  # the same indices
+    assert len({picture.tobytes() for picture in pictures}) == 1  # only the palettes differ
     red, blue, again = map(identify, pictures)
     assert red == again != blue
     assert [name_source(source) for source in (b"abc", Base64("abcd"), "/a.png")] == ["3 bytes", "base64 text of 4 characters", "/a.png"]
 
 
 def test_a_picture_becomes_a_square_whole_or_by_its_centre():
-    """Left third red, middle green, right third blue."""
+    """The image's left third is red, the middle green, the right third blue."""
     stripes = np.zeros((60, 180, 3), np.uint8)
     for place in range(3):
         stripes[:, 60 * place : 60 * place + 60, place] = 255

@@ -1,4 +1,4 @@
-"""What the words of texts say of the target, of training rows by models that have not seen them."""
+"""What the words of a text tell about the target; training rows are scored by models that have not seen them."""
 
 import json
 
@@ -14,7 +14,7 @@ WORDS = {"ham": "meeting notes report monday", "spam": "winner prize cash free",
 
 
 def mails(num_rows, seed=0, labels=("ham", "spam")):
-    """Each with a telling word among many that are not."""
+    """Each mail has one telling word among many meaningless ones."""
     rng = np.random.default_rng(seed)
     label = rng.choice(labels, num_rows)
     noise = [" ".join(f"w{number}" for number in rng.integers(0, 300, 12)) for _ in range(num_rows)]
@@ -41,7 +41,7 @@ def test_words_that_tell_are_found_and_later_rows_scored_by_them(scorer):
 
 @pytest.fixture(scope="module")
 def nothing_to_learn():
-    """A table, and its scorer."""
+    """A table with random labels, and its scorer."""
     table = mails(300).assign(label=np.random.default_rng(5).choice(["ham", "spam"], 300))
     return table, fitted(table)
 
@@ -107,7 +107,7 @@ def test_numbers_too():
 
 def test_a_word_means_in_each_column_what_it_means_there():
     table = mails(400)
-    table = pd.DataFrame({"subject": table["body"], "body": mails(400, seed=2)["body"], "label": table["label"]})  # the body says nothing
+    table = pd.DataFrame({"subject": table["body"], "body": mails(400, seed=2)["body"], "label": table["label"]})  # the body is unrelated to the label
     scorer = fitted(table, ("subject", "body"))
     swapped = table.rename(columns={"subject": "body", "body": "subject"})
     right, wrong = (((scorer.transform(rows)[:, 0] > 0) == (table["label"] == "spam")).mean() for rows in (table, swapped))
@@ -140,7 +140,7 @@ def test_rows_count_by_their_weight():
 
 @pytest.mark.parametrize("labels", [("ham", "spam"), ("ham", "spam", "list"), (1.5, 2.5, 3.5)])
 def test_most_rows_may_weigh_nothing(labels):
-    """Those that do may all be in one fold."""
+    """All rows with a weight may be in one fold."""
     table = mails(60).assign(label=[labels[row % len(labels)] for row in range(60)])
     assert np.isfinite(fitted(table, weight=np.eye(60)[5]).transform(table, held_out=True)).all()
 
@@ -164,6 +164,6 @@ def test_of_a_very_long_text_both_ends_are_read(scorer):
 
 
 def test_the_same_rows_give_the_same_scorer_to_the_bit(scorer):
-    """A resumed search fits it again, and must find its cache as it left it."""
+    """A resumed search fits the scorer again, and must get the values that its cache holds."""
     second = fitted(mails(300))
     assert all(np.array_equal(getattr(scorer, name), getattr(second, name)) for name in ("buckets", "weight", "bias", "fold_weight", "fold_bias"))

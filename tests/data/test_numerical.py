@@ -1,4 +1,4 @@
-"""Numbers come out at about N(0, 1), whatever they were; what is missing is 0 and said so."""
+"""Numbers are scaled to about N(0, 1); missing ones become 0 and are flagged."""
 
 import datetime
 import decimal
@@ -39,7 +39,7 @@ def test_quantiles_agree_with_scikit_learn_but_at_the_ends():
     inner = np.abs(theirs) < 2.5
     assert inner.mean() > 0.98
     np.testing.assert_allclose(ours[inner], theirs[inner], atol=1e-6)
-    assert np.abs(ours).max() == pytest.approx(2.5758, abs=1e-3)  # of 100 quantiles the last half
+    assert np.abs(ours).max() == pytest.approx(2.5758, abs=1e-3)  # N(0, 1) at 0.995, half of one of 100 quantiles from the end
 
 
 def test_half_of_all_values_at_the_smallest_are_no_outliers():

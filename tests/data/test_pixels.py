@@ -1,4 +1,4 @@
-"""Decoded images of a machine: whole or not there, shared by processes, bounded."""
+"""A machine's store of decoded images: complete or absent, shared by processes, bounded in size."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def machine(tmp_path, monkeypatch):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Decoding makes picture "7" of sevens; gives what was decoded."""
+    """Decoding source "7" gives an image of sevens; the list collects what was decoded."""
     seen = []
 
     def decode(source, geometry):
@@ -82,7 +82,7 @@ def test_what_is_not_whole_is_decoded_again(tmp_path, machine, decoded, damage):
         note.write_text("[[1,")
     elif damage == "no note":
         note.unlink()
-    elif damage == "only a part":  # a process was killed
+    elif damage == "only a part":  # as after a kill
         pixel_file.rename(machine / "first.part")
         note.unlink()
     else:
@@ -106,7 +106,7 @@ def test_a_decoding_that_ends_before_its_first_picture_leaves_nothing(tmp_path, 
 
 @pytest.fixture
 def interrupted(tmp_path, decoded, monkeypatch):
-    """Ends a decoding before its third picture; gives what is told of it."""
+    """Ends a decoding before its third image; returns the lines it reported."""
 
     def end(error=KeyboardInterrupt, **options):
         decode, lines = decoding.decode_image, []
@@ -131,7 +131,7 @@ def test_a_decoding_that_ended_early_goes_on_with_what_it_had(tmp_path, machine,
     assert names(machine) == ["first.part", "lock"]
     part, size = machine / "first.part", BYTES // (1 + COUNT)
     content = part.read_bytes()
-    if damage == "pixels":  # a power cut: the checksum was on the disk and its picture was not
+    if damage == "pixels":  # as after a power cut: the checksum was on the disk, its image was not
         part.write_bytes(content[: size + 5] + bytes(size) + content[2 * size + 5 :])
     elif damage == "checksums":
         part.write_bytes(content[:BYTES] + b"\1" * 16)
@@ -214,7 +214,7 @@ def test_more_than_the_memory_can_be_mapped(tmp_path, machine):
     images = ImageSet("large", ImageGeometry(SIDE), 10**12 // (SIDE * SIDE * 3), True, list)
     machine.mkdir()
     with open(machine / "large.pixels", "wb") as file:
-        file.truncate(images.nbytes)  # a hole
+        file.truncate(images.nbytes)  # a sparse file
     (machine / "large.json").write_text("[]")
     store = open_store(images, tmp_path / "own", lambda bad: True)
     assert store.images.index_select(0, torch.tensor([images.count]))[0, 3, 3, 1] == 0
@@ -258,7 +258,7 @@ def test_who_waits_takes_over_from_a_process_that_was_killed(tmp_path, machine, 
             assert [other.stdout.readline() for _ in told] == told
             assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
             assert not decoded
-            pixels._remove_unused(machine / "first.pixels")  # the other process has it open
+            pixels._remove_unused(machine / "first.pixels")  # kept, because the other process has it open
             assert (machine / "first.pixels").exists()
             other.stdin.write("\n")
             assert other.wait(20) == 0
@@ -277,7 +277,7 @@ def test_a_time_limit_ends_the_waiting_for_another_process(tmp_path, machine, de
         assert pixels._locked_alone(other)
         with pytest.raises(TimeLimitTooShort):
             opened(tmp_path, watch=out_of_time)
-        assert names(machine) == ["first.part"]  # still the other's
+        assert names(machine) == ["first.part"]  # it still belongs to the other process
     assert values(opened(tmp_path)) == [0, 1, 2, 3, 4]
     assert names(machine) == ["first.json", "first.pixels", "lock"]
 

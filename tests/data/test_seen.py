@@ -1,4 +1,4 @@
-"""Rows that were learned from are known again."""
+"""Rows that a model has learned from are recognised."""
 
 import datetime
 import subprocess
@@ -43,7 +43,7 @@ def test_equal_rows_are_equal_whatever_stands_around_them():
 @pytest.mark.parametrize(("column", "value"), [("number", 9), ("text", "c"), ("label", "y"), ("number", np.nan), ("text", "")])
 def test_any_cell_counts(column, value):
     changed = plain().astype({"number": float})
-    same = value == "" and column == "text"  # nothing is missing
+    same = value == "" and column == "text"  # an empty text counts as a missing one
     changed.loc[2 if same else 0, column] = value
     assert (digests(changed) == digests(plain())).tolist() == ([True] * 3 if same else [False, True, True])
 

@@ -1,4 +1,4 @@
-"""Cells with several pictures: lists of them, or paths between semicolons, as AutoMM has them."""
+"""Cells with several images: lists, or paths separated by semicolons as in AutoMM."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ COLUMNS = ColumnTypes({"image": "image_path"}, {"image": ""})
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures a.png to d.png, each of one grey, and one with a semicolon in its name."""
+    """Images a.png to d.png, each of one grey, and one whose name has a semicolon."""
     for grey, name in enumerate(["a", "b", "c", "d", "e;f"], 1):
         Image.new("RGB", (8, 8), (10 * grey,) * 3).save(tmp_path / f"{name}.png")
     return tmp_path
@@ -70,7 +70,7 @@ def test_columns_of_them_are_inferred(folder, cells):
 
 
 def test_rows_with_fewer_are_filled_up_with_their_own(folder):
-    """Black ones would go into the statistics of batch norm; what fills up has no say."""
+    """Black images would enter the statistics of batch norm; the repeated ones have no influence."""
     table = pd.DataFrame({"image": ["a.png;b.png;c.png", "d.png", "c.png;a.png"]})
     encoded = encoders(3).transform(table, folder)
     assert encoded.num_images == 3
@@ -123,7 +123,7 @@ def test_pictures_in_memory_are_told_apart_by_what_they_show():
 
 
 def test_a_fit_and_what_its_predictor_reads(small, here, fast):
-    """Of two pictures a row, which the second time are given as lists; a row with one is one with that picture twice."""
+    """Rows have two images, given as paths and later as lists; a row with one image equals a row that has it twice."""
     train, test = small
     pairs = train.assign(image=[f"{path};{other}" for path, other in zip(train["image"], train["image"].iloc[::-1], strict=True)])
     hyperparameters = fast | {"model.timm_image.max_image_num_per_column": 4}
@@ -133,5 +133,5 @@ def test_a_fit_and_what_its_predictor_reads(small, here, fast):
     first = predictor.predict_proba(test.assign(image=[[path, path] for path in paths]))
     assert np.allclose(predictor.predict_proba(test), first, atol=1e-5)
     assert np.allclose(predictor.predict_proba(test.assign(image=[f"{path};{path}" for path in paths])), first, atol=1e-5)
-    three = predictor.predict_proba(test.assign(image=[[path, path, paths[0]] for path in paths]))  # training had two
+    three = predictor.predict_proba(test.assign(image=[[path, path, paths[0]] for path in paths]))  # training had two per row
     assert np.allclose(three, first, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Rows held out: of every class its share, the same ones for the same seed."""
+"""Held-out rows: each class has its share, and the same seed gives the same rows."""
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def test_stratified_and_complete():
     assert valid["label"].value_counts().to_dict() == {"common": 200, "rare": 5, "pair": 1}
     assert sorted([*train["row"], *valid["row"]]) == list(range(len(labels)))
     assert set(train["label"]) == set(labels)
-    assert train["row"].is_monotonic_increasing  # the caller's order
+    assert train["row"].is_monotonic_increasing  # in the caller's order
 
 
 @pytest.mark.parametrize("frac", [0.001, 0.5, 0.999])
@@ -80,7 +80,7 @@ def test_what_is_known_is_not_held_out_and_half_of_the_rest_stays(frac):
     train, valid = train_valid_split(table, problem, frac, 0, known)
     assert len(train) + len(valid) == 200
     assert (valid["row"] >= 160).all()
-    assert len(valid) == 20  # of 40: as many as of all rows would be more, or as many
+    assert len(valid) == 20  # half of the 40 rows not known; the share of all 200 rows would be at least as large
     for all_alike in (np.zeros(200, bool), np.ones(200, bool), None):
         assert train_valid_split(table, problem, frac, 0, all_alike)[1].equals(train_valid_split(table, problem, frac, 0)[1])
     few = (table["row"] < 199).to_numpy()

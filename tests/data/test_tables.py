@@ -1,4 +1,4 @@
-"""Whatever the user calls a table."""
+"""Everything that a user may call a table."""
 
 import os
 from pathlib import Path
@@ -65,9 +65,9 @@ def test_nothing_is_an_empty_table(data):
     [
         ({"a": 1.0, "tags": ["x", "y", "z"], "meta": {"ip": 1, "agent": 2}, "none": []}, 1),
         ({"a": 1.0, "b": np.array(2.0), "tags": ["x"]}, 1),
-        ({"a": np.zeros((4, 4, 3), np.uint8), "b": 1}, 1),  # a picture
+        ({"a": np.zeros((4, 4, 3), np.uint8), "b": 1}, 1),  # an image
         ({"a": [1, 2], "b": "x", "tags": ["x", "y", "z"]}, 2),
-        ({"a": {0: 1, 1: 2}, "b": {0: 3, 1: 4}, "tags": "x"}, 2),  # as DataFrame.to_dict gives it
+        ({"a": {0: 1, 1: 2}, "b": {0: 3, 1: 4}, "tags": "x"}, 2),  # as DataFrame.to_dict returns it
         ([], 0),
         (pd.DataFrame([[1, 2, 3, 4]], columns=["a", "b", "c", "c"]), 1),
     ],
@@ -102,7 +102,7 @@ def write(folder: Path, name: str, content: bytes | None) -> Path:
         ("t.csv", b"", "t.csv does not read as .csv: EmptyDataError"),
         ("t.csv", b"a,b\n1,2\n1,2,3\n", "does not read as .csv: ParserError"),
         ("t.csv", b"a,b\n\xe9,1\n", "does not read as .csv: UnicodeDecodeError"),
-        ("t.csv", b"a,b,a\n1,2,3\n", "column names must be unique; repeated: 'a'"),  # pandas would call it a.1
+        ("t.csv", b"a,b,a\n1,2,3\n", "column names must be unique; repeated: 'a'"),  # pandas would rename it to a.1
         ("t.csv", b",a,a\n1,2,3\n", "repeated: 'a'"),
     ],
 )
@@ -154,7 +154,7 @@ def test_what_is_no_table(data, message):
 
 
 def test_a_label_is_the_same_in_every_chunk_of_a_long_file(tmp_path):
-    """Read in pandas' chunks, the 1 of the first would be a number and the 1 of the last a string: two classes."""
+    """Read in pandas' chunks, the 1 in the first would be a number and the 1 in the last a string: two classes."""
     rows = 600_000
     path = write(tmp_path, "t.csv", b"label\n" + b"1\n" * rows + b"x\n1\n")
     assert set(load(path)["label"]) == {"1", "x"}

@@ -1,4 +1,4 @@
-"""Texts become the tokens of the model's own tokenizer, once, and the predictor needs nobody to do it again."""
+"""The model's own tokenizer turns texts into tokens once, and the predictor can do so without its source."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def test_a_longer_cache_gives_what_a_shorter_one_would(tokenizer, length):
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
 def test_a_text_is_no_longer_than_the_model_has_positions_for(minilm, tmp_path, config, expected):
-    """Many tokenizers do not say how long it may be."""
+    """Many tokenizers do not state their maximum length."""
     shutil.copy(f"{minilm}/tokenizer.json", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}')
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -74,7 +74,7 @@ def test_no_rows(tokenizer):
 
 
 def test_it_is_read_once(tokenizer, monkeypatch):
-    """That takes longer than a row through the encoder; another process gets one of its own."""
+    """Reading it takes longer than encoding a row; another process reads its own."""
     copied = pickle.loads(pickle.dumps(tokenizer))
     expected = copied.transform(["a text"])[0]
     monkeypatch.setattr("tokenizers.Tokenizer", None)

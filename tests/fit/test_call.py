@@ -1,4 +1,4 @@
-"""A call that goes on with a search: what it gives wins, what it leaves alone is as it was."""
+"""A call that resumes a search: what it gives wins, and everything else stays as it was."""
 
 from dataclasses import replace
 from pathlib import Path

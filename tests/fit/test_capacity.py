@@ -1,4 +1,4 @@
-"""What a search is said to take, before it does."""
+"""What a search is announced to need, before it starts."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_a_disk_that_holds_no_set_of_weights_is_refused(here, monkeypatch):
     monkeypatch.setattr("automm_hpo.fit.capacity.free_bytes", lambda folder: 10_000)
     with pytest.raises(DiskFull, match=r"^save_path: no room in .*: [\d.]+ MB needed for one set of weights, 0\.01 MB free$"):
         plan(numbers(), {"model.numerical_mlp.hidden_size": 512}, save_path="run")
-    plan(numbers(), {"model.numerical_mlp.hidden_size": tune.choice([1, 512])}, save_path="run", hyperparameter_tune_kwargs=SEARCH)  # not all of them
+    plan(numbers(), {"model.numerical_mlp.hidden_size": tune.choice([1, 512])}, save_path="run", hyperparameter_tune_kwargs=SEARCH)  # some of them fit
     monkeypatch.setattr("automm_hpo.fit.capacity.free_bytes", lambda folder: None)
     plan(numbers(), {"model.numerical_mlp.hidden_size": 512}, save_path="run")
 
@@ -54,7 +54,7 @@ def test_a_disk_that_holds_no_set_of_weights_is_refused(here, monkeypatch):
 def test_predictions_that_checkpoints_keep_take_room(here):
     space = {"model.numerical_mlp.hidden_size": 64, "optim.lr": tune.loguniform(1e-3, 1e-2)}
     few, many = (plan(numbers(40), space, tuning_data=numbers(count), hyperparameter_tune_kwargs=SEARCH).disk_bytes for count in (40, 400))
-    num_checkpoints = SEARCH["num_trials"] + 6  # of the trial that runs, the best epochs and two states; of those that ended, the best three and its own
+    num_checkpoints = SEARCH["num_trials"] + 6  # running trial: best epochs and two states; ended trials: the best three, and the best epochs of the best
     assert 0 < many - few <= num_checkpoints * 360 * 2 * 4
 
 

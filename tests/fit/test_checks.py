@@ -1,4 +1,4 @@
-"""What is said of a search before it starts."""
+"""What a search is warned of or refused for before it starts."""
 
 import pytest
 from ray import tune
@@ -59,7 +59,7 @@ def test_what_is_searched_in_vain_by_what_the_table_has(problem, features, expec
 
 
 def test_batch_norm_of_one_row_is_refused():
-    """It would fail in the trial, in torch's words."""
+    """The trial would fail with torch's message."""
     mlp = {"model.names": ["numerical_mlp"], "model.numerical_mlp.normalization": tune.choice(["none", "batch_norm"]), "env.batch_size": 1}
     with pytest.raises(InvalidHyperparameter, match=r"env\.batch_size: model\.numerical_mlp\.normalization='batch_norm' needs at least 2 rows"):
         check_training(plan_search([mlp], {"searcher": "random"}), CLASSES, TABLE)

@@ -1,4 +1,4 @@
-"""After the search: what is made of its trials, what wins, and that the best trial is never lost on the way."""
+"""After the search: what is built from its trials, which of it wins, and that the best trial is never lost."""
 
 import functools
 import os
@@ -40,12 +40,12 @@ from automm_hpo.training.evaluate import validate
 from automm_hpo.training.loop import train_epochs
 from automm_hpo.training.state import TrialData
 
-# epochs at a rate that never falls wander around their valley's floor, on which their average lies
+# at a constant rate, epochs wander around the floor of their valley, where their average lies
 WANDERING = {"optim.lr_schedule": "constant", "optim.lr": 1e-2, "optim.max_epochs": 6, "optim.top_k_average_method": "greedy_soup"}
 
 
 class Searched:
-    """A search in this process, without Ray: each trial trained, recorded and pruned as a search would leave it, and the best committed."""
+    """A search in this process, without Ray: trials are trained, recorded and pruned as in a real search, and the best is committed."""
 
     def __init__(self, folder: Path, train: pd.DataFrame, valid: pd.DataFrame, trials: list[dict], metric: str | None = None) -> None:
         self.valid, self.configs = valid, [Config.from_flat(trial) for trial in trials]
@@ -64,7 +64,7 @@ class Searched:
         self.folder, self.plan, self.records = folder, replace(self.plan, path=folder), SearchRecords(folder / "search")
 
     def copied(self, folder: Path) -> "Searched":
-        """The same search in another folder, its best committed there; both may go on without each other."""
+        """A copy of the search in another folder, with its best trial committed there. Neither affects the other."""
         other = copy(self)
         shutil.copytree(self.folder, folder)
         other.lies_in(folder)
@@ -100,7 +100,7 @@ class Searched:
         return run_after_search(replace(self.plan, **options), self.records, self.progress, self.best, self.artifact, deadline, commit)
 
     def metric_of(self, artifact) -> float:
-        """Of an artifact on the validation rows, made anew from its members."""
+        """An artifact's metric on the validation rows, computed from its members."""
         data, valid = self.plan.data, open_cache(self.folder / "search" / "cache", "valid")
         return validate(data.validation_metric, data.problem, artifact.logits(valid), valid.target.numpy()).metric
 
@@ -118,7 +118,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained():
-    """The searches that were trained so far: most tests look at what becomes of the same two."""
+    """The searches trained so far, for reuse: most tests look at the same two."""
     return {}
 
 
@@ -135,7 +135,7 @@ def searched(small, tmp_path, tmp_path_factory, fast, trained):
 
 
 def brightness(table):
-    """A number to learn, in its own unit."""
+    """A regression label in a unit of its own."""
     return [1000 + 10 * float(np.asarray(Image.open(path)).mean()) for path in table["image"]]
 
 
@@ -166,7 +166,7 @@ def test_a_uniform_soup_is_of_the_best_trials_epochs(searched):
 
 
 def test_a_greedy_soup_tries_trials_that_began_alike(searched, monkeypatch):
-    """Others' epochs, of the same model from the same weights; a model of another size is none of them."""
+    """It includes epochs of other trials that began with the same weights, but not of a model of another size."""
     alike, other = WANDERING | {"optim.lr": 3e-3, "model.timm_image.train_transforms": []}, WANDERING | {"model.timm_image.image_size": 24}
     search = searched(WANDERING, alike, other)
     seen = []
@@ -217,7 +217,7 @@ def test_a_damaged_ingredient_is_left_out(searched):
 
 
 ALIKE = {"optim.max_epochs": 6, "optim.lr": 1e-2, "model.timm_image.train_transforms": []}
-MIXED = [  # equally good, and so better together
+MIXED = [  # equally good, so they are better together
     ALIKE | {"model.timm_image.image_size": 24},
     ALIKE | {"model.timm_image.checkpoint_name": "test_byobnet"},
     ALIKE | {"model.timm_image.checkpoint_name": "test_convnext"},
@@ -240,7 +240,7 @@ def test_an_ensemble_of_different_models_is_one_predictor(searched, tmp_path):
     together = predictor.predict_proba(table)
     assert np.allclose(together.sum(axis=1), 1)
     assert (predictor.predict(table) == together.idxmax(axis=1)).all()
-    # what each of the trials says alone, weighted
+    # each trial's own predictions, weighted
     alone = 0.0
     for trial, weight in ensemble["members"]:
         [member] = [member for member in artifact.members if member.config.flat() == search.records.folder_of(trial).read().config]
@@ -350,27 +350,27 @@ def test_a_refit_trains_the_best_configuration_on_all_rows(searched, monkeypatch
     artifact = search.finish(refit=True)
     [(num_rows, config)] = seen
     assert num_rows == train + len(search.valid) == artifact.summary["refit"]["rows"]
-    # as far as the trial's best epoch, and there the same learning rate
+    # up to the trial's best epoch, with the same learning rate there
     assert results[-1].epoch == pytest.approx(best.epoch, abs=1 / (num_rows // config.env.batch_size))
     assert results[-1].lr == pytest.approx(best.lr, abs=0.15 * config.optim.lr)
     assert artifact.config == search.artifact.config
     assert artifact.summary["refit"] == {"trial": 0, "epochs": results[-1].epoch, "rows": num_rows, "validated": False}
-    assert artifact.summary["val_log_loss"] == best.metric  # the search's
+    assert artifact.summary["val_log_loss"] == best.metric  # as in the search
     assert not equal(*search.weights_of(search.artifact), *search.weights_of(artifact))
     assert any("none is left to validate it" in line for line in search.said)
-    # it has learned the rows that used to validate
+    # it has learned the former validation rows
     assert search.metric_of(load_artifact(search.folder)) < best.metric
 
 
 def test_a_compiled_refit_predicts_uncompiled(searched):
-    """As every loaded predictor does."""
+    """Like every loaded predictor."""
     artifact = searched({"optim.max_epochs": 1, "env.compile.turn_on": True, "env.compile.backend": "eager"}).finish(refit=True)
     assert "refit" in artifact.summary
     assert all(network._compiled_call_impl is None for network in artifact.members[0].model.networks())
 
 
 def test_a_refit_of_a_trial_that_changed_on_its_way(searched, monkeypatch):
-    """As it was at its best epoch, which population-based training may have left behind."""
+    """It takes the values at the best epoch, which population-based training may have changed since."""
     search = searched({})
     record = replace(search.best, segments=tuple(Segment(number, None, 0.0, {"optim.lr": lr}) for number, lr in enumerate((1e-3, 2e-3, 4e-3))))
     search.best = replace(record, results=tuple(replace(result, segment=1) for result in record.results))
@@ -401,7 +401,7 @@ def test_a_refit_ends_at_the_deadline_and_leaves_the_best(searched, monkeypatch)
 
 
 def test_a_refit_under_a_time_limit_keeps_the_rate_of_its_trial(searched, monkeypatch):
-    """Its schedule is that of a whole training, most of which it leaves out, and for which there is no time."""
+    """Its schedule is that of a full training, for most of which there is no time."""
     search, rates = searched({"optim.max_epochs": 4, "optim.lr_schedule": "linear_decay"}), []
 
     def watched(*arguments):
@@ -499,7 +499,7 @@ def test_a_fit_without_a_search_averages_its_epochs(small, here, fast):
 
 
 def test_a_time_limit_leaves_time_for_the_soup(small, here, fast, monkeypatch):
-    monkeypatch.setattr(finishing, "RESERVED_SHARE", 0.4)  # of few seconds, on a machine where others run too
+    monkeypatch.setattr(finishing, "RESERVED_SHARE", 0.4)  # large, because the limit is short and the machine may be busy
     predictor = fit(small[0], here, fast | WANDERING | {"optim.max_epochs": 10_000, "optim.patience": 10_000}, time_limit=7)
     assert predictor.leaderboard().loc[0, "seconds"] < 0.6 * 7
     assert predictor.fit_summary()["soup"]["tried"] > 0
@@ -507,7 +507,7 @@ def test_a_time_limit_leaves_time_for_the_soup(small, here, fast, monkeypatch):
 
 
 def test_a_refit_may_follow_a_fit_that_has_ended(small, here, fast, monkeypatch):
-    """Its trial is not trained again; and where there was no time for it, the next call finds some. A copy will do, for it needs no trial's weights."""
+    """Its trial is not trained again, and without time for the refit the next call does it. A copy suffices: a refit needs no trial's weights."""
     alone = fit(small[0], here, fast)
     alone.save(here / "copy")
     trials = manifest_of(here / "run" / "search" / "trials" / "0000", ["metrics.jsonl"])
@@ -535,7 +535,7 @@ def test_a_fit_with_a_refit(small, here, fast):
 def test_a_search_with_an_ensemble(small, here, fast, ray_session):
     space = {"model.timm_image.image_size": tune.choice([32, 48]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "test_vit"])}
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2}
-    # of other seeds a single trial may be best
+    # with other seeds a single trial may be best
     predictor = fit(small[0], here, fast | space | {"optim.max_epochs": 3}, ensemble_size=4, hyperparameter_tune_kwargs=kwargs, seed=2)
     summary = predictor.fit_summary()
     assert 1 < len(summary["ensemble"]["members"]) <= 4
@@ -594,10 +594,10 @@ def test_an_ensemble_cannot_be_refitted(small, here, fast):
         ("model.timm_image.frozen_norm_stats", True, True, True),
         ("optim.peft", None, True, False),
         ("optim.peft", "lora", False, True),
-        ("optim.lora.r", 3, True, False),  # without it there is none
-        ("model.timm_image.trainable", "head", True, False),  # it leaves alone what is frozen
+        ("optim.lora.r", 3, True, False),  # there is no rank without LoRA
+        ("model.timm_image.trainable", "head", True, False),  # LoRA leaves frozen layers alone
         ("model.real_mlp.num_members", 2, False, False),
-        ("model.timm_image.pretrained", False, False, False),  # another start
+        ("model.timm_image.pretrained", False, False, False),  # other initial weights
     ],
 )
 def test_only_weights_of_one_architecture_are_averaged(key, value, alike, alike_with_lora):

@@ -1,4 +1,4 @@
-"""How many trials share a GPU. What one takes of it can only be measured where there is one."""
+"""How many trials share a GPU. What one of them takes of it can only be measured on a real GPU."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -22,12 +22,12 @@ GB = 10**9
 @pytest.mark.parametrize(
     ("memory", "busy", "gpu", "cpus", "count"),
     [
-        (1 * GB, 0.2, 80 * GB, 16, 5),  # it computes a fifth of the time
-        (1 * GB, 0.01, 80 * GB, 16, 8),  # never more than eight
+        (1 * GB, 0.2, 80 * GB, 16, 5),  # busy a fifth of the time
+        (1 * GB, 0.01, 80 * GB, 16, 8),  # at most eight
         (1 * GB, 0.95, 80 * GB, 16, 1),
-        (3 * GB, 0.1, 8 * GB, 16, 2),  # memory
-        (20 * GB, 0.1, 8 * GB, 16, 1),  # it does not fit even alone: that is for the trial to say
-        (1 * GB, 0.1, 80 * GB, 2, 2),  # processors
+        (3 * GB, 0.1, 8 * GB, 16, 2),  # limited by memory
+        (20 * GB, 0.1, 8 * GB, 16, 1),  # does not fit even alone, which is for the trial to report
+        (1 * GB, 0.1, 80 * GB, 2, 2),  # limited by CPUs
         (1 * GB, 0.0, 80 * GB, 0.5, 1),
     ],
 )
@@ -42,7 +42,7 @@ def test_what_the_user_says_stands():
 
 
 def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, monkeypatch):
-    """One at a time, on a machine with one GPU and many processors."""
+    """If they did, they would run one at a time on a machine with one GPU and many CPUs."""
     monkeypatch.setattr("automm_hpo.fit.capacity.known_resources", lambda num_gpus: {"cpu": 16.0, "gpu": 1.0})
     plans = {}
 
@@ -59,7 +59,7 @@ def test_trials_that_are_kept_from_a_gpu_do_not_queue_for_it(small, here, fast, 
 
 @pytest.fixture(autouse=True)
 def no_ray_seen(monkeypatch):
-    """Other tests may have left one running in this process, which has no GPU."""
+    """Other tests may have left a Ray running in this process that has no GPU."""
     monkeypatch.setattr("automm_hpo.hpo.cluster.sys", SimpleNamespace(modules={}))
 
 
@@ -85,7 +85,7 @@ def _plan(table, fast, hyperparameters=None, **settings):
 
 
 def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
-    """Of a table whose pictures take a fifth of it four trials have room, of one that lies elsewhere for its size eight."""
+    """If the images take a fifth of the free memory, four trials have room; if they are too large to be kept there, eight."""
 
     @contextmanager
     def profile(activities):
@@ -99,12 +99,12 @@ def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
         monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
         for share, count in ((0.2, 4), (0.6, 8)):
             memory = int(rows / share)
-            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (memory, 3 * memory))  # others have the rest
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (memory, 3 * memory))  # other processes use the rest
             assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 1.0})[0] == 1 / count
 
 
 def test_no_share_is_planned_of_gpus_that_the_search_has_not(small, here, fast):
-    """The user's own Ray may have been started without this machine's."""
+    """The user may have started Ray without this machine's GPUs."""
     with pretend_gpu():
         plan = _plan(small[0], fast)
         assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 0.0}) == plan_gpu_share(plan, None) == (1.0, "")
@@ -124,7 +124,7 @@ def test_trials_go_by_the_gpus_of_the_search_and_not_of_the_machine(small, here,
 
 
 def test_gpus_that_torch_cannot_use_are_none(monkeypatch):
-    """Behind a driver that is too old they are counted all the same."""
+    """Torch still counts them if the driver is too old."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert local_resources()["gpu"] == 0
@@ -144,7 +144,7 @@ def test_small_trials_share_a_gpu(small, here, fast, capsys):
 
 
 def test_trials_of_a_ray_without_gpus_do_not_use_one(small, here, fast, monkeypatch):
-    """They would all train on the first, for Ray does not hide it from them."""
+    """They would all train on the first GPU, because Ray does not hide it from them."""
     monkeypatch.setattr("automm_hpo.fit.search_plan.known_resources", lambda: {"cpu": 4.0, "gpu": 0.0})
     with pretend_gpu():
         assert find_device(_plan(small[0], fast).search.config.env).type == "cpu"

@@ -1,4 +1,4 @@
-"""The predictor of a search that goes on is never replaced by a worse one."""
+"""A resumed search never replaces its predictor by a worse one."""
 
 from types import SimpleNamespace
 
@@ -10,12 +10,12 @@ from automm_hpo.fit.place import PredictorFolder
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.metrics import find_metric
 
-LOG_LOSS = find_metric("log_loss")  # less is better
+LOG_LOSS = find_metric("log_loss")  # lower is better
 
 
 @pytest.fixture
 def later(small, here, fast):
-    """(what the earlier session reached, what the later call is) -> the folder's values after each commit of the later one, and what it returns."""
+    """(score of the earlier session, scores of the later call, its plan) -> the stored scores after each later commit, and the final one."""
     table = small[0]
     MultiModalPredictor("label", verbosity=0).fit(table, hyperparameters=fast, save_path="run", tracking=None, time_limit=None)
 
@@ -44,8 +44,8 @@ def later(small, here, fast):
         ([0.6, 0.3], {}, [0.4, 0.3], 0.3),
         ([0.3, 0.2], {}, [0.3, 0.2], 0.2),
         ([0.4], {}, [0.4], 0.4),
-        ([0.6], {"refit": True}, [0.6], 0.6),  # wanted on all rows, which no score tells
-        ([0.6], {"ensemble_size": 0}, [0.6], 0.6),  # fewer members are wanted now
+        ([0.6], {"refit": True}, [0.6], 0.6),  # trained on all rows, so its score cannot be compared
+        ([0.6], {"ensemble_size": 0}, [0.6], 0.6),  # the call now wants fewer members
         ([0.6], {"resuming": False}, [0.6], 0.6),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where time is short, pictures are smaller; a search that goes on has the size it began with."""
+"""Images are smaller if time is short; a search that goes on keeps its image size."""
 
 import json
 import math
@@ -11,17 +11,17 @@ from automm_hpo import MultiModalPredictor
 from automm_hpo.errors import SearchMismatch
 from automm_hpo.fit import resolution
 
-SLOW_MODEL = {"model.timm_image.checkpoint_name": "test_resnet", "model.timm_image.pretrained": False, "optim.max_epochs": 1}  # for 160 pixels
+SLOW_MODEL = {"model.timm_image.checkpoint_name": "test_resnet", "model.timm_image.pretrained": False, "optim.max_epochs": 1}  # at 160 pixels
 
 
 @pytest.fixture
 def costs(monkeypatch):
-    """Sets what a row takes. The machine's own speed is the one thing that a test cannot know."""
+    """Sets the seconds that a row takes, because a test cannot know the machine's own speed."""
     return lambda seconds: monkeypatch.setattr(resolution, "_row_seconds", lambda search, features: seconds)
 
 
 def planned_size(table, time_limit=100, tune_kwargs=None, **hyperparameters):
-    """The size that a call of ``fit`` decides for, in its dry run."""
+    """(image size, what was added) that a call of ``fit`` decides on, from a dry run."""
     seen = []
 
     def decide(search, *args):
@@ -31,21 +31,21 @@ def planned_size(table, time_limit=100, tune_kwargs=None, **hyperparameters):
     original = resolution.fit_resolution
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("automm_hpo.fit.call.fit_resolution", decide)
-        patch.setattr("automm_hpo.fit.preview._measure", lambda plan, config: 1.0)  # of the whole fit, which takes seconds and decides nothing
+        patch.setattr("automm_hpo.fit.preview._measure", lambda plan, config: 1.0)  # skips timing the whole fit, which takes seconds and decides nothing
         given = SLOW_MODEL | {f"model.timm_image.{name}": value for name, value in hyperparameters.items()}
         options = {"time_limit": time_limit, "hyperparameter_tune_kwargs": tune_kwargs, "holdout_frac": 0.2}
         MultiModalPredictor("label", verbosity=0).plan(table.head(100), hyperparameters=given, **options)
     return seen[0].config.model.timm_image.image_size, seen[0].added
 
 
-# 100 rows, of which 80 train and 20 validate: an epoch costs 86.7 rows
+# 100 rows, 80 to train and 20 to validate: an epoch costs as much as training on 86.7 rows
 @pytest.mark.parametrize(
     ("seconds", "size"),
     [
-        (0.01, None),  # there is time enough
+        (0.01, None),  # time enough
         (1.4, 128),  # 121 s at 160 pixels, 78 at 128
         (2.2, 96),  # 191 s, 122 and 69
-        (50.0, 64),  # not for the smallest either
+        (50.0, 64),  # even the smallest takes too long
     ],
 )
 def test_the_largest_size_that_there_is_time_for(small, here, costs, seconds, size):
@@ -85,7 +85,7 @@ def test_a_search_that_goes_on_has_the_size_it_began_with(small, here, costs, ca
     costs(50.0)
     MultiModalPredictor("label").fit(table, **call)
     assert "image_size=64" in capsys.readouterr().out
-    (here / "run" / "search" / "outcome.json").unlink()  # as if it had been killed
+    (here / "run" / "search" / "outcome.json").unlink()  # as if killed
 
     costs(0.0)  # a faster machine would decide otherwise
     stored = here / "run" / "search" / "settings.json"
@@ -98,7 +98,7 @@ def test_a_search_that_goes_on_has_the_size_it_began_with(small, here, costs, ca
 
 
 def test_rows_that_do_not_fit_are_timed_in_smaller_parts(small, here, monkeypatch):
-    # the device's refusal is the one thing that cannot be had here
+    # simulated, because the device's refusal cannot be provoked here
     asked = []
 
     def small_memory(model, num_rows, *others):

@@ -1,4 +1,4 @@
-"""A fit and the images it decodes: once for all searches, told while it takes long, ended when there is no time or no wish for it."""
+"""A fit decodes images once for all searches, reports it if it takes long, and stops at a time limit or an interrupt."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ from automm_hpo.hpo.records import SearchRecords, Segment
 
 @pytest.fixture(autouse=True)
 def machine(here, monkeypatch):
-    """This machine's folder of decoded images, for one test."""
+    """The machine's folder of decoded images, private to one test."""
     monkeypatch.setenv("AUTOMM_HPO_CACHE_DIR", str(here / "machine"))
     return here / "machine"
 
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """What is decoded from now on."""
+    """The sources of the images that are decoded from now on."""
     seen = []
     monkeypatch.setattr(decoding, "decode_image", lambda source, geometry: seen.append(source) or decode_image(source, geometry))
     return seen
@@ -73,7 +73,7 @@ def test_a_fit_without_room_for_its_images_is_the_same_to_the_bit(small, here, f
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("limit", [{"PREDICT_ROWS": 32}, {"PREDICT_BYTES": 300_000}, {"PREDICT_BYTES": 1}], ids=["rows", "bytes", "no room"])
 def test_predictions_of_many_rows_are_those_of_few(small, here, fast, monkeypatch, device, limit):
-    """With a GPU the next rows are decoded while the model is at work."""
+    """On a GPU, the next rows are decoded while the model computes."""
     predictor = fit(small[0], fast | {"data.image.missing_value_strategy": "skip", "optim.max_epochs": 1})
     test = small[1].assign(image=[*small[1]["image"].iloc[:-1], "nowhere.png"])
     expected = predictor.predict_proba(test)
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_a_decoding_at_once_and_leaves_what_is_decoded_to_the_next(s
     decoded = []
 
     def decode(source, geometry):
-        decoded.append(source)  # on several threads
+        decoded.append(source)  # called from several threads
         if decoded[19:20] == [source]:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
@@ -134,7 +134,7 @@ def test_a_cap_that_is_no_number_is_refused_at_fit(small, here, fast, monkeypatc
 
 
 def test_a_trial_that_changed_on_its_way_is_told_as_it_was_at_its_best_epoch(small, here, fast):
-    """Population-based training may have left that behind."""
+    """Population-based training may have changed it since."""
     predictor = fit(small[0].head(60), fast | {"optim.max_epochs": 1})
     folder = SearchRecords(here / "run" / "search").folder_of(0)
     record = folder.read()

@@ -1,4 +1,4 @@
-"""A fit that begins with another predictor's weights."""
+"""A fit that starts from another predictor's weights."""
 
 import shutil
 from dataclasses import replace
@@ -25,11 +25,11 @@ from automm_hpo.training.checkpoint import digest_weights
 
 QUICK = {"model.real_mlp.num_members": 1, "model.real_mlp.hidden_size": 16, "env.batch_size": 32, "optim.max_epochs": 3, "optim.lr": 3e-3}
 MORE = {"optim.max_epochs": 10, "optim.lr": 1e-2}
-STILL = {"optim.lr": 1e-30}  # whatever is trained stays as it was
+STILL = {"optim.lr": 1e-30}  # training changes no weights
 
 
 def table(rows=120, seed=0, shift=0.0):
-    """Towns and prices; with a shift, prices of another year."""
+    """Towns and prices; ``shift`` makes them the prices of another year."""
     rng = np.random.default_rng(seed)
     first, second, town = rng.normal(size=rows), rng.normal(size=rows), rng.choice(["Utrecht", "Gent", "Lille"], rows)
     price = 100 + 30 * first + 10 * second + 20 * (town == "Gent") + shift
@@ -43,7 +43,7 @@ def fit(data, label, save_path, hyperparameters=None, verbosity=0, **options):
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """A regression and a classifier, by their labels' names: folders."""
+    """label -> folder of a regression or classification predictor."""
     made = {}
     for label, other in (("price", "kind"), ("kind", "price")):
         made[label] = tmp_path_factory.mktemp("old") / label
@@ -57,7 +57,7 @@ def trials(path):
 
 @pytest.mark.parametrize("label", ["price", "kind"])
 def test_epoch_0_is_what_it_scores_on_the_new_rows(old, here, label):
-    new, held_out = table(seed=1, shift=50), table(seed=2, shift=50)  # of which a few epochs more learn something
+    new, held_out = table(seed=1, shift=50), table(seed=2, shift=50)  # a few more epochs learn something from these
     before = {path: sha256(path) for path in old[label].iterdir() if path.is_file()}
     predictor = fit(new, None, here / "new", MORE, start_from=old[label], tuning_data=held_out)
     first = trials(here / "new")[0].results[0]
@@ -76,7 +76,7 @@ def test_epoch_0_is_what_it_scores_on_the_new_rows(old, here, label):
 
 @pytest.mark.parametrize("label", ["price", "kind"])
 def test_what_learns_nothing_predicts_as_before(old, here, label):
-    """The label's scale and the columns' encoding are those of then, though these rows have others."""
+    """The label's scale and the columns' encoding stay, although the new rows have others."""
     new = table(seed=1, shift=500).assign(first=lambda rows: 10 * rows["first"])
     predictor = fit(new, None, here / "new", STILL | {"optim.weight_decay": 0.0}, start_from=old[label])
     assert predictor.fit_summary()["best_epoch"] == 0
@@ -94,7 +94,7 @@ def test_its_hyperparameters_are_the_defaults_and_a_presets_where_one_is_named(o
 
 
 def test_every_kind_of_column(small, reader_folder, here):
-    """The encoder's folder may be gone, a category may be new, and words are read by what was learned of them then."""
+    """The encoder's folder may be gone, a category may be new, and words keep the meaning that was learned for them."""
     shutil.copytree(reader_folder, here / "encoder")
     rows = small[0].head(60).reset_index(drop=True)
     rows["age"], rows["color"] = range(60), ["red", "blue", "green"] * 20
@@ -121,7 +121,7 @@ def test_a_search_goes_on_though_the_predictor_is_gone(old, here, ray_session):
     predictor = call()
     scores = {trial.results[0].metric for trial in trials(here / "new")}
     assert len(scores) == 1
-    assert trials(here / "new")[0].tuned["optim.lr"] == pytest.approx(3e-3)  # the predictor's own comes first
+    assert trials(here / "new")[0].tuned["optim.lr"] == pytest.approx(3e-3)  # the predictor's own lr comes first
     shutil.rmtree(here / "old")
     call(num_trials=3)
     MultiModalPredictor.load(here / "new", resume=True, verbosity=0).fit(data, hyperparameter_tune_kwargs={"num_trials": 4})
@@ -132,7 +132,7 @@ def test_a_search_goes_on_though_the_predictor_is_gone(old, here, ray_session):
         call(here / "another")
     with pytest.raises(errors.SearchMismatch, match="start_from"):
         fit(data, "kind", here / "new", QUICK | space, hyperparameter_tune_kwargs=kwargs)
-    predictor.save(here / "copy")  # what it holds may go on as well
+    predictor.save(here / "copy")  # a copy can be resumed as well
     again = MultiModalPredictor.load(here / "copy", resume=True, verbosity=0).fit(data, hyperparameter_tune_kwargs={"num_trials": 5})
     assert {trial.results[0].metric for trial in trials(here / "copy")} == scores
     assert again.fit_summary()["start_from"] == str(here / "old")
@@ -232,11 +232,11 @@ def test_where_weights_once_came_from_is_no_matter(old, here):
     predictor = MultiModalPredictor(pretrained=False, verbosity=0).fit(new, start_from=old["kind"], save_path=here / "a", tracking=None)
     assert predictor._artifact.config.model == load_artifact(old["kind"]).config.model
     gone = {"model.timm_image.checkpoint_path": "/gone.safetensors", "model.hf_text.max_text_len": 9, "optim.linear_probe": "auto"}
-    fit(new, "kind", here / "b", gone, start_from=old["kind"])  # of models that are not used
+    fit(new, "kind", here / "b", gone, start_from=old["kind"])  # settings of unused models do not matter
 
 
 def test_lora_leaves_alone_what_is_frozen(old, here):
-    """So whether it is decides which tensors there are."""
+    """What is frozen therefore decides which LoRA tensors exist."""
     start = read_start(old["kind"], here)
     for peft, refused in ((None, False), ("lora", True)):
         config = Config.from_flat({"optim.peft": peft, "model.names": ["timm_image"], "data.text.words": "off"})
@@ -295,7 +295,7 @@ def test_several_things_are_refused_together(old, here):
 
 @pytest.mark.slow
 def test_a_copy_that_goes_on_keeps_its_predictor_until_a_trial_is_better(here, ray_session):
-    """It has no trial's weights but those that became the predictor."""
+    """Of the trials' weights, it has only those that became the predictor."""
     data, kwargs = table(), {"searcher": "grid", "scheduler": "FIFO", "num_trials": 1}
     space = QUICK | {"optim.lr": tune.grid_search([1e-2, 1e-9])}
     predictor = fit(data, "kind", here / "run", space, hyperparameter_tune_kwargs=kwargs)
@@ -307,7 +307,7 @@ def test_a_copy_that_goes_on_keeps_its_predictor_until_a_trial_is_better(here, r
 
 
 def test_rows_that_it_has_learned_from_do_not_validate(old, here, capsys):
-    """The usual table has this month's rows beneath those of all others."""
+    """A typical table has this month's rows below those of earlier months."""
     own, new = table(), table(rows=40, seed=1)
     fit(pd.concat([own, new], ignore_index=True), "kind", here / "new", start_from=old["kind"], verbosity=2)
     assert "it has learned from 96 of the 129 rows to train on\n" in capsys.readouterr().out  # 24 of 120 had been held out
@@ -327,4 +327,4 @@ def test_a_refit_has_learned_from_all_rows(here):
     own = table()
     fit(own, "kind", here / "whole", QUICK, refit=True)
     assert read_start(here / "whole", here / "none").knows(own, here).all()
-    fit(own, None, here / "again", MORE, start_from=here / "whole")  # then there is no other way
+    fit(own, None, here / "again", MORE, start_from=here / "whole")  # no other rows are left to validate on

@@ -1,4 +1,4 @@
-"""Ray's controller as schedulers see it, without Ray's processes: trials with made-up curves run in milliseconds."""
+"""Simulates Ray's controller as schedulers see it, without its processes: trials with made-up curves run in milliseconds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(eq=False)
 class SimulatedTrial:
-    """What schedulers touch of Ray's Trial, and what the process would hold."""
+    """What schedulers use of Ray's Trial, and what its process would hold."""
 
     config: dict[str, Any]
     trial_id: str
@@ -44,7 +44,7 @@ class SimulatedTrial:
     best: float = -math.inf
     told: int = 0  # recorded rows that were reported again
     last_result: dict[str, Any] = field(default_factory=dict)
-    on_record: dict[str, Any] = field(default_factory=dict)  # its config, when it last began
+    on_record: dict[str, Any] = field(default_factory=dict)  # its config when it last started
 
     @property
     def number(self) -> int:
@@ -66,7 +66,7 @@ class SimulatedTrial:
 
 
 class Proposals(Searcher):
-    """``configs`` in order."""
+    """Proposes ``configs`` in order."""
 
     def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(metric="best_score", mode="max")
@@ -89,14 +89,14 @@ class SimulatedSearch:
     """A search of trials with given curves.
 
     Args:
-        curves: of each trial the scores of its validations; or how a value grows in one validation, given the trial's config.
-        length: validations of a trial, where ``curves`` is a function.
+        curves: the scores of each trial's validations; or a function of a trial's config that gives the gain of one validation.
+        length: validations per trial if ``curves`` is a function.
         places: trials that run at a time.
-        earlier: a session that was killed; its trials report its rows again before they go on, and those that had ended end with them.
-        last_is_fresh: the last recorded row of a trial that has not ended is reported as one to decide upon.
+        earlier: a session that was killed. Its trials report its rows again before they go on; those that had ended end with them.
+        last_is_fresh: whether an unfinished trial reports its last recorded row as one to decide upon.
         fails_at: trial -> validation at which its process dies, once.
-        last_first: of trials side by side the last reports first.
-        kill_after: validations after which everything ends, as if the driver was killed.
+        last_first: whether the last of several running trials reports first.
+        kill_after: validations after which everything ends, as if the driver had been killed.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class SimulatedSearch:
         self.trials: list[SimulatedTrial] = []
         self.rows: list[Row] = list(record)
         self.new_rows: list[Row] = []
-        self.stopped: dict[int, float] = {}  # by the scheduler: trial -> epoch
-        self.finished: set[int] = set(self.ended)  # trials that ended, of themselves or by the scheduler
+        self.stopped: dict[int, float] = {}  # trials the scheduler stopped -> epoch
+        self.finished: set[int] = set(self.ended)  # trials that ended by themselves or by the scheduler
         self.num_pauses = self.most_running = 0
         self.events: list[str] = []
-        # private things of Ray's controller that schedulers reserve processes with
+        # private attributes of Ray's controller that schedulers use to reserve processes
         self._staged_trials: set[SimulatedTrial] = set()
         self._trial_to_actor: dict[SimulatedTrial, str] = {}
         self._actor_cache = SimpleNamespace(num_cached_objects=0, increase_max=lambda resources: None, decrease_max=lambda resources: None)
@@ -233,7 +233,7 @@ class SimulatedSearch:
             pointer = trial.checkpoint
             if pointer and pointer["trial"] != trial.number:
                 parent = next(other for other in self.trials if other.number == pointer["trial"])
-                trial.value, trial.position = parent.value, parent.position  # the newest state of the parent
+                trial.value, trial.position = parent.value, parent.position  # the parent's newest state
                 trial.run_metadata.checkpoint_manager._latest_checkpoint_result = None
                 self.events.append(f"{trial.number} takes over {parent.number} at {parent.position * self.interval:g}")
             trial.on_record = dict(trial.config)
@@ -304,11 +304,11 @@ class SimulatedSearch:
             result["best_score"] = trial.best
         return result | ({"score": score} if math.isfinite(score) else {})
 
-    # ------------------------------------------------------------------------------------- what came of it
+    # ------------------------------------------------------------------------------------------------ results
 
     @property
     def epochs(self) -> dict[int, float]:
-        """The epoch that each trial got to."""
+        """The last epoch that each trial reached."""
         return {number: max((row.epoch for row in self.rows if row.trial == number), default=0.0) for number in range(self.num_trials)}
 
     def curve(self, number: int) -> list[float]:

@@ -45,7 +45,7 @@ def test_nothing_of_it_is_seen_but_errors(capfd, caplog):
 
 
 def test_what_other_threads_print_meanwhile_is_seen(capsys):
-    """Ray shows what trials print on a thread of its own."""
+    """Ray prints the output of trials from a thread of its own."""
     with Apart(0)():
         other = threading.Thread(target=print, args=("from a trial",))
         other.start()
@@ -55,7 +55,7 @@ def test_what_other_threads_print_meanwhile_is_seen(capsys):
 
 
 def test_threads_that_take_turns_leave_all_as_it_was(capsys):
-    """Two searches on one Ray."""
+    """As with two searches on one Ray."""
     before, filters = sys.stdout, list(warnings.filters)
 
     def ask(apart):

@@ -40,7 +40,7 @@ def test_the_kind_of_an_axis_follows_from_its_values(values, kind):
 @pytest.mark.parametrize(
     ("values", "scale", "kind"),
     [
-        ([1e-3, 5e-3, 1e-2], "log", "log"),  # of so few nobody could tell
+        ([1e-3, 5e-3, 1e-2], "log", "log"),  # too few values to tell by themselves
         ([1e-4, 1e-3, 1e-1, 1e-4], "linear", "linear"),
         ([0.0, 1e-3, 1e-1], "log", "linear"),  # rounded to zero, which has no logarithm
         ([1e-4, 1e-3, 1e-1, 2e-4], None, "log"),
@@ -81,7 +81,7 @@ def test_what_runs_away_is_cut_off_on_the_bad_side_only():
     assert (axis.low, axis.high, axis.num_beyond) == (0.7, 0.9, 1)
     axis = metric_axis([0.0, 1.0, 2.0, 1e6], rmse)
     assert (axis.is_log, axis.low, axis.high, axis.num_beyond) == (False, 0.0, 2.0, 1)
-    assert metric_axis([0.9034, 0.9032, 0.9030, 0.86, 0.70], r2).num_beyond == 0  # two of five are no exceptions
+    assert metric_axis([0.9034, 0.9032, 0.9030, 0.86, 0.70], r2).num_beyond == 0  # two of five are no outliers
     same = metric_axis([0.5, 0.5], r2)
     np.testing.assert_allclose(same.unit_positions(np.array([0.5])), [0.5])
 
@@ -91,7 +91,7 @@ def test_a_narrow_range_is_no_choice_of_its_rounded_values():
 
 
 def test_a_trial_stands_where_it_was_at_its_best(curve):
-    """Population-based training has moved it since."""
+    """Population-based training has changed its values since."""
     segments = (Segment(0, None, 0.0, {"lr": 0.1}), Segment(1, 1, 2.0, {"lr": 0.5}))
     results = curve(find_metric("accuracy"), [0.5, 0.9, 0.4])
     record = TrialRecord(0, {"lr": 0.5}, {}, results=(*results[:2], replace(results[2], segment=1)), segments=segments)
@@ -104,7 +104,7 @@ def test_a_trial_stands_where_it_was_at_its_best(curve):
     ("values", "options"),
     [
         ([[0.9, 0.9995], [0.9, 0.9999], [0.9, 0.9995]], ("0.9, 0.9995", "0.9, 0.9999")),
-        ([1001.0, None, 1001.4, "none"] * 2, ("1001", "1001.4", "none")),  # as axis_of has it, None is absent
+        ([1001.0, None, 1001.4, "none"] * 2, ("1001", "1001.4", "none")),  # None is absent, see axis_of
         ([20, "auto", 5, 10.0, True], ("5", "10", "20", "True", "auto")),
         ([1, "1", 1.0], ("1", "'1'")),
     ],

@@ -1,4 +1,4 @@
-"""What Ray does of its own accord, and is kept from while all trials end."""
+"""What Ray does on its own, and what we suppress while all trials end."""
 
 import time
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from automm_hpo.hpo.cluster import deaths_untold, killed_when_late
 
 
 def test_only_deaths_after_the_deadline_are_not_told(monkeypatch):
-    """Whoever else has put something in the same place meanwhile."""
+    """After the block our function passes everything on, even if someone still holds it."""
     from ray._private import worker
 
     told = []
@@ -28,7 +28,7 @@ def test_only_deaths_after_the_deadline_are_not_told(monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "kills"), [(-1.0, True), (100.0, False), (None, False)])
 def test_only_what_is_late_is_killed(monkeypatch, seconds, kills):
-    """Whoever else has put something in the same place meanwhile."""
+    """After the block our function only calls the original, even if someone still holds it."""
     from ray.tune.execution.tune_controller import TuneController
 
     ended = []

@@ -1,4 +1,4 @@
-"""The live table as a person sees it: in a terminal of its own, and in a notebook."""
+"""The live table as a user sees it, in a real terminal and in a notebook."""
 
 import io
 import logging
@@ -54,7 +54,7 @@ print("after")
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows of what was written to it, its scrolled-off lines included."""
+    """The lines that a terminal shows after this output, including those that scrolled off."""
     lines, row, column = [""], 0, 0
     for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|[\r\n]|[^\r\n\x1b]+", written):
         if part == "\n":
@@ -76,7 +76,7 @@ def screen(written: str) -> list[str]:
 
 
 def play_in_a_terminal(**environment) -> str:
-    """Runs ``PLAY`` with a pseudo-terminal for its output."""
+    """Runs ``PLAY`` with its output on a pseudo-terminal and returns what it wrote."""
     pty = pytest.importorskip("pty")
     import fcntl
     import struct
@@ -91,7 +91,7 @@ def play_in_a_terminal(**environment) -> str:
         while True:
             try:
                 data = os.read(ours, 65536)
-            except OSError:  # the other end was closed: Linux says so by an error
+            except OSError:  # Linux raises when the other end is closed
                 break
             if not data:
                 break
@@ -109,10 +109,10 @@ def test_a_terminal_shows_one_table_and_everything_else_above_it():
     expected += ["old says logged at the end", "after"]
     assert [line for line in lines if "fails" not in line] == expected  # the table is gone
     assert sum("trial   2 fails (ValueError: too much)" in line for line in lines) == 1
-    assert "2 of 4 trials: 1 running, 1 completed" in written  # it was there
+    assert "2 of 4 trials: 1 running, 1 completed" in written  # it was shown before
     assert "best accuracy" in written
     assert "[bold]<b>" in written
-    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is back
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is visible again
 
 
 def test_ctrl_c_leaves_the_last_table_and_a_working_terminal():
@@ -227,7 +227,7 @@ progress.summary(SimpleNamespace(ranked=lambda: [TrialRecord(0, {"word": "<scrip
     assert kinds.count("display_data") == 1
     assert kinds.count("update_display_data") >= 2
     assert "clear_output" not in kinds
-    assert second == []  # the summary takes the live table's place
+    assert second == []  # the summary updates the live table's display
     page = displays[0].data["text/html"]
     assert "1 trials: 1 completed" in page
     assert "&lt;script&gt;" in page

@@ -1,4 +1,4 @@
-"""Ray's, AutoGluon's and Optuna's objects become ours with exactly their bounds."""
+"""Ray's, AutoGluon's and Optuna's objects become ours with exactly the same bounds."""
 
 import sys
 import types
@@ -89,7 +89,7 @@ def test_a_grid_wants_a_list():
 
 @pytest.fixture
 def autogluon(monkeypatch):
-    """A module with the names, the tree of classes and the attributes of autogluon.common.space."""
+    """A module with the names, class hierarchy and attributes of autogluon.common.space."""
     source = """
 class Space: pass
 class SimpleSpace(Space):
@@ -192,7 +192,7 @@ def test_optunas_older_names():
     from optuna.distributions import IntUniformDistribution, LogUniformDistribution
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Optuna's own, about these names
+        warnings.simplefilter("ignore", FutureWarning)  # Optuna deprecates these names
         assert to_space("key", LogUniformDistribution(1e-3, 1)) == Float(1e-3, 1, log=True)
         assert to_space("key", IntUniformDistribution(1, 3)) == Int(1, 3)
 

@@ -1,4 +1,4 @@
-"""The user's dicts become fixed values and checked spaces, or are refused by name."""
+"""The user's dicts become fixed values and checked spaces, or are refused with the key's name."""
 
 import copy
 import json
@@ -163,16 +163,16 @@ def test_a_group_takes_no_other_space(value, words):
 
 def test_later_layers_win_over_branches_and_branches_over_earlier_layers():
     sgd, adamw = OPTIM.options
-    # a value replaces what the branches say of its key
+    # a value replaces the branches' values of its key
     fixed, space = split_hyperparameters({"optim": tune.choice(BRANCHES)}, {"optim.lr": 1})
     assert fixed == {"optim.lr": 1.0}
     assert space == {"optim": Branches((replace(sgd, space={"optim.momentum": Choice((0.8, 0.9))}), replace(adamw, space={})))}
-    # branches replace the values of the keys that all of them have; what only some have is for the others what it would be without a search
+    # branches replace a fixed value if each of them sets its key; otherwise it stays, for the branches without the key
     fixed, space = split_hyperparameters({"optim.lr": "wrong", "optim.momentum": 0.5, "optim.patience": 3}, {"optim": tune.choice(BRANCHES)})
     assert (fixed, space) == ({"optim.momentum": 0.5, "optim.patience": 3}, {"optim": OPTIM})
     _, space = split_hyperparameters({"optim.momentum": tune.uniform(0.1, 0.2)}, {"optim": tune.choice(BRANCHES)})
     assert space == {"optim": OPTIM}
-    # branches replace branches of the same group; where nothing is left of the earlier ones they go
+    # branches replace earlier branches of the same group; branches without any keys left are dropped
     _, space = split_hyperparameters({"optim": tune.choice([{"lr": 1, "patience": 2}])}, {"optim": tune.choice(BRANCHES)})
     assert space == {"optim": OPTIM}
     fixed, space = split_hyperparameters({"optim": tune.choice([{"lr": 1}, {"lr": 2}])}, {"optim.lr": 3})
@@ -191,15 +191,15 @@ def test_later_layers_win_over_branches_and_branches_over_earlier_layers():
     ],
 )
 def test_a_stored_conditional_space_is_taken_back(given):
-    """As ``load(path, resume=True)`` does; the fixed values in the layer beneath."""
+    """As ``load(path, resume=True)`` does, with the fixed values in the layer below."""
     fixed, space = split_hyperparameters(given)
     stored = words.space_from_json(json.loads(json.dumps(words.space_to_json(space))))
     assert split_hyperparameters(fixed, stored) == (fixed, space)
-    assert split_hyperparameters(stored, {"optim.momentum": 0.5})[0] == {"optim.momentum": 0.5}  # they can be replaced like the user's own
+    assert split_hyperparameters(stored, {"optim.momentum": 0.5})[0] == {"optim.momentum": 0.5}  # like the user's own branches, they can be overridden
 
 
 def test_a_later_layer_keeps_the_order():
-    """The order of the keys is the order of the draws."""
+    """Values are drawn in the order of the keys."""
     _, space = split_hyperparameters({"optim.lr": tune.uniform(1, 2), "optim.momentum": tune.uniform(0, 0.5)}, {"optim.lr": tune.uniform(2, 3)})
     assert list(space) == ["optim.lr", "optim.momentum"]
 
@@ -251,7 +251,7 @@ def test_a_function_within_a_branch_is_tried_too():
 
 def test_a_function_sees_its_later_neighbours_not():
     given = {"optim.lr": tune.sample_from(lambda config: config["optim.momentum"]), "optim.momentum": tune.sample_from(lambda: 0.5)}
-    assert split_hyperparameters(given)[1]  # the configured momentum is there in any case
+    assert split_hyperparameters(given)[1]  # does not raise: the configured momentum is always available
     assert finish_proposal(split_hyperparameters(given)[1], {}, Config().flat()) == {"optim.lr": 0.9, "optim.momentum": 0.5}
 
 

@@ -14,7 +14,7 @@ from automm_hpo.metrics import find_metric
 
 @pytest.fixture
 def trials(curve):
-    """40 trials whose metric depends on lr, a little on a word, and not on noise; half of them lack a hyperparameter."""
+    """Makes 40 trials with an lr, a word and noise, whose metric is ``function`` of these; half of them have one more hyperparameter."""
 
     def make(metric, function):
         rng, made = random.Random(1), []
@@ -74,12 +74,12 @@ def test_of_very_many_options_it_comes_soon_and_is_right(curve, decides):
         made.append(TrialRecord(number, tuned, {}, COMPLETED, results=curve(metric, [score])))
     started = time.perf_counter()
     assert importances(made, metric)[decides] > 0.8
-    assert time.perf_counter() - started < 10  # as columns of their own they would take minutes
+    assert time.perf_counter() - started < 10  # one column per option would take minutes
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e160, 1e300])
 def test_scores_of_any_size_have_shares(trials, scale):
-    """Trees see no variance of less than 1e-16, and squares of large floats are none."""
+    """Trees ignore a variance below 1e-16, and squares of large floats overflow."""
     found = importances(trials(find_metric("accuracy"), lambda tuned: 0.5 * scale + math.log10(tuned["lr"]) * scale), find_metric("accuracy"))
     assert found.index[0] == "lr"
     assert found.sum() == pytest.approx(1)

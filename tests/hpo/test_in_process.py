@@ -1,4 +1,4 @@
-"""The first trials of a search in this process: the same trials as on Ray, and Ray when it pays."""
+"""The first trials of a search run in this process, with the same results as on Ray, which takes over when that pays."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def table():
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    """As on a machine where no Ray runs; what starts one is told."""
+    """Pretends that no Ray runs; the list records what was started on one."""
     started = []
     monkeypatch.setattr(venue, "least_start_seconds", lambda: 2.0)
     monkeypatch.setattr("automm_hpo.hpo.search.Cluster.start", lambda self: started.append(1) or {"CPU": 1.0})
@@ -55,7 +55,7 @@ def fit(table, path, tune_kwargs, **options):
 
 
 def rows_of(path):
-    """Of each trial its values, its end and all its results, but for times."""
+    """Each trial's tuned values, status and results without seconds."""
     found = []
     for record in SearchRecords(Path(path) / "search").trials():
         results = [json.loads(line) for line in (Path(path) / "search" / "trials" / f"{record.number:04d}" / "metrics.jsonl").read_text().splitlines()]
@@ -67,7 +67,7 @@ def rows_of(path):
 
 
 class Clock:
-    """What ``Forecast`` sees of time."""
+    """The clock that ``Forecast`` reads."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -81,7 +81,7 @@ def clock(monkeypatch):
 
 
 def trial(forecast, clock, epochs, seconds, to_come, steps=10):
-    """Runs a trial of so many epochs of so many seconds, which others will follow; returns the epoch at which it is left to Ray, None where it is not."""
+    """Runs a trial with ``to_come`` more to follow; ``seconds`` are per epoch. Returns the epoch at which it is left to Ray, or None."""
     forecast.look()
     forecast.begin(epochs, to_come)
     for epoch in range(epochs):
@@ -104,7 +104,7 @@ def test_a_search_that_is_over_before_ray_would_have_begun_stays(clock):
 
 @pytest.mark.parametrize(("seconds", "before"), [(0.5, 4), (5.0, 2), (600.0, 1)])
 def test_a_long_one_is_left_to_ray_soon(clock, seconds, before):
-    """After some seconds; within its first epoch, where that takes long."""
+    """After some seconds, or within the first epoch if that takes long."""
     left_at = trial(Forecast(num_parallel=2, deadline=None), clock, 50, seconds, to_come=19, steps=200)
     assert left_at is not None
     assert left_at <= before
@@ -118,7 +118,7 @@ def test_later_trials_may_be_longer(clock):
 
 
 def test_a_slow_start_is_no_slow_trial(clock):
-    """Of the first trial the first steps take seconds, and so does what is imported beside it; that comes once."""
+    """The first steps of the first trial, and the imports meanwhile, take seconds, but only once."""
     forecast = Forecast(num_parallel=2, deadline=None)
     forecast.look()
     forecast.begin(10, num_to_come=7)
@@ -135,7 +135,7 @@ def test_a_slow_start_is_no_slow_trial(clock):
 
 
 def test_trials_on_record_say_nothing_of_those_to_come(clock):
-    """They are repeated in no time: forty of them and twenty of 2 s to come are 40 s of work."""
+    """Repeating them takes no time: after forty of them, twenty trials of 2 s to come are 40 s of work."""
     forecast = Forecast(num_parallel=2, deadline=None)
     for number in range(40):
         forecast.begin(10, num_to_come=59 - number)
@@ -185,7 +185,7 @@ def test_a_short_search_needs_no_ray(table, here, no_ray, searcher, scheduler):
     before = rows_of("run")
     again = fit(table, "run", {"searcher": searcher, "scheduler": scheduler, "num_trials": 3}, hyperparameters=hyperparameters)
     assert again.leaderboard().equals(found)
-    if searcher != "grid":  # which has no fourth point
+    if searcher != "grid":  # a grid of three points has no fourth trial
         assert len(fit(table, "run", {"searcher": searcher, "scheduler": scheduler, "num_trials": 4}).leaderboard()) == 4
         assert rows_of("run")[:3] == before
     assert no_ray == []
@@ -209,7 +209,7 @@ def test_what_only_ray_has_begins_there(table, here, no_ray, asked, monkeypatch)
 
 
 def test_a_trial_that_fails_is_a_row(table, here, no_ray, monkeypatch):
-    """And the others are none the worse for it."""
+    """The other trials are not affected."""
     real = Training.__call__
 
     def call(self, folder, should_stop):
@@ -224,7 +224,7 @@ def test_a_trial_that_fails_is_a_row(table, here, no_ray, monkeypatch):
 
 
 def test_a_computed_value_that_is_not_allowed_is_a_row(table, here, no_ray):
-    """As on Ray: the trial fails with the reason, and the others go on."""
+    """As on Ray, the trial fails with the reason and the others go on."""
     trials = here / "run" / "search" / "trials"
     rate = space.sample_from(lambda config: 7.0 if (trials / "0001").exists() and not (trials / "0002").exists() else 0.1)
     hyperparameters = ONE | SPACE | {"model.real_mlp.dropout": rate}
@@ -234,7 +234,7 @@ def test_a_computed_value_that_is_not_allowed_is_a_row(table, here, no_ray):
 
 
 class Hesitant(Searcher):
-    """Has nothing to propose at first."""
+    """Never has anything to propose."""
 
     def suggest(self, trial_id):
         return None
@@ -244,7 +244,7 @@ class Hesitant(Searcher):
 
 
 def test_a_searcher_that_has_nothing_yet_is_asked_again_on_ray(table, here, no_ray):
-    with pytest.raises(AllTrialsFailed):  # for the pretended Ray asks nobody
+    with pytest.raises(AllTrialsFailed):  # the fake Ray runs no trials
         fit(table, "run", {"searcher": Hesitant(), "scheduler": "FIFO", "num_trials": 2})
     assert no_ray[-1] == "trials"
 
@@ -261,7 +261,7 @@ def test_a_search_that_was_cut_short_goes_on_where_it_began(table, here, no_ray)
 
 
 def test_another_threads_ray_is_not_waited_for(table, here, no_ray, monkeypatch):
-    """It is gone when that thread's search ends, and a short search needs none."""
+    """That Ray is gone when the other thread's search ends, and a short search needs none."""
     monkeypatch.setattr(venue, "least_start_seconds", cluster.least_start_seconds)
     monkeypatch.setattr(cluster, "_owner", -1)
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
@@ -302,7 +302,7 @@ def test_a_time_limit_too_short_for_ray_is_enough_for_a_predictor(table, here, n
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("scheduler", [pytest.param("FIFO", marks=pytest.mark.slow), "ASHA"])
 def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
-    """In the second epoch of the second trial; all trials come to what they come to on Ray alone, and the searcher hears of each end once."""
+    """Left after the second trial's first epoch: results equal those of a whole search, and the searcher hears of each end once."""
     kwargs = {"searcher": "bayes", "scheduler": scheduler, "num_trials": 4, "searcher_init_args": {"n_startup_trials": 2}}
     whole = fit(table, "whole", kwargs | {"max_concurrent_trials": 1})
 
@@ -346,7 +346,7 @@ INTERRUPTED = """
     [pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow), pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow), (signal.SIGKILL, False)],
 )
 def test_a_search_that_is_ended_goes_on(table, here, number, on_ray):
-    """After a kill on Ray: that the process died may have been the trial's doing."""
+    """SIGKILL on Ray is left out: there the trial itself may have killed its process."""
     table.to_csv("train.csv", index=False)
     code, log = textwrap.dedent(INTERRUPTED.format(epochs=60 if on_ray else 12, on_ray=on_ray)), here / "run" / "search" / "trials" / "0001" / "metrics.jsonl"
     with subprocess.Popen([sys.executable, "-c", code], text=True, stdout=-1, stderr=-1) as process:

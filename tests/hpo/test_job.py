@@ -19,7 +19,7 @@ CHOICES = {"optim.optim_type": Choice(("adamw", "sgd"))}
         ("random", DRAWN, 10),
         ("random", CHOICES, 2),
         ("random", SIX, 6),
-        ("random", SIX | DRAWN, 12),  # each point of the grid as often
+        ("random", SIX | DRAWN, 12),  # a multiple of six, so that all grid points run equally often
         ("random", TWELVE | DRAWN, 12),
         ("grid", CHOICES, 2),
         ("grid", TWELVE | CHOICES, 24),
@@ -47,10 +47,10 @@ def test_a_finite_space_is_tried_once():
     ("space", "settings"),
     [
         (DRAWN, {}),
-        (SIX, {"searcher": "random"}),  # grid_search goes round as often as it is asked to
-        (CHOICES | {"optim.lr": Computed(lambda config: 0.1)}, {}),  # it may draw
+        (SIX, {"searcher": "random"}),  # grid_search repeats its options as often as needed
+        (CHOICES | {"optim.lr": Computed(lambda config: 0.1)}, {}),  # a computed value may be random
         (CHOICES | {"env.batch_size": Int(1, MOST_POINTS)}, {}),
-        ({"optim.lr": Choice((0.1, 0.2))}, {"scheduler": "PBT"}),  # a population may begin with equal values
+        ({"optim.lr": Choice((0.1, 0.2))}, {"scheduler": "PBT"}),  # a population may start with equal values
         (CHOICES, {"searcher": Searcher()}),
     ],
 )

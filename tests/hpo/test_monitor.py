@@ -1,4 +1,4 @@
-"""What listeners hear of a search: everything, once."""
+"""Listeners hear of everything in a search exactly once."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ class Listener:
 
 
 def test_a_trial_that_a_limit_ended_ends_once(tmp_path, store, curve):
-    """It may go on in another session, and is no less ended in this one; one that never got a place ends with the search."""
+    """It has ended in this session even if another may continue it; a trial that never got a place ends with the search."""
     rows = curve(find_metric("accuracy"), [0.5, 0.6])
     rows = (*rows[:-1], replace(rows[-1], end="time_limit"))
     store(tmp_path, [TrialRecord(0, {}, {}, RUNNING, results=rows), TrialRecord(1, {}, {}, RUNNING)])
@@ -50,7 +50,7 @@ def test_who_reached_the_goal_with_all_that_it_had_to_say_has_completed(tmp_path
 
 
 def test_a_full_disk_ends_the_search_also_where_there_is_a_score(tmp_path, store, curve):
-    """The trials that have yet to come would fail of it, too; later they may not."""
+    """The trials still to come would fail for the same reason; later they may not."""
     store(tmp_path, [TrialRecord(number, {}, {}, RUNNING, results=curve(find_metric("accuracy"), [0.5])) for number in range(2)])
     monitor = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1)
     monitor.trial_started(0)
@@ -77,7 +77,7 @@ def test_failures_of_earlier_sessions_count(tmp_path, store):
 
 
 def test_where_no_trial_had_time_for_a_score_another_needs_more(tmp_path, store, curve):
-    """Than the one that was cut short; the quickest that came to its first result says how much."""
+    """Longer than any trial that was cut short; once a trial has reached a first result, the quickest one's time counts."""
     rows = [
         replace(row, seconds=seconds, end=end)
         for row, seconds, end in zip(curve(find_metric("accuracy"), [0.5] * 3), (0.7, 0.4, 2.0), ("time_limit",) * 2 + (None,), strict=True)

@@ -1,4 +1,4 @@
-"""The config of a user's own objective: any names, nested or not, no hyperparameters of ours."""
+"""The config of a user's own objective: any names, nested or not, without our hyperparameters."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A point of a finite space is proposed once, whoever proposes; and whoever was asked is answered."""
+"""Any searcher proposes each point of a finite space once, and hears the outcome of each of its proposals."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ CONDITIONAL = {"way": Branches((Branch({"a": 1}, {"b": spaces.choice([1, 2])}), 
 
 
 class Stubborn(OwnSearcher):
-    """Proposes the same for ever, and writes down what it is told."""
+    """Always makes the same proposal, and records the scores it is told."""
 
     def __init__(self, space, args=None, seed=0, first_points=()):
         super().__init__(space, args or {}, seed, list(first_points))
@@ -32,7 +32,7 @@ class Stubborn(OwnSearcher):
 
 
 def proposals(searcher, num_beside=2):
-    """All it proposes, while so many trials run beside one another; every third fails."""
+    """All proposals of a searcher, with ``num_beside`` trials at a time; every third trial fails."""
     found, running = [], []
     while (proposal := searcher.suggest(f"trial {len(found)}")) != Searcher.FINISHED:
         if proposal is not None:
@@ -44,7 +44,7 @@ def proposals(searcher, num_beside=2):
     return found
 
 
-BUT_SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in ("ax", "bayesopt") else name for name in SEARCHERS]  # seconds a proposal
+BUT_SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in ("ax", "bayesopt") else name for name in SEARCHERS]  # a proposal takes seconds
 
 
 @pytest.mark.parametrize("name", BUT_SLOW)
@@ -72,7 +72,7 @@ def test_branches_with_few_points_beside_one_with_a_range(searcher):
     proposer, found = build_proposer(TuneSettings(searcher=searcher), RANGED, 0, []), []
     for trial in range(40):
         found.append(proposer.suggest(str(trial)))
-        proposer.on_trial_complete(str(trial), {METRIC: float(found[-1]["kind"])})  # the one without a range is the best
+        proposer.on_trial_complete(str(trial), {METRIC: float(found[-1]["kind"])})  # the branches without a range score best
     kinds = Counter(proposal["kind"] for proposal in found)
     assert kinds[0] == 40 - kinds[1] - kinds[2] and kinds[1] <= 3 and kinds[2] == 1
     assert len({point_of(RANGED, proposal) for proposal in found}) == 40
@@ -85,7 +85,7 @@ def test_a_space_too_large_to_go_through_is_never_over(monkeypatch):
     for trial in range(12):
         found.append(proposer.suggest(str(trial))["x"])
         proposer.on_trial_complete(str(trial), {METRIC: 1.0})
-    assert len(set(found[:9])) == 9  # then repeated, for nobody has counted
+    assert len(set(found[:9])) == 9  # repeats follow, as nobody has counted the points
     assert len(proposer.inner.told) == 1 + 11 * NUM_ASKED + 11
 
 
@@ -134,7 +134,7 @@ def test_what_an_earlier_session_tried_is_not_tried_again(name):
 
 
 def test_points_that_the_user_gives_are_tried_as_given():
-    given = [draw_space(PLAIN, 0, 1)] * 2  # each is a trial that was asked for
+    given = [draw_space(PLAIN, 0, 1)] * 2  # the user asked for both trials
     assert proposals(Once(SEARCHERS["random"](PLAIN, {}, 0, given)))[:2] == given
 
 
@@ -147,7 +147,7 @@ def test_bohb_hears_of_the_rungs():
 
 @pytest.mark.parametrize("name", BUT_SLOW)
 def test_where_all_fail_it_goes_on_to_the_end(name):
-    """Some searchers wait for a score before they propose more, and none comes."""
+    """Some searchers wait for a score before they propose more; here none comes."""
     searcher, found = Once(SEARCHERS[name](PLAIN, {}, 0, [])), []
     for number in range(grid_size(PLAIN)):
         proposal = searcher.suggest(str(number))

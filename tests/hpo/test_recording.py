@@ -1,4 +1,4 @@
-"""The searcher between the searchers and Ray: what the inner one is told of trials that end."""
+"""The searcher between Ray and the inner searcher: what the inner one is told of trials that end."""
 
 import math
 import time
@@ -26,7 +26,7 @@ class Told(Searcher):
 
 
 def test_a_trial_that_is_ended_while_it_is_paused_counts_with_its_last_score():
-    """Ray completes such a trial without a result; HyperBand ends most of its trials so."""
+    """Ray completes such a trial without a result; most trials that HyperBand ends are paused."""
     inner = Told()
     searcher = RecordingSearcher(inner, SimpleNamespace(settings=SimpleNamespace(scheduler="HyperBand")), SimpleNamespace(records=[]), None)
     searcher.numbers = {"paused": 0, "whole": 1, "failed": 2, "unheard": 3}
@@ -66,7 +66,7 @@ def test_ended_trials_on_record_go_through_ray_only_where_a_scheduler_learns_fro
 
 
 def test_no_trial_begins_that_could_not_come_to_a_score_in_time(tmp_path):
-    """By the quickest that came to one; a trial that was cut short says nothing of that."""
+    """Judged by the quickest trial that reached a score; a trial that was cut short does not count."""
 
     class Inner(Told):
         def suggest(self, trial_id):
@@ -95,6 +95,6 @@ def test_no_trial_begins_that_could_not_come_to_a_score_in_time(tmp_path):
     again = SearchMonitor(SearchRecords(tmp_path), [], keep_trials=1)
     again.resume()
     short = searcher(again, seconds_left=15)
-    assert [short.suggest(f"id{number}")["trial"] for number in range(5)] == [0, 1, 2, 3, 4]  # these have begun
+    assert [short.suggest(f"id{number}")["trial"] for number in range(5)] == [0, 1, 2, 3, 4]  # these had already begun
     assert short.suggest("id5") == Searcher.FINISHED
     assert again.ending == TIME_LIMIT

@@ -34,7 +34,7 @@ def add_trial(records, metric, values, status=COMPLETED, **tuned):
 @pytest.mark.parametrize(
     ("name", "curves"),
     [
-        # the best epoch of the best trial lies in the middle; by its last value the other would win
+        # the best trial peaks in the middle; by the last values the other would win
         ("accuracy", [[0.5, 0.9, 0.3], [0.5, 0.6, 0.7]]),
         ("log_loss", [[0.5, 0.1, 0.8], [0.5, 0.4, 0.3]]),
     ],
@@ -60,7 +60,7 @@ def test_of_equal_scores_the_lower_loss_wins(tmp_path):
     for epoch, loss in enumerate([0.7, 0.2, 0.4], 1):
         records.folder_of(number).append(replace(RESULT, epoch=float(epoch), valid_loss=loss))
     records.close_trial(number, COMPLETED, "")
-    add_trial(records, find_metric("accuracy"), [RESULT.score])  # as good, with a loss of 1
+    add_trial(records, find_metric("accuracy"), [RESULT.score])  # the same score with a loss of 1
     assert records.best().number == number
     assert records.best().best.epoch == 2
 
@@ -97,7 +97,7 @@ def test_records_are_read_again_from_disk(tmp_path):
     for value in (0.5, 0.6):
         add_trial(records, metric, [value, math.nan], **{"optim.lr": value})
     again = SearchRecords(tmp_path)
-    assert repr(again.trials()) == repr(records.trials())  # nan differs from itself, its text does not
+    assert repr(again.trials()) == repr(records.trials())  # as text, because nan differs from itself
     assert again.open_trial({}, {}, Config().flat()).number == 2
 
 
@@ -114,7 +114,7 @@ def test_an_empty_search_has_no_best(tmp_path):
 
 
 def test_many_hyperparameters_make_one_table(recwarn):
-    """Column by column pandas would complain of fragments."""
+    """Pandas would warn of fragmentation if it were built column by column."""
     trial = TrialRecord(0, {f"x{number}": number for number in range(150)}, {}, COMPLETED)
     table = leaderboard([trial], find_metric("accuracy"))
     assert table["x149"].tolist() == [149]

@@ -1,4 +1,4 @@
-"""Names and arguments of schedulers, and what they go together with: what is taken, what is refused, and in which words."""
+"""Names, arguments and combinations of schedulers: what is accepted, what is refused, and with which message."""
 
 import subprocess
 import sys

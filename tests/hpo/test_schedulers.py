@@ -1,4 +1,4 @@
-"""Schedulers: each one's rule by its definition, and what all of them must hold; on simulated trials, and once on Ray."""
+"""Schedulers: the rule of each one, and what all of them must guarantee, on simulated trials and once on Ray."""
 
 import json
 import math
@@ -27,7 +27,7 @@ SPACE = {"optim.lr": Float(1e-4, 1.0, log=True)}
 NEEDED = {"bandit": {"slack_factor": 0.1}, "truncation": {"truncation_percentage": 30}}
 POPULATIONS = ["PBT", "PB2"]
 POLICIES = ["median", "bandit", "truncation"]
-CHEAP = [name for name in SCHEDULERS if name != "PB2"]  # whose choice of values takes a second; its trials meet as PBT's do
+CHEAP = [name for name in SCHEDULERS if name != "PB2"]  # PB2 takes a second to choose values; its trials meet like PBT's
 STOPPING = [name for name in SCHEDULERS if name not in ("FIFO", *POPULATIONS)]
 
 
@@ -37,13 +37,13 @@ def build(name, max_epochs=12, warmup_epochs=0.0, seed=0, space=None, **args):
 
 
 def ladder(num_trials, length, low=0.2, high=0.9, sign=1.0):
-    """Curves that rise and keep their order: the last trial is the best."""
+    """Rising curves that keep their order: the last trial is the best."""
     ends = np.linspace(low, high, num_trials)
     return [[sign * float(end * (1 - 0.5 ** (step + 1))) if sign > 0 else -float((1 - end) * (1 + 0.5**step)) for step in range(length)] for end in ends]
 
 
 def configs(num_trials, seed=0, space=SPACE):
-    """Of a population: each trial's number and values."""
+    """The configs of a population: each trial's number and values."""
     return [
         {"trial": number, "segment": 0} | {key: domain.finish(domain.draw(np.random.default_rng([seed, number]))) for key, domain in space.items()}
         for number in range(num_trials)
@@ -51,7 +51,7 @@ def configs(num_trials, seed=0, space=SPACE):
 
 
 def gain(config):
-    """What one epoch adds: the most at a learning rate of 0.1."""
+    """What one epoch adds, most at a learning rate of 0.1."""
     return math.exp(-(math.log10(config["optim.lr"] / 0.1) ** 2))
 
 
@@ -66,7 +66,7 @@ def search(name, curves, places=2, interval=1.0, **arguments):
 
 @pytest.mark.parametrize("name", ["HyperBand", "BOHB", "PBT"])
 def test_where_a_search_is_cut_short_nothing_is_decided_among_those_that_wait(name):
-    """Others may come when it goes on."""
+    """More trials may join when it goes on."""
     args = {"perturbation_interval": 1.0} if name == "PBT" else {}
     found, ends = search(name, ladder(9, 9), places=9, args=args, kill_after=5).run(), []
     found.searcher.is_cut_short, found.searcher.end_search = True, lambda: ends.append(len(found.stopped))
@@ -144,7 +144,7 @@ def test_no_trial_is_judged_within_the_warm_up(name, interval, warmup_epochs):
 
 @pytest.mark.parametrize("name", STOPPING)
 def test_a_trial_that_begins_badly_is_judged_after_the_grace_only(name):
-    """U-shaped and crossing curves: the trial that is best in the end is the worst at first."""
+    """U-shaped and crossing curves: the trial that is best in the end starts as the worst."""
     late = [0.1, 0.1, 0.1, 0.1] + [0.95] * 8
     curves = [*ladder(8, 12, 0.5, 0.8), late]
     grace = {"delay_evaluation": 5.0} if name in POLICIES else {"grace_period": 5.0, "reduction_factor": 2.0}
@@ -155,7 +155,7 @@ def test_a_trial_that_begins_badly_is_judged_after_the_grace_only(name):
 
 @pytest.mark.parametrize("name", STOPPING)
 def test_a_trial_that_falls_again_is_judged_by_its_best(name):
-    """What a trial would contribute is its best epoch, so overfitting does not end it."""
+    """A trial contributes its best epoch, so overfitting does not end it."""
     peak = [0.3, 0.6, 0.9, 0.95] + [0.1] * 8
     found = search(name, [*ladder(8, 12, 0.2, 0.6), peak], places=9).run()
     assert 8 not in found.stopped
@@ -179,7 +179,7 @@ def test_trials_that_end_by_themselves_or_lose_their_process_keep_nobody_waiting
 
 
 def random_search(make_scheduler, seed, **arguments):
-    """Up to 30 trials of up to 27 epochs, half of which end early, some of which lose their process, on any number of places."""
+    """Up to 30 trials of up to 27 epochs on any number of places; about half end early, and some lose their process."""
     rng = np.random.default_rng(seed)
     num_trials = int(rng.integers(1, 31))
     lengths = np.where(rng.random(num_trials) < 0.5, 27, rng.integers(1, 28, num_trials))
@@ -191,7 +191,7 @@ def random_search(make_scheduler, seed, **arguments):
 
 @pytest.mark.parametrize("name", ["HyperBand", "BOHB", "PBT", "Ray's HyperBand"])
 def test_nobody_waits_for_ever(name):
-    """Without a word from Ray's HyperBand, 14 of 200 such searches never end."""
+    """Ray's own HyperBand silently leaves 14 of 200 such searches without an end."""
 
     def make_scheduler():
         if name == "Ray's HyperBand":
@@ -236,7 +236,7 @@ def test_schedulers_whose_trials_wait_come_to_the_same_end_after_a_kill(name, ki
     whole, first = run(), run(kill_after=kill_after)
     again = run(earlier=first, last_is_fresh=True)
     assert again.epochs == whole.epochs
-    if all(trial.on_record in ({}, trial.config) for trial in first.trials):  # else a trial was killed between its exchange and its start
+    if all(trial.on_record in ({}, trial.config) for trial in first.trials):  # else the kill came between a trial's exchange and its start
         assert sorted(again.rows, key=repr) == sorted(whole.rows, key=repr)
 
 
@@ -249,8 +249,8 @@ def test_pb2_goes_on_after_a_kill():
 
 @pytest.mark.parametrize("name", STOPPING)
 def test_what_was_on_record_counts_in_later_decisions(name):
-    """A bad trial is stopped at once where good ones are on record, as it would be had they just run."""
-    num_before = sum(bracket.size for bracket in hyperband_brackets(12, 1, 3)[:1]) - 1  # HyperBand: the same bracket
+    """A bad trial is stopped as soon as if the good ones on record had just run."""
+    num_before = sum(bracket.size for bracket in hyperband_brackets(12, 1, 3)[:1]) - 1  # so that all trials share one bracket of HyperBand
     curves = [*ladder(num_before, 12, 0.7, 0.9), [0.1] * 12]
     before = search(name, curves[:-1], places=4).run()
     resumed = search(name, curves, places=4, earlier=before).run()
@@ -260,7 +260,7 @@ def test_what_was_on_record_counts_in_later_decisions(name):
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_more_trials_may_follow(name):
-    """The same search with a higher num_trials."""
+    """The same search is called again with a higher num_trials."""
     curves = ladder(14, 12)
     first = search(name, curves[:5], places=2).run()
     again = search(name, curves, places=2, earlier=first).run()
@@ -273,7 +273,7 @@ def test_more_trials_may_follow(name):
 
 
 def decisions(policy, *curves, interval=1.0):
-    """The epoch at which each trial is stopped, all running side by side and reporting in order."""
+    """The epoch at which each trial is stopped if all run side by side and report in order."""
     trials = [SimpleNamespace(trial_id=str(number)) for number in range(len(curves))]
     stopped = {}
     for trial in trials:
@@ -289,11 +289,11 @@ def decisions(policy, *curves, interval=1.0):
 
 
 def test_bandit_by_azures_examples():
-    """A best run of 0.8: with a slack factor of 0.2 those below 0.66 are stopped, with a slack amount of 0.2 those below 0.6."""
+    """The best run has 0.8: a slack factor of 0.2 stops scores below 0.8 / 1.2, a slack amount of 0.2 those below 0.6."""
     curves = [[0.8] * 12, [0.67] * 12, [0.66] * 12, [0.61] * 12, [0.59] * 12]
     assert set(decisions(Bandit(10, 0, slack_factor=0.2), *curves)) == {2, 3, 4}
     assert set(decisions(Bandit(10, 0, slack_amount=0.2), *curves)) == {4}
-    # the trial's best counts, and the best run's at the same epoch: not what it comes to later
+    # the trial's best is compared with the best run's at the same epoch, not with its later values
     assert decisions(Bandit(2, 2, slack_factor=0.2), [0.1, 0.5, 0.9, 0.9, 0.9], [0.5, 0.1, 0.1, 0.1, 0.1]) == {1: 4}
 
 
@@ -310,17 +310,17 @@ def test_a_bandits_slack_grows_with_the_best_and_never_ends_the_best(factor):
 
 
 def test_bandit_on_an_error_is_the_mirror_of_azures_example():
-    """rmse of 10 at best and a slack factor of 0.2: errors above 12 are stopped."""
+    """With 10 as the best rmse and a slack factor of 0.2, errors above 12 are stopped."""
     curves = [[-10.0] * 4, [-11.9] * 4, [-12.1] * 4]
     assert decisions(Bandit(1, 2, slack_factor=0.2), *curves) == {2: 2}
 
 
 def test_truncation_by_azures_example():
-    """20 % at every interval from 5 on: of ten trials those that are among the lowest two at 5."""
-    worst_first = [[score / 10] * 7 for score in range(10)]  # judged at 6, when all have come to 5
+    """20 % at every interval from 5 on stops the two of ten trials that are lowest at 5."""
+    worst_first = [[score / 10] * 7 for score in range(10)]  # judged at 6, when all have reached 5
     assert decisions(Truncation(1, 5, 20), *worst_first) == {0: 6, 1: 6}
     assert decisions(Truncation(1, 5, 9), *worst_first) == {}
-    # those two still are the lowest two of ten afterwards; of the eight that came to 7 another is the lowest fifth
+    # later those two are still the lowest two of ten; without them, another is the lowest fifth of the eight that reach 7
     longer = [curve * 2 for curve in worst_first]
     assert decisions(Truncation(1, 5, 20), *(curve[:9] for curve in longer)) == {0: 6, 1: 6}
     assert decisions(Truncation(1, 5, 20, exclude_finished_jobs=True), *(curve[:9] for curve in longer)) == {0: 6, 1: 6, 2: 8}
@@ -329,7 +329,7 @@ def test_truncation_by_azures_example():
 def test_truncation_cuts_no_equals():
     assert decisions(Truncation(1, 1, 99), *([[0.5] * 4] * 6)) == {}
     assert decisions(Truncation(1, 1, 50), [0.1] * 3, [0.1] * 3, [0.9] * 3, [0.9] * 3) == {0: 2, 1: 2}
-    assert decisions(Truncation(1, 1, 25), [0.1] * 3, [0.1] * 3, [0.9] * 3, [0.9] * 3) == {}  # which of the two?
+    assert decisions(Truncation(1, 1, 25), [0.1] * 3, [0.1] * 3, [0.9] * 3, [0.9] * 3) == {}  # the lowest two are equal, so neither is cut
 
 
 def test_a_young_trial_is_compared_with_what_older_ones_had_at_its_age():
@@ -407,7 +407,7 @@ def test_policies_stay_quick_with_a_thousand_trials():
     for epoch in range(1, 21):
         for number in range(0, 1000, 10):
             scheduler.on_trial_result(None, SimpleNamespace(trial_id=str(number)), {"epoch": float(epoch), "score": math.sin(number)})
-    assert (time.perf_counter() - started) / 2000 < 0.01  # seconds a result
+    assert (time.perf_counter() - started) / 2000 < 0.01  # seconds per result
 
 
 # ------------------------------------------------------------------------------------------------- ASHA, HyperBand and BOHB
@@ -457,7 +457,7 @@ def test_a_bracket_is_halved_when_all_have_come_whatever_their_order(places):
 
 
 def test_survivors_come_before_new_trials():
-    """A search that is cut short has trials that came to the end."""
+    """Even a search that is cut short then has complete trials."""
     found = search("HyperBand", ladder(40, 12), places=2, kill_after=45).run()
     assert max(found.epochs.values()) == 12
 
@@ -553,7 +553,7 @@ def test_pbt_steps_within_the_space():
         "sizes": Choice(((8, 8), (8,))),
     }
     scheduler = build("PBT", space=space, resample_probability=0.0)
-    parent = SimpleNamespace(config={"lr": 0.09, "steps": 0.5, "count": 10, "option": "c", "sizes": [8, 8]})  # a record has lists
+    parent = SimpleNamespace(config={"lr": 0.09, "steps": 0.5, "count": 10, "option": "c", "sizes": [8, 8]})  # JSON records turn tuples into lists
     seen = [scheduler.explored(None, parent, np.random.default_rng(seed)) for seed in range(50)]
     assert {round(values["lr"], 6) for values in seen} == {0.072, 0.1}
     assert {values["steps"] for values in seen} == {0.5}
@@ -566,7 +566,7 @@ def test_pbt_steps_within_the_space():
 
 
 def test_pb2_goes_where_the_gain_is():
-    """Of four trials the one with the highest rate gained the most in each of three stretches."""
+    """Of four trials, the one with the highest rate gains the most in each of three stretches."""
     scheduler = build("PB2", seed=1, space={"optim.lr": Float(0.0, 1.0)})
     trials = [SimulatedTrial({"trial": number, "segment": 0, "optim.lr": rate}, str(number)) for number, rate in enumerate((0.1, 0.3, 0.5, 0.7))]
     for trial in trials:
@@ -579,7 +579,7 @@ def test_pb2_goes_where_the_gain_is():
     assert scheduler._rows[-1] == {"Trial": "trial 0", "Time": 12, "optim.lr": chosen[-1], "Reward": pytest.approx(8.4)}
 
 
-# -------------------------------------------------------------------------------------------------- schedulers of the user's
+# -------------------------------------------------------------------------------------------------- the user's own schedulers
 
 
 @pytest.mark.parametrize(
@@ -623,10 +623,10 @@ def test_those_that_cannot_serve_are_named_with_what_does(scheduler, words):
 def test_a_scheduler_object_is_as_new_for_the_next_search():
     given = ASHAScheduler(time_attr="epoch", max_t=12, grace_period=2)
     settings, epochs = SimpleNamespace(scheduler=given, scheduler_init_args={}), []
-    for curves in (ladder(9, 12)[::-1], ladder(9, 12)):  # the last to come in the first search is the best of both
+    for curves in (ladder(9, 12)[::-1], ladder(9, 12)):  # the first trial of the first search is the best of both
         found = SimulatedSearch(build_scheduler(settings, SPACE, 12, 0.0, 0), curves, places=1).run()
         epochs.append(found.epochs)
-    assert epochs[1][0] == 12  # the first of all, whoever follows
+    assert epochs[1][0] == 12  # the first trial has nothing to be compared with
     assert given.metric is None
 
 
@@ -653,7 +653,7 @@ def test_a_scheduler_that_would_stop_the_best_is_refused(scheduler, words):
 
 @pytest.mark.parametrize("make", [ASHAScheduler, HyperBandScheduler, MedianStoppingRule])
 def test_an_objectives_metric_may_be_called_score(make):
-    """As in Ray's own examples, where less of it is better too."""
+    """As in Ray's own examples, where a lower score may be better."""
     ends = {}
     for mode in ("max", "min"):
         given = make(time_attr="epoch", metric="score", mode=mode, **({"grace_period": 2} if make is MedianStoppingRule else {"max_t": 12}))
@@ -664,12 +664,12 @@ def test_an_objectives_metric_may_be_called_score(make):
         ends[mode] = SimulatedSearch(plan, ladder(9, 12)[::-1], places=3).run().epochs
     assert ends["max"] == ends["min"]
     assert ends["max"][0] == 12
-    assert make is HyperBandScheduler or min(ends["max"].values()) < 12  # its first bracket waits for more trials
+    assert make is HyperBandScheduler or min(ends["max"].values()) < 12  # HyperBand's first bracket waits for more trials
 
 
 @pytest.mark.parametrize("name", ["score", "epoch", "best_score"])
 def test_an_objectives_metric_takes_no_name_that_schedulers_go_by(name):
-    """Policies and PBT would end the best trials, if less of a metric named score were better."""
+    """If such a metric were to be minimised, policies and PBT would end the best trials."""
     reports, result = TrialReports(TrialTask(Path("search"), None), 0, name), EpochResult(2.0, 2, -0.5, 0.5, 1.0, 1.0, 0.1, 1.0)
     reports._note(result)
     report = reports._report(TrialStep(result, replayed=False, done=False), result)
@@ -679,20 +679,20 @@ def test_an_objectives_metric_takes_no_name_that_schedulers_go_by(name):
 # ----------------------------------------------------------------------------------------------------------- on Ray itself
 
 
-RATES = (0.1, 1e-3, 0.03, 3e-4, 0.3, 1e-4, 0.05)  # the worst comes late: asynchronous schedulers let the first one go on
+RATES = (0.1, 1e-3, 0.03, 3e-4, 0.3, 1e-4, 0.05)  # the worst comes late, because asynchronous schedulers let early trials go on
 
 
 def rows_of(folder):
     return [tuple(row) for number in range(len(RATES)) for row in read_rows(folder / str(number))]
 
 
-# one that waits for others, one that exchanges, one of the policies; their kin go the same way, and ASHA and FIFO are in test_objective.py's searches
+# one that waits, one that exchanges, one policy; the others work alike, and test_objective.py searches with ASHA and FIFO
 ON_RAY = ("HyperBand", "PBT", "median")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ON_RAY else pytest.mark.slow) for name in SCHEDULERS])
 def test_on_ray(name, ray_session, tmp_path):
-    """Seven trials, two at a time, in half epochs; one ends by itself, one loses its process."""
+    """Seven trials in half epochs, two at a time; one ends by itself, one loses its process."""
     scheduler = build(name, 12, **({"perturbation_interval": 3.0} if name in POPULATIONS else {}))
     grid = run_toys(scheduler, RATES, tmp_path, interval=0.5, ends_at={2: 9}, dies_at={4: 3})
     assert (grid.num_errors, grid.num_terminated) == (0, 7), [str(error)[-600:] for error in grid.errors]  # none is left pending or paused
@@ -710,16 +710,16 @@ def test_on_ray(name, ray_session, tmp_path):
         for _, pointer in taken_over:
             assert pointer["position"] * 0.5 in (3, 6, 9)
         ends = [max(row[3] for row in rows if row[0] == number) for number in range(7) if number != 2]
-        assert min(ends) > 0.6 * max(ends)  # without exchanges 0.0001
+        assert min(ends) > 0.6 * max(ends)  # 0.0001 without exchanges
         assert set(epochs.values()) == {4.5, 12}
     else:
         assert set(epochs.values()) == {4.5, 12}
 
 
-@pytest.mark.slow  # what decides is tested above, on a model of Ray
+@pytest.mark.slow  # the decisions are tested above, on simulated trials
 @pytest.mark.parametrize("name", ["HyperBand", "PBT"])
 def test_on_ray_resumed(name, ray_session, tmp_path):
-    """Killed in the middle and resumed, trials that wait for each other come to the same end."""
+    """Killed midway and resumed, trials that wait for each other reach the same end."""
 
     def scheduler():
         return build(name, 12, **({"perturbation_interval": 3.0} if name == "PBT" else {}))

@@ -1,4 +1,4 @@
-"""Real searches on a real Ray, small."""
+"""Small real searches on a real Ray."""
 
 import math
 import shutil
@@ -28,7 +28,7 @@ KWARGS = {"searcher": "random", "scheduler": "FIFO", "num_trials": 3, "num_to_ke
 
 @pytest.fixture(scope="module")
 def finished(small, always_fast, ray_session, tmp_path_factory):
-    """A search that has ended, not to be changed: its folder, which may be copied."""
+    """A search that has ended. Tests may copy its folder but not change it."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -43,7 +43,7 @@ def test_random_and_fifo(finished, here, ray_session):
     assert (table["epochs"] == table["optim.max_epochs"]).all()
     assert table["score"].is_monotonic_decreasing
     assert predictor.fit_summary()["val_accuracy"] == table.loc[0, "score"]
-    # trial n depends on (seed, n) only
+    # trial n depends only on (seed, n)
     ours = {"optim.lr": Float(1e-4, 1e-2, log=True), "optim.max_epochs": Choice((1, 2))}
     for number, row in table.set_index("trial").iterrows():
         expected = {key: ours[key].finish(raw) for key, raw in draw_space(ours, 0, number).items()}
@@ -66,15 +66,15 @@ def test_an_ensemble_is_made_of_a_finished_search(finished, small, here, fast):
     assert fit().equals(before)
     assert "ensemble" in predictor.fit_summary()
     trained = predictor.fit_summary()["training_time"]
-    assert trained > first  # of all sessions together
+    assert trained > first  # the sum over all sessions
     assert fit().equals(before)
-    assert predictor.fit_summary()["training_time"] == trained  # finished: nothing was done
+    assert predictor.fit_summary()["training_time"] == trained  # the search was finished, so nothing was done
 
 
 def test_bayes_and_asha_stop_weak_trials_and_the_predictor_is_whole(small, here, fast):
     space = {"optim.lr": tune.loguniform(1e-6, 1e-2), "optim.max_epochs": 4}
     kwargs = {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 5, "num_to_keep": 1, "deterministic": True}
-    kwargs["points_to_evaluate"] = [{"optim.lr": 1e-2}, {"optim.lr": 1e-6}]  # one that learns, and one that cannot
+    kwargs["points_to_evaluate"] = [{"optim.lr": 1e-2}, {"optim.lr": 1e-6}]  # one that learns and one that cannot
     predictor = search(small[0], fast | space, here / "run", kwargs)
     table = predictor.leaderboard()
     assert len(table) == 5
@@ -90,9 +90,9 @@ def test_bayes_and_asha_stop_weak_trials_and_the_predictor_is_whole(small, here,
     assert second.equals(first.head(3))  # deterministic: the same trials, the same results
 
 
-@pytest.mark.slow  # of an objective: test_objective.py; one that raises, with MLflow: test_tracking.py
+@pytest.mark.slow  # test_objective.py has this for an objective, test_tracking.py with MLflow
 def test_a_trial_that_raises_is_a_row_and_the_others_go_on(small, here, fast):
-    # a batch of one row is more than batch norm can bear
+    # batch norm fails on a batch of one row
     space = {"env.batch_size": tune.choice([1, 32]), "optim.max_epochs": 1, "optim.lr": tune.choice([1e-3, 1e30])}
     predictor = search(small[0], fast | space, here / "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 6}, seed=2)
     table = predictor.leaderboard().set_index("trial")
@@ -106,7 +106,7 @@ def test_a_trial_that_raises_is_a_row_and_the_others_go_on(small, here, fast):
     assert "Traceback" in SearchRecords(here / "run" / "search").folder_of(number).error
 
 
-@pytest.mark.slow  # of an objective: test_objective.py
+@pytest.mark.slow  # test_objective.py has this for an objective
 def test_all_trials_failing_raises_with_the_first_cause_and_counts(small, here, fast):
     space = {"env.batch_size": 1, "optim.lr": tune.uniform(1e-3, 1e-2)}
     with pytest.raises(AllTrialsFailed, match=r"none of 2 trials has a score: 2 x ValueError: Expected more than 1 value.*\n.*\nTraceback"):
@@ -118,7 +118,7 @@ def test_all_trials_failing_raises_with_the_first_cause_and_counts(small, here, 
 def test_a_time_limit_keeps_the_best_so_far(small, here, fast):
     space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "optim.max_epochs": 500, "optim.patience": 500}
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 50}
-    for limit in (15, 45):  # on a busy machine its process needs twenty to start
+    for limit in (15, 45):  # on a busy machine a trial's process needs 20 s to start
         started = time.time()
         try:
             predictor = search(small[0], fast | space, here / str(limit), kwargs, time_limit=limit)
@@ -172,14 +172,14 @@ def test_sizes_tuned_together_share_one_cache(small, here, fast):
 
 def test_a_time_limit_that_starting_takes_is_said_at_once(small, here, fast):
     started = time.time()
-    with pytest.raises(TimeLimitTooShort, match=r"^time_limit: 3\.5 s are reserved for the end of a search; give at least 3\.\d s more"):  # a Ray runs
+    with pytest.raises(TimeLimitTooShort, match=r"^time_limit: 3\.5 s are reserved for the end of a search; give at least 3\.\d s more"):  # Ray already runs
         search(small[0], fast | SPACE, here / "run", KWARGS, time_limit=0.1)
     assert time.time() - started < 3
     assert not (here / "run").exists()
 
 
 def test_a_silent_worker_cannot_hold_up_the_fit(small, here, fast, ray_session):
-    """All CPUs are another's, so no trial ever starts."""
+    """Another actor holds all CPUs, so no trial ever starts."""
     blocker = ray_session.remote(num_cpus=1)(type("Blocker", (), {"ready": lambda self: True})).remote()
     ray_session.get(blocker.ready.remote())
     started = time.time()

@@ -1,4 +1,4 @@
-"""What every searcher keeps to, in a loop that stands for Ray: no cluster, no training, a quadratic to search."""
+"""What every searcher guarantees, in a loop that stands in for Ray: no cluster, no training, a quadratic to search."""
 
 import json
 import logging
@@ -72,7 +72,7 @@ CONDITIONAL = {
 }
 NAMES = list(SEARCHERS)
 GUIDED = [name for name in NAMES if name not in ("random", "grid", "qmc")]
-NUM_SEEDS = {"ax": 1, "bayesopt": 3, "gp": 1}  # a proposal takes these a good part of a second
+NUM_SEEDS = {"ax": 1, "bayesopt": 3, "gp": 1}  # those that take a good part of a second per proposal
 
 
 def but_slow(names, *slow):
@@ -88,7 +88,7 @@ def length(name, number):
 
 
 def few(name, number, enough):
-    """Proposals that show what is to be shown: fewer of those that take a good part of a second each."""
+    """Number of proposals: ``enough`` for searchers that take a good part of a second for each, else ``length(name, number)``."""
     return enough if name in NUM_SEEDS else length(name, number)
 
 
@@ -97,7 +97,7 @@ def make(name, space, seed=0, first_points=(), **args):
 
 
 def quadratic(values):
-    """0 at its best, which lies inside MIXED."""
+    """Has its maximum of 0 inside MIXED."""
     away = [
         2 * (values["optim.momentum"] - 0.3),
         (math.log10(values["optim.lr"]) + 3) / 2,
@@ -108,7 +108,7 @@ def quadratic(values):
 
 
 def run(searcher, space, number, at_a_time=1, fails=lambda trial: False, score=quadratic, waits=0):
-    """Suggests and completes as Ray would; with several at a time they end in any order.
+    """Suggests and completes as Ray would; trials that run at a time end in any order.
 
     Args:
         waits: how often the searcher may have nothing to propose while nothing runs.
@@ -152,7 +152,7 @@ def assert_inside(space, raw):
 
 @pytest.fixture
 def untouched(capfd, caplog):
-    """A context that asserts that nothing of the process around it changes, and nothing is said."""
+    """A context that asserts that it changes nothing in the process, and that nothing is printed or logged."""
     caplog.set_level(logging.INFO)
     np.random.seed(7), random.seed(7), torch.manual_seed(7)
 
@@ -187,7 +187,7 @@ def untouched(capfd, caplog):
 @pytest.mark.parametrize("name", NAMES)
 def test_proposes_inside_the_space_four_at_a_time_whatever_fails_and_leaves_the_process_alone(name, untouched):
     space = space_for(name)
-    make(name, space)  # imports add warning filters of their own
+    make(name, space)  # imports first, because they add warning filters
     with untouched():
         proposals, _ = run(make(name, space), space, length(name, 20), at_a_time=4, fails=lambda trial: trial < 5 or trial % 3 == 0)
     for raw in proposals:
@@ -227,7 +227,7 @@ def test_the_seed_decides(name):
 
 @pytest.mark.parametrize("name", but_slow(GUIDED, "ax"))
 def test_first_points_are_learned_from(name):
-    """The same points with opposite scores lead elsewhere."""
+    """The same points with opposite scores lead to other proposals."""
     points, scores = run(make("random", MIXED), MIXED, 24)
     after = []
     for sign in (1, -1):
@@ -263,7 +263,7 @@ def test_a_session_that_goes_on_draws_no_trial_again(given):
     before, _ = run(build_searcher(settings, MIXED, 0, []), MIXED, 4)
     after, _ = run(build_searcher(settings, MIXED, 0, before, num_recorded=4), MIXED, 8)
     assert after[:4] == before
-    assert sum(point in before for point in after[4:]) <= (given == "cfo")  # which returns to a place now and then, in one session too
+    assert sum(point in before for point in after[4:]) <= (given == "cfo")  # cfo now and then returns to a place, even within a session
 
 
 @pytest.mark.parametrize("name", ["random", "qmc"])
@@ -290,7 +290,7 @@ def test_learns_more_than_chance_would(name, by_chance):
 
 @pytest.mark.parametrize("name", but_slow(GUIDED, "ax"))
 def test_what_fails_is_left_alone(name):
-    """The best is expected beyond 0.7, where every trial fails."""
+    """Scores point beyond 0.7, where every trial fails."""
     number, failures = length(name, 24), []
     searcher = make(name, MIXED)
     for trial in range(number):
@@ -319,7 +319,7 @@ def test_any_seed(name, seed):
     make(name, space_for(name), seed).suggest("0")
 
 
-# --- random, qmc, grid: what trial n is follows from (seed, n) ---
+# --- random, qmc, grid: trial n follows from (seed, n) ---
 
 
 @pytest.mark.parametrize("name", ["random", "qmc", "grid"])
@@ -349,7 +349,7 @@ def test_random_goes_round_the_grid():
 
 @pytest.mark.parametrize(("first", "order"), [([1], [1, 0, 2, 0, 1, 2]), ([2, 2], [2, 2, 0, 1, 0, 1, 0, 1, 2]), ([], [0, 1, 2, 0])])
 def test_a_first_point_is_one_of_the_grid(first, order):
-    """The defaults, say: three trials try three options, and a resumed search goes on in the same order."""
+    """Such as the defaults: three trials try three options, and a resumed search keeps the order."""
     space = {"a": spaces.grid_search([1, 2, 3]), "b": spaces.uniform(0, 1)}
 
     def proposals(points):
@@ -373,7 +373,7 @@ def test_qmc_is_more_even_than_chance():
         assert {raw["optim.optim_type"] for raw in proposals} == {0, 1, 2}
 
 
-# --- spaces that only some take ---
+# --- spaces that only some searchers take ---
 
 
 @pytest.mark.parametrize("name", ["random", "grid", "bayes", optuna.samplers.TPESampler(seed=0)])
@@ -551,13 +551,13 @@ def test_bohb_models_the_largest_budget_that_has_enough():
         searcher = make("bohb", {"a": spaces.uniform(0, 1)}, first_points=points, random_fraction=0.0)
         for trial, point in enumerate(points):
             searcher.suggest(str(trial))
-            # short runs mislead: they like what is low, and long ones what is high
+            # short runs mislead: they prefer low values, long ones high values
             for budget in budgets[: 1 + trial % 2]:
                 score = -point["a"] if budget == 1 else point["a"]
                 searcher.on_trial_result(str(trial), {METRIC: score, "training_iteration": budget, "hyperband_info": {"budget": budget}})
                 searcher.on_pause(str(trial))
                 searcher.on_unpause(str(trial))
-            searcher.on_trial_complete(str(trial), {METRIC: point["a"]})  # of which nothing is new where there were rungs
+            searcher.on_trial_complete(str(trial), {METRIC: point["a"]})  # no news if there were rungs
         return [searcher.suggest(f"next {trial}")["a"] for trial in range(10)]
 
     assert np.mean(proposals([1])) < 0.3
@@ -576,11 +576,11 @@ def test_densities_are_densities():
     assert drawn[:, 0].mean() == pytest.approx(places[:, 0].mean(), abs=0.01) and set(drawn[:, 1]) == {0, 1, 2}
 
 
-# --- Ray Searchers of the user's ---
+# --- the user's own Ray Searchers ---
 
 
 class Counting(Searcher):
-    """Takes no domains, and remembers what it is told."""
+    """Takes no domains, and records what it is told."""
 
     def __init__(self, metric=None, mode=None):
         super().__init__(metric, mode)
@@ -632,7 +632,7 @@ def test_rays_own_searchers_search(wrap):
     assert find_searcher(given) is given
     check_searcher(given, {}, MIXED)
     points, scores = run(make("random", MIXED), MIXED, 3)
-    for _ in range(2):  # the object is as it was after the first search
+    for _ in range(2):  # the first search leaves the object as it was
         searcher = make(given, MIXED, first_points=points)
         proposals, scores = run(searcher, MIXED, 40, at_a_time=3)
         assert proposals[:3] == points
@@ -724,7 +724,7 @@ def test_searchers_that_take_less_refuse_by_name(space, words):
 
 
 def test_a_seeded_object_begins_no_search_anew():
-    """It would propose what it did in the session before, and those points would be trained twice."""
+    """It would propose the points of the session before, and train them twice."""
     space = {"optim.lr": spaces.uniform(0, 1)}
 
     def propose(first_points, number):
@@ -743,7 +743,7 @@ def test_a_seeded_object_begins_no_search_anew():
 
 @pytest.mark.parametrize("domain", [spaces.randint(0, 2**32), spaces.randint(0, 2**62), spaces.lograndint(1, 10**8)])
 def test_gaussian_processes_take_any_range_of_integers(domain):
-    """Optuna's goes through all of them."""
+    """Optuna's would enumerate all of them."""
     searcher = make("gp", {"seed": domain}, n_startup_trials=2)
     for trial in range(4):
         value = domain.finish(searcher.suggest(str(trial))["seed"])

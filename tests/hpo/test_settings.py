@@ -1,4 +1,4 @@
-"""``hyperparameter_tune_kwargs``: what is taken, what is refused, and in which words."""
+"""``hyperparameter_tune_kwargs``: what is accepted, what is refused, and with which message."""
 
 import copy
 import os
@@ -22,7 +22,7 @@ SPACE = {"optim.lr": Float(1e-4, 1e-2, log=True), "optim.optim_type": Choice(("a
 
 
 def refused(given):
-    """The words of the refusal."""
+    """The message of the refusal."""
     with pytest.raises((InvalidTuneSettings, InvalidInput)) as caught:
         parse_tune_settings(given)
     assert isinstance(caught.value, AutoMMHPOError)
@@ -77,7 +77,7 @@ def test_counts(key):
         ("max_total_runs", "num_trials"),
         ("primary_metric_goal", "mode"),
         ("search_alg", "searcher"),
-        ("time_limit", "time_limit, in seconds, an argument of the call itself"),  # and not trial_time_limit
+        ("time_limit", "time_limit, in seconds, an argument of the call itself"),  # not trial_time_limit
         ("seed", "seed, an argument of the call itself"),
     ],
 )

@@ -23,9 +23,9 @@ def test_eight_hyperparameters_of_fifty_trials_fit(make_trials, width):
     lines = table_lines(fitting)
     assert max(map(cell_len, lines)) <= width
     assert len(lines) in (51, 52)
-    assert columns[: len(fitting)] == [replace(column, limit=columns[0].limit) for column in fitting]  # what is left out are the last
+    assert columns[: len(fitting)] == [replace(column, limit=columns[0].limit) for column in fitting]  # only the last columns are left out
     numbers = [column for column in fitting if column.is_number]
-    assert all(column.padded()[2:] == [cell.rjust(column.width) for cell in column.cells] for column in numbers)  # never cut
+    assert all(column.padded()[2:] == [cell.rjust(column.width) for cell in column.cells] for column in numbers)  # numbers are never cut
     assert width == 60 or "adamw" in lines[-1] or "sgd" in lines[-1]
 
 

@@ -1,4 +1,4 @@
-"""A trial that is cut off anywhere goes on and ends as if nothing had happened. In this process, without Ray."""
+"""A trial that is cut off at any point goes on as if nothing had happened. In this process, without Ray."""
 
 import itertools
 import shutil
@@ -31,11 +31,11 @@ CONFIG = {
     "optim.max_epochs": 4,
     "optim.val_check_interval": 0.5,
 }
-NUM_ROWS = 8  # two validations an epoch
+NUM_ROWS = 8  # two validations per epoch
 
 
 def store(folder, table) -> Problem:
-    """Encodes 64 rows to train and 32 to validate."""
+    """Encodes 64 training rows and 32 validation rows."""
     _open_split.cache_clear()
     problem = Problem("label", "multiclass", tuple(sorted(table["label"].unique())), "object")
     splits = {"train": table.head(64), "valid": table.head(96).tail(32)}
@@ -46,7 +46,7 @@ def store(folder, table) -> Problem:
 
 @pytest.fixture(params=[False, True], ids=["in turn", "beside"])
 def search(small, tmp_path, request, monkeypatch):
-    """(task, records) of a search with its cache; nothing has run yet. Checkpoints are written in turn with the steps, or beside them as on a GPU."""
+    """(task, records) of a search with its cache, before any trial. Checkpoints are written between steps, or in parallel as on a GPU."""
     monkeypatch.setattr("automm_hpo.hpo.training_trial.writes_beside", lambda device: request.param)
     problem = store(tmp_path, small[0])
     yield (
@@ -61,13 +61,13 @@ def begin(records, **tuned):
 
 
 def rows(steps):
-    """What a result says of learning; the seconds differ."""
+    """What each result says about learning, without the seconds."""
     return [(step.result.segment, step.result.epoch, step.result.score, step.result.train_loss, step.result.valid_loss) for step in steps if step.result]
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """(way of writing, number of validations) -> folder and rows of a trial that came so far, to be copied: it is always the same one."""
+    """(way of writing, number of validations) -> folder and rows of a trial that got so far, for copying: it is always the same trial."""
     return {}
 
 
@@ -94,7 +94,7 @@ def so_far(search, request, trained, tmp_path_factory):
 
 @pytest.fixture
 def whole(so_far):
-    """The rows of a whole trial, which is the first of the search."""
+    """The rows of a complete trial, which is the search's first."""
     number, found = so_far(None)
     assert (number, len(found)) == (0, NUM_ROWS)
     return found
@@ -113,7 +113,7 @@ def test_a_trial_whose_images_are_decoded_batch_by_batch_is_the_same_to_the_bit(
     assert rows(run_trial(task, begin(records))) == whole
 
 
-# the first, some before and after the oldest state goes, and the last
+# fast: the first, some before and after the oldest state is dropped, and the last
 @pytest.mark.parametrize("cut", [pytest.param(cut, marks=() if cut in (1, 3, 4, NUM_ROWS - 1) else pytest.mark.slow) for cut in range(1, NUM_ROWS)])
 def test_a_trial_cut_off_after_any_validation_ends_as_a_whole_one(search, whole, cut):
     task, records = search
@@ -125,7 +125,7 @@ def test_a_trial_cut_off_after_any_validation_ends_as_a_whole_one(search, whole,
     again = list(run_trial(task, number))
     assert rows(again) == whole
     assert [step.replayed for step in again if step.result] == [True] * cut + [False] * (NUM_ROWS - cut)
-    assert rows([step for step in run_trial(task, number) if step.replayed]) == whole  # a third time, all from the log
+    assert rows([step for step in run_trial(task, number) if step.replayed]) == whole  # the third time, all rows come from the log
 
 
 def test_a_row_that_a_kill_kept_from_the_log_is_read_from_its_checkpoint(search, whole):
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(search, whole, so_far,
         path.unlink()
     again = list(run_trial(task, number))
     assert rows(again) == whole
-    assert sum(step.replayed for step in again if step.result) == 3  # one epoch's validation is done again
+    assert sum(step.replayed for step in again if step.result) == 3  # the last validation is done again
 
 
 def test_from_the_last_checkpoint_nothing_goes_on_so_it_has_no_optimizer(search, whole):
@@ -163,7 +163,7 @@ def test_from_the_last_checkpoint_nothing_goes_on_so_it_has_no_optimizer(search,
     checkpoints = list_checkpoints(records.folder_of(0).checkpoints)
     assert [(path / STATE_TENSORS).exists() for path in checkpoints[-2:]] == [True, False]
     log = records.folder_of(0).path / "metrics.jsonl"
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # a kill came before the row
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # the kill came before the row was logged
     again = list(run_trial(task, 0))
     assert rows(again) == whole
     assert all(step.replayed for step in again)
@@ -195,7 +195,7 @@ def test_a_stop_file_ends_the_trial_with_a_result_and_it_goes_on_without_the_fil
     steps = run_trial(task, number)
     next(steps)
     (task.search_folder / STOP_FILE).touch()
-    ended = next(step for step in steps if step.done)  # what was trained while a checkpoint was being written is validated first
+    ended = next(step for step in steps if step.done)  # steps trained while a checkpoint is being written are validated first
     assert ended.result.end == "interrupted"
     assert ended.result.epoch <= 2
     records.close_trial(number, STOPPED, "interrupted")
@@ -203,7 +203,7 @@ def test_a_stop_file_ends_the_trial_with_a_result_and_it_goes_on_without_the_fil
     (task.search_folder / STOP_FILE).unlink()
     assert records.reopen_trial(number).status == RUNNING
     again = rows(run_trial(task, number))
-    assert again[-1][3:] == whole[-1][3:]  # the same steps were taken; only one validation came early
+    assert again[-1][3:] == whole[-1][3:]  # the same steps; only one validation came early
     assert again[-1][1] == whole[-1][1]
 
 
@@ -234,9 +234,9 @@ def test_a_takeover_goes_on_from_the_parents_weights_under_the_new_values(search
     assert record.segments[1] == Segment(1, parent, 2.0, {"optim.lr": 2e-3})
     assert record.segments[0].tuned == {"optim.lr": 1e-5}
     assert record.best_tuned == record.segments[record.best.segment].tuned
-    assert folder.checkpoint(record.best).is_dir()  # the inherited checkpoint did not push it out
+    assert folder.checkpoint(record.best).is_dir()  # the inherited checkpoint did not displace it
 
-    # cut off in its second segment it ends just so
+    # cut off in its second segment, it ends the same
     other = begin(records, **{"optim.lr": 1e-5})
     steps = run_trial(task, other)
     for _ in range(2):
@@ -251,7 +251,7 @@ def test_a_takeover_goes_on_from_the_parents_weights_under_the_new_values(search
 
 
 def test_older_states_stay_where_the_newest_has_a_longer_number(search):
-    """An objective may well step ten thousand times."""
+    """An objective may well report ten thousand steps."""
     _, records = search
     folder = records.folder_of(begin(records))
     results = [EpochResult(float(epoch), epoch, 0.5, 0.5, 1.0, 1.0, 0.1, 1.0) for epoch in (9_998, 9_999, 10_000, 10_001)]

@@ -13,11 +13,11 @@ from typing import Any
 from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find the folder of the tests
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import from the tests folder
 
 
 class Toy(tune.Trainable):
-    """A value grows by what the learning rate is worth; it is at its best at 0.1.
+    """A value that grows faster the nearer the learning rate is to 0.1.
 
     Recorded rows are reported again first; state is in the trial's folder, and checkpoints only point to it.
     """
@@ -71,14 +71,14 @@ class Toy(tune.Trainable):
         with open(self.root / "loads", "a") as file:
             file.write(json.dumps([self.number, checkpoint]) + "\n")
         self.replays = []
-        if checkpoint["trial"] != self.number:  # its newest state
+        if checkpoint["trial"] != self.number:  # takes over the other trial's newest state
             self.position, self.value = read_state(self.root / str(checkpoint["trial"]))
             write_state(self.folder, self.position, self.value)
             (self.folder / "config").write_text(json.dumps(self.values))
 
 
 class ToySearcher(Searcher):
-    """Proposes learning rates in order; of trials on record what they had last."""
+    """Proposes learning rates in order; a trial on record gets the config that it had last."""
 
     def __init__(self, rates: Sequence[float], folder: Path) -> None:
         super().__init__(metric="best_score", mode="max")
@@ -104,7 +104,7 @@ class ToySearcher(Searcher):
 
 
 class Ends(tune.Callback):
-    """Notes which trials ended, for the next session."""
+    """Notes which trials have ended, for the next session."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -114,7 +114,7 @@ class Ends(tune.Callback):
 
 
 class After(tune.Stopper):
-    """Ends everything after so many results."""
+    """Ends everything after ``count`` new results."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -137,7 +137,7 @@ def run_toys(
     dies_at: Mapping[int, int] | None = None,
     stop_after: int = 10**6,
 ) -> tune.ResultGrid:
-    """Runs as many trials as there are rates, two at a time."""
+    """Runs one trial per rate, two at a time."""
     arguments = {"folder": str(folder), "epochs": epochs, "interval": interval, "ends_at": dict(ends_at or {}), "dies_at": dict(dies_at or {})}
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(Toy, **arguments), {"cpu": 0.5}),

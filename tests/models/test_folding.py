@@ -7,7 +7,7 @@ from automm_hpo.models.folding import fold_norms, shared_copy
 
 
 def network(name):
-    """With statistics and scales that are not those of a fresh model."""
+    """A network whose statistics and scales differ from those of a fresh model."""
     torch.manual_seed(0)
     made = timm.create_model(name, num_classes=0).eval()
     for module in made.modules():
@@ -70,7 +70,7 @@ def test_a_norm_without_statistics_of_its_own_stays():
 
 def test_a_copy_that_answers_otherwise_is_not_used():
     class Odd(nn.Module):
-        """Looks at its own weights, which tracing does not see."""
+        """Reads its own weights, which tracing does not see."""
 
         def __init__(self):
             super().__init__()

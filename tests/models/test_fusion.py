@@ -52,7 +52,7 @@ def test_widths_are_the_configs(make_config, features):
 
 
 def test_what_a_linear_model_can_read_stands_beside(make_config, features, make_batch):
-    """Features of pretrained backbones, numbers as they are, categories as indicators; nothing of what begins at random."""
+    """Features of pretrained backbones, raw numbers and category indicators, but nothing of randomly initialised networks."""
     model, batch = build_model(make_config(*MIXED), features, 3).eval(), make_batch(6)
     text = model.backbones["hf_text"]
     assert text.is_pretrained
@@ -92,7 +92,7 @@ def test_a_dropped_modality_is_dropped_beside_too(make_config, features, make_ba
 
 @pytest.mark.parametrize("names", [["real_mlp"], ["ft_transformer"]])
 def test_answers_are_in_float32_where_the_network_is_not(names):
-    """In bfloat16 many rows had the same."""
+    """In bfloat16, many rows would get the same answer."""
     model = build_model(Config.from_flat({"model.names": names}), Features(numeric=("a", "b")), 1, load_weights=False).eval()
     numbers = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     batch = Batch(torch.zeros(500, 0, 3, 0, 0), torch.zeros(500, 0, dtype=torch.bool), torch.zeros(500), numbers)

@@ -229,7 +229,7 @@ def test_a_folder_that_is_not_there_is_refused(make_config):
 
 def test_weights_out_of_reach_are_refused_in_time_with_the_ways_out(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # wherever this runs, the hub is out of reach
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # makes the hub unreachable on any machine
     monkeypatch.setattr(hub, "_failed", (-1e9, ConnectionError()))
     started = time.monotonic()
     config = make_config("hf_text", model__hf_text__checkpoint_name="sentence-transformers/all-MiniLM-L6-v2")

@@ -1,4 +1,4 @@
-"""What every kind of model must keep, alone and together with others."""
+"""What every kind of model guarantees, alone and together with others."""
 
 import dataclasses
 
@@ -18,14 +18,14 @@ CASES = [(name,) for name in MODELS] + [TOGETHER, (*TOGETHER, "categorical_mlp",
 
 
 def own_features(names, features):
-    """Of a model alone, the columns that it reads; a table with more would be refused."""
+    """Only the columns that these models read, because others would be refused."""
     kinds = {kind for name in names if name in MODELS for kind in MODELS[name].reads}
     return dataclasses.replace(Features(), **{kind: getattr(features, kind) for kind in kinds})
 
 
 @pytest.fixture(params=CASES, ids=lambda names: names[0] if len(names) == 1 else f"{len(names) - 1} together")
 def case(request, make_config, features):
-    """(config, features) of a model alone, or of several."""
+    """(config, features) of one model alone, or of several."""
     return make_config(*request.param, model__fusion_mlp__aux_loss_weight=0.1), own_features(request.param, features)
 
 
@@ -52,7 +52,7 @@ def test_a_gradient_reaches_every_parameter(case, make_batch):
     model, batch = build_model(*case, 3), make_batch(16)
     sum(weight * F.cross_entropy(logits, batch.target) for logits, weight in model.training_logits(batch)).backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
-    # a softmax does not see what adds the same to all its inputs
+    # softmax ignores a constant added to all of its inputs
     assert [name for name in without if not name.endswith(("key.bias", ".k.bias"))] == []
 
 

@@ -20,7 +20,7 @@ MIXED = ("timm_image", "hf_text", "real_mlp", "fusion_mlp")
 
 @pytest.fixture
 def weights(tmp_path):
-    """A published image model, small and random, by its name."""
+    """Writes a small random image model to a file as if published, and returns its path."""
 
     def write(name):
         import timm
@@ -72,7 +72,7 @@ def test_only_adapters_norms_and_what_is_new_learn(make_config, weights, feature
 
 
 class Attention(Backbone):
-    """An attention of timm's that has the biases of ``qkv`` apart, alone."""
+    """A backbone of one of timm's attention layers that keep the biases of ``qkv`` separate."""
 
     is_pretrained, num_features = True, 16
 
@@ -168,7 +168,7 @@ def test_convolutions_are_adapted_where_there_is_nothing_linear(name, make_confi
 
 
 def test_random_and_frozen_backbones_are_left_as_they_are(make_config, weights, features):
-    config = make_config(*MIXED, optim__peft="lora", model__hf_text__trainable="head")  # the image model is random
+    config = make_config(*MIXED, optim__peft="lora", model__hf_text__trainable="head")  # the image model is random, the text model frozen
     assert not any("lora_" in name for name in build_model(config, features, 3).state_dict())
 
 

@@ -23,7 +23,7 @@ def test_the_scale_of_a_layer_does_not_depend_on_its_width():
     torch.manual_seed(0)
     for width in (16, 256):
         layer = TangentLinear(2, width, 4_000)
-        assert layer(torch.ones(2, 1, width)).var().item() == pytest.approx(2, rel=0.1)  # one of the weights, one of the bias
+        assert layer(torch.ones(2, 1, width)).var().item() == pytest.approx(2, rel=0.1)  # 1 from the weights, 1 from the bias
 
 
 def test_one_hot_codes():
@@ -66,7 +66,7 @@ def test_heads_must_divide_the_tokens():
 
 
 def test_attention_mixes_columns(make_config, make_batch):
-    """A model of columns one by one would change its answer to the first column by as much whatever the second holds."""
+    """If columns did not interact, the effect of the first on the answer would not depend on the second."""
     torch.manual_seed(0)
     model, batch = build_model(make_config("ft_transformer"), Features(numeric=("a", "b", "c")), 1).eval(), make_batch(1)
 
@@ -105,7 +105,7 @@ def test_dropout_drops_as_much_as_it_says_and_keeps_the_mean(shape, dtype):
     kept = layer(inputs)
     kept.sum().backward()
     assert (kept.dtype, kept.shape) == (dtype, inputs.shape)
-    assert torch.equal(inputs.grad, kept.detach())  # of ones: what was dropped learns nothing, and the rest as much more
+    assert torch.equal(inputs.grad, kept.detach())  # inputs are ones: dropped values get no gradient, the others are scaled up
     if kept.numel() > 1_000:
         assert (kept == 0).float().mean().item() == pytest.approx(0.15, abs=0.005)
         assert kept.float().mean().item() == pytest.approx(1, abs=0.01)

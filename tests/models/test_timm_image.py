@@ -16,7 +16,7 @@ from automm_hpo.errors import InvalidHyperparameter, MissingData, WeightsUnavail
 from automm_hpo.models import build_model, check_model, fetch_weights, image_spec, timm_image
 
 IMAGES = Features(num_images=1)
-GEMMA = "gemma4_vit_167m_enc"  # of timm 1.0.31
+GEMMA = "gemma4_vit_167m_enc"  # since timm 1.0.31
 
 
 def config(**own) -> Config:
@@ -81,7 +81,7 @@ def test_what_cannot_be_built_is_refused(own, message):
 
 def test_weights_out_of_reach_are_refused_in_time_with_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # wherever this runs, the hub is out of reach
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # makes the hub unreachable on any machine
     monkeypatch.setattr(hub, "_failed", (-1e9, ConnectionError()))
     started = time.monotonic()
     for name in ("ghostnet_100", "mobilenetv3_large_100"):
@@ -230,7 +230,7 @@ def test_a_folder_with_a_size_of_its_own(tmp_path, image_size):
     check_model(chosen)
     fetch_weights(chosen, IMAGES)
     model = build_model(chosen, IMAGES, 3)
-    assert same_backbone(model, own) == (image_size is None)  # else the positions are resampled
+    assert same_backbone(model, own) == (image_size is None)  # otherwise the position embeddings are resampled
     assert image_spec(chosen).size == (image_size or 96)
 
 
@@ -258,12 +258,12 @@ def test_defaults_name_a_model_that_exists():
 
 
 def test_weights_of_another_image_size_are_adapted(tmp_path):
-    torch.save(timm.create_model("test_vit", num_classes=10).state_dict(), tmp_path / "w.pth")  # of 160 pixels
+    torch.save(timm.create_model("test_vit", num_classes=10).state_dict(), tmp_path / "w.pth")  # for 160 pixels
     build_model(config(checkpoint_name="test_vit", checkpoint_path=str(tmp_path / "w.pth")), IMAGES, 3)
 
 
 def learned(own, images) -> set[str]:
-    """Names of what three steps change."""
+    """Names of the tensors that three training steps change."""
     model = build_model(own, IMAGES, 3).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)

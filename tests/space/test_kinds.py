@@ -1,4 +1,4 @@
-"""The kinds of space: what they draw, where they end, their inverse, their text, and which cannot be."""
+"""The kinds of space: draws, corners, inverse, text, and which ones are refused."""
 
 import dataclasses
 import functools
@@ -101,7 +101,7 @@ def test_any_proposal_is_finished_into_the_range(space):
     assert space.finish(-1e9) == low
     assert space.finish(1e9) == high
     assert low <= space.finish(np.float64((low + high) / 2)) <= high
-    if not (isinstance(space, Normal) and space.log):  # whose raw values are logarithms
+    if not (isinstance(space, Normal) and space.log):  # a lognormal's raw values are logarithms
         assert space.finish(low) == low
         assert space.finish(high) == high
 
@@ -172,12 +172,12 @@ def test_the_logarithm_of_a_lognormal_is_normal():
     assert logs.std() == pytest.approx(0.5, abs=0.02)
     assert space.corners() == pytest.approx([np.exp(-5), np.exp(-1)])
     assert Normal(-3.0, 0.5, step=0.01, log=True).corners() == [0.01, 0.37]
-    assert Normal(-8.0, 0.5, step=0.1, log=True).raw_of(0.0) == -10.0  # what is rounded to 0 has no logarithm
+    assert Normal(-8.0, 0.5, step=0.1, log=True).raw_of(0.0) == -10.0  # a value rounded to 0 has no logarithm
 
 
 def test_defaults_lie_inside():
     assert Float(1, 2, 1.5).default == 1.5
-    assert Int(1, 10, 5).default == 5  # as AutoGluon's third argument
+    assert Int(1, 10, 5).default == 5  # the default is the third argument, as in AutoGluon
     for build in (lambda: Float(1, 2, 3), lambda: Int(1, 10, 11), lambda: Int(1, 10, True), lambda: Float(1e-5, 1e-2, True), lambda: Normal(0, 1, default=5)):
         with pytest.raises(InvalidSpace, match="default: expected a value inside the range, got"):
             build()
@@ -220,8 +220,8 @@ def test_texts_hold_no_addresses():
     assert text_of([len, Thing, (Thing(), {"a": np.mean})]).count("0x") == 0
     assert "Thing" in text_of(Thing)
     assert text_of(Thing()) == text_of(Thing())
-    assert text_of({"b", "a", "c"}) == text_of(frozenset("abc")) == "{'a', 'b', 'c'}"  # as in any other process
-    assert Choice((len, Thing())).raw_of(text_of(len)) == 0  # as it stands in a record
+    assert text_of({"b", "a", "c"}) == text_of(frozenset("abc")) == "{'a', 'b', 'c'}"  # the same in every process
+    assert Choice((len, Thing())).raw_of(text_of(len)) == 0  # as a record has it
 
 
 VALUES = {"optim.lr": 0.1, "optim.max_epochs": 3, "model/depth": 4, "seed": 5}
@@ -253,7 +253,7 @@ def test_functions_reach_the_values_in_every_way_of_rays(function, value):
     ("function", "error"),
     [
         (lambda config: config["lr"], KeyError),
-        (lambda config: config["opt"], KeyError),  # no group, though a key begins like this
+        (lambda config: config["opt"], KeyError),  # not a group, although a key begins with it
         (lambda config: config.lr, AttributeError),
         (lambda spec: spec.config.config.lr, AttributeError),
         (lambda one, two: 1, TypeError),
@@ -319,13 +319,13 @@ def test_spaces_are_frozen(space):
 
 @pytest.mark.parametrize("write", [words.choice, words.grid_search])
 def test_a_set_has_an_order(write):
-    """Its own is another one in every process."""
+    """Its own order differs between processes."""
     assert write({f"option {number}" for number in range(9)}).options == tuple(f"option {number}" for number in range(9))
     assert write(frozenset({3, 1, 2})).options == (1, 2, 3)
 
 
 def test_numbers_of_two_types_are_two_options():
-    """To scikit-learn max_features=1 is a column, and 1.0 all of them."""
+    """To scikit-learn, max_features=1 is one column and 1.0 is all of them."""
     both = Choice((1, 1.0, [1, 2]))
     assert [both.raw_of(value) for value in (1, 1.0, [1, 2], (1, 2))] == [0, 1, 2, 2]
     assert Choice((1.0, 2.0)).raw_of(1) == 0
@@ -333,7 +333,7 @@ def test_numbers_of_two_types_are_two_options():
 
 
 def test_a_large_array_is_told_by_all_that_it_holds():
-    """Its text leaves the middle out; a search would go on with other data."""
+    """Its repr omits the middle, so a search could be resumed with other data."""
     one, other = np.zeros(5000), np.zeros(5000)
     other[2500] = 1
     frame = pd.DataFrame({"a": one})

@@ -1,4 +1,4 @@
-"""Spaces written down: a round trip through JSON, and texts that tell different spaces apart."""
+"""Spaces as JSON and text: the round trip is exact, and different spaces have different texts."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def test_round_trip_through_json():
     again = space_from_json(json.loads(json.dumps(space_to_json(EVERYTHING))))
     assert again == EVERYTHING
     assert list(again) == list(EVERYTHING)
-    assert repr(again) == repr(EVERYTHING)  # 1 == 1.0, (1,) and [1] are told apart
+    assert repr(again) == repr(EVERYTHING)  # tells 1 from 1.0 and (1,) from [1]
     assert describe_space(again) == describe_space(EVERYTHING)
 
 
@@ -102,7 +102,7 @@ def test_functions_are_told_apart_by_what_they_compute():
 
 
 def test_texts_are_equal_in_every_process():
-    """Sets of strings come in another order in each process."""
+    """The order of a set of strings differs between processes."""
     code = (
         "from automm_hpo.space import *; f = lambda config: (config['a'] in {'x', 'y', 'zz', 'zzz'}, [i for i in 'ab'], lambda: 2); "
         "print(describe_space({'a': Computed(f), 'b': choice(len, object())}))"

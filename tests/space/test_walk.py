@@ -1,4 +1,4 @@
-"""The walk over a space: what is proposed, finished, enumerated and told back, through branches too."""
+"""The walk over a space, branches included: what is proposed, finished, enumerated and converted back."""
 
 import json
 import random
@@ -58,7 +58,7 @@ NESTED = {
             Branch({"model.name": "vit"}, {"model.vit.drop": Float(0.0, 0.2, step=0.1)}),
         )
     ),
-    # a choice of one hyperparameter may hold spaces as well
+    # the options of a single hyperparameter may be spaces as well
     "lr": Branches((Branch({"lr": 0.5}, {}), Branch({}, {"lr": Choice((1, 2))}), Branch({}, {"lr": Branches((Branch({"lr": 3}, {}), Branch({"lr": 4}, {})))}))),
 }
 SPACES = {"plain": PLAIN, "conditional": CONDITIONAL, "nested": NESTED, "empty": {}}
@@ -69,7 +69,7 @@ def draws(space, num_trials=200, seed=0):
 
 
 def test_the_draws_of_unconditional_spaces_never_change():
-    """Recorded with version 0.1: the trials of a search that is resumed by a newer version are the same."""
+    """Recorded with version 0.1, so that a newer version resumes a search with the same trials."""
     assert draw_space(PLAIN, seed=7, trial=1) == {
         "a.float": 1.8507047550173708,
         "a.log": 2.8035543337067268e-05,
@@ -108,7 +108,7 @@ def test_values_are_told_back_as_a_proposal_of_them(space):
         back = to_raw(space, values)
         assert list(back) == list(raw)  # the same branches
         assert finish_proposal(space, back, {}) == values
-        assert to_raw(space, json.loads(json.dumps(values))) == back  # as a record has them
+        assert to_raw(space, json.loads(json.dumps(values))) == back  # as in a record
         assert set(values) <= set(tuned_keys(space))
 
 
@@ -345,7 +345,7 @@ def test_of_branches_that_fit_the_one_that_explains_most_is_meant():
 def test_the_defaults_come_first_where_they_lie_inside():
     defaults = {"batch": 16, "patience": 3, "optim.type": "sgd", "optim.lr": 1e-2, "optim.momentum": 0.9, "other": 5}
     assert default_point(CONDITIONAL, defaults) == {"batch": 1, "optim": 0, "optim[0].lr": 1e-2, "optim[0].momentum": 1, "patience": 3}
-    assert default_point(CONDITIONAL, defaults | {"optim.type": "adamw"})["optim"] == 2  # lr is not in the range of adamw; this branch leaves it alone
+    assert default_point(CONDITIONAL, defaults | {"optim.type": "adamw"})["optim"] == 2  # lr lies outside adamw's range, and this branch leaves it alone
     for changed in ({"batch": 32}, {"patience": 9}):
         assert default_point(CONDITIONAL, defaults | changed) is None
     assert default_point({"optim": Branches(OPTIM.options[:2])}, defaults | {"optim.lr": 1}) is None

@@ -1,4 +1,4 @@
-"""The words that users write spaces with: Ray's, AutoGluon's and HyperDrive's."""
+"""The functions and classes with which users write spaces: Ray's, AutoGluon's and HyperDrive's."""
 
 import inspect
 import math
@@ -32,7 +32,7 @@ ARGUMENTS = {
 def test_rays_words_mean_what_they_mean_in_ray(word):
     arguments = ARGUMENTS[word]
     assert getattr(space, word)(*arguments) == to_space("key", getattr(tune, word)(*arguments))
-    if word != "choice":  # which takes HyperDrive's arguments too
+    if word != "choice":  # choice also takes HyperDrive's arguments
         names = list(inspect.signature(getattr(tune, word)).parameters)
         assert list(inspect.signature(getattr(space, word)).parameters) == [name for name in names if name != "base"]
 
@@ -47,7 +47,7 @@ def test_all_of_rays_words_are_there():
 
 def test_rays_shorter_forms():
     assert space.randn() == Normal(0.0, 1.0)
-    assert space.qrandint(1, 4) == Int(1, 3) == space.qrandint(1, 4, 1)  # as Ray has it: with 1 the upper bound is outside
+    assert space.qrandint(1, 4) == Int(1, 3) == space.qrandint(1, 4, 1)  # as in Ray: with step 1 the upper bound is excluded
     assert space.lognormal(0, 0.5) == Normal(0, 0.5, log=True)
     assert space.qlognormal(0, 0.5, 2) == Normal(0, 0.5, step=2, log=True)
     function = lambda config: 1  # noqa: E731
@@ -83,13 +83,13 @@ def test_autogluons_words():
     with pytest.raises(InvalidSpace, match="at least one option"):
         space.Categorical()
     with pytest.raises(InvalidSpace, match="default"):
-        space.Int(1, 100, True)  # our Int has more arguments, and none of them can be hit by mistake
+        space.Int(1, 100, True)  # our Int has more arguments, which must not be passed by mistake
 
 
 def test_hyperdrives_words():
     assert hyperdrive.uniform(0.05, 0.1) == Float(0.05, 0.1)
     assert hyperdrive.quniform(0.5, 2, 0.5) == Float(0.5, 2, step=0.5)
-    assert hyperdrive.quniform(16, 128, 16) == Int(16, 128, step=16)  # whole numbers, for keys that take no others
+    assert hyperdrive.quniform(16, 128, 16) == Int(16, 128, step=16)  # integers, for keys that take nothing else
     assert hyperdrive.loguniform(-6, -1) == Float(math.exp(-6), math.exp(-1), log=True)
     assert hyperdrive.qloguniform(0, 3, 2) == Float(1.0, math.exp(3), log=True, step=2)
     assert hyperdrive.normal(10, 3) == Normal(10, 3)

@@ -16,7 +16,7 @@ PROBLEM = Problem("label", "multiclass", (0, 1, 2), "int64")
 
 
 def random_split(num_rows: int, side: int, seed: int) -> TensorCache:
-    """Images whose brightness tells their class, so that there is something to learn."""
+    """Images whose brightness depends on their class, so that there is something to learn."""
     rng = np.random.default_rng(seed)
     target = rng.integers(0, 3, num_rows)
     images = rng.integers(0, 100, (num_rows, 1, side, side, 3)) + 70 * target[:, None, None, None, None]
@@ -24,7 +24,7 @@ def random_split(num_rows: int, side: int, seed: int) -> TensorCache:
 
 
 class Trial:
-    """A tiny training: 40 rows, 4 steps an epoch."""
+    """A tiny training: 40 rows, 4 steps per epoch."""
 
     def __init__(self, seed: int = 0, **overrides) -> None:
         base = {

@@ -14,14 +14,14 @@ def validation(score: float, loss: float = 1.0) -> Validation:
 
 @pytest.fixture
 def paths(tmp_path):
-    """Weights of one number each: 0, 1, 2, 6, the best first."""
+    """Weight files with one number each: 0, 1, 2, 6, best first."""
     for number in (0, 1, 2, 6):
         save_file({"w": torch.tensor([float(number)])}, tmp_path / f"{number}.safetensors")
     return [tmp_path / f"{number}.safetensors" for number in (0, 1, 2, 6)]
 
 
 def near(goal: float):
-    """Weights are the better the nearer they are to a number."""
+    """weights -> a validation whose score is higher the nearer the weight is to ``goal``."""
     return lambda weights: validation(-abs(float(weights["w"]) - goal))
 
 
@@ -31,7 +31,7 @@ def test_a_greedy_soup_takes_what_makes_it_better(paths):
     assert chosen == [0, 1, 2]
     assert float(weights["w"]) == pytest.approx(1.0)
     assert reached.score == pytest.approx(-0.1)
-    # 1 and 2 make it worse and are left out, 6 is not
+    # from 2: 1 and 0 make it worse and are left out, 6 makes it better
     chosen, weights, _ = greedy_soup([paths[2], paths[1], paths[0], paths[3]], validation(-2.0), near(4.0))
     assert chosen == [0, 3]
     assert float(weights["w"]) == pytest.approx(4.0)
@@ -39,7 +39,7 @@ def test_a_greedy_soup_takes_what_makes_it_better(paths):
 
 def test_a_greedy_soup_that_is_no_better_is_none(paths):
     assert greedy_soup(paths, validation(0.0), near(0.0)) is None
-    assert greedy_soup(paths, validation(5.0), lambda weights: validation(5.0)) is None  # as good is not better
+    assert greedy_soup(paths, validation(5.0), lambda weights: validation(5.0)) is None  # an equal score is not better
     assert greedy_soup(paths[:1], validation(0.0), near(9.0)) is None
 
 

@@ -19,7 +19,7 @@ RESULT = EpochResult(1.0, 4, 0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 
 @pytest.fixture(scope="module")
 def five_saved(tmp_path_factory):
-    """Folder -> the same with checkpoints, which are made once, and their trial."""
+    """(trial, folder) -> the folder with a copy of five checkpoints, which are made only once, and their trial."""
     made = []
 
     def copied(trial, folder):
@@ -38,7 +38,7 @@ def five_saved(tmp_path_factory):
 
 @pytest.fixture
 def saved(trial, tmp_path, five_saved):
-    """A folder with checkpoints of epochs 1 to 5, scores 3 5 1 4 2."""
+    """A folder with checkpoints of epochs 1 to 5 with scores 3, 5, 1, 4, 2, and their trial."""
     return five_saved(trial, tmp_path)
 
 
@@ -138,7 +138,7 @@ class Killed(BaseException):
 
 
 def test_a_kill_between_any_two_steps_leaves_whole_checkpoints(trial, tmp_path, monkeypatch):
-    """Every rename, unlink and directory creation is a place where the process may die."""
+    """The process may die at every rename, unlink and directory creation."""
     one = trial()
     state = one.state()
     next(one.epochs(state))
@@ -179,7 +179,7 @@ def test_a_kill_between_any_two_steps_leaves_whole_checkpoints(trial, tmp_path, 
             check_checkpoint(path)
         steps, before = 0, kill_at
         kill_at = None
-        commit(folder)  # and the next run goes on over the remains
+        commit(folder)  # the next run works in spite of what was left behind
         assert names(folder) == [1, 2, 3]
         assert not [path for path in folder.iterdir() if path.name.startswith(".")]
         kill_at = before

@@ -99,12 +99,12 @@ for said in ("backends.fp32_precision = 'tf32'", "backends.cuda.matmul.fp32_prec
 
 
 def test_precision_may_be_set_in_torchs_newer_words():
-    """In processes of their own, forked from one that has imported torch: these words cannot be taken back."""
+    """In separate processes, because these settings cannot be undone, forked from one that has imported torch."""
     done = subprocess.run([sys.executable, "-c", IN_NEWER_WORDS], check=True, timeout=100, capture_output=True, text=True)
     assert done.stdout.count("as expected after") == 3, done.stderr
 
 
-class Network(nn.Module):  # one of torch's own is not compiled by itself, in some versions
+class Network(nn.Module):  # our own class, because some versions of torch do not compile one of its own modules alone
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(2, 2)

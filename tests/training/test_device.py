@@ -1,4 +1,4 @@
-"""The device of a trial, and torch as it is meant to be."""
+"""The device of a trial, and torch's global settings."""
 
 import platform
 import subprocess
@@ -58,7 +58,7 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_used_again():
-    """Not given back, and fetched page by page again."""
+    """Freed memory must not go back to the system, only to be fetched again page by page."""
     assert int(subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout) < 100
 
 
@@ -69,7 +69,7 @@ def test_the_last_of_several_threads_puts_the_default_type_back():
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
-        assert torch.get_default_dtype() == torch.float32  # the second is within
+        assert torch.get_default_dtype() == torch.float32  # the second context is still open
         second.__exit__(None, None, None)
         assert torch.get_default_dtype() == torch.float64
     finally:
@@ -83,16 +83,16 @@ def test_the_last_of_several_threads_puts_the_default_type_back():
         ((8, 9), ["sm_75", "sm_80", "sm_90"], True),
         ((7, 0), ["sm_75", "sm_80", "compute_90"], False),
         ((8, 0), ["sm_86"], False),
-        ((12, 0), ["sm_90", "compute_90"], True),  # compiled for it when it starts
+        ((12, 0), ["sm_90", "compute_90"], True),  # compiled for this GPU at start
         ((12, 0), ["sm_90a"], False),
-        ((9, 0), ["gfx90a", "gfx942"], True),  # another maker's names say nothing
+        ((9, 0), ["gfx90a", "gfx942"], True),  # another vendor's names say nothing
     ],
 )
 def test_a_gpu_without_kernels_is_refused_and_nothing_else_is_taken_for_it(capability, built_for, usable, monkeypatch):
     with pretend_gpu():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
-        assert pick_device(Env()).type == ("cuda" if usable else "cpu")  # a predictor is to predict anywhere
+        assert pick_device(Env()).type == ("cuda" if usable else "cpu")  # a predictor must work anywhere
         assert find_device(Env(accelerator="cpu")).type == "cpu"
         if usable:
             assert find_device(Env()).type == "cuda"
@@ -131,7 +131,7 @@ def test_the_last_of_several_threads_puts_rounding_back():
         assert may_round() == (True, "high")
         thread.start()
         entered.wait()
-    assert may_round() == (False, "highest")  # the other is within
+    assert may_round() == (False, "highest")  # the other thread's context is still open
     leave.set()
     thread.join()
     assert may_round() == before

@@ -12,7 +12,7 @@ REGRESSION = Problem("y", "regression", mean=100.0, sd=10.0)
 
 
 def noisy_models(problem: Problem, noises: list[float], num_rows: int = 300) -> tuple[list[torch.Tensor], np.ndarray]:
-    """Logits of models that know the target up to errors of their own, and the target."""
+    """(logits of models that know the target up to independent errors, target)."""
     rng = np.random.default_rng(0)
     if problem.is_classification:
         target = rng.integers(0, problem.num_outputs, num_rows)
@@ -57,7 +57,7 @@ def test_models_that_are_sure_of_opposite_things():
     ("problem", "metric"), [(CLASSES, "accuracy"), (CLASSES, "log_loss"), (CLASSES, "roc_auc_ovr"), (REGRESSION, "rmse"), (REGRESSION, "r2")]
 )
 def test_together_they_are_better_than_the_best_alone(problem, metric):
-    """Errors that are independent cancel; a metric of which less is better goes the same way."""
+    """Independent errors cancel, also for a metric where lower is better."""
     logits, target = noisy_models(problem, [1.0, 0.8, 0.9, 3.0])
     metric_of = find_metric(metric)
     alone = [metric_of.score(compute_metric(metric_of, problem, each, target)) for each in logits]
@@ -71,7 +71,7 @@ def test_together_they_are_better_than_the_best_alone(problem, metric):
 
 
 def test_weights_come_near_the_best_there_are():
-    """Of two unbiased models the best weights go with the inverse variances of their errors: 0.8 and 0.2."""
+    """For two unbiased models the best weights are proportional to the inverse error variances: 0.8 and 0.2."""
     logits, target = noisy_models(REGRESSION, [0.5, 1.0], num_rows=20_000)
     weights, _ = select(REGRESSION, "rmse", logits, target, 2)
     assert weights[0] == pytest.approx(0.8, abs=1.5 / NUM_ROUNDS)

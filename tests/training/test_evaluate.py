@@ -21,7 +21,7 @@ def test_regression_metrics_are_in_the_labels_own_unit():
 
 
 def test_labels_are_judged_as_they_are():
-    """Not as float32 holds them: then mape of a label that is nearly 0 is another, and 0 may be less than 0."""
+    """In float32, the mape of a label near 0 would differ, and 0 could become negative."""
     problem = Problem("y", "regression", mean=1e5, sd=3e5)
     target, logits = np.array([0.0, 1e-3, 1.7e6]), torch.tensor([[0.0], [0.1], [5.0]])
     predicted = values(problem, logits)
@@ -47,11 +47,11 @@ def test_what_beats_what():
     assert good.beats(validation(0.9, loss=1.1))
     assert not good.beats(good)
     assert not good.beats(validation(0.9, loss=0.5))
-    # rounding wins nothing, neither of the score nor of the loss
+    # rounding errors of score or loss decide nothing
     assert not validation(0.9 + 1e-9).beats(good)
     assert not validation(0.9, 1 - 1e-8).beats(good)
     assert validation(0.9 + 1e-9, loss=0.5).beats(good)
-    # what has no score is worst
+    # having no score is worst
     assert good.beats(validation(math.nan))
     assert not validation(math.nan).beats(validation(math.nan))
     assert not validation(math.nan).beats(validation(-5.0))
@@ -78,7 +78,7 @@ def test_logits_do_not_depend_on_the_batch(trial):
 
 
 def test_a_batch_may_be_of_any_row_order_and_weights_follow(trial):
-    """Two rows of the same picture with opposite labels: the heavier one is believed."""
+    """Of two rows with the same image and opposite labels, the model learns the heavier one."""
     one = trial(optim__max_epochs=6)
     train = one.data.train
     target = torch.cat([torch.zeros(20, dtype=torch.int64), torch.ones(20, dtype=torch.int64)])
@@ -108,4 +108,4 @@ def test_a_batch_that_does_not_fit_is_split(trial):
     assert torch.allclose(found, expected, atol=1e-5)
     asked.clear()
     predict_logits(state.model, one.data.valid, one.config.env, small_memory)
-    assert asked == [5] * 4  # it is known now
+    assert asked == [5] * 4  # the size that fits is known now

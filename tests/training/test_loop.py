@@ -28,7 +28,7 @@ def weights(state):
         {"optim__optim_type": "sgd", "optim__lr": 0.05},
         {"model__timm_image__drop_rate": 0.5, "optim__val_check_interval": 0.5},
         {"env__per_gpu_batch_size": 4, "optim__lr_schedule": "linear_decay"},
-        pytest.param({"env__precision": "16-mixed", "optim__lr": 0.03}, marks=pytest.mark.slow),  # which a processor has to emulate
+        pytest.param({"env__precision": "16-mixed", "optim__lr": 0.03}, marks=pytest.mark.slow),  # slow, because a CPU has to emulate it
     ],
     ids=["adamw", "sgd", "dropout and half epochs", "accumulation", "float16"],
 )
@@ -40,7 +40,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(trial, tmp_path, overrides):
     interrupted = one.state()
     first = next(one.epochs(interrupted))
     path = save_checkpoint(tmp_path, interrupted, first)
-    torch.manual_seed(12345)  # whatever happened in between must not matter
+    torch.manual_seed(12345)  # the global random state in between must not matter
     resumed = one.state()
     restored = load_checkpoint(path, resumed)
     rest = [comparable(result) for result in one.epochs(resumed)]
@@ -87,7 +87,7 @@ def test_patience_counts_validations_without_gain(trial):
 
 
 def test_being_interrupted_costs_no_patience(trial, tmp_path):
-    """A validation where an epoch was cut short is one more than an uninterrupted training has."""
+    """A validation at an interrupted step is one that an uninterrupted training does not have."""
     one = trial(optim__lr=1e-12, optim__max_epochs=50, optim__patience=3)
     state = one.state()
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_being_interrupted_costs_no_patience(trial, tmp_path):
         path, state = save_checkpoint(tmp_path, state, cut), one.state()
         load_checkpoint(path, state)
     results = list(one.epochs(state))
-    assert [result.epoch for result in results] == [1.0, 2.0, 3.0]  # the first cut found the best
+    assert [result.epoch for result in results] == [1.0, 2.0, 3.0]  # the first interrupted validation was the best
     assert results[-1].end == "patience"
 
 
@@ -116,7 +116,7 @@ def test_a_stop_validates_what_was_trained(trial):
 
 
 def test_accumulation_takes_the_same_steps(trial):
-    # a transformer: batch norm would see other batches
+    # a transformer, because batch norm would see other batches
     overrides = {"model__timm_image__checkpoint_name": "test_vit", "model__timm_image__train_transforms": [], "optim__max_epochs": 2}
     whole, parts = trial(**overrides), trial(**overrides, env__per_gpu_batch_size=3)
     for expected, found in zip(whole.epochs(whole.state()), parts.epochs(parts.state()), strict=True):
@@ -129,7 +129,7 @@ def test_fewer_rows_than_a_batch(trial):
 
 
 class Clock:
-    """A should_stop whose time passes by the step: each costs a second, a validation nothing."""
+    """A should_stop for which each step takes a second and a validation nothing."""
 
     def __init__(self, state, seconds):
         self.state, self.seconds = state, seconds
@@ -159,7 +159,7 @@ def test_where_time_is_not_short_nothing_changes(trial, monkeypatch):
 
 
 class SteadyClock:
-    """A step takes a second."""
+    """A clock on which each step takes a second."""
 
     seconds, steps, waits_for_compiler = 1.0, 0, False
 
@@ -175,7 +175,7 @@ class SteadyClock:
 
 
 def test_rows_that_do_not_fit_go_in_smaller_parts(trial, monkeypatch):
-    # the device's refusal is the one thing that cannot be had here
+    # simulated, because the device's refusal cannot be provoked here
     overrides = {"model__timm_image__checkpoint_name": "test_vit", "model__timm_image__train_transforms": []}
     one = trial(**overrides)
     expected = list(one.epochs(one.state()))
@@ -200,7 +200,7 @@ def test_rows_that_do_not_fit_go_in_smaller_parts(trial, monkeypatch):
 
 @pytest.mark.parametrize("rows", [9, 2, 1])
 def test_no_row_of_a_batch_is_left_alone(trial, rows):
-    """Batch norm has no variance of a single value, and refuses it."""
+    """Batch norm refuses a single value, which has no variance."""
     one = trial(
         env__per_gpu_batch_size=rows, env__batch_size=10 if rows == 9 else 9, model__timm_image__checkpoint_name="mobilenetv3_small_050", optim__max_epochs=1
     )
@@ -223,7 +223,7 @@ def test_a_library_whose_memory_is_full_is_asked_for_less(trial, monkeypatch):
 
 
 def test_parts_of_a_batch_add_to_gradients_that_no_recorded_graph_overwrites(trial, monkeypatch):
-    """A CUDA graph's own lie in its memory."""
+    """The gradients that a CUDA graph computes lie in the graph's own memory."""
     one = trial(env__per_gpu_batch_size=5, optim__max_epochs=1, model__timm_image__train_transforms=[])
     expected = [result.valid_loss for result in one.epochs(one.state())]
     state, held = one.state(), []
@@ -254,7 +254,7 @@ def test_a_row_that_does_not_fit_is_an_error(trial, monkeypatch):
 @pytest.mark.parametrize("steps", [1, 7, 499, 500, 501, 750, 999, 1_000, 1_001, 1_499, 20_011])
 @pytest.mark.parametrize("interval", [1.0, 0.3, 0.002, 0.0005, 1e-9])
 def test_no_two_validations_name_their_checkpoints_alike(steps, interval):
-    """The best epoch's weights were another's then."""
+    """Otherwise the best epoch would have another epoch's weights."""
     count = num_validations(Optim(val_check_interval=interval), steps)
     due = [step for step in range(1, steps + 1) if step * count // steps > (step - 1) * count // steps]
     assert len(due) == count
@@ -273,7 +273,7 @@ def test_float16_halves_its_scale_and_leaves_out_a_step_that_overflows(trial):
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
     before = weights(state)
     next(one.epochs(state))
-    assert state.scaler.get_scale() == 2.0**96  # after four steps
+    assert state.scaler.get_scale() == 2.0**96  # halved at each of four steps
     parameters = dict(state.model.named_parameters())
     assert all(torch.equal(value, before[name]) for name, value in parameters.items())
 

@@ -1,4 +1,4 @@
-"""What training minimises: rows and classes by their weights, labels that are mixed, and losses that look away from what is right or far off."""
+"""What training minimises: weights of rows and classes, mixed labels, and losses that discount easy rows or outliers."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def test_losses_of_numbers_mind_the_far_off_less():
 
 
 def pictures() -> Batch:
-    """Eight pictures, each of one grey, and their classes."""
+    """Eight images, each of one grey, and their classes."""
     greys = torch.tensor([0, 100, 200, 0, 100, 200, 0, 100], dtype=torch.uint8)
     return Batch(greys.view(8, 1, 1, 1, 1).expand(8, 1, 3, 8, 8), torch.ones(8, 1, dtype=torch.bool), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
 
@@ -105,16 +105,16 @@ def test_the_label_of_a_row_that_weighs_nothing_is_not_mixed_in(kind):
     weight = torch.tensor([1.0, 0.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     torch.manual_seed(0)
     batch = build_mixing(Mixup(turn_on=True, label_smoothing=0.0, **{kind: 0.0}), CLASSES)(replace(pictures(), weight=weight), 0)
-    share = mixed(**{kind: 0.0}).target[0, 0]  # of a row itself, in the same draw; the rest is of the one before it
+    share = mixed(**{kind: 0.0}).target[0, 0]  # a row's own share in the same draw; the rest comes from the row before it
     assert torch.allclose(batch.weight, share * weight + (1 - share) * weight.roll(1), atol=1e-5)
-    assert batch.target[1].tolist() == [1, 0, 0]  # all of it from row 0
+    assert batch.target[1].tolist() == [1, 0, 0]  # entirely row 0's label
     assert batch.target[2].tolist() == [0, 0, 1]
     assert torch.allclose(batch.target.sum(1), torch.tensor([1.0] * 7 + [0.0]))
     assert batch.weight[7] == 0
 
 
 def test_class_weights_count_in_mixed_rows_as_the_rows_own_do():
-    """A row half of a class that weighs 9 and half of one that weighs 1 pulls towards the first by nine tenths."""
+    """A row that is half of a class with weight 9 and half of one with weight 1 has nine tenths of its pull towards the first."""
     shares, logits = torch.tensor([[9.0, 1.0, 1.0]]), torch.randn(8, 3)
     train = TensorCache(torch.zeros(8, 1, 1, 1, 3), torch.ones(8, 1), pictures().target)
     weight = class_weights((9.0, 1.0, 1.0), CLASSES, train)
@@ -146,7 +146,7 @@ def test_mixed_labels_train(trial):
     results = list(one.epochs(one.state()))
     assert max(result.score for result in results) > 0.6
     plain = trial(optim__max_epochs=8)
-    assert results[-1].train_loss > next(plain.epochs(plain.state())).train_loss / 4  # mixed pictures are never quite right
+    assert results[-1].train_loss > next(plain.epochs(plain.state())).train_loss / 4  # mixed images are never quite right
 
 
 def test_a_running_average_predicts_and_resumes(trial, tmp_path):

@@ -18,12 +18,12 @@ def test_what_fits_is_known_to_trials_of_the_same_kind(tmp_path):
 
 
 def test_two_processes_may_note_it_at_once(tmp_path, monkeypatch):
-    """Each in a file of its own until that is whole."""
+    """Each writes to a file of its own until that is complete."""
     written, write = [], memory.write_json
 
     def write_as_two(path, size, sync):
         written.append(path)
-        if len(written) == 1:  # another process comes between
+        if len(written) == 1:  # another process writes in between
             monkeypatch.setattr(memory.os, "getpid", lambda: 1)
             note_micro_batch(tmp_path, Config(), CPU, 8)
         write(path, size, sync)

@@ -45,7 +45,7 @@ MIXED = ("timm_image", "hf_text", "real_mlp", "categorical_mlp", "fusion_mlp")
 
 @pytest.fixture
 def mixed(make_config, features, tmp_path):
-    """(hyperparameters of optim) -> a model with pretrained backbones of image and text and new networks, and its config."""
+    """(optim's hyperparameters) -> (a model of pretrained image and text backbones and new networks, its config)."""
     import timm
 
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")
@@ -71,7 +71,7 @@ def test_norms_biases_and_what_a_model_names_are_not_decayed(name, mixed):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_optimizer_clips_gradients_for_itself(name):
-    """That is the loop's, by optim.gradient_clip_val. What they keep of a first gradient is in proportion to it, or to its square."""
+    """The loop clips, by optim.gradient_clip_val. What an optimizer keeps of its first gradient must be proportional to it."""
 
     def kept(gradient):
         model = nn.Linear(16, 1, bias=False)

@@ -28,7 +28,7 @@ def test_the_clock_leaves_out_the_first_step_and_what_is_no_step(monkeypatch):
 
 
 def test_steps_of_a_gpu_last_until_it_has_done_them(monkeypatch):
-    """They are asked for in no time."""
+    """The calls that start them return at once."""
     now = [0.0]
     monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
     clock = pace.StepClock()
@@ -43,7 +43,7 @@ def test_steps_of_a_gpu_last_until_it_has_done_them(monkeypatch):
 
 
 def test_a_pace_that_begins_afresh_forgets_the_old_one(monkeypatch):
-    """The first compiled step takes a minute, and says nothing of the others."""
+    """The first compiled step takes a minute, which says nothing about the others."""
     now = [0.0]
     monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
     clocked = pace.Pace(1000, 0, 0.0, 1.0, lambda ahead: "time_limit" if now[0] + ahead > 200 else None)
@@ -64,7 +64,7 @@ def test_a_pace_that_begins_afresh_forgets_the_old_one(monkeypatch):
 
 
 def test_what_a_compiler_takes_is_no_pace(monkeypatch):
-    """A text's other length has the model compiled again at the second step and once later; so does the first validation."""
+    """Another text length recompiles the model at the second step and once later; so does the first validation."""
     now, limit = [0.0], 900.0
     monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
     clocked = pace.Pace(3000, 0, 1 / 100, 5.0, lambda ahead: "time_limit" if now[0] + ahead > limit else None)
@@ -93,7 +93,7 @@ def test_the_clock_is_looked_at_ever_more_seldom():
 
 
 def test_the_first_validation_bends_no_schedule():
-    """It waits for imports: what the next ones take is known from the second on."""
+    """It waits for imports, so the forecast for the next validations begins with the second."""
     clocked = pace.Pace(1000, 1000, 0.1, 1.0, lambda ahead: "time_limit" if ahead > 60 else None)
     clocked.start()
     for step in range(1, 11):
@@ -109,7 +109,7 @@ def test_the_first_validation_bends_no_schedule():
 
 
 def test_a_training_that_goes_on_keeps_its_schedule_until_its_pace_is_known():
-    """A rate that has fallen does not jump back for the first steps of another session."""
+    """A learning rate that has fallen does not jump back for the first steps of another session."""
     clocked = pace.Pace(1000, 50, 0.0, 1.0, lambda ahead: None)
     clocked.start()
     totals = []

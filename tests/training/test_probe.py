@@ -1,4 +1,4 @@
-"""A trial that begins with a linear probe of a pretrained backbone."""
+"""A trial that starts from a linear probe of a pretrained backbone."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ from automm_hpo.training.state import TrainState
 
 @pytest.fixture
 def weights(trial, tmp_path):
-    """A file of weights, which count as published ones."""
+    """A file of weights that count as pretrained."""
     path = tmp_path / "weights.safetensors"
     backbone = trial().state().model.backbones["timm_image"].backbone
     save_file({name: value.contiguous() for name, value in backbone.state_dict().items()}, path)
@@ -44,10 +44,10 @@ def test_the_head_is_the_best_linear_model_of_the_features(probed):
 
 
 def test_a_probe_is_of_weighted_classes_where_training_is(probed, tmp_path):
-    """It may be the best epoch; and trials that search the weights have each their own head."""
+    """The probe may be the best epoch, and trials that search the class weights each need their own head."""
     one, _ = probed
     for split in (one.data.train, one.data.valid):
-        split.target[::3] = split.target[::3].roll(1)  # else every weight would find the same
+        split.target[::3] = split.target[::3].roll(1)  # otherwise all weights would give the same result
     found = []
     for weight in (None, (1.0, 1.0, 1.0), (20.0, 1.0, 1.0), "balanced"):
         state = one.state()
@@ -105,7 +105,7 @@ def test_regression_has_a_probe_too(small, here, fast, weights):
 
 
 def test_a_probe_does_not_depend_on_the_unit_of_the_label(small, here, fast, weights):
-    """The penalty is chosen by the labels as they are learned, not as they are told."""
+    """The penalty is chosen on the labels as they are learned, not as they are in the table."""
     values = [float(ord(label[0]) % 7) for label in small[0]["label"]]
     found = []
     for place, (scale, shift) in enumerate([(1.0, 0.0), (0.01, 0.0), (3.0, 1e4)]):
@@ -135,12 +135,12 @@ def test_a_refit_begins_where_the_trial_did(small, here, fast, weights, lr):
         assert "refit" not in summary
     else:
         assert summary["refit"]["rows"] == 200
-    if lr < 1e-9:  # nothing was learned but the probe
+    if lr < 1e-9:  # only the probe has learned anything
         assert predictor.evaluate(small[0], metrics="accuracy")["accuracy"] > 0.5
 
 
 def test_of_several_models_it_is_a_linear_model_of_pictures_and_columns(small, here, fast, weights):
-    """What the fusion adds begins at zero, and learns from there."""
+    """The other weights of the fusion start at zero and are learned from there."""
     table = small[0].assign(number=np.arange(200.0) % 7, color=["red", "blue"] * 100)
     table["label"] = np.where(table["number"] > 3, table["color"], "none")
     hyperparameters = fast | {"model.timm_image.checkpoint_path": weights, "optim.max_epochs": 1, "optim.lr": 1e-12}
@@ -154,7 +154,7 @@ def test_of_several_models_it_is_a_linear_model_of_pictures_and_columns(small, h
 
 @pytest.mark.parametrize("left", [(0, 2), (1,)])
 def test_a_class_may_have_lost_all_its_rows(trial, weights, tmp_path, left):
-    """Those dropped for their images, say."""
+    """As if they were dropped for their images."""
     one = trial(model__timm_image__checkpoint_path=weights)
     train = one.data.train
     rows = torch.isin(train.target, torch.tensor(left))

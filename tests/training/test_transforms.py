@@ -8,7 +8,7 @@ SPEC = ImageSpec(16, crop_pct=0.8)  # side 20
 
 
 def ramp(num_images: int = 8, side: int = 20) -> torch.Tensor:
-    """(B, 1, 3, S, S): each pixel tells its row (red) and its column (green)."""
+    """(B, 1, 3, S, S): each pixel holds its row index (red) and its column index (green)."""
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     return torch.stack([rows, columns, rows]).to(torch.uint8).expand(num_images, 1, 3, side, side)
 
@@ -31,7 +31,7 @@ def test_random_crops_differ_between_images_and_keep_neighbours_together():
     corners = {tuple(image[0, :2, 0, 0].tolist()) for image in view}
     assert len(corners) > 10
     steps = view[:, 0, 0, 1:, 0].int() - view[:, 0, 0, :-1, 0].int()
-    assert set(steps.unique().tolist()) <= {0, 1}  # 0 where the edge repeats
+    assert set(steps.unique().tolist()) <= {0, 1}  # 0 where the edge is repeated
 
 
 def test_half_of_the_images_are_mirrored():
@@ -52,11 +52,11 @@ def test_the_generator_decides():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_a_smaller_trial_resizes_the_cache(interpolation):
-    spec = ImageSpec(8, interpolation, 0.8)  # side 10 out of 20
+    spec = ImageSpec(8, interpolation, 0.8)  # side 10, out of 20
     view = eval_view(ramp(), spec)
     assert view.shape == (8, 1, 3, 8, 8)
     assert view.dtype == torch.uint8
-    expected = 2 * torch.arange(1, 9) + 0.5  # a pixel of the small picture lies between two of the large
+    expected = 2 * torch.arange(1, 9) + 0.5  # a pixel of the small image lies between two of the large one
     assert (view[0, 0, 0, :, 0].float() - expected).abs().max() <= 1
 
 

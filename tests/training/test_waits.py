@@ -1,4 +1,4 @@
-"""Where training waits for a GPU; see ``tests/pretend_gpu.py``."""
+"""When training waits for a GPU; see ``tests/pretend_gpu.py``."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from automm_hpo.training.loop import train_epochs
 from automm_hpo.training.transforms import DRAWS
 
 TRANSFORMS = "model__timm_image__train_transforms"
-VALIDATION = ["__float__", "cpu"]  # the mean loss of an epoch's steps, and the predictions
+VALIDATION = ["__float__", "cpu"]  # the mean loss over an epoch's steps, and the predictions
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def gpu():
 
 
 def on_gpu(one):
-    """A trial's state and data."""
+    """A trial's state and data on the GPU."""
     data = replace(one.data, train=one.data.train.to(GPU), valid=one.data.valid.to(GPU))
     return ModelBuilder(Features(num_images=1), data.problem.num_outputs).state(one.config, one.seed, GPU), data
 
@@ -38,7 +38,7 @@ def on_gpu(one):
         {"optim__class_weights": "balanced", "optim__loss_func": "focal_loss"},
         {"optim__ema_decay": 0.9, "optim__optim_type": "sgd", "optim__lr": 0.05},
         pytest.param({"optim__optim_type": "lamb"}, marks=pytest.mark.slow),
-        {"optim__optim_type": "lion", "optim__lr": 1e-3},  # by signs: a larger step makes much of the last bits of small gradients
+        {"optim__optim_type": "lion", "optim__lr": 1e-3},  # it uses signs: a larger step would amplify the last bits of small gradients
         {"env__per_gpu_batch_size": 4},
         pytest.param({"model__timm_image__image_size": 64}, marks=pytest.mark.slow),
         {"model__timm_image__checkpoint_name": "test_vit", "optim__peft": "lora"},
@@ -46,7 +46,7 @@ def on_gpu(one):
     ],
 )
 def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, monkeypatch):
-    monkeypatch.setattr("automm_hpo.training.transforms.DRAWS_ON_GPU", DRAWS)  # the same pictures on both
+    monkeypatch.setattr("automm_hpo.training.transforms.DRAWS_ON_GPU", DRAWS)  # the same augmentations on both
     one = trial(**{"optim__max_epochs": 2} | overrides)
     expected = [(result.score, result.train_loss) for result in one.epochs(one.state())]
     with pretend_gpu() as gpu:
@@ -55,10 +55,10 @@ def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, mo
         found = [next(epochs)]
         gpu.waits.clear()
         found += epochs
-        of_torchvision = "trivial_augment" in one.config.model.timm_image.train_transforms  # whose numbers travel one by one
+        of_torchvision = "trivial_augment" in one.config.model.timm_image.train_transforms  # its numbers are copied one by one
         assert [wait for wait in gpu.waits if wait != "tensor" or not of_torchvision] == VALIDATION
     assert {type(parameter) for parameter in state.model.parameters()} == {OnGpu}
-    assert np.allclose(expected, [(result.score, result.train_loss) for result in found], rtol=0.01)  # sums in another order
+    assert np.allclose(expected, [(result.score, result.train_loss) for result in found], rtol=0.01)  # sums are added in another order
 
 
 def test_rows_that_stay_on_the_processor_travel_without_a_wait(trial, gpu):
