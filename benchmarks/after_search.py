@@ -1,10 +1,10 @@
-"""What follows a search, compared on the same searches: the best trial alone, soups, ensembles and a refit.
+"""What can follow a search, compared on the same searches: the best trial alone, soups, ensembles and a refit.
 
-The data and the search are the demo's (``tutorials/01_quickstart.py``): 2,000 training images of the shipped Fashion-MNIST, of which 400 validate, and
-2,000 test images. Each seed searches once, keeping three epochs of the best trial and five trials; then every way goes on from those very trials, one
-after another, without a time limit of its own. "alone" is the best epoch of the best trial. Gains are in points of test accuracy over it, seed by seed.
+The data and the search are the demo's (``tutorials/01_quickstart.py``): 2,000 training images of the shipped Fashion-MNIST (400 of them for validation)
+and 2,000 test images. Each seed searches once, keeping three epochs of the best trial and five trials; then every variant starts from those same trials,
+one after another, without a time limit of its own. "alone" is the best epoch of the best trial. Gains are in points of test accuracy over it, per seed.
 
-With --time-limit the search is cut short, so that its best trial has not come to the end of its learning-rate schedule.
+With --time-limit the search is cut short, so that its best trial has not reached the end of its learning-rate schedule.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @contextmanager
 def every_way() -> Iterator[dict[str, tuple[Artifact, float]]]:
-    """While it lasts, a fit goes on from its search in all ways; yields what each gave, and its seconds."""
+    """Within it, a fit runs all variants after its search; yields a dict that gets each variant's result and seconds."""
     found: dict[str, tuple[Artifact, float]] = {}
 
     def compare(plan, records, progress, best, artifact, deadline):

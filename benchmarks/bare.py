@@ -1,4 +1,4 @@
-"""What one would write by hand: a torch loop for one task, without checks, log, resumability or choice. The floor that speed is measured against."""
+"""A hand-written torch loop for one task, without checks, logging, resumability or options: the floor that speed is measured against."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from timm.optim import param_groups_weight_decay
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training. The same values, by the names that ``fit`` knows, are in ``hyperparameters``."""
+    """Settings of one training; ``hyperparameters`` has the same values under the names that ``fit`` uses."""
 
     model: str
     size: int
@@ -45,12 +45,12 @@ class Recipe:
 
     @property
     def side(self) -> int:
-        """Pixels a side of what is decoded, of which the model sees the centre."""
+        """Side of the decoded images in pixels; validation uses their centre."""
         return max(self.size, math.floor(self.size / timm.get_pretrained_cfg(self.model).crop_pct))
 
 
 def decode(paths: Sequence[str], recipe: Recipe) -> torch.Tensor:
-    """(N, S, S, 3) uint8."""
+    """Decodes and resizes images to (N, S, S, 3) uint8."""
     resample = Image.Resampling[timm.get_pretrained_cfg(recipe.model).interpolation.upper()]
     return torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB").resize((recipe.side, recipe.side), resample)) for path in paths]))
 
@@ -64,12 +64,12 @@ def bare_training(
     folder: Path | None,
     lr: float | None = None,
 ) -> float:
-    """Trains on one device, where the tensors are; bfloat16 on a GPU.
+    """Trains on the device of the tensors, in bfloat16 if it is a GPU.
 
     Args:
         images, target: (N, S, S, 3) uint8, (N,) int64; the same for validation.
-        folder: for weights and optimizer after every epoch, of which the last two are kept; None: nothing is written.
-        lr: another one than the recipe's.
+        folder: where weights and optimizer are saved after every epoch, keeping the last two; None: nothing is written.
+        lr: replaces the recipe's learning rate.
 
     Returns:
         The last validation accuracy.
@@ -118,7 +118,10 @@ def bare_training(
 
 
 def crop_and_mirror(images: torch.Tensor, rows: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:
-    """(N, S, S, 3) uint8, (B,) -> (B, 3, size, size), edge pixels repeated; of the ways tried (unfold, slices, one gather of three axes) the fastest."""
+    """Crops and mirrors rows at random, repeating edge pixels: (N, S, S, 3) uint8, (B,) -> (B, 3, size, size).
+
+    Faster than unfold, slices and one gather over three axes.
+    """
     side, device, shift = images.shape[1], images.device, size // 16
     corner = torch.randint(-shift, side - size + shift + 1, (2, len(rows), 1), generator=rng, device=device)
     y, x = (corner + torch.arange(size, device=device)).clamp_(0, side - 1)  # (B, size) each

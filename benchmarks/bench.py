@@ -1,7 +1,7 @@
-"""Everything that is measured of speed, small, as one table: `make bench` on a processor (about 5 minutes), `make bench-gpu` on a GPU.
+"""All speed measurements, shortened, as one table: `make bench` on a CPU (about 5 minutes), `make bench-gpu` on a GPU.
 
-The table is printed, and kept as build/bench.md or build/bench-gpu.md. Each row comes from a script of its own, which says what is measured and how, and
-takes more runs: loop_vs_floor.py, search_vs_bare.py, predict_speed.py, kept_on_disk.py; gpu.py on a GPU.
+The table is printed and written to build/bench.md or build/bench-gpu.md. Each group of rows comes from its own script, which documents what it measures
+and can take more runs: loop_vs_floor.py, search_vs_bare.py, predict_speed.py, kept_on_disk.py; gpu.py on a GPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their arguments, the line that says where they ran, and how figures are printed."""
+"""Shared by the benchmarks: their arguments, the description of the machine, and the printing of figures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PACKAGES = ("torch", "timm", "ray", "mlflow", "optuna", "scikit-learn", "numpy")
 
 
 def parser(doc: str, runs: int = 5) -> argparse.ArgumentParser:
-    """The arguments of every benchmark; ``doc`` is the script's docstring."""
+    """Returns a parser with the arguments common to all benchmarks; ``doc`` is the script's docstring."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=runs, help=f"repetitions (default {runs})")
     return parser
 
 
 def print_machine() -> None:
-    """Where and on what the figures were taken; a load above 0 before the start means that others were computing too."""
+    """Prints the machine and the versions. A load above 0 before the start means that other processes were running too."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"machine   {_processor()}, {cores} cores, {platform.system()} {platform.machine()}, load before the start {os.getloadavg()[0]:.1f}")
     print(f"versions  python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))
@@ -37,7 +37,7 @@ def _processor() -> str:
 
 
 def print_figure(name: str, values: Sequence[float], unit: str, goal: str = "", digits: int = 2) -> None:
-    """One line: min, median and max over the runs."""
+    """Prints one line: min, median and max over the runs."""
     lowest, middle, highest = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
     print(f"{name:<58}{lowest:>11}{middle:>11}{highest:>11} {unit:<9}{goal}".rstrip())
 
@@ -48,10 +48,10 @@ def print_header(runs: int) -> None:
 
 @dataclass(frozen=True)
 class Figure:
-    """Something measured, once a run.
+    """A quantity measured once per run.
 
     Attributes:
-        at_least, at_most: its goal, of the median; None: it has none.
+        at_least, at_most: the goal, a bound on the median; None: no such bound.
     """
 
     name: str

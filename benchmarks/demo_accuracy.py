@@ -1,13 +1,13 @@
-"""The demo's search against scikit-learn on the same pixels, and the room that its checkpoints take on disk.
+"""The demo's search against scikit-learn on the same pixels, and the disk space that its checkpoints take.
 
 2,000 training and 2,000 test images of the shipped Fashion-MNIST. The baselines see the 784 grey values of the same rows and are fitted on all 2,000,
 with settings known to suit this data; the best on the *test* rows counts, which favours them. Ours is the fit of ``tutorials/01_quickstart.py``,
-whose settings are read from that file, once for each seed; its validation rows come out of the same 2,000. A time limit ends a search, so slower
+with the settings read from that file, once per seed; its validation rows come out of the same 2,000. A time limit ends a search, so slower
 machines search less.
 
-While a fit runs, a thread sums every 20 ms what lies below search/trials/*/checkpoints. The bound is the design's: (running + paused) x (num_to_keep
-weights + 2 states) + keep_trials + num_to_keep weights (the best trial keeps all its kept epochs for a soup), where weights and state (weights and
-optimizer, with the small files beside them) are the largest that were seen. ASHA and FIFO pause no trial.
+While a fit runs, a thread sums the file sizes below search/trials/*/checkpoints every 20 ms. The bound is the design's: (running + paused) x (num_to_keep
+weights + 2 states) + (keep_trials + num_to_keep) weights, because the best trial keeps all its kept epochs for a soup. Weights and state (weights and
+optimizer) include the small files next to them and are the largest seen. ASHA and FIFO pause no trial.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SAMPLE_SECONDS = 0.02
 
 
 def tutorial_settings() -> dict[str, Any]:
-    """The arguments of the tutorial's ``fit`` that say what is searched; the file is read, not run."""
+    """Returns the arguments of the tutorial's ``fit`` that define the search; the file is parsed, not run."""
     calls = [node for node in ast.walk(ast.parse(TUTORIAL.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     fit = next(call for call in calls if call.func.attr == "fit")
     wanted = {"hyperparameters", "hyperparameter_tune_kwargs", "time_limit"}
@@ -67,7 +67,7 @@ def baselines(seed: int) -> dict[str, ClassifierMixin]:
 
 
 def pixels_of(table: pd.DataFrame) -> np.ndarray:
-    """(N, 784) float32 in [0, 1]."""
+    """Returns the pixels, (N, 784) float32 in [0, 1]."""
     return np.stack([np.asarray(Image.open(path)).ravel() for path in table["image"]]).astype(np.float32) / 255
 
 
@@ -84,10 +84,10 @@ def baseline_accuracies(train: pd.DataFrame, test: pd.DataFrame, num_seeds: int)
 
 @dataclass
 class DiskWatch:
-    """Sums the checkpoints of a running search.
+    """Watches the disk space of a running search's checkpoints.
 
     Attributes:
-        peak, weights, state: bytes: the most at one time, and the largest single set of weights and resumable state.
+        peak, weights, state: bytes of the largest total at one time, and of the largest single set of weights and resumable state.
     """
 
     trials: Path
@@ -112,7 +112,7 @@ class DiskWatch:
             for checkpoint in self.trials.glob("*/checkpoints/*"):
                 sizes = _file_sizes(checkpoint)
                 total += sum(sizes.values())
-                if not checkpoint.name.startswith("."):  # whole; the others are being written or deleted, and take room all the same
+                if not checkpoint.name.startswith("."):  # complete; others are being written or deleted, and count for the peak only
                     self.state = max(self.state, sum(sizes.values()))
                     self.weights = max(self.weights, sum(sizes.values()) - sizes.get(STATE_TENSORS, 0))
             self.peak = max(self.peak, total)
@@ -124,7 +124,7 @@ class DiskWatch:
 
 def _file_sizes(folder: Path) -> dict[str, int]:
     sizes = {}
-    with contextlib.suppress(FileNotFoundError):  # a trial may remove it meanwhile
+    with contextlib.suppress(FileNotFoundError):  # the trial may remove it meanwhile
         for entry in os.scandir(folder):
             with contextlib.suppress(FileNotFoundError):
                 sizes[entry.name] = entry.stat().st_size

@@ -1,17 +1,17 @@
-"""What early stopping saves and what it costs, on learning curves recorded from trainings of ours and replayed through the real schedulers.
+"""What early stopping saves and what it costs, on learning curves recorded from our trainings and replayed through the real schedulers.
 
-The curves (`data/curves.json`): random configurations of test_resnet on 800 training images of the shipped Fashion-MNIST at 32 px, 20 epochs each, validation
-accuracy on 500 other images after every epoch. `--record` makes them anew, in about 6 minutes.
+The curves (`data/curves.json`): random configurations of test_resnet on 800 training images of the shipped Fashion-MNIST at 32 px, 20 epochs each, with the
+validation accuracy on 500 other images after every epoch. `--record` records them again, in about 6 minutes.
 
-A search here is a part of the curves, drawn and put in order by the seed, 4 at a time, under one scheduler: a trial gives out one epoch of its
-curve a step. Epochs saved are in percent of those that running everything takes. Regret is how far the best accuracy seen lies below the best
-of all the search's curves, in points; a search is without loss where it is 0.
+A search is a subset of the curves, drawn and ordered by the seed, 4 at a time, under one scheduler: a trial reports one epoch of its curve
+per step. Epochs saved are in percent of those that running everything takes. Regret is how far the best accuracy seen lies below the best
+of all the search's curves, in points; a search is without loss if its regret is 0.
 
-The schedulers are driven by the tests' model of Ray's controller, in which a search takes milliseconds, so that hundreds of orders can be tried; with
---ray-runs the first few orders also go through `tune_objective` and Ray, where which trial reports next is up to the processes.
+The schedulers are driven by the tests' model of Ray's controller, in which a search takes milliseconds, so that hundreds of orders can be tried. With
+--ray-runs the first few orders also go through `tune_objective` and Ray, where the timing of the processes decides which trial reports next.
 
 HyperDrive's notes give bandit slack_factor 0.1 or 0.15, evaluation_interval 1, delay_evaluation 5 or 10; median evaluation_interval 1, delay_evaluation 5;
-truncation 20 %, evaluation_interval 1, delay_evaluation 5. ASHA and HyperBand are with the defaults of this package.
+truncation 20 %, evaluation_interval 1, delay_evaluation 5. ASHA and HyperBand use this package's defaults.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def record() -> None:
-    """Trains the configurations to their end, and stores what they were and how they went."""
+    """Trains the configurations to their end, and stores their hyperparameters and accuracies."""
     with tempfile.TemporaryDirectory() as name:
         train, test = fashion_mnist(Path(name) / "images")
         predictor = MultiModalPredictor(label="label", verbosity=1).fit(
@@ -84,7 +84,7 @@ def record() -> None:
             save_path=Path(name) / "predictor",
             tracking=None,
         )
-        trials = [trial for trial in predictor.search.trials if trial.epochs == MAX_EPOCHS]  # one that diverged has no curve to its end
+        trials = [trial for trial in predictor.search.trials if trial.epochs == MAX_EPOCHS]  # a diverged trial has no complete curve
     stored = [{"tuned": dict(trial.tuned), "accuracy": [round(result.metric, 4) for result in trial.results]} for trial in trials]
     CURVES.parent.mkdir(exist_ok=True)
     CURVES.write_text("[\n" + ",\n".join(map(json.dumps, stored)) + "\n]\n")
@@ -92,7 +92,7 @@ def record() -> None:
 
 
 class Replay(tune.Trainable):
-    """Gives out a recorded curve. It can be paused and go on, as a training can."""
+    """Reports a recorded curve. Like a training, it can be paused and resumed."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.curve, self.epoch = config["curves"][config["row"]], 0
@@ -112,10 +112,10 @@ Replayed = tuple[float, float]  # percent of the epochs saved, regret in points
 
 
 def simulate(curves: np.ndarray, scheduler: str, arguments: dict[str, Any], seed: int) -> Replayed:
-    """A search over recorded curves.
+    """Simulates a search over recorded curves.
 
     Args:
-        curves: (trials, epochs), the accuracy after each.
+        curves: accuracy after each epoch, (trials, epochs).
     """
     chosen = curves[draw(len(curves), seed)]
     settings = TuneSettings(scheduler=scheduler, scheduler_init_args=arguments)
@@ -128,14 +128,14 @@ def draw(num_curves: int, seed: int) -> list[int]:
 
 
 def replay(curves: np.ndarray, scheduler: str, arguments: dict[str, Any], seed: int) -> Replayed:
-    """The same through Ray."""
+    """Runs the same search through Ray."""
     rows = draw(len(curves), seed)
     with tempfile.TemporaryDirectory() as folder:
         results = tune_objective(
             Replay,
             {"row": tune.choice(rows), "curves": curves.tolist()},
             {
-                "searcher": "grid",  # every row once, in the order of the choice
+                "searcher": "grid",  # tries every row once, in the choice's order
                 "scheduler": scheduler,
                 "scheduler_init_args": arguments,
                 "max_concurrent_trials": PLACES,

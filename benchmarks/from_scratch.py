@@ -1,10 +1,10 @@
-"""All 60,000 images of Fashion-MNIST, from random weights: a small network of timm's against trees on the pixels.
+"""All 60,000 images of Fashion-MNIST, from random weights: a small timm network against trees on the pixels.
 
     python benchmarks/from_scratch.py --source .data/fashion-deb/usr/share/datasets/fashion-mnist [--runs 3] [--epochs 20]
 
 --source is the folder of the four published .gz files (Debian's package dataset-fashion-mnist has them). One `fit` without a search, on one core: a residual
-network of 0.4 million weights (timm's test_resnet) at 48 px, 20 epochs of 54,000 images, 6,000 to validate; then the 10,000 test images. What a user would
-pick instead: a random forest and HistGradientBoosting on the 784 pixels of all 60,000. On a GPU the same script takes the GPU.
+network of 0.4 million weights (timm's test_resnet) at 48 px, 20 epochs of 54,000 images, 6,000 for validation; then the 10,000 test images. The baselines are
+what a user would pick instead: a random forest and HistGradientBoosting on the 784 pixels of all 60,000. The script uses a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HYPERPARAMETERS = {
 
 
 def pixels(table: pd.DataFrame) -> np.ndarray:
-    """(N, 784) uint8."""
+    """Returns the pixels, (N, 784) uint8."""
     return np.stack([np.asarray(Image.open(path)).reshape(-1) for path in table["image"]])
 
 

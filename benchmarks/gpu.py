@@ -1,12 +1,13 @@
-"""On an NVIDIA GPU: the loop against a bare one, trials that share the GPU, and CIFAR-10 to 94 and 96 %.
+"""On an NVIDIA GPU: the training loop against a bare one, trials that share the GPU, and CIFAR-10 to 94 and 96 %.
 
     python benchmarks/gpu.py [--only loop packing cifar10] [--runs 3] [--cifar10 .data/cifar10.npz]
 
-- loop: images/s of ``fit`` in its later epochs over those of the loop in bare.py on tensors that lie on the device; bfloat16, channels_last, 224 px,
-  batches of 128, random pictures, four architectures
-- packing: trials an hour of a search of mobilenetv3_small_100 at 32 px on 2,000 pictures of the shipped Fashion-MNIST, 1, 2, 4 and 8 at a time
-- cifar10: one ``fit`` each, its time and its test accuracy. Either the .npz file with train_images (50000, 32, 32, 3) uint8, train_labels, test_images,
-  test_labels, or, without one, a download (`automm_hpo.downloads`)
+- loop: images/s of ``fit`` after its first epoch, over those of the loop in bare.py on tensors that are already on the device; bfloat16, channels_last,
+  224 px, batches of 128, random images, four architectures
+- packing: trials per hour of a search of mobilenetv3_small_100 at 32 px on 2,000 images of the shipped Fashion-MNIST, 1, 2, 4 and 8 at a time, and as
+  many as the search chooses
+- cifar10: time and test accuracy of one ``fit`` per goal. The data is an .npz file with train_images (50000, 32, 32, 3) uint8, train_labels, test_images
+  and test_labels, or else a download (`automm_hpo.downloads`)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from automm_hpo.datasets import fashion_mnist
 ARCHITECTURES = ("ghostnet_100", "mobilenetv3_large_100", "resnet50", "vit_small_patch16_224")
 IMAGES, CLASSES, EPOCHS = 4_096, 10, 4
 AT_A_TIME, TRIALS = (1, 2, 4, 8), 16
-CIFAR10: dict[str, tuple[float, float, dict[str, Any]]] = {  # name -> test accuracy to reach, seconds it may take, hyperparameters
+CIFAR10: dict[str, tuple[float, float, dict[str, Any]]] = {  # name -> test accuracy to reach, seconds allowed, hyperparameters
     "94 %": (0.94, 60, {"model.timm_image.checkpoint_name": "resnet18", "model.timm_image.image_size": 64, "optim.max_epochs": 30}),
     "96 %": (0.96, 180, {"model.timm_image.checkpoint_name": "resnet50", "model.timm_image.image_size": 96, "optim.max_epochs": 40}),
 }
@@ -54,7 +55,7 @@ def random_pictures(count: int, side: int) -> pd.DataFrame:
 
 
 def measure_loop(runs: int) -> list[Figure]:
-    """A fit's first epoch, in which kernels are chosen, is left out on both sides."""
+    """Measures images/s of both loops without the first epoch, in which kernels are chosen."""
     figures = []
     for name in ARCHITECTURES:
         recipe = Recipe(name, 224, batch=128, epochs=EPOCHS, lr=1e-3)
@@ -98,7 +99,7 @@ def measure_packing(runs: int) -> list[Figure]:
         train = fashion_mnist(folder / "images")[0]
         hyperparameters = Recipe("mobilenetv3_small_100", 32, batch=64, epochs=5).hyperparameters | {"optim.lr": tune.loguniform(1e-3, 1e-2)}
         for run in range(runs):
-            for count in (*AT_A_TIME, None):  # None: as many as it thinks best
+            for count in (*AT_A_TIME, None):  # None: as many as the search chooses
                 kwargs: dict[str, Any] = {"searcher": "random", "scheduler": "FIFO", "num_trials": TRIALS}
                 if count is not None:
                     kwargs |= {"resources_per_trial": {"cpu": 1, "gpu": 1 / count}}

@@ -1,9 +1,9 @@
-"""How much room the checkpoints of fifty trials take at most, against the design's bound.
+"""How much disk space the checkpoints of fifty trials take at most, against the design's bound.
 
-Fifty trials of test_resnet at 32 px on 200 pictures, two at a time, num_to_keep 2, keep_trials 3, under schedulers that stop, pause and exchange
-trials. While a search runs, a thread sums every 20 ms what lies below search/trials/*/checkpoints, unfinished files too. The bound is (running +
-paused) x (num_to_keep weights + 2 states) + keep_trials + num_to_keep weights; a scheduler that pauses may hold all fifty. Without any rule of what is
-kept there would be a set of weights and a state for each epoch of each trial: the last column.
+Fifty trials of test_resnet at 32 px on 200 images, two at a time, num_to_keep 2, keep_trials 3, under schedulers that stop, pause and exchange
+trials. While a search runs, a thread sums the file sizes below search/trials/*/checkpoints every 20 ms, including unfinished files. The bound is (running +
+paused) x (num_to_keep weights + 2 states) + (keep_trials + num_to_keep) weights; a scheduler that pauses may hold all fifty. The last column is what
+keeping everything would take: a state (weights and optimizer) for each epoch of each trial.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NUM_TO_KEEP, KEEP_TRIALS, EPOCHS, AT_A_TIME = 2, 3, 6, 2
 
 
 def search(folder: Path, scheduler: str, num_trials: int) -> tuple[DiskWatch, float, int, int]:
-    """(what was seen, the design's bound in bytes, bytes left, epochs trained) of one search, on the running Ray."""
+    """Runs one search on the running Ray; returns (watch, the design's bound in bytes, bytes left, epochs trained)."""
     path = folder / scheduler
     hyperparameters = {
         "model.timm_image.checkpoint_name": "test_resnet",
@@ -56,7 +56,7 @@ def search(folder: Path, scheduler: str, num_trials: int) -> tuple[DiskWatch, fl
 
 
 def measure(runs: int, num_trials: int = 12) -> list[Figure]:
-    """The share of the bound, for a small search that stops trials early."""
+    """Measures the share of the bound that a small search with early stopping takes."""
     shares = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as name, ray_cluster():

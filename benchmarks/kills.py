@@ -1,12 +1,12 @@
-"""SIGKILL at any moment, many times, then the same call to its end: what must hold, held.
+"""SIGKILL at random moments, many times, then the same call to its end: checks that nothing was lost.
 
 python benchmarks/kills.py --kills 200                      the training loop in one process, killed 200 times
 python benchmarks/kills.py --kills 20 --ray                 a search on Ray of real trainings
 python benchmarks/kills.py --kills 3 --ray --objective --searcher bayes --scheduler PBT       the same with trials of 50 ms an epoch
 
-After the last kill the call runs to its end. Checked: every trial is there once with the configuration that was recorded for it first,
-each (trial, segment, epoch) has one row, rows never change, the end is that of an uninterrupted run (to the bit, where the search does not depend on time),
-and no process of the trials outlives its driver by more than 10 s.
+After the last kill the call runs to its end. It checks that every trial occurs once, with the configuration first recorded for it, that
+each (trial, segment, epoch) has one row, that rows never change, that the outcome is that of an uninterrupted run (bit for bit, if the search does not
+depend on timing), and that no trial process outlives its driver by more than 10 s.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 MAX_EPOCHS = 8
-ARGUMENTS = {"bandit": {"slack_factor": 0.2}, "truncation": {"truncation_percentage": 25}}  # of schedulers that want some
-MARK = "AUTOMM_HPO_KILLS"  # in the environment of a killed call, and so of everything it started
+ARGUMENTS = {"bandit": {"slack_factor": 0.2}, "truncation": {"truncation_percentage": 25}}  # required by these schedulers
+MARK = "AUTOMM_HPO_KILLS"  # environment variable of a killed call, inherited by all its processes
 
 
 def main() -> None:
@@ -50,14 +50,14 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, path: Path) -> None:
-    """The call that is killed."""
+    """Makes the call that is killed."""
     if options.objective:
         from ray import tune
 
         from automm_hpo import tune_objective
 
         class Curve(tune.Trainable):
-            """Sums what each step earns; a step lost or done twice shows in the sum."""
+            """Adds up what each step earns, so that a lost or repeated step shows in the total."""
 
             def setup(self, config):
                 self.config, self.total = config, 0.0
@@ -106,8 +106,8 @@ def run(options: argparse.Namespace, path: Path) -> None:
 
 
 def start(options: argparse.Namespace, path: Path) -> int:
-    """The call in a process of its own; its pid."""
-    if not options.ray:  # forked from one that has imported everything: a start takes no time
+    """Starts the call in its own process and returns the pid."""
+    if not options.ray:  # fork this process, which has imported everything, so that a start takes no time
         pid = os.fork()
         if pid == 0:
             try:
@@ -124,7 +124,7 @@ def start(options: argparse.Namespace, path: Path) -> int:
 
 
 def wait(pid: int, seconds: float) -> int | None:
-    """The exit status once it has ended; None: not within that time."""
+    """Returns the exit status, or None if the process has not ended within ``seconds``."""
     until = time.time() + seconds
     while time.time() < until:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -138,7 +138,7 @@ def kill_and_check(options: argparse.Namespace, folder: Path) -> dict[str, objec
     if not options.ray:
         import torch
 
-        import automm_hpo.predictor  # noqa: F401  # for the forks
+        import automm_hpo.predictor  # noqa: F401  # imported before the forks
         from automm_hpo.datasets import fashion_mnist
 
         torch.set_num_threads(1)
@@ -192,7 +192,7 @@ def kill_and_check(options: argparse.Namespace, folder: Path) -> dict[str, objec
 
 
 def survivors_end(path: Path, limit: float = 10.0) -> float:
-    """Seconds until no process of a trial is left."""
+    """Returns the seconds until no trial process is left."""
     began = time.time()
     while found := [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_trial(pid, path)]:
         assert time.time() - began < limit, f"processes {found} are still there after {limit} s"
@@ -209,7 +209,7 @@ def _is_trial(pid: str, path: Path) -> bool:
 
 
 def note_progress(path: Path, seen: dict, configs: dict[str, str]) -> None:
-    """Rows may vanish with a torn checkpoint, but never change; a recorded configuration stays (segments only add to it)."""
+    """Checks that rows and configurations have not changed. Rows may vanish with a torn checkpoint; segments only add to a configuration."""
     for file in sorted(path.glob("search/trials/*/config.json")):
         raw = json.dumps(json.loads(file.read_text())["raw"])
         assert configs.setdefault(file.parent.name, raw) == raw, f"{file} has changed"

@@ -1,12 +1,12 @@
-"""The training loop against a bare torch loop that does the same work: what do checkpoints, log, resumability and the rest cost?
+"""The training loop against a bare torch loop that does the same work: the cost of checkpoints, logging, resumability and the rest.
 
-Both train three architectures from random weights on images of the shipped Fashion-MNIST and validate on a fifth of them, batch 32, one torch thread.
+Both train three architectures from random weights on images of the shipped Fashion-MNIST, a fifth of them for validation, batch 32, one torch thread.
 OURS is ``run_trial``, as a trial of a search runs it: mapped cache, checksummed resumable checkpoints, log. FLOOR is the loop in ``bare.py``, as one
 would write it by hand for this one task: the same pixels in memory, the same crop, mirror, normalisation, schedule, clipping and fused AdamW, a
-validation and a ``torch.save`` of weights and optimizer after every epoch, of which the last two are kept.
+validation and a ``torch.save`` of weights and optimizer after every epoch, keeping the last two.
 
-Images are decoded before the clock starts. Building the model is inside the clock for both. Runs alternate in this process, after one of each that is
-not counted. The ratio is taken pair by pair; that of CPU seconds says the same where other processes disturb the clock, waiting for the disk apart.
+Images are decoded before the clock starts; building the model counts for both. Runs alternate in this process, after one uncounted run of each. The ratio
+is taken pair by pair. The ratio of CPU seconds is more reliable if other processes disturb the clock, but it leaves out the time spent waiting for the disk.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from automm_hpo.models import image_spec
 from automm_hpo.problem import infer_problem
 from automm_hpo.training.building import ModelBuilder
 
-# of 2,000 images, the first so many; a run of each takes some seconds
+# each with the number of images used of the 2,000; a run takes some seconds
 TASKS = ((Recipe("test_resnet", 32, epochs=3), 2_000), (Recipe("mobilenetv3_small_100", 64), 1_000), (Recipe("resnet18", 64), 500))
 GOAL = 0.97
 Run = Callable[[], float]
@@ -45,7 +45,7 @@ Run = Callable[[], float]
 
 
 def prepare(folder: Path, recipe: Recipe, num_images: int) -> tuple[Run, Run]:
-    """Images on disk and in caches; gives OURS and FLOOR."""
+    """Writes the images to disk and into caches; returns OURS and FLOOR."""
     table = fashion_mnist(folder / "images")[0].head(num_images)
     config = Config.from_flat(recipe.hyperparameters | {"env.accelerator": "cpu"})
     problem = infer_problem(table["label"], "label")
@@ -71,14 +71,14 @@ def prepare(folder: Path, recipe: Recipe, num_images: int) -> tuple[Run, Run]:
 
 
 def clocked(run: Run) -> tuple[float, float, float]:
-    """(seconds, CPU seconds, accuracy)."""
+    """Returns (seconds, CPU seconds, accuracy) of one run."""
     started, started_cpu = time.perf_counter(), time.process_time()
     accuracy = run()
     return time.perf_counter() - started, time.process_time() - started_cpu, accuracy
 
 
 def print_profile(ours: Run, floor: Run) -> None:
-    """Where the difference lies: torch's operators by self CPU time side by side, then our Python by time in each function."""
+    """Prints where the difference lies: torch's operators by self CPU time side by side, then the Python functions of each by their own time."""
     milliseconds: list[dict[str, float]] = []
     for run in (ours, floor):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -97,13 +97,13 @@ def print_profile(ours: Run, floor: Run) -> None:
 
 
 def measure(runs: int, profile: bool = False) -> list[Figure]:
-    """Images/s of both, and their ratio, architecture by architecture."""
+    """Measures images/s of both and their ratio, per architecture."""
     torch.set_num_threads(1)
     figures = []
     for recipe, num_images in TASKS:
         with tempfile.TemporaryDirectory() as folder:
             ours, floor = prepare(Path(folder), recipe, num_images)
-            clocked(ours), clocked(floor)  # imports, allocator, kernels
+            clocked(ours), clocked(floor)  # warm up imports, allocator and kernels
             pairs = [(clocked(ours), clocked(floor)) for _ in range(runs)]
             name, trained = f"loop, {recipe.model} {recipe.size} px", recipe.epochs * 0.8 * num_images
             figures += [

@@ -1,12 +1,12 @@
-"""Pictures, names and numbers together: our fused model against each kind of column alone, and against TF-IDF with HistGradientBoosting.
+"""Images, names and numbers together: our fused model against each kind of column alone, and against TF-IDF with HistGradientBoosting.
 
     python benchmarks/mixed.py --data .data
 
-1,906 emoji (the picture, 64 px; its name, two or three words; four columns of facts) and the category to predict, of nine: three quarters to
-train on and a quarter to test, split anew with every seed. All get the same rows; ours holds some of them out for validation by itself. Pictures are
-read by an EfficientNet-Lite0 of ImageNet, names by MiniLM, both fetched by `automm_hpo.downloads`. Whatever reads pictures or names trains for
-`--epochs`, the table alone as long as our defaults let it. The baseline gets the name as 50 components of its TF-IDF (words and pairs of them;
-boosting on the words themselves is ten points worse, and slower), and the table. "probe" is epoch 0 of a training: the linear model it begins from,
+1,906 emoji (the image, 64 px; its name, two or three words; four columns of facts) and the category to predict, one of nine: three quarters for
+training and a quarter for testing, split anew for every seed. All models get the same rows; ours takes its validation rows from them. Images are
+read by an EfficientNet-Lite0 with ImageNet weights, names by MiniLM, both downloaded by `automm_hpo.downloads`. Models that read images or names train for
+`--epochs`, the table alone for as long as our defaults allow. The baseline gets the table and the name as 50 components of its TF-IDF (words and word
+pairs; boosting on the words themselves is ten points worse, and slower). "probe" is epoch 0 of a training, the linear model that it starts from,
 on the validation rows; the line `fused, probe` is that model as a predictor, on the test rows like the rest.
 """
 
@@ -39,7 +39,7 @@ WAYS = {"image alone": ["image"], "text alone": ["name"], "table alone": TABLE, 
 
 
 def baseline(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> float:
-    """Accuracy of boosting on the name's TF-IDF and the table."""
+    """Returns the accuracy of boosting on the name's TF-IDF and the table."""
     words = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2), TruncatedSVD(50, random_state=seed))
     model = make_pipeline(make_column_transformer((words, "name"), remainder="passthrough"), HistGradientBoostingClassifier(random_state=seed))
     columns = ["name", *TABLE]
@@ -47,9 +47,9 @@ def baseline(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> float:
 
 
 def ours(columns: list[str], train: pd.DataFrame, test: pd.DataFrame, seed: int, hyperparameters: dict) -> tuple[float, float]:
-    """(accuracy on the test rows, the probe's on the validation rows, NaN without one)."""
+    """Returns the accuracy on the test rows, and the probe's on the validation rows (NaN without a probe)."""
     predictor = MultiModalPredictor(LABEL, verbosity=0)
-    texts = {"name": "text"} if "name" in columns else None  # two words are few for a text
+    texts = {"name": "text"} if "name" in columns else None  # two words are too few to be taken for a text
     predictor.fit(train[[*columns, LABEL]], column_types=texts, seed=seed, tracking=None, hyperparameters=hyperparameters)
     first = predictor.search.curves().iloc[0]
     probe = first["metric"] if first["epoch"] == 0 else float("nan")
@@ -65,7 +65,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     print_machine()
     table = downloads.emoji(given.data)
-    table = table[table[LABEL] != "Component"]  # five rows
+    table = table[table[LABEL] != "Component"]  # has only five rows
     backbones = {
         "model.timm_image.checkpoint_name": "tf_efficientnet_lite0",
         "model.timm_image.checkpoint_path": str(downloads.lite0_weights(given.data)),

@@ -1,10 +1,10 @@
-"""Prediction: 500 JPEG files at once, the first row after loading, and one row at a time.
+"""Prediction speed: 500 JPEG files at once, the first row after loading, and one row at a time.
 
 mobilenetv3_large_100 from random weights, 64 px; JPEG files of 224 px made from the shipped Fashion-MNIST; one thread for everything.
 
-- 500 files: ``predictor.predict`` of a DataFrame of paths, against bare decode (Pillow, resized at once) and forward (channels_last, batches of 128), in turns
+- 500 files: ``predictor.predict`` of a DataFrame of paths, alternating with bare decode (Pillow, resized at once) and forward (channels_last, batches of 128)
 - first row: ``predict`` of one row in a fresh process right after ``MultiModalPredictor.load``; then the median of 50 more such rows
-- bare forward: the model alone on one picture that is decoded already
+- bare forward: the model alone on one image that is already decoded
 
 AutoMM 1.6, on another 2-core machine: 441 images/s, 157 ms, 120 ms; there a bare forward took 4.5 ms.
 """
@@ -66,7 +66,7 @@ def bare_predict(model: torch.nn.Module, paths: list[str]) -> list[int]:
 
 
 def latencies(path: str, image: str) -> dict[str, float]:
-    """Milliseconds, in this process, in which nothing was predicted before."""
+    """Returns milliseconds, measured in this process, which must not have predicted before."""
     torch.set_num_threads(1)
     predictor, row = MultiModalPredictor.load(path, verbosity=0), pd.DataFrame({"image": [image]})
     times = []
@@ -96,7 +96,7 @@ def measure(runs: int) -> list[Figure]:
             times.append(time.perf_counter())
             bare_predict(model, list(table["image"]))
             times.append(time.perf_counter())
-            if run:  # the first warms up
+            if run:  # the first run warms up
                 pairs.append((times[1] - times[0], times[2] - times[1]))
         command = [sys.executable, __file__, "--latencies", str(folder / "predictor"), table["image"].iloc[0]]
         found = [json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]) for _ in range(runs)]

@@ -1,9 +1,9 @@
-"""What it is worth to try no point of a space twice, on the digits of scikit-learn, two trials at a time.
+"""What never trying a point of a space twice is worth, on scikit-learn's digits, two trials at a time.
 
     python benchmarks/repeated_points.py [--seeds 40] [--spaces forests classifiers] [--searchers random,bayes,...]
 
 - forests: 216 random forests, a finite space.
-- classifiers: one of four, each with hyperparameters of its own, of which two have ranges, one has 16 points and one has one.
+- classifiers: one of four, each with its own hyperparameters: two have continuous ranges, one has 18 points and one has one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SPACES: dict[str, SearchSpace] = {
         )
     },
 }
-SEARCHERS_OF = {"forests": "random,bayes,evolution,hyperopt,nevergrad", "classifiers": "random,bayes"}  # others take no branches
+SEARCHERS_OF = {"forests": "random,bayes,evolution,hyperopt,nevergrad", "classifiers": "random,bayes"}  # the others do not support branches
 Accuracy = Callable[[Mapping[str, Any]], float]
 
 
@@ -70,10 +70,10 @@ def built(values: Mapping[str, Any]) -> ClassifierMixin:
 
 
 def accuracies(split: int = 0) -> Accuracy:
-    """Of every classifier, on the half of the digits that it has not seen.
+    """Returns a function from a classifier's values to its accuracy on the half of the digits that it was not fitted to.
 
     Args:
-        split: the seed of the halves.
+        split: seed of the split into halves.
     """
     train, valid, train_label, valid_label = train_test_split(*load_digits(return_X_y=True), test_size=0.5, random_state=split)
 
@@ -85,7 +85,7 @@ def accuracies(split: int = 0) -> Accuracy:
 
 
 def search(searcher: OwnSearcher, space: SearchSpace, accuracy: Accuracy, num_trials: int) -> tuple[float, int]:
-    """The best accuracy it finds, and how many different points it tries."""
+    """Returns the best accuracy found, and the number of distinct points tried."""
     scores, points = dict[int, float](), set[Any]()
     for number in range(num_trials + 1):
         if number < num_trials:

@@ -1,11 +1,11 @@
-"""What a search costs besides training: Ray's start, the first trial, every further trial.
+"""What a search costs in addition to training: Ray's start, the first trial, every further trial.
 
-Each fit is 16 trials, one at a time, FIFO and random search over the learning rate alone, so that all trials do the same work: test_resnet, 32 px,
-500 images of the shipped Fashion-MNIST, 2 epochs. Every measurement runs in a process of its own, so that Ray starts anew; with and without MLflow
-alternate (its database is new every time).
+Each fit is 16 trials, one at a time, with FIFO and random search over the learning rate alone, so that all trials do the same work: test_resnet, 32 px,
+500 images of the shipped Fashion-MNIST, 2 epochs. Every measurement runs in its own process, so that Ray starts anew; runs with and without MLflow
+alternate (with a new database every time).
 
-A trial's bare training is the `seconds` of its record: training and validating. It ends when its last row is in its log, the file's time. A further
-trial's overhead is the time from the end of the trial before it to its own end, less its bare training; it has two parts: until its configuration is
+A trial's bare training is the `seconds` of its record: training and validation. It ends when its last row is in its log, by the file's modification time.
+A further trial's overhead is the time from the previous trial's end to its own, minus its bare training. It has two parts: until its configuration is
 proposed (Ray and the records close the last trial), and the rest (a warm actor gets the trial, builds model and optimizer, writes checkpoints).
 """
 
@@ -30,7 +30,7 @@ FIXED = {
     "env.batch_size": 32,
     "optim.max_epochs": EPOCHS,
 }
-FIGURES = {  # name -> what is printed before its figures
+FIGURES = {  # name -> printed label
     "imports": "imports of predictor and ray.tune",
     "fit": "fit",
     "training": "bare training of all trials",

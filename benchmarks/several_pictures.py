@@ -1,9 +1,9 @@
-"""Several pictures in a cell: what the second, third and fourth photograph of a thing are worth.
+"""Several images in a cell: what the second, third and fourth photograph of an item are worth.
 
     python benchmarks/several_pictures.py [--runs 3]
 
-Fashion-MNIST's 4,000 pictures that come with the package, 1,600 to train on and 2,400 to test. Of each thing there are one to four photographs, drawn anew
-with every seed: the same picture, shifted by up to three pixels, darkened by up to a half, and noisy. The rows are the same for all; what differs is
+The 4,000 shipped Fashion-MNIST images, 1,600 for training and 2,400 for testing. Each item has one to four photographs, drawn anew for every seed:
+the same image, shifted by up to three pixels, darkened by up to a half, and noisy. The runs of a seed share their rows and differ only in
 `model.timm_image.max_image_num_per_column`.
 """
 
@@ -30,7 +30,7 @@ MOST, NOISE = (1, 2, 4), 50.0
 
 
 def photographed(table: pd.DataFrame, folder: Path, seed: int) -> pd.DataFrame:
-    """The table with one to four photographs in each cell."""
+    """Returns the table with one to four photographs in each cell."""
     rng, cells = np.random.default_rng(seed), []
     folder.mkdir()
     for row, path in enumerate(table["image"]):

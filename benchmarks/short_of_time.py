@@ -1,10 +1,10 @@
-"""Too little time for the size that the weights were published for: does it pay to look at smaller pictures?
+"""Too little time for the size that the weights were published for: do smaller images pay off?
 
-1,000 photographs of CIFAR-10 to train, 1,000 others to test, tf_efficientnet_lite0 with its ImageNet weights (224 px), one ``fit`` without a search, ended by
-``time_limit``. Nothing else is given; seed s takes rows s * 1,000 and on.
+1,000 photographs of CIFAR-10 for training, 1,000 others for testing, tf_efficientnet_lite0 with its ImageNet weights (224 px), one ``fit`` without a search,
+ended by ``time_limit``. All else is left to the defaults; seed s takes 1,000 rows from row s * 1,000 on.
 
-- as it comes: the size is what there is time for, by a step measured before
-- 224 px: the published size, given by hand
+- as it comes: ``fit`` chooses the size that the time allows, from a step measured beforehand
+- 224 px: the published size, given explicitly
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """A thousand photographs and published weights: what fine-tuning, and tuning it, adds to a linear model of the backbone's features.
 
-1,000 images of CIFAR-10 to train (validation comes out of them), 1,000 others to test; tf_efficientnet_lite0 with its ImageNet weights, 96 px.
-Seed s takes training rows s * 1,000 and on, and test rows likewise, so that nothing is shared between seeds.
+1,000 images of CIFAR-10 for training (validation rows come out of them), 1,000 others for testing; tf_efficientnet_lite0 with its ImageNet weights, 96 px.
+Seed s takes 1,000 training rows from row s * 1,000 on, and test rows likewise, so that seeds share no rows.
 
-- what a user would do first: logistic regression on the frozen backbone's features of all 1,000 rows (standardised, C by 3-fold cross validation)
-- ours, as it comes: ``fit`` without a search. Its epoch 0 is the linear probe; the seconds until that score is known are told
-- ours, tuned: bayes + ASHA, --trials trials of at most --epochs epochs, two at a time, and what follows a search (a soup of weights)
-- ours, tuned, and an ensemble of three of its trials
+- linear model, what a user would do first: logistic regression on the frozen backbone's features of all 1,000 rows (standardised, C by 3-fold cross
+  validation)
+- ours, as it comes: ``fit`` without a search. Its epoch 0 is the linear probe; the seconds until that score is known are printed
+- ours, tuned: bayes + ASHA, --trials trials of at most --epochs epochs, two at a time, and the soup of weights that follows a search
+- ours, tuned, with an ensemble of three of its trials
 
 AutoMM 1.6 on the rows of seed 0 (another day, 2 cores): 0.605 plain, 0.644 after its own tuning in 244 s.
 """
@@ -96,7 +97,7 @@ def main() -> None:
                     rows,
                     hyperparameters=backbone(weights) | {"optim.max_epochs": options.epochs} | SPACE,
                     hyperparameter_tune_kwargs={"searcher": "bayes", "scheduler": "ASHA", "num_trials": options.trials},
-                    save_path=f"tuned_{seed}",  # the second call finds the trials of the first
+                    save_path=f"tuned_{seed}",  # the second call reuses the trials of the first
                     seed=seed,
                     ensemble_size=size,
                     tracking=None,
@@ -110,7 +111,7 @@ def main() -> None:
 
 
 class FirstScore:
-    """Notes when a fit in this folder has its first score: the probe's."""
+    """Records the seconds until a fit in this folder has its first score, the probe's."""
 
     def __init__(self, path: Path) -> None:
         self.log, self.seconds, self._started = path / "search" / "trials" / "0000" / "metrics.jsonl", math.nan, time.time()

@@ -1,4 +1,4 @@
-"""What it is worth to begin with an earlier predictor: 1,000 pictures last month, 300 and then 1,000 new ones, darker, today.
+"""What starting from an earlier predictor is worth: 1,000 images last month, 300 or 1,000 new and darker ones today.
 
 python benchmarks/start_from.py [--runs 3]
 """
@@ -25,7 +25,7 @@ MODEL = {"model.timm_image.checkpoint_name": "test_resnet", "model.timm_image.pr
 
 
 def darker(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The same pictures by a worse camera: at 0.4 of their brightness, upside down."""
+    """Returns the same images as by a worse camera: at 0.4 of their brightness, upside down."""
     folder.mkdir()
     paths = []
     for number, path in enumerate(table["image"]):

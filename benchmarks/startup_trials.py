@@ -1,7 +1,7 @@
-"""How many random trials `bayes` and `gp` should begin with, by the tables of `search_quality.py` and three others.
+"""How many random trials `bayes` and `gp` should start with, on the tables of `search_quality.py` and three others.
 
-Optuna's samplers draw ten at random before they model anything; a usual search has hardly more. The number was chosen by the first three tables, those of
-`search_quality.py`, and tried on the second three. Regret as there; differences to ten startup trials are paired by seed, with their standard errors.
+Optuna's samplers draw ten at random before they model anything; a usual search has hardly more. The number was chosen on the first three tables, those of
+`search_quality.py`, and tested on the other three. Regret is defined there; differences from ten startup trials are paired by seed, with their standard errors.
 """
 
 from __future__ import annotations

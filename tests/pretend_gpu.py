@@ -1,7 +1,7 @@
-"""A GPU where there is none: tensors of the processor that say they are on ``cuda:0``, and refuse what a GPU's would refuse.
+"""A pretended GPU for machines without one: CPU tensors that claim to be on ``cuda:0``, and refuse what GPU tensors would refuse.
 
-It shows what Python sees of a GPU: that no operation mixes devices, that nothing there goes to numpy, and where the program waits for it. Of kernels, speed and
-memory it shows nothing; the tests marked ``gpu`` do, on a real one.
+It covers what Python sees of a GPU: that no operation mixes devices, that no GPU tensor goes to numpy, and where the program waits for the GPU. It does not
+cover kernels, speed and memory; the tests marked ``gpu`` do, on a real one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MEMORY = 80 * 2**30
-ON_BOTH = {"to", "copy_", "__getitem__", "__setitem__", "_has_compatible_shallow_copy_type"}  # may have tensors of two devices: copies, indices
+ON_BOTH = {"to", "copy_", "__getitem__", "__setitem__", "_has_compatible_shallow_copy_type"}  # copies and indexing may mix two devices
 WAITING = {"item", "__bool__", "__float__", "__int__", "__index__", "tolist", "nonzero", "masked_select", "unique", "equal"}
 
 
 class OnGpu(torch.Tensor):
-    """A tensor that is on the GPU."""
+    """A tensor that claims to be on the GPU."""
 
 
 class PretendGpu(TorchFunctionMode):
-    """Says that tensors are on a GPU, and refuses what torch would refuse then.
+    """Makes tensors claim to be on a GPU, and refuses what torch would refuse there.
 
     Attributes:
-        waits: the operations for which the program waited until the GPU had done all that was asked of it, in order.
+        waits: the operations, in order, at which the program waited until the GPU had finished all its work.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class PretendGpu(TorchFunctionMode):
         wanted = _wanted_device(name, args, kwargs)
         is_copied = wanted is not None and bool(tensors) and isinstance(tensors[0], OnGpu) != (wanted == GPU)
         by_mask = name == "__getitem__" and any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:]))
-        is_made = name in ("tensor", "as_tensor") and not tensors and wanted == GPU  # of numbers: they travel, and are waited for
+        is_made = name in ("tensor", "as_tensor") and not tensors and wanted == GPU  # made from Python numbers, which is a blocking copy
         if is_made or (is_copied and tensors[0].numel() and not kwargs.get("non_blocking")) or (there and (name in WAITING or by_mask)):
             self.waits.append(name)
         if wanted == GPU:
@@ -68,7 +68,7 @@ class PretendGpu(TorchFunctionMode):
 
 
 def _check(name: str, args: Any, tensors: list[torch.Tensor]) -> None:
-    """Raises what torch would."""
+    """Raises the errors that torch would raise."""
     if name in ("numpy", "__array__"):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
     if name == "__getitem__" and not isinstance(args[0], OnGpu):
@@ -78,7 +78,7 @@ def _check(name: str, args: Any, tensors: list[torch.Tensor]) -> None:
 
 
 def _wanted_device(name: str, args: Any, kwargs: Any) -> torch.device | None:
-    """That of the result, where a call names one of the two."""
+    """Returns the device of the result if the call names the CPU or the GPU."""
     wanted = "cpu" if name == "cpu" else kwargs.get("device")
     if name == "to":
         wanted = wanted or next((each for each in args[1:] if isinstance(each, torch.device | str | torch.Tensor)), None)
@@ -108,17 +108,17 @@ class _Generator(torch.Generator):
 
 @contextmanager
 def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
-    """Within, torch finds GPUs, of which only the first may be touched."""
+    """Makes torch find ``num_gpus`` GPUs, of which only the first may be used."""
     gpu, submit, grouped = PretendGpu(), ThreadPoolExecutor.submit, nn.utils.clip_grad._group_tensors_by_device_and_dtype
 
     def submitted(pool: Executor, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        def run() -> Any:  # a mode is of one thread
+        def run() -> Any:  # a torch function mode applies to one thread
             with gpu:
                 return function(*args, **kwargs)
 
         return submit(pool, run)
 
-    def grouped_there(tensors: Any) -> Any:  # written in C++, which sees where tensors really are
+    def grouped_there(tensors: Any) -> Any:  # the original is written in C++, which sees the real devices
         return {(GPU if isinstance(group[0][0][0], OnGpu) else device, dtype): group for (device, dtype), group in grouped(tensors).items()}
 
     def of_first(value: Any) -> Any:
@@ -149,7 +149,7 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
         "default_generators": (torch.Generator(),),
     }
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a module's weights become tensors of the GPU, instead of holding their values
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # replaces a module's weights by GPU tensors, instead of their data only
     try:
         with pytest.MonkeyPatch.context() as patch, gpu:
             for name, value in torch_cuda.items():
@@ -157,7 +157,7 @@ def pretend_gpu(num_gpus: int = 1) -> Iterator[PretendGpu]:
             patch.setattr(torch, "Generator", _Generator)
             patch.setattr(ThreadPoolExecutor, "submit", submitted)
             patch.setattr(nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", grouped_there)
-            for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # asks the driver; of two versions of torch
+            for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # asks the driver; named by torch version
                 patch.setattr(torch.optim.Optimizer, name, lambda self: None, raising=False)
             yield gpu
     finally:

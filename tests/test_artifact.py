@@ -1,4 +1,4 @@
-"""The predictor's folder: all or nothing, whatever members come and go, and older formats are refused."""
+"""The predictor's folder: saving is all or nothing, whichever members change, and older formats are refused."""
 
 import os
 from itertools import pairwise
@@ -32,7 +32,7 @@ def tiny_models(monkeypatch):
 
 
 def predictor(*numbers: int) -> Artifact:
-    """An artifact with a member a number; its weights are that number, and so is its summary's ``first``."""
+    """An artifact with one member per number, which its weights equal; the summary's ``first`` is the first number."""
     members = []
     for number in numbers:
         model = TinyModel()
@@ -43,7 +43,7 @@ def predictor(*numbers: int) -> Artifact:
 
 
 def numbers_of(stored: Artifact) -> tuple[int, ...]:
-    """The inverse of ``predictor``; what lies in the folder is of one piece."""
+    """The inverse of ``predictor``; checks that all parts come from the same save."""
     for member in stored.members:
         assert (member.model.weight == member.config.optim.max_epochs).all()
         assert member.weight == pytest.approx(1 / len(stored.members))
@@ -66,7 +66,7 @@ def test_what_is_saved_is_loaded(tmp_path, numbers):
 
 
 def test_files_of_others_stay(tmp_path):
-    """Also those whose names come near to ours."""
+    """Even those whose names resemble ours."""
     save_artifact(predictor(1, 2), tmp_path)
     others = {"model-x.safetensors", "model-01.safetensors", "my-model-1.safetensors", "model-1.safetensors.bak", "notes.txt"}
     for name in others:
@@ -85,7 +85,7 @@ class Killed(BaseException):
     ids=["three commits", "six commits"],
 )
 def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkeypatch, commits, num_steps):
-    """Every rename, deletion, flush and file of weights is a place where the process may die; members come and go between the commits."""
+    """The process may die at every rename, deletion, flush and weights file; the commits differ in their number of members."""
     steps, kill_at = 0, None
 
     def counted(function, torn=lambda *args: None):
@@ -122,11 +122,11 @@ def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkey
         old, new = [(), *commits][len(done)], commits[len(done)]
         try:
             found = numbers_of(load_artifact(folder))
-        except NotAPredictor:  # only before there is any
+        except NotAPredictor:  # only before the first commit
             found = ()
         assert found in (old, new)
         seen.add((old, new, found))
-        commit(folder, done)  # and the next run goes on over the remains
+        commit(folder, done)  # the next run continues despite the leftovers
         assert numbers_of(load_artifact(folder)) == commits[-1]
         assert names(folder) == ALWAYS
     # the kills hit before and after the seal of every commit
@@ -146,7 +146,7 @@ def test_a_read_only_folder_with_a_sealed_commit_loads(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [MANIFEST, f"{MANIFEST}.new"])
 @pytest.mark.parametrize("listed", ["../../victim", "model-2.safetensors", "model-01.safetensors", "search/settings.json"])
 def test_a_manifest_can_name_no_other_files(tmp_path, name, listed):
-    """Neither to be read nor, by a commit that is completed, to be renamed."""
+    """Neither for reading nor for renaming, when a commit is completed."""
     folder = tmp_path / "a" / "predictor"
     save_artifact(predictor(1), folder)
     write_json(folder / name, read_json(folder / MANIFEST) | {listed: "0" * 64})
@@ -161,7 +161,7 @@ def test_a_manifest_can_name_no_other_files(tmp_path, name, listed):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_older_formats_are_refused_by_name(tmp_path, version):
-    """Their weights have other names; what wrote them can still read them."""
+    """Their weights have other names; the version that wrote them can still read them."""
     save_artifact(predictor(7), tmp_path)
     description = read_json(tmp_path / "predictor.json") | {"format_version": version}
     description["versions"]["automm_hpo"] = "0.1.0"

@@ -1,4 +1,4 @@
-"""Code written for AutoMM: the hyperparameters of its documentation's page on customization, by its names."""
+"""Code written for AutoMM: the hyperparameters of its documentation page on customization, under AutoMM's names."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from automm_hpo.config import FIELDS, Config, resolve_keys, without_effect
 from automm_hpo.errors import InvalidHyperparameter, Problems, UnknownHyperparameter
 from automm_hpo.models import check_model, image_spec
 
-DOCUMENTED = {  # as its page gives them, default and example
+DOCUMENTED = {  # default and examples from that page
     "optimization.learning_rate": (1e-4, 5e-4),
     "optimization.optim_type": ("adamw", "adam"),
     "optimization.weight_decay": (1e-3, 1e-4),
@@ -82,7 +82,7 @@ def test_what_its_documentation_shows_is_accepted(key, value):
 
 
 def test_a_name_is_one_of_three_kinds():
-    """Another one of ours, of no effect, or refused with what is done instead."""
+    """An alias of one of ours, without effect, or refused with an alternative."""
     assert set(ALIASES.values()) <= set(FIELDS)
     assert not {*ALIASES, *NO_EFFECT, *ELSEWHERE} & set(FIELDS)
     assert not set(NO_EFFECT) & set(ELSEWHERE)
@@ -118,5 +118,5 @@ def test_what_does_nothing_here_is_said(small, here, fast, capsys):
     out = capsys.readouterr().out
     assert "max_num_tuning_data (there is no tuning_data)" in " ".join(out.split())
     assert "of no effect here: env.strategy (a trial trains in one process), optim.log_every_n_steps (a trial logs at each validation)" in " ".join(out.split())
-    assert "soup" not in predictor.fit_summary()  # of one epoch there is none
+    assert "soup" not in predictor.fit_summary()  # a single epoch gives no soup
     assert len(list((here / "run/search/trials/0000/checkpoints").iterdir())) == 1

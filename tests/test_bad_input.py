@@ -1,4 +1,4 @@
-"""Bad input through the public API: a typed error that names the offender and a way out, before anything is begun."""
+"""Bad input through the public API: a typed error names the offender and a fix, before any work starts."""
 
 import copy
 import hashlib
@@ -46,7 +46,7 @@ SECONDS = 1.0
 
 @pytest.fixture(autouse=True)
 def hub_calls(monkeypatch):
-    """Nothing may start Ray, and nothing needs the network; the calls of the model hub are counted."""
+    """Starting Ray fails, and the model hub is unreachable; returns the list of calls made to it."""
     calls = []
 
     def refuse(*args, **kwargs):
@@ -66,7 +66,7 @@ def hub_calls(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm(small, tmp_path_factory):
-    """Pays for the imports, which the second that a refusal may take does not count."""
+    """Imports everything up front, because a refusal may take one second without imports."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("warm"))
         for given in ({"hyperparameters": {"model.timm_image.pretrained": False, "optim.lr": -1}}, {"tuning_data": small[0][["label"]]}):
@@ -75,7 +75,7 @@ def _warm(small, tmp_path_factory):
 
 
 def refuse(small, fast, init=(), hyperparameters=(), train_data=None, tuning_data=None, **call) -> list[AutoMMHPOError]:
-    """The problems of a fit in an empty current folder, which must stay as it is."""
+    """Returns the problems of a fit, which must change neither the current folder nor its arguments."""
     train = small[0]
     call = {name: make(train) if callable(make) else make for name, make in {"train_data": train_data, "tuning_data": tuning_data, **call}.items()}
     call["train_data"] = train if train_data is None else call["train_data"]
@@ -83,11 +83,11 @@ def refuse(small, fast, init=(), hyperparameters=(), train_data=None, tuning_dat
     before, there = copy.copy(call), sorted(Path.cwd().rglob("*"))
     nested = {name: dict(value) for name, value in call.items() if isinstance(value, dict)}
     frames = {name: value.copy(deep=True) for name, value in call.items() if isinstance(value, pd.DataFrame)}
-    started, began = time.process_time(), time.perf_counter()  # of the processor: others may be busy, too
+    started, began = time.process_time(), time.perf_counter()  # CPU time, because other processes may be running
     with pytest.raises(AutoMMHPOError) as caught:
         MultiModalPredictor(**{"label": "label", "verbosity": 0, **dict(init)}).fit(**call)
     assert time.process_time() - started < SECONDS
-    assert time.perf_counter() - began < 20 * SECONDS  # nothing is waited for
+    assert time.perf_counter() - began < 20 * SECONDS  # nor does it wait for anything
     assert sorted(Path.cwd().rglob("*")) == there
     assert all(call[name] is before[name] for name in call)
     assert all(call[name] == value for name, value in nested.items())
@@ -100,7 +100,7 @@ def refuse(small, fast, init=(), hyperparameters=(), train_data=None, tuning_dat
 
 
 def row(error, builtin, *words, **call):
-    """A call of ``fit``, the error it must raise and what the message must say; ``hyperparameters`` come on top of fast ones."""
+    """A call of ``fit``, the error it must raise and words of its message; ``hyperparameters`` are added to fast ones."""
     return pytest.param(error, builtin, words, call, id=" ".join(words)[:80].replace("/", "|"))
 
 
@@ -293,17 +293,17 @@ def data(*words, error=InvalidData, builtin=ValueError, **call):
 
 
 def with_labels(labels):
-    """Rows whose labels are these, over and over."""
+    """Replaces the labels by these, repeated."""
     return lambda train: train.assign(label=[labels[i % len(labels)] for i in range(len(train))])
 
 
 def with_column(*values):
-    """A further column, these values over and over."""
+    """Adds a column ``x`` of these values, repeated."""
     return lambda train: train.assign(x=pd.Series([values[i % len(values)] for i in range(len(train))], index=train.index))
 
 
 def first_labels(*labels):
-    """The table with its first labels replaced."""
+    """Replaces the first labels of the table."""
     return lambda train: train.assign(label=[*labels, *train["label"].tolist()[len(labels) :]])
 
 
@@ -476,7 +476,7 @@ MANY_NAMED = ["optim.lr", "optim.momentum", "env", "max_epoch", "num_trails", "n
 
 
 def test_settings_that_were_refused_are_not_judged_against_the_space(here, small, fast):
-    """The defaults stand in for them, and nobody asked for those: "bayes" takes no grid."""
+    """Defaults stand in for refused settings and must raise no problem of their own: "bayes" takes no grid."""
     grid = {"optim.lr": tune.grid_search([1e-3, 1e-2])}
     [problem] = refuse(small, fast, hyperparameters=grid, hyperparameter_tune_kwargs={"searcher": "random", "num_trails": 2})
     assert "num_trails" in str(problem)
@@ -506,7 +506,7 @@ def test_a_missing_column_is_reported_with_the_others(here, small, fast):
 
 
 def spoil(train, folder):
-    """The table with one picture missing and five that are none, and the paths of those."""
+    """Returns the table with one image missing and five unreadable, and the paths of all six."""
     (folder / "folder.png").mkdir()
     os.mkfifo(folder / "fifo.png")
     (folder / "empty.png").touch()
@@ -519,7 +519,7 @@ def spoil(train, folder):
 
 
 def fit_on_bad_images(here, small, fast, tmp_path_factory, tuning_data=True, **call):
-    """Three in train_data, three in tuning_data, unless all are in train_data."""
+    """Puts three bad images in each split, or all six in train_data; returns the paths that the error names, and all six."""
     table, bad = spoil(small[0].head(60), tmp_path_factory.mktemp("bad"))
     if tuning_data:
         call["tuning_data"] = pd.concat([table.iloc[3:6], table.tail(10)])
@@ -663,7 +663,7 @@ def test_saving_over_somebodys_files(fitted, here):
 
 
 class Evil:
-    """Leaves a trace when it is unpickled."""
+    """Creates the file ``trace`` when unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -673,13 +673,13 @@ class Evil:
 
 
 def sealed(folder):
-    """The folder with a manifest that fits its files, as a stranger could write it."""
+    """Rewrites the manifest to match the folder's files, as an attacker could."""
     names = json.loads((folder / "MANIFEST.json").read_text())
     (folder / "MANIFEST.json").write_text(json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}))
 
 
 def described(folder, change):
-    """The folder with its description changed, and sealed again."""
+    """Changes the folder's description and rewrites the manifest."""
     description = json.loads((folder / "predictor.json").read_text())
     change(description)
     (folder / "predictor.json").write_text(json.dumps(description))

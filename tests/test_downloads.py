@@ -1,4 +1,4 @@
-"""What a kill may leave of a download; that it comes at all the tutorials show."""
+"""What a kill may leave of a download; the tutorials show that downloads work."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The exception tree, the gathering of problems, and the hints."""
+"""The exception tree, gathering problems, and hints."""
 
 import inspect
 import pickle

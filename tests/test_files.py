@@ -1,4 +1,4 @@
-"""A kill at any moment leaves the old or the new; damage is seen."""
+"""A kill at any moment leaves the old or the new file; damage is detected."""
 
 import errno
 import hashlib
@@ -37,7 +37,7 @@ def test_a_kill_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch, ste
         patch.setattr(os, step, killed)
         write_json(tmp_path / "a.json", {"new": 2})
     assert read_json(tmp_path / "a.json") == {"old": 1}
-    write_json(tmp_path / "a.json", {"new": 2})  # the leftover is in nobody's way
+    write_json(tmp_path / "a.json", {"new": 2})  # the leftover does no harm
     assert read_json(tmp_path / "a.json") == {"new": 2}
 
 
@@ -51,7 +51,7 @@ def test_a_full_disk_is_said_with_sizes_and_leaves_the_old_file(tmp_path, monkey
     with pytest.raises(DiskFull, match=rf"^no room in {tmp_path}: 2 MB needed, [\d.e+]+ MB free$"):
         write_json(tmp_path / "a.json", "x" * 2_000_000)
     assert read_json(tmp_path / "a.json") == {"old": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # what is torn would take room
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # a torn file would take disk space
 
 
 def test_what_is_no_full_disk_stays_what_it_is(tmp_path):
@@ -61,7 +61,7 @@ def test_what_is_no_full_disk_stays_what_it_is(tmp_path):
 
 def test_room_is_that_of_where_a_folder_would_be(tmp_path):
     assert free_bytes(tmp_path / "not" / "there") > 0
-    assert free_bytes(tmp_path.__class__("/proc/nowhere")) is None  # it has no room, and lacks none
+    assert free_bytes(tmp_path.__class__("/proc/nowhere")) is None  # this file system does not report its size
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20, b'{"a": 1', b"\xff\xfe{}"], ids=["empty", "zeroed", "torn", "not utf-8"])

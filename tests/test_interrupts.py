@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, a folder that moved: what a training was, it still is, and it goes on."""
+"""Ctrl-C, SIGTERM and moving the folder lose nothing, and the training can be resumed."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def epochs_of(run) -> list[float]:
 
 @pytest.fixture
 def begun(small, tmp_path):
-    """(process, its folder) of a fit in which three epochs have passed."""
+    """(process, its folder) of a running fit that has finished three epochs."""
     small[0].to_csv(tmp_path / "train.csv", index=False)
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(FIT)], cwd=tmp_path, text=True, stdout=-1, stderr=-1) as fit:
         until = time.time() + 60
@@ -66,7 +66,7 @@ def test_one_signal_keeps_the_best_so_far_and_a_folder_that_moved_goes_on(begun,
 
 
 def goes_on(folder, here):
-    """Elsewhere, to its end, and keeps what it had."""
+    """Moves the folder and resumes the fit to its end; the earlier epochs must be kept."""
     before = epochs_of(folder / "run")
     shutil.move(folder / "run", here / "moved")
     predictor = MultiModalPredictor.load(here / "moved", resume=True, verbosity=0)
@@ -89,7 +89,7 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_no_epoch(begun):
     assert epochs_of(folder / "run")[: len(before)] == before
 
 
-@pytest.mark.slow  # as above after SIGTERM, and as test_kills.py in one place
+@pytest.mark.slow  # like SIGTERM above, and like test_kills.py without the move
 def test_a_folder_of_a_killed_fit_that_moved_goes_on(begun, here):
     fit, folder = begun
     fit.kill()

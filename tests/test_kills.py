@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, by the script that also does it two hundred times: benchmarks/kills.py checks what must hold."""
+"""SIGKILL at random moments, a few times; the same script, benchmarks/kills.py, also does it hundreds of times."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The architecture: a file imports only lower layers or its own folder, and each heavy library enters by few doors."""
+"""The architecture: a file imports only lower layers or its own folder, and few places may import each heavy library."""
 
 import ast
 import subprocess
@@ -30,7 +30,7 @@ LAYERS = [
     ["fit", "objective"],
     ["predictor"],
 ]
-FIT = [  # of which the same holds: its files are layers among themselves
+FIT = [  # the same for fit/, whose files are layers too
     ["start"],
     ["plan"],
     ["data_plan", "checks", "capacity"],
@@ -89,7 +89,7 @@ def layer_of(parts: tuple[str, ...], layers: list[list[str]] = LAYERS) -> int:
 
 
 def imports(path: Path):
-    """(absolute module parts, whether ours) of every import in a file."""
+    """Yields (absolute module parts, whether ours) for every import in a file."""
     here = path.relative_to(PACKAGE).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -112,7 +112,7 @@ def imports(path: Path):
 def test_no_import_reaches_up(path):
     relative = path.relative_to(PACKAGE)
     if relative.name == "__init__.py" and len(relative.parts) == 1:
-        return  # the package's own __init__ is the one that offers the predictor
+        return  # the package's own __init__ exports the predictor
     own = relative.with_suffix("").parts
     for module, ours in imports(path):
         if ours:
@@ -136,13 +136,13 @@ def test_import_is_quick_and_light():
 
 
 def test_an_objectives_worker_loads_no_torch():
-    """It starts in one second instead of six; the objective imports what it needs."""
+    """So that it starts in one second instead of six; the objective imports what it needs."""
     code = "import sys, automm_hpo.objective, automm_hpo.hpo.trainable; print([name for name in ('torch', 'timm', 'mlflow', 'optuna') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_a_predictor_is_the_same_in_a_new_process_and_a_fit_without_a_space_needs_no_ray(small, here, fast):
-    """In a process of its own: this one has Ray loaded already."""
+    """In a process of its own, because this one has already loaded Ray."""
     small[0].head(60).to_csv(here / "train.csv", index=False)
     small[1].to_csv(here / "test.csv", index=False)
     hyperparameters = fast | {"optim.max_epochs": 1}

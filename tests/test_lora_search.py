@@ -1,4 +1,4 @@
-"""LoRA among the hyperparameters of a search: a trial with it and one without, and its weights on disk."""
+"""LoRA as a tuned hyperparameter: one trial with it, one without, and its weights on disk."""
 
 import numpy as np
 import pytest

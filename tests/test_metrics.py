@@ -43,7 +43,7 @@ REGRESSION = [name for name, metric in METRICS.items() if "regression" in metric
 
 
 def probabilities(rng: np.random.Generator, target: np.ndarray, num_classes: int) -> np.ndarray:
-    """Rows that sum to 1 and lean to the target."""
+    """Rows that sum to 1 and favour the target."""
     logits = rng.normal(size=(len(target), num_classes)) + 1.5 * np.eye(num_classes)[target]
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
@@ -71,7 +71,7 @@ def test_classification_equals_the_reference(name, num_classes, seed):
 @pytest.mark.parametrize("name", REGRESSION)
 def test_regression_equals_the_reference(name, seed):
     rng = np.random.default_rng(seed)
-    target = rng.normal(50, 10, 200).round()  # ties, for the ranks
+    target = rng.normal(50, 10, 200).round()  # rounding makes ties, which rank correlations must handle
     prediction = (target + rng.normal(0, 8, 200)).round()
     assert METRICS[name].compute(target, prediction) == pytest.approx(REFERENCE[name](target, prediction), rel=1e-12)
 
@@ -183,11 +183,11 @@ def test_check_fits(name, problem_type, names):
 
 TARGET = np.array([0, 1, 2, 1, 0, 2, 1, 0])
 PROBABILITIES = np.random.default_rng(0).dirichlet([1, 1, 1], 8)
-LETTERS = ("b", "a", "c")  # the order of a category, which is not that of the alphabet
+LETTERS = ("b", "a", "c")  # in the order of the categories, which is not alphabetical
 
 
 class Fixed(ClassifierMixin, BaseEstimator):
-    """What scikit-learn would be given for the same predictions."""
+    """A classifier with fixed probabilities, for scikit-learn's own scorers."""
 
     def __init__(self, classes, probabilities):
         self.classes_, self.probabilities = np.array(sorted(classes)), probabilities[:, np.argsort(classes)]

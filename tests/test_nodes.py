@@ -1,4 +1,4 @@
-"""A cluster that somebody else started: two nodes on one machine, the second with a cache folder of its own, and one of them killed."""
+"""A cluster started by someone else: two nodes on one machine, the second with its own cache folder and killed during the search."""
 
 import os
 import subprocess
@@ -54,14 +54,14 @@ def test_two_nodes_share_a_search_and_killing_one_loses_no_trial(tmp_path):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False})
         try:
             own = tmp_path / "own cache"
-            patch.setenv("AUTOMM_HPO_CACHE_DIR", str(own))  # of the second node's processes alone
+            patch.setenv("AUTOMM_HPO_CACHE_DIR", str(own))  # for the second node's processes only
             second = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
             patch.setenv("AUTOMM_HPO_CACHE_DIR", str(tmp_path / "first cache"))
             environment = {**os.environ, "RAY_ADDRESS": cluster.address}
             command = [sys.executable, "-c", textwrap.dedent(SEARCH)]
             with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=-1) as search:
                 until = time.time() + 120
-                while not list(own.glob("*.pixels")):  # a trial has begun there
+                while not list(own.glob("*.pixels")):  # until a trial has started on the second node
                     assert search.poll() is None, search.communicate()
                     assert time.time() < until
                     time.sleep(0.1)
@@ -70,7 +70,7 @@ def test_two_nodes_share_a_search_and_killing_one_loses_no_trial(tmp_path):
                 printed, errors = search.communicate(timeout=240)
             assert search.returncode == 0, errors[-3000:]
             assert printed.count("COMPLETED") == 6
-            assert cluster.head_node.remaining_processes_alive()  # used, and not shut down
+            assert cluster.head_node.remaining_processes_alive()  # the search must not shut the cluster down
         finally:
             cluster.shutdown()
 

@@ -1,4 +1,4 @@
-"""``tune_objective``: functions, generators and Trainables, through the whole engine on a real Ray."""
+"""``tune_objective`` with functions, generators and Trainables, end to end on a real Ray."""
 
 import functools
 import importlib.util
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("ray_session", "here")
 
 
 class Falling(tune.Trainable):
-    """Its loss falls towards what its config allows; the state is one number in a file."""
+    """Its loss falls towards ``x`` squared; its state is one number in a file."""
 
     def setup(self, config):
         self.goal, self.steps = config["x"] ** 2, 0
@@ -71,7 +71,7 @@ def test_a_function_that_returns_a_number_and_whose_names_are_not_the_searchs():
         search(lambda config: config["x"] ** 2, space | {"searcher": "bayes"}, "random", metric="loss")
 
 
-# ------------------------------------------------------------------------------------- what a function may say, in one search
+# ------------------------------------------------------------------------------- what an objective may report, in one search
 
 
 def fails(config):
@@ -91,12 +91,12 @@ def ends_in_a_history(config):
 
 
 def asks_for_mlflow(config):
-    assert importlib.util.find_spec("mlflow")  # to ask is not to use
+    assert importlib.util.find_spec("mlflow")  # asking for it must not import it
     return {"loss": 1.0, "loaded": float("mlflow" in sys.modules)}
 
 
 def leaves_runs_open(config):
-    """In an experiment of its own; the next trial's must not be in them."""
+    """Leaves a run open in another experiment; the next trial must not log to it."""
     import mlflow
 
     mlflow.set_experiment("another")
@@ -118,7 +118,7 @@ def endless(config):
         yield {"loss": 1.0}
 
 
-CASES = {  # in order, in one process
+CASES = {  # run in this order, in one process
     "a dict": lambda config: {"loss": 1.0, "loaded": float("mlflow" in sys.modules)},
     "asks for mlflow": asks_for_mlflow,
     "another metric": lambda config: {"accuracy": 1.0},
@@ -140,7 +140,7 @@ CASES = {  # in order, in one process
 
 @pytest.fixture(scope="module")
 def said(ray_session, tmp_path_factory):
-    """The search whose trials are ``CASES``, in the folder of its call."""
+    """A search with one trial per entry of ``CASES``, called from a folder of its own."""
     folder = tmp_path_factory.mktemp("said")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -152,7 +152,7 @@ def said(ray_session, tmp_path_factory):
 
 @pytest.fixture
 def record_of(said):
-    """Case -> the record of its trial."""
+    """Maps a case to its trial's record."""
     return {record.tuned["case"]: record for record in said.trials}.__getitem__
 
 
@@ -182,7 +182,7 @@ def test_what_a_generator_returns_is_its_last_report(said, record_of):
     assert record_of("a report at the end").metric == -1
     assert record_of("a history at the end").metric == 1
     rows = said.curves().groupby("trial").size()
-    assert [rows[record_of(case).number] for case in ("a report at the end", "a history at the end")] == [3, 2]  # a history is no report
+    assert [rows[record_of(case).number] for case in ("a report at the end", "a history at the end")] == [3, 2]  # a history does not count as a report
 
 
 def test_a_trial_has_its_own_time_limit(record_of):
@@ -191,7 +191,7 @@ def test_a_trial_has_its_own_time_limit(record_of):
 
 
 def test_relative_paths_are_the_callers(record_of):
-    """Though Ray, which runs already, was started in another folder."""
+    """Even though Ray was started earlier, from another folder."""
     assert record_of("a relative path").metric == 3
 
 
@@ -283,7 +283,7 @@ def test_population_based_training_takes_over_the_better_states():
         for segment in record.segments[1:]:
             assert segment.parent != record.number
             assert 0 <= segment.tuned["x"] <= 1
-        for result in record.results:  # no step was lost or done twice at a takeover
+        for result in record.results:  # a takeover neither loses nor repeats a step
             assert result.extra["steps"] == result.epoch
     with pytest.raises(errors.InvalidTuneSettings, match="PBT changes the tuned hyperparameters while a model trains"):
         search(falling, {"x": tune.uniform(0, 1)}, scheduler="PBT", save_path="other")
@@ -293,7 +293,7 @@ def test_population_based_training_takes_over_the_better_states():
 
 @pytest.mark.timeout(120)
 def test_a_killed_process_is_replaced_and_the_trial_goes_on_from_its_state(tmp_path):
-    """One that always dies is a failed row. And a state may hold a value that is no number: one of many metrics may be undefined in an epoch."""
+    """A trial whose process always dies fails. Reports and states may hold nan or inf, because a metric may be undefined in an epoch."""
     marker = tmp_path / "killed"
 
     class Mortal(Falling):
@@ -325,7 +325,7 @@ def test_an_objective_that_blocks_does_not_keep_the_call_beyond_its_limit(here, 
     found = tune_objective(objective, space, kwargs, mode="max", time_limit=14, save_path=here / "blocked", tracking=None, verbosity=0)
     assert time.time() - started < 14 + 5
     assert [(record.status, record.reason) for record in found.trials] == [("COMPLETED", ""), ("STOPPED", "time limit")]
-    while ray_session.available_resources().get("CPU") != ray_session.cluster_resources()["CPU"]:  # the user's Ray has them back
+    while ray_session.available_resources().get("CPU") != ray_session.cluster_resources()["CPU"]:  # until the user's Ray has its CPU back
         assert time.time() - started < 14 + 10
         time.sleep(0.1)
 
@@ -341,7 +341,7 @@ def test_a_goal_ends_the_search_and_one_that_is_tightened_lets_it_go_on():
     assert (first.trials[0].status, first.trials[0].reason) == ("STOPPED", "goal reached")
     assert len(first) <= 3
     assert first.trials[0].epochs < 30
-    same = search(objective, num_trials=8, kwargs={"goal": 0.5} | limits)  # a second call has nothing to do
+    same = search(objective, num_trials=8, kwargs={"goal": 0.5} | limits)  # nothing is left to do
     assert [record.epochs for record in same.trials] == [record.epochs for record in first.trials]
     again = search(objective, num_trials=8, kwargs={"goal": 1 / 40} | limits)
     assert again.best.reason == "goal reached" and again.best.metric <= 1 / 40
@@ -361,7 +361,7 @@ def test_where_all_trials_failed_the_same_call_tries_them_again():
     with pytest.raises(errors.AllTrialsFailed, match=r"(?s)2 x KeyError: 'mistyped'; the same call with save_path='.*run' tries them again") as caught:
         search(objective, num_trials=2)
     assert "automm_hpo" not in str(caught.value).partition("Traceback")[2]  # only the user's frames
-    for number in (0, 1):  # as after a kill: a trial that goes on and fails has its last reason
+    for number in (0, 1):  # as after a kill: a resumed trial that fails again gets the new reason
         folder = TrialFolder(Path("run/search"), number)
         folder.write(replace(folder.read(), status="RUNNING"))
     bug.write_text("memory")
@@ -389,7 +389,7 @@ def test_the_same_call_goes_on_and_another_one_is_refused(here):
             file.write("x")
         yield from falling(config)
 
-    points = {"points_to_evaluate": [{"x": 0.25}, {"x": -0.5}]}  # which come first, and count
+    points = {"points_to_evaluate": [{"x": 0.25}, {"x": -0.5}]}  # they run first, and count towards num_trials
     first = search(objective, num_trials=3, max_epochs=9, kwargs=points)
     assert [record.tuned["x"] for record in first.trials[:2]] == [0.25, -0.5]
     assert len(first) == 3
@@ -401,7 +401,7 @@ def test_the_same_call_goes_on_and_another_one_is_refused(here):
     more = search(objective, num_trials=5, max_epochs=9, kwargs=points)
     assert [record.tuned for record in more.trials[:3]] == [record.tuned for record in first.trials]
     assert [(record.status, len(record.results)) for record in more.trials] == [("COMPLETED", 9)] * 5
-    assert (here / "runs").read_text() == "x" * 5  # none was run again
+    assert (here / "runs").read_text() == "x" * 5  # no trial ran again
     with pytest.raises(errors.SearchMismatch) as caught:
         search(objective, {"x": tune.uniform(-2, 1)}, searcher="bayes", num_trials=3, max_epochs=9, kwargs=points)
     assert all(word in str(caught.value) for word in ("x: was 'uniform(-1, 1)'", "searcher: was 'random', is 'bayes'", "num_trials: was 5, is 3"))
@@ -410,7 +410,7 @@ def test_the_same_call_goes_on_and_another_one_is_refused(here):
 
 
 class Soon(float):
-    """A deadline: two seconds after a trial's process has heard of it, which on a busy machine may take twenty to start."""
+    """A deadline two seconds after the trial's process unpickles it, because that process may take twenty seconds to start."""
 
     def __reduce__(self):
         return eval, ("__import__('time').time() + 2",)
@@ -422,7 +422,7 @@ def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatc
     def call(**options):
         return search(endless, num_trials=2, verbosity=2, tracking="mlflow", **options), capsys.readouterr().out
 
-    found, said = call(time_limit=100, kwargs={"resources_per_trial": {"cpu": 0.5}})  # without a warning: each trial has ended once, for MLflow too
+    found, said = call(time_limit=100, kwargs={"resources_per_trial": {"cpu": 0.5}})  # no warning: each trial ended once, in MLflow too
     assert {record.reason for record in found.trials} == {"time limit"}
     assert said.count(" ends ") == 2
     assert f"saved in {here / 'run'}" in said
@@ -432,7 +432,7 @@ def test_a_limit_ends_a_search_that_says_how_it_goes_on(here, capsys, monkeypatc
 
 
 def test_a_partial_is_its_function_and_a_fixed_object_is_the_same_in_another_call():
-    """By its class: where it lies in memory is nobody's business."""
+    """Fixed objects are compared by class, not by memory address."""
 
     class Thing:
         factor = 2
@@ -440,7 +440,7 @@ def test_a_partial_is_its_function_and_a_fixed_object_is_the_same_in_another_cal
     def objective(config, power):
         return config["thing"].factor * config["x"] ** power
 
-    for _ in range(2):  # the second call finds all done
+    for _ in range(2):  # the second call finds the trial done
         space = {"x": tune.uniform(-1, 1), "thing": Thing()}
         found = search(functools.partial(functools.partial(objective), power=2), space, num_trials=1)
         assert [record.metric for record in found.trials] == [2 * record.tuned["x"] ** 2 for record in found.trials]
@@ -526,7 +526,7 @@ def test_the_last_of_several_searches_takes_the_module_off_the_list():
 
 
 def test_searches_side_by_side_keep_their_trials_apart():
-    """Ray finds what a trial runs by a name."""
+    """Ray looks up what a trial runs by name, so each search needs its own."""
     found = {}
 
     def run(which):
@@ -547,14 +547,14 @@ def test_searches_side_by_side_keep_their_trials_apart():
 def test_a_trial_that_goes_on_beyond_the_guessed_end_is_left_to():
     def objective(config):
         for _ in range(MOST_REPORTS + 20):
-            yield {"failed": config["x"]}  # a metric may be called so
+            yield {"failed": config["x"]}  # a metric may have this name
 
     found = search(objective, scheduler="ASHA", num_trials=1, metric="failed")
     assert [(record.status, len(record.results)) for record in found.trials] == [("COMPLETED", MOST_REPORTS + 20)]
 
 
 def test_names_that_are_no_unicode_end_no_search():
-    """As os.listdir gives them of files whose names are not UTF-8."""
+    """As os.listdir returns for files whose names are not UTF-8."""
 
     def objective(config):
         if config["name"] == "b\udcff":
@@ -584,7 +584,7 @@ def test_a_distribution_of_scipys_is_no_fixed_value():
 
 
 def test_settings_that_are_wrong_say_nothing_of_the_metric():
-    """The user did name it, in HyperDrive's words."""
+    """No complaint about a missing mode: the user gave it, under HyperDrive's name."""
     with pytest.raises(
         errors.InvalidTuneSettings, match=r"^hyperparameter_tune_kwargs: unknown key 'primary_metric_goal'\. Here that is mode\. Known: [^\n]*$"
     ):
@@ -608,7 +608,7 @@ def test_a_quota_that_nothing_could_hold_an_objective_to_is_refused():
 
 @pytest.mark.parametrize("stopping", [False, True], ids=["", "while it is asked to end"])
 def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatch, stopping):
-    """Found by benchmarks/kills.py: the state did not know yet that it was the last, and the resumed trial went on."""
+    """Found by benchmarks/kills.py: the last state was not marked as the last, so the resumed trial went on."""
     records = SearchRecords(here)
     number = records.open_trial({"x": 0.5}, {"x": 0.5}, {}).number
     _, space = split_objective_space({"x": tune.uniform(-1, 1)})
@@ -647,7 +647,7 @@ def test_a_failed_trial_goes_on_where_that_is_asked_for(here):
     assert [found(), found()] == [failed] * 2
     (here / "mended").touch()
     assert found(retry_failed=True) == [("COMPLETED", 3)] * 2
-    assert (here / "runs").read_text() == "111" + "22" + "222"  # a function has no state to go on from
+    assert (here / "runs").read_text() == "111" + "22" + "222"  # a function has no state to resume from
     assert found() == found(retry_failed=True) == [("COMPLETED", 3)] * 2
 
 
@@ -669,7 +669,7 @@ def test_a_trial_begins_where_the_caller_is_wherever_the_last_one_went(here):
 
 
 def test_values_alone_are_tried_as_often_as_they_are_to_be(here):
-    """As in Ray's own first example; what an objective draws is another thing in each trial."""
+    """As in Ray's own first example: the objective draws different random numbers in each trial."""
 
     def objective(config):
         assert tune.get_context().get_trial_resources().required_resources == {"CPU": 0.5}

@@ -16,8 +16,8 @@ ACCURACY, LOG_LOSS = find_metric("accuracy"), find_metric("log_loss")
 
 
 def texts(figure) -> str:
-    """Everything that is written on a figure."""
-    figure.draw_without_rendering()  # ticks are written then
+    """All text on a figure."""
+    figure.draw_without_rendering()  # writes the tick labels
     return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
 
 
@@ -38,7 +38,7 @@ def test_every_picture_is_drawn(make_trials, name, count, metric, num_tuned):
 
 @pytest.mark.parametrize("name", plots.PICTURES)
 def test_whatever_a_search_left_is_drawn_or_said(make_trials, curve, nasty, name):
-    """One trial, none with a score, words that are formulas, values that are lists, hyperparameters that some trials lack."""
+    """One trial, no scores, texts that are formulas, lists as values, hyperparameters that some trials lack."""
     draw = plots.PICTURES[name]
     one = make_trials(1)
     nothing = [replace(one[0], status=FAILED, results=()), replace(one[0], number=1, status=DIVERGED, results=curve(ACCURACY, [math.nan]))]
@@ -68,7 +68,7 @@ def test_the_curves_show_the_best_on_top_and_where_others_were_stopped(make_tria
     thick = max(lines, key=lambda line: line.get_linewidth())
     np.testing.assert_allclose(thick.get_ydata(), [result.metric for result in best.results])
     drawn = [list(line.get_xdata()) for line in lines]
-    assert drawn.count([1.0, 2.0]) == 2  # each segment begins again
+    assert drawn.count([1.0, 2.0]) == 2  # each segment is a line of its own
     assert figure.axes[0].get_yscale() == "linear"
 
 
@@ -93,7 +93,7 @@ def test_a_trial_beyond_the_axis_is_not_taken_for_one_at_its_end(curve):
     [hollow] = [dots for dots in figure.axes[0].collections if len(dots.get_offsets()) and not len(dots.get_facecolors())]
     np.testing.assert_allclose(hollow.get_offsets(), [[0.5, 0.903]])
     written = texts(plots.plot_parallel_coordinates(trials, ACCURACY))
-    assert {"0.9034", "0.9033", "0.9032", "0.9031", "0.903 and 1 below"} <= set(written.split(" | "))  # of three digits all would be alike
+    assert {"0.9034", "0.9033", "0.9032", "0.9031", "0.903 and 1 below"} <= set(written.split(" | "))  # with three digits they would look alike
     losses = [replace(trial, results=curve(LOG_LOSS, [1 - score])) for trial, score in zip(trials, scores, strict=True)]
     assert "0.097 and 1 above" in texts(plots.plot_parallel_coordinates(losses, LOG_LOSS))
 
@@ -101,7 +101,7 @@ def test_a_trial_beyond_the_axis_is_not_taken_for_one_at_its_end(curve):
 def test_axes_are_logarithmic_where_the_values_are(make_trials):
     figure = plots.plot_slice(make_trials(50), ACCURACY)
     written = texts(figure)
-    assert "0.0001" in written  # of lr, drawn log-uniformly
+    assert "0.0001" in written  # a tick of lr, which was drawn log-uniformly
     assert "adamw" in written
     assert "failed" in written
 

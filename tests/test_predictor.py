@@ -1,4 +1,4 @@
-"""The whole way: fit, predict, evaluate, save, load."""
+"""End to end: fit, predict, evaluate, save, load."""
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +108,7 @@ def test_binary_labels_come_back_in_their_own_dtype(fashion, here, fast, kind):
     is_bag = table["label"] == "Bag"
     labels = {"str": table["label"], "int": is_bag.astype(int) + 5, "bool": is_bag, "category": table["label"].astype("category")}[kind]
     table = table.assign(label=labels)
-    if kind != "str":  # a number will do, which is quicker to learn from
+    if kind != "str":  # a numeric column suffices, and is faster to learn from
         table = table.drop(columns="image").assign(number=is_bag + 0.1 * np.random.default_rng(0).normal(size=200))
     predictor = quick_fit(table.head(150), here, fast | {"optim.max_epochs": 12, "env.batch_size": 16})
     assert predictor.problem_type == "binary"
@@ -193,7 +193,7 @@ def test_a_predictor_from_a_local_folder_does_without_it(small, here, fast):
     predictor = quick_fit(small[0].head(60), here, hyperparameters | {"optim.max_epochs": 1})
     expected = predictor.predict_proba(small[1])
     described = json.loads((here / "weights" / "config.json").read_text())
-    described["pretrained_cfg"]["mean"] = [0.0, 0.0, 0.0]  # another version of the model
+    described["pretrained_cfg"]["mean"] = [0.0, 0.0, 0.0]  # as in another version of the model
     (here / "weights" / "config.json").write_text(json.dumps(described))
     assert np.allclose(MultiModalPredictor.load(here / "run").predict_proba(small[1]), expected)
     shutil.rmtree(here / "weights")
@@ -225,7 +225,7 @@ def test_a_finished_fit_is_evaluated_as_the_call_says(small, here, fast):
 
 
 def test_what_goes_on_by_its_folder_alone_goes_on_again(small, here, fast):
-    """Also after a call that was refused: its arguments are not forgotten."""
+    """Also after a refused call, which does not discard the stored arguments."""
     quick_fit(small[0].head(60), here, fast | {"optim.max_epochs": 1})
     predictor = MultiModalPredictor.load(here / "run", resume=True, verbosity=0)
     with pytest.raises(FileNotFoundError):
@@ -237,11 +237,11 @@ def test_what_goes_on_by_its_folder_alone_goes_on_again(small, here, fast):
         with pytest.raises(ValueError, match="make a new one for another fit"):
             predictor.fit(small[0].head(60), tracking=None, **other)
     MultiModalPredictor.load(here / "run", resume=True, verbosity=0).fit(small[0].head(60))
-    assert not list(here.glob("mlflow*"))  # it began without
+    assert not list(here.glob("mlflow*"))  # the search began without tracking
 
 
 def test_a_reused_folder_holds_the_new_data(small, here, fast):
-    """In one process, as in a notebook: nothing of the first fit may be remembered under the folder's name."""
+    """In one process, as in a notebook: nothing of the first fit may stay cached under the folder's name."""
     import shutil
 
     quick_fit(small[0], here, fast)
@@ -273,7 +273,7 @@ def test_saving_over_another_search_loses_none(small, here, fast):
     with pytest.raises(SavePathExists, match="other already holds a predictor or a search"):
         predictor.save(here / "other")
     MultiModalPredictor.load(here / "other").load_trial(0)
-    for _ in range(2):  # a copy has no trials' weights, and may be replaced
+    for _ in range(2):  # a copy has no trials' weights, so it may be overwritten
         predictor.save(here / "copy")
 
 
@@ -321,7 +321,7 @@ def test_skipped_rows_of_an_integer_label_stay_integers(small, here, fast):
 
 @pytest.fixture(scope="module")
 def mixed(fashion) -> pd.DataFrame:
-    """300 rows; the label shows in the picture, in the numbers, in a category and in the words, a little in each."""
+    """300 rows; the image, the numbers, a category and the words each carry a little of the label."""
     rng = np.random.default_rng(0)
     table = pd.concat(list(fashion)).reset_index(drop=True)
     table = table[table["label"].isin(["Trouser", "Bag"])].head(300).reset_index(drop=True)
@@ -379,7 +379,7 @@ def test_any_kind_of_column_alone_and_all_together(mixed, here, fast, reader_fol
 def test_a_table_without_images_starts_no_decoding_thread(mixed, here, fast, reader_folder, monkeypatch):
     from automm_hpo.data import decoding
 
-    monkeypatch.setattr(decoding, "ThreadPoolExecutor", None)  # would raise
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", None)  # calling it would fail
     predictor = quick_fit(mixed[["age", "color", "title", "label"]].head(100), here, fast_tables(fast, reader_folder) | {"optim.max_epochs": 1})
     predictor.predict(mixed.tail(5))
 
@@ -396,7 +396,7 @@ def test_a_predictor_of_texts_needs_neither_its_folder_nor_transformers_tokenize
 
 @pytest.fixture
 def without_transformers(monkeypatch):
-    """As if the library were not installed."""
+    """Makes transformers look uninstalled."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "transformers" else find_spec(name, *rest))
 
@@ -432,7 +432,7 @@ def test_words_stand_beside_an_encoder_where_a_model_reads_numbers(mixed, here, 
         predictor.fit(table, hyperparameters={**hyperparameters, "model.names": named}, save_path=here / case, tracking=None)
         used[case] = list(predictor._artifact.members[0].model.backbones)
         if case == "words":
-            assert predictor.search.curves()["metric"][0] > 0.95  # of the probe: the encoder is a random one
+            assert predictor.search.curves()["metric"][0] > 0.95  # the probe's score, from the words: the encoder's weights are random
     assert used == {"words": ["hf_text", "real_mlp"], "encoder": ["hf_text"], "neither joined": ["hf_text"]}
 
 
@@ -469,7 +469,7 @@ def test_a_row_may_do_without_a_picture_where_the_user_says_so(mixed, here, fast
 
 
 def test_sample_weights_are_learned_by_and_not_from(mixed, here, fast):
-    """Every row is there twice, with both labels; the weights say which one is right."""
+    """Every row occurs twice, once with each label; the weights say which label is right."""
     twice = pd.concat([mixed.assign(label=label, trust=np.where(mixed["label"] == label, 1.0, 0.01)) for label in ("Bag", "Trouser")])
     twice = twice[["age", "color", "title", "label", "trust"]].drop(columns="title").sample(frac=1, random_state=0).reset_index(drop=True)
     hyperparameters = fast | {"optim.max_epochs": 8}
@@ -525,7 +525,7 @@ def test_any_scorer_of_scikit_learn(mixed, here, fast):
     expected = fbeta_score(table["label"], predictor.predict(table), beta=2, pos_label="Trouser")
     assert predictor.evaluate(table) == {"scorer.fbeta_score": pytest.approx(expected)}
     assert predictor.evaluate(table, metrics=[scorer, "jaccard_macro"])["scorer.fbeta_score"] == pytest.approx(expected)
-    assert predictor.load_trial(0).evaluate(table) == predictor.evaluate(table)  # in this process the object is there
+    assert predictor.load_trial(0).evaluate(table) == predictor.evaluate(table)  # this process still has the scorer object
     loaded = MultiModalPredictor.load(here / "run")
     with pytest.raises(ValueError, match="pass metrics"):
         loaded.evaluate(table)
@@ -560,7 +560,7 @@ def test_embeddings_without_a_fit(mixed, here, fast, reader_folder, capsys):
     assert predictor.extract_embedding(mixed.head(3), as_pandas=True).index.tolist() == [0, 1, 2]
     assert not list(here.iterdir())
     first = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters)
-    assert np.allclose(first.extract_embedding(mixed[["title", "body", "age"]].head(1)), texts[[0]], atol=1e-5)  # of one row, every column is constant
+    assert np.allclose(first.extract_embedding(mixed[["title", "body", "age"]].head(1)), texts[[0]], atol=1e-5)  # in a single row, every column is constant
     assert "'age'    null              constant" in capsys.readouterr().out
     assert np.allclose(first.extract_embedding(mixed.head(5)), texts[:5], atol=1e-5)
     pictures_alone = MultiModalPredictor(problem_type="feature_extraction", hyperparameters=hyperparameters | {"model.names": ["timm_image"]})
@@ -596,11 +596,11 @@ def test_unknown_categories_and_missing_numbers_are_told(mixed, here, fast, caps
     assert "'color' in 1 of 2 rows (first 'mauve')" in said
     assert "'weight' in 1 of 2 rows" in said
     predictor.predict_proba(odd)
-    assert capsys.readouterr().out == ""  # it has been said
+    assert capsys.readouterr().out == ""  # each note is logged once
 
 
 def test_a_search_over_a_table_encodes_it_once(mixed, here, fast, reader_folder, ray_session):
-    """Workers get the features, the tokens of the greatest length, and a metric that only code can hold."""
+    """Workers get the features, tokens of the greatest length, and a metric that is a scorer object."""
     from ray import tune
     from sklearn.metrics import fbeta_score, make_scorer
 

@@ -1,4 +1,4 @@
-"""Defaults and presets: what they say for each occasion, that it is valid, and that the user's word wins."""
+"""Defaults and presets: their values on each occasion are valid, and the user's values win."""
 
 import itertools
 
@@ -100,7 +100,7 @@ def test_tune_kwargs_of_the_user_win():
     assert join_tune_kwargs(preset, {"num_trials": 3}) == {**preset.tune_kwargs, "num_trials": 3}
     assert join_tune_kwargs(preset, "random")["searcher"] == "random"
     assert join_tune_kwargs(resolve_preset(None, OCCASIONS[0]), {"num_trials": 3}) == {"num_trials": 3}
-    assert join_tune_kwargs(preset, "nonsense") == "nonsense"  # refused where it is read
+    assert join_tune_kwargs(preset, "nonsense") == "nonsense"  # refused later, when it is parsed
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_preset_searches_its_own_space_and_what_the_user_fixes_is_fixed(table,
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("_hpo") else []) for name in PRESETS])
 def test_every_preset_runs_on_pictures_text_and_numbers_together(name, small, reader_folder, here, ray_session):
-    """With other backbones than it names, which a hub would have to give; all else is the preset's."""
+    """Only its backbones, which would have to be downloaded, are replaced."""
     import timm
     from safetensors.torch import save_file
 
@@ -171,7 +171,7 @@ def test_every_preset_runs_on_pictures_text_and_numbers_together(name, small, re
 
 @pytest.mark.parametrize("given", [{"presets": "medium_quality_hpo"}, {"hyperparameters": {"optim.lr": space.loguniform(1e-4, 1e-2)}}])
 def test_a_search_begins_with_the_defaults_of_the_data(given):
-    """Not with the fields' own: 1e-4 is no learning rate for a table."""
+    """Not with the fields' own defaults: a learning rate of 1e-4 does not suit a table."""
     table = pd.DataFrame({"x": range(60), "y": [row % 3 for row in range(60)]})
     plan = MultiModalPredictor("y").plan(table, hyperparameter_tune_kwargs={"num_trials": 1}, **given)
     assert plan.trials["optim.lr"].tolist() == [1e-3]
@@ -180,7 +180,7 @@ def test_a_search_begins_with_the_defaults_of_the_data(given):
 
 @pytest.mark.parametrize("number", [1, 2], ids=["all branches tune it", "one does not"])
 def test_the_defaults_of_the_data_hold_within_branches(number):
-    """The first trial has them, and so has each trial whose branch does without that hyperparameter."""
+    """The first trial has them, and so does every trial whose branch lacks the hyperparameter."""
     table = pd.DataFrame({"x": range(60), "y": [row % 3 for row in range(60)]})
     tuned = {"lr": space.loguniform(1e-4, 1e-2)}
     branches = space.choice([{"optim_type": "adamw"} | (tuned if number == 1 else {}), {"optim_type": "sgd"} | tuned])
@@ -194,6 +194,6 @@ def test_the_defaults_of_the_data_hold_within_branches(number):
 
 
 def test_a_fitted_head_learns_at_the_backbones_rate():
-    """And one that begins from random weights ten times faster."""
+    """A head that starts from random weights learns ten times faster."""
     occasions = [Occasion(("timm_image",), True, 1_000, "binary", "cpu", is_probed) for is_probed in (True, False)]
     assert [default_hyperparameters(occasion)["optim.lr_mult"] for occasion in occasions] == [1.0, 10.0]

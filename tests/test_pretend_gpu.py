@@ -1,4 +1,4 @@
-"""The way of a fit over a GPU, on a machine that need not have one; see ``pretend_gpu.py``."""
+"""Fits on a pretended GPU, for machines without one; see ``pretend_gpu.py``."""
 
 import warnings
 
@@ -53,7 +53,7 @@ def test_a_fit_of_every_kind_of_column(small, here, fast, reader_folder, capsys)
         probabilities = predictor.predict_proba(train)
         assert predictor.evaluate(train)["accuracy"] > 0.5
         assert np.isfinite(predictor.extract_embedding(train)).all()
-    loaded = MultiModalPredictor.load(here / "run", verbosity=0)  # where there is no GPU
+    loaded = MultiModalPredictor.load(here / "run", verbosity=0)  # without the GPU
     assert np.allclose(loaded.predict_proba(train), probabilities, atol=1e-4)
 
 

