@@ -25,7 +25,8 @@ CHANGED_VARIABLES = (
     "PL_DISABLE_FORK",
     "PYTHONBREAKPOINT",
     "KMP_",
-)  # prefixes of those that Ray, we or scikit-learn set
+    "_MLFLOW_",
+)  # prefixes of those that Ray, we, scikit-learn or MLflow set
 
 
 def usable_cores() -> int:
