@@ -19,14 +19,8 @@ import numpy as np
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TAKEN = (*SIGNALS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # signals that we or Ray set handlers for
-CHANGED_VARIABLES = (
-    "RAY_",
-    "TUNE_",
-    "PL_DISABLE_FORK",
-    "PYTHONBREAKPOINT",
-    "KMP_",
-    "_MLFLOW_",
-)  # prefixes of those that Ray, we, scikit-learn or MLflow set
+# prefixes of the environment variables that Ray, scikit-learn and MLflow set, and that we set for Ray
+CHANGED_VARIABLES = ("RAY_", "TUNE_", "PL_DISABLE_FORK", "PYTHONBREAKPOINT", "KMP_", "_MLFLOW_")
 
 
 def usable_cores() -> int:
