@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .errors import CorruptFile, MissingData
+from .errors import CorruptFile, MissingData, first_line
 from .files import temporary_name
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _npm(name: str, version: str, folder: Path) -> Path:
             with tarfile.open(packed) as archive:
                 archive.extractall(place.with_suffix(".part"), filter="data")
         except (tarfile.TarError, EOFError, zlib.error) as error:  # npm was killed while writing it
-            raise CorruptFile(f"{packed} does not unpack: {str(error).splitlines()[0]} Remove it and get it again.") from None
+            raise CorruptFile(f"{packed} does not unpack: {first_line(error)} Remove it and get it again.") from None
         (place.with_suffix(".part") / "package").rename(place)
         place.with_suffix(".part").rmdir()
         packed.unlink()

@@ -205,4 +205,4 @@ def first_line(error: BaseException) -> str:
     >>> first_line(AssertionError())
     'AssertionError'
     """
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import InvalidArgument, did_you_mean
+from .errors import InvalidArgument, did_you_mean, first_line
 
 Needs = Literal["classes", "probabilities", "values", "scorer"]
 OBJECT = "scorer."  # prefix of the names of metrics that are scorer objects, which no file can hold
@@ -296,8 +296,7 @@ def compute_scorer(metric: Metric, target: np.ndarray, predicted: np.ndarray, pr
     try:
         return float(scorer(answers, np.zeros((len(target), 1)), target))
     except (ValueError, TypeError, AttributeError, IndexError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise InvalidArgument(f"{metric.name}: cannot be computed here: {type(error).__name__}: {said}") from None
+        raise InvalidArgument(f"{metric.name}: cannot be computed here: {type(error).__name__}: {first_line(error)}") from None
 
 
 def _is_of_probabilities(scorer: Any) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
-from .hpo.cluster import Cluster, known_resources, set_ray_environment
+from .hpo.cluster import Cluster, known_resources, ray_cluster, set_ray_environment
 from .hpo.identity import SearchIdentity, check_same_search, read_identity
 from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_points, limits_of, resolve_settings, search_line
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
@@ -233,7 +233,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         deadline=plan.deadline,
         verbosity=verbosity,
     )
-    cluster = Cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline)
+    cluster = Cluster(ray_cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline))
     with session.open(), contextlib.ExitStack() as sent, cluster:
         if session.is_finished:
             session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import NotSupported
+from .errors import NotSupported, first_line
 from .files import read_json, write_json
 from .process import callers_level, levels_of
 
@@ -130,7 +130,7 @@ class MlflowTracker:
         if self._thread.is_alive():
             self._failure = TimeoutError(f"not done after {timeout:.0f} s")
         if self._failure is not None:
-            what = str(self._failure).partition("\n")[0]  # only the first line: databases append their SQL
+            what = first_line(self._failure)  # databases append their SQL
             warnings.warn(f"MLflow tracking is incomplete ({type(self._failure).__name__}: {what}); the fit is unaffected", stacklevel=callers_level())
 
     def _values(self, result: Any) -> dict[str, float]:

@@ -141,7 +141,7 @@ def test_a_name_that_no_folder_can_have(here):
 def test_an_objective_that_cannot_be_sent_is_refused_before_ray_is_started(here, monkeypatch):
     import threading
 
-    monkeypatch.setattr("automm_hpo.hpo.cluster.ray_cluster", None)
+    monkeypatch.setattr("automm_hpo.hpo.cluster._start", None)
 
     lock = threading.Lock()
 

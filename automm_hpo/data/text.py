@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .. import hub
-from ..errors import NotSupported, WeightsUnavailable
+from ..errors import NotSupported, WeightsUnavailable, first_line
 from .batch import text_ends
 
 if TYPE_CHECKING:
@@ -113,9 +113,8 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
         positions = _most_positions(AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False))
     except Exception as error:  # no network, no such repository, no tokenizer in it, ...
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise WeightsUnavailable(
-            f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {reason}. Ways out: {KEY}=<folder> uses files you have "
+            f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {first_line(error)[:200]}. Ways out: {KEY}=<folder> uses files you have "
             f"(config.json, tokenizer.json and the weights); run once where the hub can be reached; {WORDS_ALONE}; or leave the columns out, in fit with "
             "column_types={column: 'null'}."
         ) from None

@@ -18,6 +18,7 @@ from ..data.ngrams import fit_ngrams
 from ..data.seen import row_digests
 from ..errors import InvalidArgument, InvalidTuneSettings
 from ..hpo.identity import SearchIdentity
+from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.settings import DEFAULT_NUM_TRIALS, TuneSettings
 from ..hpo.warm_start import WarmStart
 from ..metrics import OBJECT, Metric, find_metric
@@ -193,6 +194,11 @@ class FitPlan:
     def models(self) -> ModelBuilder:
         features, num_outputs, start = self.encoders.features, self.data.problem.num_outputs, self.start
         return ModelBuilder(features, num_outputs) if start is None else ModelBuilder(features, num_outputs, start.weights, start.sources)
+
+    @functools.cached_property
+    def earlier(self) -> list[TrialRecord]:
+        """The trials that earlier sessions began."""
+        return SearchRecords(self.path / "search").trials() if self.resuming else []
 
     @functools.cached_property
     def seen(self) -> np.ndarray:

@@ -13,7 +13,6 @@ import pandas as pd
 
 from ..config import Config
 from ..hpo.job import ray_pays
-from ..hpo.records import SearchRecords
 from ..hpo.searcher_args import BLIND
 from ..process import process_unchanged
 from ..results import SHOWN_ROWS
@@ -94,7 +93,7 @@ def preview(plan: FitPlan) -> Preview:
         epochs = num_epochs(config, len(plan.data.train.table))
         rows.append({"trial": number, **tuned, "epochs": epochs, "seconds": seconds_per_epoch[key] * epochs})
     trials = pd.DataFrame(rows)
-    num_ended = sum(record.has_ended for record in SearchRecords(plan.path / "search").trials()) if plan.resuming else 0
+    num_ended = sum(record.has_ended for record in plan.earlier)
     left = search.num_trials - num_ended
     each = float(trials["seconds"].mean())
     if venue_of(plan).in_process and not ray_pays(each * left, slots):

@@ -19,7 +19,7 @@ from ..data.cache import store_caches
 from ..data.decoding import Course
 from ..errors import CorruptFile
 from ..files import is_predictor
-from ..hpo.cluster import Cluster, known_resources
+from ..hpo.cluster import Cluster, known_resources, ray_cluster
 from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import SearchJob, search_line
 from ..hpo.progress import Progress
@@ -67,7 +67,7 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         verbosity=verbosity,
         with_ray=venue.may_use_ray,
     )
-    cluster = Cluster(num_gpus=plan.search.config.env.num_gpus, report=session.progress.say, deadline=plan.deadline)
+    cluster = Cluster(ray_cluster(plan.search.config.env.num_gpus, session.progress.say, deadline=plan.deadline))
     with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
             session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)

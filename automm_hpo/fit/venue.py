@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..errors import AutoMMHPOError
 from ..hpo.cluster import least_start_seconds
 from ..hpo.hyperparameter_space import values_of
 from ..hpo.job import InProcess, ray_pays
-from ..hpo.records import RUNNING, SearchRecords
+from ..hpo.records import RUNNING, TrialRecord
 from ..hpo.scheduler_args import WAITING
 from ..hpo.searcher_args import is_sampler
 from ..session import trials_deadline
@@ -39,15 +39,14 @@ class Venue:
     may_use_ray: bool
 
 
-def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, num_ended: int = 0, was_killed: bool = False) -> Venue:
+def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, earlier: Sequence[TrialRecord] = ()) -> Venue:
     """Chooses Ray from the start if the search is known to be long, or needs what only Ray provides.
 
     A search on a GPU also begins on Ray: each trial gets its own process, because after a GPU error a process may not be able to use the GPU again.
 
     Args:
         deadline: time.time() at which ``fit`` must return; None: no limit.
-        num_ended: trials that earlier sessions have finished.
-        was_killed: whether the process of an earlier session died, possibly because of a trial.
+        earlier: trials that earlier sessions began. One that still counts as running was killed with its process, and may have been the reason.
     """
     if not search.space:
         return Venue(None, may_use_ray=False)
@@ -55,11 +54,12 @@ def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, num
     is_plain = settings.max_concurrent_trials is None and settings.resources_per_trial is None
     has_simple_searcher = isinstance(settings.searcher, str) or is_sampler(settings.searcher)  # a Searcher of the user's may want to be asked again later
     has_simple_scheduler = isinstance(settings.scheduler, str) and settings.scheduler not in WAITING
+    was_killed, num_left = any(record.status == RUNNING for record in earlier), search.num_trials - sum(record.has_ended for record in earlier)
     needs_no_ray = is_plain and has_simple_searcher and has_simple_scheduler and not was_killed
     can_begin_here = needs_no_ray and least_start_seconds() and pick_device(search.config.env).type == "cpu"
     trials_end = trials_deadline(deadline, with_ray=True)
     time_left = math.inf if trials_end is None else trials_end - time.time()
-    if not can_begin_here or ray_pays(_least_seconds(search, data, search.num_trials - num_ended), parallel, time_left):
+    if not can_begin_here or ray_pays(_least_seconds(search, data, num_left), parallel, time_left):
         return Venue(None, may_use_ray=True)
 
     def epochs(flat: Mapping[str, Any]) -> float:
@@ -73,9 +73,7 @@ def choose_venue(search: SearchPlan, data: DataPlan, deadline: float | None, num
 
 def venue_of(plan: FitPlan) -> Venue:
     """Where the remaining trials run."""
-    records = SearchRecords(plan.path / "search").trials() if plan.resuming else []
-    num_ended, was_killed = sum(record.has_ended for record in records), any(record.status == RUNNING for record in records)
-    return choose_venue(plan.search, plan.data, plan.deadline, num_ended, was_killed)
+    return choose_venue(plan.search, plan.data, plan.deadline, plan.earlier)
 
 
 def _least_seconds(search: SearchPlan, data: DataPlan, num_trials: int) -> float:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -135,11 +135,11 @@ class Cluster:
     """A ``ray_cluster`` that is started on demand. A context manager: leaving it stops the cluster.
 
     Args:
-        options: arguments of ``ray_cluster``.
+        ray: a call of ``ray_cluster``, which does nothing until it is entered.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self._options, self._stack, self._available = options, ExitStack(), dict[str, float]()
+    def __init__(self, ray: AbstractContextManager[Mapping[str, float]]) -> None:
+        self._ray, self._stack, self._available = ray, ExitStack(), dict[str, float]()
 
     def __enter__(self) -> Self:
         return self
@@ -147,15 +147,10 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    @property
-    def is_running(self) -> bool:
-        return bool(self._available)
-
     def start(self) -> Mapping[str, float]:
         """Starts the cluster unless it is running, and returns its resources."""
         if not self._available:
-            set_ray_environment()
-            self._available = dict(self._stack.enter_context(ray_cluster(**self._options)))
+            self._available = dict(self._stack.enter_context(self._ray))
         return self._available
 
     def stop(self) -> None:

@@ -124,13 +124,6 @@ class RecordingSearcher(Searcher):
             self.told.add(number)
             self.inner.on_trial_complete(str(number), result, error=result is None)
 
-    def on_pause(self, trial_id: str) -> None:
-        """Called by BOHB's scheduler."""
-        self.inner.on_pause(str(self.numbers[trial_id]))  # type: ignore[attr-defined]
-
-    def on_unpause(self, trial_id: str) -> None:
-        self.inner.on_unpause(str(self.numbers[trial_id]))  # type: ignore[attr-defined]
-
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True  # both were set in __init__
 

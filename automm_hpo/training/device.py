@@ -75,8 +75,9 @@ def usual_torch() -> Iterator[None]:
     # setting a default device, even the CPU, adds overhead to every call of torch
     as_usual = nullcontext() if device.type == "cpu" else torch.device("cpu")
     with ExitStack() as stack:
-        for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         for block in (_dtype.be(torch.float32), torch.inference_mode(False), torch.enable_grad(), as_usual):
             stack.enter_context(block)
         yield

@@ -555,8 +555,6 @@ def test_bohb_models_the_largest_budget_that_has_enough():
             for budget in budgets[: 1 + trial % 2]:
                 score = -point["a"] if budget == 1 else point["a"]
                 searcher.on_trial_result(str(trial), {METRIC: score, "training_iteration": budget, "hyperband_info": {"budget": budget}})
-                searcher.on_pause(str(trial))
-                searcher.on_unpause(str(trial))
             searcher.on_trial_complete(str(trial), {METRIC: point["a"]})  # no news if there were rungs
         return [searcher.suggest(f"next {trial}")["a"] for trial in range(10)]
 

@@ -108,14 +108,6 @@ class RaySearcher(OwnSearcher):
         values = self.proposed[trial_id]
         return {**result, "config": values, **{f"config/{key}": value for key, value in values.items()}, self.told_as: self.sign * score}
 
-    def on_pause(self, trial_id: str) -> None:
-        if hasattr(self.inner, "on_pause"):  # TuneBOHB has it
-            self.inner.on_pause(self.names[trial_id])
-
-    def on_unpause(self, trial_id: str) -> None:
-        if hasattr(self.inner, "on_unpause"):
-            self.inner.on_unpause(self.names[trial_id])
-
 
 def ray_domain(space: Space) -> Any:
     """The Ray domain of the raw values of a space."""

@@ -62,12 +62,6 @@ class OwnSearcher(Searcher):
             self._propose(f"known {number}", self.first_points.pop(0))
             self.on_trial_complete(f"known {number}", {METRIC: score})
 
-    def on_pause(self, trial_id: str) -> None:
-        """HyperBandForBOHB calls it on any searcher."""
-
-    def on_unpause(self, trial_id: str) -> None:
-        """HyperBandForBOHB calls it on any searcher."""
-
 
 def score_of(result: Mapping[str, Any] | None) -> float | None:
     score = (result or {}).get(METRIC)
