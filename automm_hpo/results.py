@@ -20,6 +20,7 @@ from .hpo.objective_space import nest
 from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord, best_of, leaderboard, ranked
 from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
 from .metrics import Metric
+from .training.checkpoint_folder import SAVED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,10 @@ class SearchResults:
             return None
         folder = self.records.folder_of(record.number)
         kept = [result for result in record.results if folder.checkpoint(result).is_dir()]
-        return str(folder.checkpoint(max(kept, key=lambda result: result.rank))) if kept else None
+        if not kept:
+            return None
+        place = folder.checkpoint(max(kept, key=lambda result: result.rank))
+        return str(place / SAVED if (place / SAVED).is_dir() else place)
 
     # ------------------------------------------------------------------------------------------------------------- tables
 

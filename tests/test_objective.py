@@ -28,12 +28,13 @@ from automm_hpo.hpo.trial import TrialTask, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.objective import MOST_REPORTS, _unlimited
 from automm_hpo.space import choice, sample_from
+from automm_hpo.training.checkpoint_folder import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("ray_session", "here")
 
 
 class Falling(tune.Trainable):
-    """Its loss falls towards ``x`` squared; its state is one number in a file."""
+    """Its loss falls towards ``x`` squared; its state is one number in a file, which has the name of one of ours."""
 
     def setup(self, config):
         self.goal, self.steps = config["x"] ** 2, 0
@@ -43,10 +44,10 @@ class Falling(tune.Trainable):
         return {"loss": self.goal + 1 / self.steps, "steps": self.steps}
 
     def save_checkpoint(self, checkpoint_dir):
-        Path(checkpoint_dir, "steps.json").write_text(json.dumps(self.steps))
+        Path(checkpoint_dir, "train_state.json").write_text(json.dumps(self.steps))
 
     def load_checkpoint(self, checkpoint):
-        self.steps = json.loads(Path(checkpoint, "steps.json").read_text())
+        self.steps = json.loads(Path(checkpoint, "train_state.json").read_text())
 
 
 def falling(config):
@@ -628,6 +629,33 @@ def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatc
     monkeypatch.undo()
     steps = list(run_trial(task, number))
     assert [(step.result.step, step.result.end) for step in steps if step.result] == [(1, None), (2, None), (3, "max_epochs")]
+
+
+@pytest.mark.parametrize("damage", ["a file of the user's is torn", "a file of the user's is gone", "not complete"])
+def test_a_damaged_state_gives_way_to_the_one_before(here, damage):
+    records = SearchRecords(here)
+    number = records.open_trial({"x": 0.5}, {"x": 0.5}, {}).number
+    _, space = split_objective_space({"x": tune.uniform(-1, 1)})
+    task = TrialTask(here, Objective(Falling, space, {}, "loss", False, num_to_keep=2, seed=0, max_epochs=6))
+    steps = run_trial(task, number)
+    while len(records.folder_of(number).results()) < 4:
+        next(steps)
+    steps.close()
+    newest = list_checkpoints(records.folder_of(number).checkpoints)[-1]
+    match damage:
+        case "a file of the user's is torn":
+            (newest / "saved" / "train_state.json").write_text("")
+        case "a file of the user's is gone":
+            (newest / "saved" / "train_state.json").unlink()
+        case _:
+            (newest / "MANIFEST.json").unlink()
+    resumed = run_trial(task, number)
+    next(resumed)  # what is on record comes first
+    assert [result.step for result in records.folder_of(number).results()] == [1, 2, 3]
+    list(resumed)
+    results = records.folder_of(number).results()
+    assert [result.step for result in results] == [1, 2, 3, 4, 5, 6]
+    assert [result.extra["steps"] for result in results] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_failed_trial_goes_on_where_that_is_asked_for(here):

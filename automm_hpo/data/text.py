@@ -114,9 +114,9 @@ def load_tokenizer(spec: TextSpec) -> TextTokenizer:
         positions = _most_positions(AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False))
     except Exception as error:  # no network, no such repository, no tokenizer in it, ...
         raise WeightsUnavailable(
-            f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {first_line(error)[:200]}. Ways out: {KEY}=<folder> uses files you have "
-            f"(config.json, tokenizer.json and the weights); run once where the hub can be reached; {WORDS_ALONE}; or leave the columns out, in fit with "
-            "column_types={column: 'null'}."
+            f"{KEY}: the tokenizer of {spec.checkpoint_name!r} cannot be had: {type(error).__name__}: {first_line(error)[:200]}. "
+            f"Ways out: {KEY}=<folder> uses files you have (config.json, tokenizer.json and the weights); run once where the hub can be "
+            f"reached; {WORDS_ALONE}; or leave the columns out, in fit with column_types={{column: 'null'}}."
         ) from None
     if not tokenizer.is_fast:
         raise NotSupported(f"{KEY}: {spec.checkpoint_name!r} has a tokenizer without a tokenizer.json; choose a model that has one")

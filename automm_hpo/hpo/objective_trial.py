@@ -25,18 +25,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptFile, InvalidArgument, InvalidReport, NotSupported
-from ..files import is_json, read_json, write_json
+from ..files import MANIFEST, is_json, manifest_of, read_json, write_json
 from ..sections import unwrapped
 from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
-from ..training.checkpoint_folder import STATE, begin_checkpoint, finish_checkpoint, list_checkpoints, prune_checkpoints
+from ..training.checkpoint_folder import SAVED, STATE, begin_checkpoint, check_checkpoint, finish_checkpoint, list_checkpoints, prune_checkpoints
 from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
 from .objective_space import nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, inherit, recovered
 from .tune_report import FILES, reports_of, request_of, session_of
 
-SAVED = "saved.json"  # file in a checkpoint: the dict that a Trainable's save_checkpoint returned
+RETURNED = "returned"  # key in a checkpoint's state: the dict that a Trainable's save_checkpoint returned, or None
 DONE = "done"  # key in an objective's report: true if it is the last one
 
 
@@ -182,8 +182,12 @@ class Objective:
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
         def copy(path: Path, result: EpochResult) -> EpochResult:
+            def save(place: Path) -> Any:
+                shutil.copytree(path / SAVED, place, dirs_exist_ok=True)
+                return read_json(path / STATE)[RETURNED]
+
             start = replace(result, segment=segment.number, end=None)
-            _store(folder, start, lambda place: shutil.copytree(path, place, dirs_exist_ok=True), inherited=True)
+            _store(folder, start, save, inherited=True)
             return start
 
         inherit(folder, parent, segment, _newest_state, copy)
@@ -227,7 +231,7 @@ class Objective:
         record, newest = folder.read(), _newest_state(folder.checkpoints)
         config, segment, before = self.config_of(record), record.segments[-1].number, record.seconds if newest else 0.0
         epoch = newest[1].step if newest else 0
-        with session_of(folder.path, newest[0] if newest else None, self.resources) as session:
+        with session_of(folder.path, newest[0] / SAVED if newest else None, self.resources) as session:
             for said, spent in _timed(reports_of(lambda: self.function(config))):
                 if said.is_last and session.misused:
                     raise InvalidReport(session.misused)
@@ -258,8 +262,8 @@ class Objective:
         try:
             trainable._iteration = epoch  # normally counted by Ray's ``train``, which would write many other files
             if newest:
-                saved = newest[0] / SAVED
-                trainable.load_checkpoint(read_json(saved) if saved.exists() else str(newest[0]))
+                returned = read_json(newest[0] / STATE)[RETURNED]
+                trainable.load_checkpoint(str(newest[0] / SAVED) if returned is None else returned)
             for values, spent in _timed(step() for _ in itertools.repeat(None)):
                 epoch += 1
                 result = ended(self._result(values, epoch, seconds + spent, record.segments[-1].number))
@@ -338,21 +342,25 @@ def _timed(values: Iterator[Any]) -> Iterator[tuple[Any, float]]:
 
 
 def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any], inherited: bool = False) -> bool:
-    """Saves a checkpoint under a temporary name and renames it when it is complete; False if the Trainable has no way to save."""
+    """Saves a checkpoint under a temporary name and renames it when it is complete; False if the Trainable has no way to save.
+
+    Args:
+        save: writes files into the folder that it is given, and may return a dict to be stored too.
+    """
     temporary = begin_checkpoint(folder.checkpoints, result)
+    place = temporary / SAVED
+    place.mkdir()
     try:
-        saved = save(temporary)
+        returned = save(place)
     except NotImplementedError:
         shutil.rmtree(temporary)
         return False
-    if isinstance(saved, dict):
-        saved = {key: unwrapped(value) for key, value in saved.items()}
-        if bad := [key for key, value in saved.items() if not is_json({key: value})]:
-            raise NotSupported(
-                f"save_checkpoint: {bad[0]!r} of the dict that it returned cannot be stored as JSON; write it to a file in the folder it is given"
-            )
-        write_json(temporary / SAVED, saved)
-    write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited})
+    returned = {key: unwrapped(value) for key, value in returned.items()} if isinstance(returned, dict) else None
+    if bad := [key for key, value in (returned or {}).items() if not is_json({key: value})]:
+        raise NotSupported(f"save_checkpoint: {bad[0]!r} of the dict that it returned cannot be stored as JSON; write it to a file in the folder it is given")
+    write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited, RETURNED: returned})
+    files = [str(path.relative_to(temporary)) for path in (temporary / STATE, *sorted(place.rglob("*"))) if path.is_file()]
+    write_json(temporary / MANIFEST, manifest_of(temporary, files))
     finish_checkpoint(temporary, result)
     return True
 
@@ -360,5 +368,6 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
 def _newest_state(checkpoints: Path) -> tuple[Path, EpochResult] | None:
     for path in reversed(list_checkpoints(checkpoints)):
         with contextlib.suppress(CorruptFile, OSError):
+            check_checkpoint(path, needed=(STATE,))
             return path, result_from_json(read_json(path / STATE)["result"])
     return None

@@ -7,6 +7,8 @@ checkpoints/000-0003.000/   model.safetensors        weights
                             train_state.json         the EpochResult, and the optimizer's plain values
                             train_state.safetensors  the optimizer's tensors; only in the newest checkpoints, and not once the trial has ended for good
                             MANIFEST.json            SHA-256 of the files above
+
+The checkpoint of a user's objective has only train_state.json, MANIFEST.json, and a folder ``saved`` with what the objective saved.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from ..files import MANIFEST, check_files, manifest_of, read_json, temporary_nam
 from .result import NO_RANK, EpochResult, result_from_json, result_to_json
 
 WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.safetensors", "train_state.json", "train_state.safetensors"
+SAVED = "saved"
 
 
 def checkpoint_name(result: EpochResult) -> str:
@@ -97,17 +100,17 @@ def is_inherited(path: Path) -> bool:
     return bool(read_json(path / STATE).get("inherited"))
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path, needed: Collection[str] = (WEIGHTS, STATE)) -> None:
     """Verifies a checkpoint against its manifest.
 
     Raises:
-        CorruptFile
+        CorruptFile: a file is damaged or missing, or the manifest does not list what is needed.
     """
     if not (path / MANIFEST).is_file():
         raise CorruptFile(f"{path} has no {MANIFEST}")
     manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or not {WEIGHTS, STATE} <= set(manifest):
-        raise CorruptFile(f"{path / MANIFEST} does not list {WEIGHTS} and {STATE}")
+    if not isinstance(manifest, dict) or not manifest.keys() >= set(needed):
+        raise CorruptFile(f"{path / MANIFEST} does not list {' and '.join(needed)}")
     check_files({name: path / name for name in manifest}, manifest)
 
 
