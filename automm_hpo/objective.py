@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_point
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.objective_trial import Objective, check_objective, function_of, sent_by_value
 from .hpo.records import COMPLETED, STOPPED, SearchRecords, TrialRecord
+from .hpo.scheduler_args import POPULATIONS
 from .hpo.settings import TuneSettings, canonical_mode, check_resources, parse_tune_settings
 from .hpo.warm_start import WarmStart, read_warm_start
 from .metrics import Metric, searched_metric
@@ -125,8 +127,8 @@ def tune_objective(
             hint = f". To search among the values of {listed[0]!r}: tune.choice({[unwrapped(value) for value in listed[1]]!r})" if listed else ""
             again = "; num_trials says how often to try these, 1 or more"
             raise InvalidTuneSettings(f"space: contains only fixed values and no search space{hint}{again}")
-        # population-based training may give a Trainable new values at each takeover; a function has one config from start to end
-        settings = resolve_settings(settings, spaces, live=tuple(spaces) if isinstance(objective, type) else ())
+        # a generator has no checkpoints, and so one config from start to end; others get new values when they begin from another trial's checkpoint
+        settings = resolve_settings(settings, spaces, live=() if inspect.isgeneratorfunction(function_of(objective)) else tuple(spaces))
         points = first_points(settings, spaces, to_raw=objective_point_to_raw)
     with problems.gather():
         if are_settings_right:
@@ -248,7 +250,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
             cluster.start()
         with session.tracked(tracking, {**plan.fixed, **plan.space}, plan.space):
             resources = settings.resources_among(known_resources() or {"cpu": 1.0, "gpu": 0.0})
-            function = replace(plan.function, tracked=tracking is not None, resources=resources)
+            function = replace(plan.function, tracked=tracking is not None, resources=resources, first_exchange=_first_exchange(plan))
             interruption = session.run(function, plan.job, cluster, trials_deadline(plan.deadline, with_ray=True), settings.num_kept())
             session.close(interruption, session.records.best())
         for line in (_unseen(plan, session.records.trials()), _unlimited(plan, session.records.trials())):
@@ -257,6 +259,16 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
     return SearchResults(SearchRecords(plan.path / "search"), metric, plan.function.best_config_of)
+
+
+def _first_exchange(plan: ObjectivePlan) -> float | None:
+    """The report after which a population first exchanges checkpoints; None: the scheduler has no population."""
+    if plan.settings.scheduler not in POPULATIONS:
+        return None
+    from .hpo.schedulers.plan import SchedulerPlan  # imports Ray, which is loaded by now
+
+    schedule = SchedulerPlan(plan.settings.scheduler_init_args, plan.job.max_epochs)
+    return max(schedule.perturbation_interval, schedule.burn_in_period)
 
 
 def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:

@@ -1,5 +1,6 @@
 """``tune_objective`` with functions, generators and Trainables, end to end on a real Ray."""
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -271,6 +273,54 @@ def test_a_metric_that_is_not_reported_costs_one_trial_not_all(here):
         search(objective, num_trials=40, save_path="s")
     statuses = Counter(record.status for record in SearchRecords(here / "s/search").trials())
     assert 1 <= statuses["FAILED"] < 10
+
+
+def falling_with_checkpoints(config):
+    """``Falling`` as a function. It saves every second step."""
+    steps = 0
+    if checkpoint := tune.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            steps = json.loads(Path(folder, "steps.json").read_text())
+    while True:
+        steps += 1
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "steps.json").write_text(json.dumps(steps))
+            saved = tune.Checkpoint.from_directory(folder) if steps % 2 == 0 else None
+            tune.report({"loss": config["x"] ** 2 + 1 / steps, "steps": steps, "x": config["x"]}, checkpoint=saved)
+
+
+@pytest.mark.parametrize(("interval", "num_trials"), [(2, 4), pytest.param(3, 4, marks=pytest.mark.slow)])
+def test_functions_that_save_exchange_their_checkpoints(interval, num_trials):
+    arguments = {"scheduler_init_args": {"perturbation_interval": interval}}
+    found = search(falling_with_checkpoints, {"x": tune.uniform(0, 1)}, scheduler="PBT", num_trials=num_trials, max_epochs=12, kwargs=arguments)
+    assert [record.status for record in found.trials] == ["COMPLETED"] * num_trials
+    assert any(len(record.segments) > 1 for record in found.trials)
+    for record in found.trials:
+        places = [(result.segment, result.epoch) for result in record.results]
+        assert len(places) == len(set(places))
+        assert record.results[-1].epoch == 12
+        for result in record.results:
+            assert result.extra["steps"] == result.epoch
+            assert result.extra["x"] == record.segments[result.segment].tuned["x"]
+
+
+@pytest.mark.parametrize("kind", ["reports", "yields"])
+def test_a_population_of_what_saves_nothing_ends_at_its_first_exchange(kind, here):
+    def yielding(config):
+        for epoch in range(50):
+            yield {"loss": config["x"] + 1 / (1 + epoch)}
+
+    def reporting(config):
+        for values in yielding(config):
+            tune.report(values)
+
+    objective = reporting if kind == "reports" else lambda config: yielding(config)
+    arguments = {"scheduler_init_args": {"perturbation_interval": 2}}
+    with contextlib.suppress(errors.AllTrialsFailed):
+        search(objective, {"x": tune.uniform(0, 1)}, scheduler="PBT", max_epochs=12, kwargs=arguments)
+    trials = load_search("run").trials
+    assert "for the first time after 2 reports, and the objective has saved none; give one to tune.report" in str(trials[0].reason)
+    assert max(record.epochs for record in trials) == 1
 
 
 def test_population_based_training_takes_over_the_better_states():

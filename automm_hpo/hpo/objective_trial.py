@@ -146,6 +146,7 @@ class Objective:
         num_to_keep: number of best checkpoints that a running trial keeps.
         tracked: whether the trial's MLflow run is the active one while the objective runs.
         resources: ``cpu`` and ``gpu`` of a trial.
+        first_exchange: the report by which a trial must have saved a checkpoint, because a population exchanges them; None: there is no population.
     """
 
     function: Callable[[dict[str, Any]], Any]
@@ -158,6 +159,7 @@ class Objective:
     max_epochs: int | None = None
     tracked: bool = False
     resources: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0})
+    first_exchange: float | None = None
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
         """The config that the objective is called with. It may contain objects that JSON cannot hold."""
@@ -238,6 +240,7 @@ class Objective:
                 if said.is_last and _is_generator(said.values):
                     for values, more in _timed(_with_returned(said.values, self.metric)):
                         epoch += 1
+                        self._check_saved(folder, epoch)
                         yield ended(self._result(values, epoch, before + spent + more, segment))
                 elif said.is_last and said.values is None and epoch:  # all its results were reported
                     return
@@ -247,6 +250,7 @@ class Objective:
                     result = ended(replace(result, end=result.end or "returned") if said.is_last else result)
                     if said.checkpoint is not None:
                         self._keep(folder, result, functools.partial(_copy, said.checkpoint))
+                    self._check_saved(folder, epoch)
                     yield result
 
     def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
@@ -277,6 +281,12 @@ class Objective:
             with contextlib.suppress(OSError):  # it has written files there
                 os.rmdir(trainable.logdir)
                 os.rmdir(folder.path / FILES)
+
+    def _check_saved(self, folder: TrialFolder, epoch: int) -> None:
+        """Raises InvalidReport if other trials of a population should now be able to take over this one's checkpoint, and there is none."""
+        if self.first_exchange is not None and epoch >= self.first_exchange and not list_checkpoints(folder.checkpoints):
+            words = f"the scheduler passes checkpoints from trial to trial, for the first time after {epoch} reports, and the objective has saved none"
+            raise InvalidReport(f"{words}; give one to tune.report(..., checkpoint=...), and begin from tune.get_checkpoint()")
 
     def _keep(self, folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]) -> bool:
         """Saves a checkpoint and prunes older ones; False if the Trainable has no way to save."""

@@ -207,7 +207,7 @@ def check_scheduler(name: str, searcher: str, space: SearchSpace, live: Collecti
         changed = {key: domain for key, domain in space.items() if key in live}
         if fixed:
             words = f"scheduler: {name} changes the tuned hyperparameters while a model trains, and cannot change {', '.join(fixed)}. "
-            can = f"It can change {', '.join(live)}" if live else "It can change those of a Trainable class only, which saves and loads its state"
+            can = f"It can change {', '.join(live)}" if live else "It can change those of a function or class that saves checkpoints, and this one yields"
             problems.add(InvalidTuneSettings(f"{words}{can}; fix the others, or take another scheduler"))
         if reserved := [key for key in space if key in RESERVED]:
             problems.add(InvalidTuneSettings(f"scheduler: {name} reserves the name {' and '.join(reserved)}; rename the hyperparameter"))

@@ -71,8 +71,8 @@ def _policy(kind: type[Policy], *delays: str, **defaults: object) -> Callable[[S
 def _exchange(plan: SchedulerPlan) -> dict[str, Any]:
     """Common arguments of PBT and PB2."""
     return {
-        "perturbation_interval": plan.args.get("perturbation_interval", max(1, plan.max_epochs // 5)),
-        "burn_in_period": max(plan.args.get("burn_in_period", 0), plan.warmup_epochs),
+        "perturbation_interval": plan.perturbation_interval,
+        "burn_in_period": plan.burn_in_period,
         "quantile_fraction": plan.args.get("quantile_fraction", 0.25),
     }
 

@@ -30,6 +30,16 @@ class SchedulerPlan:
     def max_t(self) -> float:
         return self.args.get("max_t", max(self.max_epochs, self.args.get("grace_period", 1)))
 
+    @property
+    def perturbation_interval(self) -> float:
+        """Epochs between two exchanges of a population."""
+        return self.args.get("perturbation_interval", max(1, self.max_epochs // 5))
+
+    @property
+    def burn_in_period(self) -> float:
+        """Epochs before the first exchange."""
+        return max(self.args.get("burn_in_period", 0), self.warmup_epochs)
+
     def grace(self, *names: str) -> float:
         """Epochs before the first judgement: the first of these arguments that was given, else a default; never less than the warm-up."""
         # early scores mislead: with batch norm the best trials often look the worst for some epochs (benchmarks/RESULTS.md)
