@@ -243,8 +243,7 @@ pd.DataFrame(
 # side by side, and at regular intervals the weakest copy the state of the strongest and continue with changed hyperparameters.
 #
 # A state has to be saved before another trial can copy it, so the objective is a `tune.Trainable` class (or a function that gives `tune.report` a
-# checkpoint). This one walks towards 0: with a large
-# `lr` it is fast but noisy, with a small one slow but exact.
+# checkpoint). This one walks towards 0: with a large `lr` it is fast but noisy, with a small one slow but exact.
 
 
 # %%
