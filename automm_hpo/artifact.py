@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,9 +31,10 @@ from .files import MANIFEST, check_files, is_predictor, manifest_of, read_json, 
 from .metrics import stored_metric
 from .models import TableModel, build_model
 from .problem import Problem
+from .process import callers_level
 from .rng import generators_unchanged, seeded
 from .training.checkpoint import load_weights, save_weights
-from .training.device import pick_device
+from .training.device import is_out_of_memory, pick_device
 from .training.ensemble import combine_logits
 from .training.evaluate import predict_logits
 
@@ -62,9 +64,17 @@ class Member:
     predicting: TableModel | None = None
 
     def ready(self) -> Self:
-        """The member with its model on its device, and a copy of the model that predicts fast."""
-        model = self.model.to(pick_device(self.config.env)).to(memory_format=torch.channels_last)
-        return replace(self, predicting=model.folded())
+        """The member with its model on its device, and a copy of the model that predicts fast. If a GPU is full, they stay on the CPU."""
+        try:
+            return self._ready_on(pick_device(self.config.env))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        warnings.warn("the GPU's memory is full: the model predicts on the CPU", stacklevel=callers_level())
+        return self._ready_on(torch.device("cpu"))
+
+    def _ready_on(self, device: torch.device) -> Self:
+        return replace(self, predicting=self.model.to(device).to(memory_format=torch.channels_last).folded())
 
 
 @dataclass(frozen=True)

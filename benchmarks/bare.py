@@ -78,6 +78,7 @@ def bare_training(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     model = timm.create_model(recipe.model, num_classes=int(target.max()) + 1).to(device, memory_format=torch.channels_last)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(param_groups_weight_decay(model, recipe.weight_decay), lr=peak, fused=True)

@@ -97,7 +97,7 @@ def measure_packing(runs: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train = fashion_mnist(folder / "images")[0]
-        hyperparameters = Recipe("mobilenetv3_small_100", 32, batch=64, epochs=5).hyperparameters | {"optim.lr": tune.loguniform(1e-3, 1e-2)}
+        hyperparameters = Recipe("mobilenetv3_small_100", 32, batch=64, epochs=40).hyperparameters | {"optim.lr": tune.loguniform(1e-3, 1e-2)}
         for run in range(runs):
             for count in (*AT_A_TIME, None):  # None: as many as the search chooses
                 kwargs: dict[str, Any] = {"searcher": "random", "scheduler": "FIFO", "num_trials": TRIALS}

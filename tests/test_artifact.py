@@ -4,6 +4,7 @@ import os
 from itertools import pairwise
 
 import pytest
+import torch
 from torch import nn
 
 from automm_hpo import artifact
@@ -54,6 +55,20 @@ def numbers_of(stored: Artifact) -> tuple[int, ...]:
 
 def names(folder):
     return {path.name for path in folder.iterdir()}
+
+
+def test_a_gpu_that_is_full_leaves_the_model_on_the_cpu(monkeypatch):
+    def to(model, device=None, **options):
+        if getattr(device, "type", "") == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return model
+
+    monkeypatch.setattr(TinyModel, "to", to)
+    monkeypatch.setattr(TinyModel, "folded", lambda model: model, raising=False)
+    monkeypatch.setattr(artifact, "pick_device", lambda env: torch.device("cuda"))
+    [member] = predictor(1).members
+    with pytest.warns(UserWarning, match="memory is full: the model predicts on the CPU"):
+        assert member.ready().predicting is member.model
 
 
 @pytest.mark.parametrize("numbers", [(1,), (1, 2), (5, 4, 3, 2, 1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import Config
 from ..errors import DiskFull, InvalidTuneSettings
 from ..files import free_bytes
@@ -12,9 +14,11 @@ from ..hpo.settings import local_resources
 from ..hpo.trial import NUM_STATES
 from ..models import MODEL_KEYS, SIZE_KEYS
 from ..space import tuned_keys
+from ..training.device import pick_device
 from ..training.gradients import epoch_size
 from .plan import FitPlan, SearchPlan
 
+MOST_ON_A_GPU = 8  # trials, each a process with Python, torch and a context of its own
 PLENTY = 4e9  # free bytes beyond which no model is built to check whether it fits
 
 
@@ -24,6 +28,12 @@ def num_parallel(search: SearchPlan) -> int:
         return 1
     env = search.config.env
     return search.settings.num_parallel(known_resources(env.num_gpus) or local_resources(), search.num_trials, env.allows_gpu)
+
+
+def most_parallel(search: SearchPlan) -> int:
+    """The most trials at a time, before it is measured how many share a GPU."""
+    shares = pick_device(search.config.env).type == "cuda"
+    return num_parallel(replace(search, settings=search.settings.with_gpu_share(1 / MOST_ON_A_GPU)) if shares else search)
 
 
 def num_epochs(config: Config, num_rows: int) -> float:
@@ -59,7 +69,7 @@ def peak_bytes(plan: FitPlan) -> tuple[int, int]:
     state = (3 if is_averaged else 2) * weights  # AdamW's two moments; with a running average, also the trained weights
     predictions = len(plan.data.valid.table) * plan.data.problem.num_outputs * 4  # float32
     kept = weights + min(weights, predictions)  # predictions larger than the weights are not stored
-    num_live = num_parallel(search) if settings.scheduler not in WAITING else search.num_trials  # paused trials keep their state too
+    num_live = most_parallel(search) if settings.scheduler not in WAITING else search.num_trials  # paused trials keep their state too
     live = num_live * ((settings.num_to_keep + NUM_STATES) * kept + NUM_STATES * state)
     ended = settings.num_kept(plan.ensemble_size) + settings.num_to_keep  # the best one keeps several epochs for a soup
     return live + ended * kept, weights
@@ -94,6 +104,6 @@ def check_quota(plan: FitPlan) -> None:
     peak, weights = peak_bytes(plan)
     if peak > quota * 1e6:
         raise InvalidTuneSettings(
-            f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak / 1e6:.0f} MB ({num_parallel(search)} trials at a time, "
+            f"disk_quota_mb: {quota:g} MB are allowed, and the checkpoints can come to {peak / 1e6:.0f} MB ({most_parallel(search)} trials at a time, "
             f"{weights / 1e6:.1f} MB a set of weights); lower max_concurrent_trials, num_to_keep or keep_trials"
         )

@@ -16,13 +16,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..config import Config
-from ..training.device import find_device
+from ..errors import first_line
+from ..training.device import find_device, free_unused
 from ..training.loop import train_epochs
-from .capacity import largest_configs
+from .capacity import MOST_ON_A_GPU, largest_configs
 from .plan import FitPlan
 from .timing import miniature
 
-MOST_TRIALS = 8  # on a GPU; each is a process with Python, torch and a context of its own
 MEMORY_SHARE = 0.85  # share of a GPU's free memory planned for trials; the rest is for what is not measured, such as larger validation batches
 MOST_KINDS = 4  # kinds of models in a search; if there are more, none is measured
 STEPS = 8
@@ -43,10 +43,10 @@ class Occupancy:
 
 
 def trials_per_gpu(occupancy: Occupancy, free_bytes: int, cpus_per_gpu: float) -> int:
-    """Trials at a time on one GPU that hardly wait for each other: bounded by memory, GPU time, the CPU cores that feed it, and ``MOST_TRIALS``."""
+    """Trials at a time on one GPU that hardly wait for each other: bounded by memory, GPU time, the CPU cores that feed it, and ``MOST_ON_A_GPU``."""
     by_memory = math.floor(MEMORY_SHARE * free_bytes / max(1, occupancy.memory_bytes))
-    by_time = round(1 / max(occupancy.busy, 1 / MOST_TRIALS))
-    return max(1, min(by_memory, by_time, math.floor(cpus_per_gpu), MOST_TRIALS))
+    by_time = round(1 / max(occupancy.busy, 1 / MOST_ON_A_GPU))
+    return max(1, min(by_memory, by_time, math.floor(cpus_per_gpu), MOST_ON_A_GPU))
 
 
 def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[float, str]:
@@ -59,7 +59,7 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     """
     search = plan.search
     device = find_device(search.config.env)
-    torch.cuda.empty_cache()  # frees the memory of earlier timing for the trials
+    free_unused(device)  # of earlier timing
     if not search.config.env.allows_gpu:
         return 0.0, ""
     if there is None or not there["gpu"]:
@@ -69,8 +69,14 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
     settled = "gpu" in search.settings.resources or search.settings.concurrency == 1 or search.num_trials <= num_gpus
     if device.type != "cuda" or settled or len(kinds) > MOST_KINDS:
         return 1.0, ""
-    measured = [_measure(plan, config, device) for config in kinds]
-    torch.cuda.empty_cache()  # frees the memory for the trials
+    why = ""
+    try:
+        measured = [_measure(plan, config, device) for config in kinds]
+    except RuntimeError as error:  # e.g. of one kind of model only, whose trials will fail and say why
+        why = f"trials do not share a GPU: measuring one failed with {type(error).__name__}: {first_line(error)}"
+    free_unused(device)  # for the trials
+    if why:
+        return 1.0, why
     worst = Occupancy(max(each.memory_bytes for each in measured), max(each.busy for each in measured))
     free, _ = torch.cuda.mem_get_info(device)  # other programs may use this GPU too
     cpus = search.settings.resources.get("cpu", 1.0)
@@ -81,7 +87,7 @@ def plan_gpu_share(plan: FitPlan, there: Mapping[str, float] | None) -> tuple[fl
 
 def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
     """Measures a few steps in this process."""
-    torch.cuda.empty_cache()
+    free_unused(device)
     torch.cuda.reset_peak_memory_stats(device)  # forget what this process did before
     free, _ = torch.cuda.mem_get_info(device)
     with miniature(plan, config, STEPS) as (short, state, data):
@@ -89,7 +95,7 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
         data = replace(data, valid=data.valid.head(1), valid_target=data.valid_target[:1])
         steps = train_epochs(state, data, short, plan.seed, lambda ahead: None)
         for _ in range(STEPS // 2):  # warm-up: kernels are chosen, the allocator grows
-            next(steps)
+            next(steps, None)  # None: training diverged
         torch.cuda.synchronize(device)
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # keeps the profiler from printing to the console; it reads this at its first use
         with profile(activities=[ProfilerActivity.CUDA]) as traced:

@@ -23,7 +23,7 @@ from ..hpo.hyperparameter_space import candidate_configs
 from ..models import GEOMETRY_KEYS, TableModel, build_model, check_model, image_spec, is_pretrained, used_models
 from ..presets import may_be_probed
 from ..session import trials_deadline
-from ..training.device import autocast, is_out_of_memory
+from ..training.device import autocast, free_unused, is_out_of_memory
 from ..training.gradients import epoch_size
 from ..training.loop import num_validations
 from .capacity import num_parallel
@@ -111,6 +111,7 @@ def _row_seconds(search: SearchPlan, features: Features) -> float:
                 if num_rows == 1 or not is_out_of_memory(error):
                     raise
             num_rows = (num_rows + 1) // 2
+            free_unused(device)
 
 
 def _step_seconds(model: TableModel, num_rows: int, num_images: int, env: Env, device: torch.device) -> float:

@@ -36,9 +36,8 @@ class RunningAverage(ModelEmaV3):
         pairs = list(zip(*self._values, strict=True))
         values = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([own for own, _ in values], [learning for _, learning in values], weight=1 - decay)
-        for own, learning in pairs:
-            if not own.is_floating_point():
-                own.copy_(learning)
+        if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:
+            torch._foreach_copy_([own for own, _ in counts], [learning for _, learning in counts])
 
 
 def build_average(model: nn.Module, optim: Optim) -> ModelEmaV3 | None:

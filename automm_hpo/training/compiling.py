@@ -43,7 +43,12 @@ def records_graphs(env: Env, device: torch.device) -> bool:
 
 
 def compile_networks(model: TableModel, env: Env) -> None:
-    """Compiles a model's networks in place. Names of weights do not change, and a copy of the model is not compiled."""
+    """Compiles a model's networks in place. Names of weights do not change, and a copy of the model is not compiled.
+
+    What was compiled before in this process is forgotten. Models of one class share their code, so torch would search through what it compiled for earlier
+    models at every call, take sizes that differed between them for variable, and stop compiling after a number of times.
+    """
+    torch.compiler.reset()
     for network in model.networks():
         network.compile(mode=None if env.compile.mode == "default" else env.compile.mode, backend=env.compile.backend)
 

@@ -16,6 +16,7 @@ from ..process import ProcessWide
 OUT_OF_MEMORY = (  # errors of GPU libraries that allocate memory themselves, and of cuDNN if no algorithm has enough room
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine",
 )
@@ -107,11 +108,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
+def free_unused(device: torch.device) -> None:
+    """Returns the memory that torch keeps for later tensors to the GPU, whose libraries and other processes cannot use it. Not within an ``except``."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def resident(split: TensorCache, device: torch.device) -> TensorCache:
     """The split on the device, if it takes at most half of the free memory, which leaves the rest to the model. Otherwise as it is, copied by batch."""
     if device.type == "cuda" and (split.is_streamed or 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]):
         return split
     try:
         return split.to(device)
-    except torch.OutOfMemoryError:  # another trial on this GPU took the memory first
-        return split
+    except RuntimeError as error:  # another trial on this GPU took the memory first
+        if not is_out_of_memory(error):
+            raise
+    free_unused(device)
+    return split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..errors import InvalidArgument
 from ..metrics import Metric, compute_scorer
 from ..models import TableModel
 from ..problem import Problem
-from .device import autocast, is_out_of_memory, rounding
+from .device import autocast, free_unused, is_out_of_memory, rounding
 from .result import rank
 from .transforms import eval_view
 
@@ -72,18 +72,26 @@ def predict_logits(model: TableModel, data: TensorCache, env: Env, function: Cal
     device = next(model.parameters()).device
     batch_size = (env.per_gpu_batch_size or env.batch_size) * env.inference_batch_size_ratio
     batch_size = min(batch_size, model.most_rows or batch_size)
+
+    def parts(start: int) -> Iterator[torch.Tensor]:
+        for batch in batches(data, [slice(place, place + batch_size) for place in range(start, len(data), batch_size)], device):
+            with autocast(env, device), rounding(env, device):
+                part = function(batch.with_images(eval_view(batch.images, model.image_spec))).float()
+            yield part
+
     logits: list[torch.Tensor] = []
     start = 0
     while start < len(data):
         try:
-            for batch in batches(data, [slice(place, place + batch_size) for place in range(start, len(data), batch_size)], device):
-                with autocast(env, device), rounding(env, device):
-                    logits.append(function(batch.with_images(eval_view(batch.images, model.image_spec))).float())
-                start += len(batch)
+            for part in parts(start):
+                logits.append(part)
+                start += len(part)
         except RuntimeError as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
+        if start < len(data):
             model.most_rows = batch_size = (min(batch_size, len(data) - start) + 1) // 2
+            free_unused(device)
     return torch.cat(logits).cpu()
 
 

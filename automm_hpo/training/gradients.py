@@ -18,7 +18,7 @@ from ..config import Config, Env
 from ..data.batch import Batch, batches
 from ..rng import seeded
 from .compiling import records_graphs
-from .device import autocast, is_out_of_memory
+from .device import autocast, free_unused, is_out_of_memory
 from .losses import build_loss, weighted
 from .mixing import build_mixing
 from .state import TrainState, TrialData
@@ -67,6 +67,7 @@ class Gradients:
                     raise
             self._state.micro_batch_size = (self._state.micro_batch_size + 1) // 2
             self._state.optimizer.zero_grad()
+            free_unused(self._device)
             self._parts = self._parts_from_here()  # the same rows again, because a step's randomness depends only on its number
 
     @property

@@ -31,7 +31,10 @@ def build_mixing(mixup: Mixup, problem: Problem) -> Callable[[Batch, int], Batch
             return batch
         # (B, K) weight of each class in a row: of two mixed rows, each label counts by its row's weight, so that a row of weight 0 adds no label
         weights = F.one_hot(batch.target, problem.num_outputs) * batch.weight.unsqueeze(1)
-        images, weights = pick(batch.images.squeeze(1).float(), weights)
+        own = batch.images.squeeze(1).float()
+        images, weights = pick(own, weights)
+        if own.is_contiguous(memory_format=torch.channels_last):
+            images = images.contiguous(memory_format=torch.channels_last)  # on a GPU, mixing loses it
         weight = weights.sum(1)
         target = weights / weight.unsqueeze(1).clamp(min=torch.finfo(weight.dtype).tiny)
         target = target * (1 - mixup.label_smoothing) + mixup.label_smoothing / problem.num_outputs

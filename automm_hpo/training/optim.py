@@ -23,7 +23,13 @@ def _timm(groups: Groups, optim: Optim, **options: Any) -> torch.optim.Optimizer
 
 
 def _sgd(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.momentum > 0, fused=True)
+    if optim.momentum:
+        # torch would leave them as uninitialised memory if the first step is skipped because float16 overflowed; from 0 the first step is the same
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, Optim], torch.optim.Optimizer]] = {

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from pretend_gpu import pretend_gpu
 from ray import tune
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.errors import DiskFull, InvalidTuneSettings
-from automm_hpo.fit.capacity import largest_configs
+from automm_hpo.fit.capacity import largest_configs, most_parallel, num_parallel
 from automm_hpo.fit.search_plan import plan_search
 
 NUMBERS = {"model.names": ["numerical_mlp"], "optim.max_epochs": 2}
@@ -88,3 +89,15 @@ def test_a_plan_says_what_the_time_limit_is_enough_for(here, num_trials, words):
     assert "(time_limit leaves " in found.summary
     assert words in found.summary
     assert "time_limit" not in replace(found, time_limit=None).summary
+
+
+def test_as_many_checkpoints_are_reckoned_with_as_trials_may_share_a_gpu(monkeypatch):
+    for module in ("capacity", "search_plan"):
+        monkeypatch.setattr(f"automm_hpo.fit.{module}.known_resources", lambda num_gpus=-1: {"cpu": 16.0, "gpu": 1.0})
+    space = NUMBERS | {"optim.lr": tune.loguniform(1e-3, 1e-2)}
+    found = []
+    for settings in ({}, {"resources_per_trial": {"gpu": 1}}, {"max_concurrent_trials": 2}):
+        with pretend_gpu():
+            search = plan_search([space], {"num_trials": 20} | settings)
+            found.append((num_parallel(search), most_parallel(search)))
+    assert found == [(1, 8), (1, 1), (1, 2)]

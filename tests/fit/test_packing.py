@@ -103,6 +103,24 @@ def test_every_trial_has_the_rows_on_the_gpu(small, here, fast, monkeypatch):
             assert plan_gpu_share(plan, {"cpu": 16.0, "gpu": 1.0})[0] == 1 / count
 
 
+@pytest.mark.parametrize("error", [None, RuntimeError("out of memory: tried\nto")])
+def test_a_measurement_that_fails_leaves_each_trial_a_gpu(small, here, fast, monkeypatch, error):
+    """The trials will fail, and say why."""
+
+    @contextmanager
+    def profile(activities):
+        if error:
+            raise error
+        yield SimpleNamespace(key_averages=list)
+
+    monkeypatch.setattr("automm_hpo.fit.packing.profile", profile)
+    with pretend_gpu():
+        plan = _plan(small[0], fast, {"optim.lr": 1e30, "optim.weight_decay": tune.loguniform(1e-3, 1e-2)} if error is None else None)
+        share, why = plan_gpu_share(plan.with_scorer(), {"cpu": 16.0, "gpu": 1.0})
+    assert share == 1
+    assert why == ("trials do not share a GPU: measuring one failed with RuntimeError: out of memory: tried" if error else "")
+
+
 def test_no_share_is_planned_of_gpus_that_the_search_has_not(small, here, fast):
     """The user may have started Ray without this machine's GPUs."""
     with pretend_gpu():

@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from automm_hpo.config import Env
-from automm_hpo.training.compiling import gpu_kernels, records_graphs, wants_compiling
+from automm_hpo.training.compiling import compile_networks, gpu_kernels, records_graphs, wants_compiling
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -33,6 +34,25 @@ def test_which_modes_record_graphs(turn_on, mode, recorded):
     env = Env.model_validate({"compile": {"turn_on": turn_on, "mode": mode}})
     assert records_graphs(env, GPU) is recorded
     assert not records_graphs(env, CPU)
+
+
+def test_every_model_of_a_process_is_compiled():
+    """torch compiles the same code only so many times in a process; later models would run uncompiled, and nobody would know."""
+    from torch import _dynamo
+
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    with _dynamo.config.patch(recompile_limit=2):
+        for number in range(1, 6):
+            network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(number / 10))
+            model = SimpleNamespace(networks=lambda network=network: [network])
+            compile_networks(model, SimpleNamespace(compile=SimpleNamespace(mode="default", backend=backend)))
+            network(torch.zeros(2, 3))
+            assert len(compiled) == number
 
 
 def test_a_compiled_model_learns_the_same_and_is_stored_alike(trial):

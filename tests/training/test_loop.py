@@ -278,6 +278,19 @@ def test_float16_halves_its_scale_and_leaves_out_a_step_that_overflows(trial):
     assert all(torch.equal(value, before[name]) for name, value in parameters.items())
 
 
+def test_sgd_survives_a_first_step_that_overflows(trial):
+    """torch's fused kernel skips such a step, but left the momentum as uninitialised memory, which the next step took for the momentum."""
+    one = trial(env__precision="16-mixed", optim__optim_type="sgd", optim__lr=1e-3)
+    state = one.state()
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, backoff_factor=2.0**-90)
+    held = [torch.full((2**20,), math.nan) for _ in range(8)]
+    del held  # what is allocated next may have its content
+    results = list(one.epochs(state))
+    assert state.scaler.get_scale() == 2.0**10
+    assert all(math.isfinite(result.valid_loss) for result in results)
+    assert all(value.isfinite().all() for value in weights(state).values())
+
+
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_are_clipped(trial, algorithm, monkeypatch):
     one = trial(optim__gradient_clip_algorithm=algorithm, optim__gradient_clip_val=1e-3, optim__max_epochs=1)
