@@ -14,6 +14,7 @@ from typing import Any
 from .errors import InvalidArgument, Problems, SavePathExists
 from .files import is_predictor
 from .hpo.identity import is_abandoned, is_search
+from .sections import unwrapped
 
 
 def plan_path(path: str | Path | None, resume: bool | str) -> tuple[Path, bool]:
@@ -105,5 +106,5 @@ def checked_numbers(problems: Problems, seed: int, **others: float | None) -> di
         if value is not None or name == "seed":
             with problems.gather():
                 check_number(value, name, *NUMBERS[name])
-                checked[name] = value
+                checked[name] = unwrapped(value)
     return checked

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -21,6 +22,7 @@ from .hpo.job import SearchJob, check_resumable, check_scheduled_by, first_point
 from .hpo.objective_space import objective_point_to_raw, split_objective_space
 from .hpo.objective_trial import Objective, check_objective, function_of, sent_by_value
 from .hpo.records import COMPLETED, STOPPED, SearchRecords, TrialRecord
+from .hpo.result_keys import METRIC
 from .hpo.scheduler_args import POPULATIONS
 from .hpo.settings import TuneSettings, canonical_mode, check_resources, parse_tune_settings
 from .hpo.warm_start import WarmStart, read_warm_start
@@ -33,6 +35,7 @@ from .space.kinds import text_of
 
 # schedulers that judge no trial at first -> the arguments that say for how long
 FIRST_LOOKS = {"ASHA": ("grace_period",), "median": ("delay_evaluation", "grace_period"), "bandit": ("delay_evaluation",), "truncation": ("delay_evaluation",)}
+SPACE_IN_WORDS = re.compile(r"q?(log)?(uniform|normal|randint|rand|randn)[\[(].*[\])]|(choice|grid_search)[\[(].*[\])]")
 MOST_REPORTS = 100  # reports per trial that schedulers assume without max_epochs
 
 
@@ -243,6 +246,8 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         session.progress.say(search_line(settings, plan.num_trials, plan.space))
         if plan.warm_start.trials:
             session.progress.say(plan.warm_start.line)
+        for line in _looks_searched(plan.fixed):
+            session.progress.say(line, level=1)
         session.progress.resumes(session.records, plan.path)
         set_ray_environment()
         sent.enter_context(sent_by_value(plan.objective))  # before Ray is started, because this may refuse the objective
@@ -259,6 +264,16 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     session.say_goodbye(f"saved in {plan.path}")
     interruption.reraise()
     return SearchResults(SearchRecords(plan.path / "search"), metric, plan.function.best_config_of)
+
+
+def _looks_searched(fixed: Mapping[str, Any]) -> Iterator[str]:
+    """Hints at fixed values that may have been meant as search spaces, as Guild writes them."""
+    for name, value in fixed.items():
+        if isinstance(value, list) and len(value) > 1:
+            yield f"fixed: {name}={value!r}; tune.choice({value!r}) would search among these"
+        elif isinstance(value, str) and SPACE_IN_WORDS.fullmatch(value):
+            kind = value.partition("[")[0].partition("(")[0]
+            yield f"fixed: {name}={value!r}, a text; tune.{kind}(...) would be a search space"
 
 
 def _first_exchange(plan: ObjectivePlan) -> float | None:
@@ -301,11 +316,22 @@ def _unlimited(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:
 
 
 def _metric(metric: str | None, mode: str | None, settings: TuneSettings) -> Metric:
-    """The metric of the search, given as arguments or, like HyperDrive's primary metric, in the tune settings."""
+    """The metric of the search: given as arguments; or like HyperDrive's primary metric, in the tune settings; or in Ray's scheduler or searcher object."""
     for name, given, setting in (("metric", metric, settings.metric), ("mode", canonical_mode(mode), settings.mode)):
         if given is not None and setting is not None and given != setting:
             raise InvalidArgument(f"{name}: is {given!r} in the call and {setting!r} in hyperparameter_tune_kwargs; give one of them")
-    name, direction = metric or settings.metric or "objective", canonical_mode(mode or settings.mode)
+    found, found_mode = _metric_of_objects(settings)
+    name = metric or settings.metric or found or "objective"
+    direction = canonical_mode(mode or settings.mode or (found_mode if name == found else None))
     if direction not in ("max", "min"):
         raise InvalidArgument(f"mode: expected 'max' or 'min', whether more or less of {name!r} is better, got {direction!r}")
     return searched_metric(name, direction)
+
+
+def _metric_of_objects(settings: TuneSettings) -> tuple[str | None, str | None]:
+    """(metric, mode) that the user's scheduler or searcher object was made with; None where neither was."""
+    for given in (settings.scheduler, settings.searcher):
+        name, mode = getattr(given, "metric", None), getattr(given, "_mode", None) or getattr(given, "mode", None)
+        if isinstance(name, str) and name != METRIC:
+            return name, mode
+    return None, None

@@ -14,7 +14,7 @@ from .space import choice, loguniform, uniform
 
 PROBED_ROWS = 20_000  # with more training rows, a trial begins with a linear probe only on request, see ``training/probe.py``
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
-    "auto": {"searcher": "bayes", "scheduler": "ASHA"},
+    "auto": {},  # the defaults
     "bayes": {"searcher": "bayes", "scheduler": "ASHA"},
     "random": {"searcher": "random", "scheduler": "FIFO"},
 }

@@ -218,7 +218,7 @@ def encode_weights(weights: pd.Series, may_be_zero: bool = False) -> np.ndarray:
     Raises:
         InvalidData: a weight is missing, negative, infinite or no number, or all are zero.
     """
-    values = pd.to_numeric(weights.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    values = _to_floats(weights.astype(object))
     bad = ~np.isfinite(values) | (values < 0)
     if bad.any():
         rows = ", ".join(f"row {unwrapped(row)!r}: {unwrapped(value)!r}" for row, value in weights[bad].head(5).astype(object).items())
@@ -291,8 +291,16 @@ def _kind_of(value: Any) -> str:
     return {"str": "a text", "bool": "a boolean"}.get(type(unwrapped(value)).__name__, "a number")
 
 
+def _to_floats(column: pd.Series) -> np.ndarray:
+    """(N,) float64; nan for what is no number, inf for integers that are too large."""
+    try:
+        return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    except OverflowError:
+        return _to_floats(column.map(lambda value: math.inf if isinstance(value, int) and abs(value) > LARGEST_VALUE else value))
+
+
 def _as_floats(labels: pd.Series, label: str) -> np.ndarray:
-    values = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64)
+    values = _to_floats(labels)
     bad = ~(np.abs(values) <= LARGEST_VALUE)
     if bad.any():
         largest = f", and {LARGEST_VALUE:g} is the largest it takes" if np.isfinite(values[bad][0]) else ""

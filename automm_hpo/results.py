@@ -19,6 +19,7 @@ from .hpo.importance import importances
 from .hpo.objective_space import nest
 from .hpo.records import DIVERGED, FAILED, SearchRecords, TrialRecord, best_of, leaderboard, ranked
 from .hpo.table import TrialRow, count_text, notes_on, number_text, table_html, trial_columns
+from .hpo.tune_report import FILES
 from .metrics import Metric
 from .training.checkpoint_folder import SAVED
 
@@ -107,6 +108,19 @@ class SearchResults:
             return None
         place = folder.checkpoint(max(kept, key=lambda result: result.rank))
         return str(place / SAVED if (place / SAVED).is_dir() else place)
+
+    def trial_dir(self, trial: int | None = None) -> str | None:
+        """The folder that a trial's objective had for files of its own (``ray.tune.get_context().get_trial_dir()``).
+
+        Args:
+            trial: the trial's number; None: the best trial.
+
+        Returns:
+            The folder's path; None if the trial wrote nothing there, or there is no such trial.
+        """
+        number = trial if trial is not None else self.best.number if self.best else None
+        folder = None if number is None else self.records.folder_of(number).path / FILES
+        return str(folder) if folder and folder.is_dir() else None
 
     # ------------------------------------------------------------------------------------------------------------- tables
 

@@ -46,23 +46,6 @@ def trials_deadline(deadline: float | None, with_ray: bool) -> float | None:
     return None if deadline is None else deadline - SAVE_SECONDS - (RAY_STOP_SECONDS if with_ray else 0.0)
 
 
-def is_anything_left(records: SearchRecords, num_trials: int, goal: float | None, max_failed_trials: int | None = None) -> bool:
-    """Whether any trial still has to be proposed or continued.
-
-    Args:
-        goal: the score at which the search ends; None: no goal.
-        max_failed_trials: the search also ends when more trials than this have failed; None: no limit.
-    """
-    trials = records.trials()
-    if records.have_all_failed():
-        return True  # all trials are tried again
-    if any(reaches(record.best, goal) for record in trials):
-        return False
-    if max_failed_trials is not None and sum(record.status == FAILED for record in trials) > max_failed_trials:
-        return False
-    return len(trials) < num_trials or not all(record.has_ended for record in trials)
-
-
 class Session:
     """One call that searches. Its steps, in order: ``open``, ``tracked``, ``run``, ``close``, ``say_goodbye``.
 
@@ -133,7 +116,15 @@ class Session:
 
     @property
     def is_anything_left(self) -> bool:
-        return is_anything_left(self.records, self._num_trials, self.goal, self._settings.max_failed_trials)
+        """Whether any trial still has to be proposed or continued."""
+        trials, most_failed = self.records.trials(), self._settings.max_failed_trials
+        if self.records.have_all_failed():
+            return True  # all trials are tried again
+        if any(reaches(record.best, self.goal) for record in trials):
+            return False
+        if most_failed is not None and sum(record.status == FAILED for record in trials) > most_failed:
+            return False
+        return len(trials) < self._num_trials or not all(record.has_ended for record in trials)
 
     @contextlib.contextmanager
     def tracked(self, tracking: str | None, params: Mapping[str, Any], space: SearchSpace, **tags: str) -> Iterator[None]:
@@ -219,8 +210,11 @@ class Session:
             validated: the result's validation metric, which may be better than the best trial's; None: there is no predictor.
         """
         self._ended_by = self._ended_by or (INTERRUPTED if interruption.signal is not None else "" if had_time else NO_TIME_AFTER)
-        leaderboard(self.records.trials(), self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
-        write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
+        try:
+            leaderboard(self.records.trials(), self._metric).to_csv(self.folder / "leaderboard.csv", index=False, errors="backslashreplace")
+            write_outcome(self.folder, Outcome(self._ended_by or COMPLETE, self._identity.limits))
+        except OSError as problem:  # e.g. a full disk; what the search found is saved already
+            self.progress.say(f"leaderboard.csv and outcome.json could not be written: {problem}", level=1)
         if self._tracker:
             self._tracker.close("KILLED" if interruption.signal is not None else "FINISHED", best, self.deadline, validated)
 

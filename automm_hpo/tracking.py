@@ -6,6 +6,7 @@ within bounds.
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import logging
 import math
@@ -163,7 +164,8 @@ class MlflowTracker:
         import mlflow
 
         self._quieted.enter_context(_quiet.be(logging.WARNING))  # after the import, because some versions set these levels during it
-        default = f"{SQLITE}{self._here / 'mlflow.db'}"
+        here = Path(str(self._here).replace("%", "%25"))  # in a URI, a percent sign begins an escape
+        default = f"{SQLITE}{here / 'mlflow.db'}"
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
         if uri == default and "?" in uri:  # the path would end at the question mark
             raise NotSupported(f"a sqlite URI allows no question mark in the folder's name, {self._here}; set a tracking URI")
@@ -171,7 +173,7 @@ class MlflowTracker:
         if uri == default and not os.access(database if database.exists() else self._here, os.W_OK):  # or MLflow would retry for a long time
             raise PermissionError(f"{database} cannot be written; set a tracking URI, or tracking=None")
         if uri.startswith(SQLITE):  # absolute, because the trials' processes may be in another folder
-            uri = f"{SQLITE}{self._here / uri.removeprefix(SQLITE)}"
+            uri = f"{SQLITE}{here / uri.removeprefix(SQLITE)}"
         self._client, known = mlflow.MlflowClient(tracking_uri=uri), None
         with suppress(mlflow.MlflowException):  # the id is another server's
             known = self._experiment and self._client.get_experiment(self._experiment)
@@ -301,6 +303,7 @@ def active_run(trial_folder: Path, timeout: float = 20.0) -> Iterator[None]:
             import mlflow
 
             os.environ.pop(RUN_ID, None)
+            mlflow.set_tracking_uri = mlflow.tracking.set_tracking_uri
             with suppress(Exception):  # a server that is gone must not fail the trial
                 while mlflow.active_run() is not None:  # runs that the objective left open, too: the next trial's would be nested in them
                     mlflow.end_run(status)
@@ -356,9 +359,17 @@ def _start_run(trial_folder: Path, timeout: float, in_its_thread: bool) -> bool:
             mlflow.start_run(run_id=run.info.run_id)
         else:
             os.environ[RUN_ID] = run.info.run_id
+        mlflow.set_tracking_uri = functools.partial(_set_uri, stored["uri"])
     except Exception:  # the tracker fails likewise, and warns of it
         return False
     return True
+
+
+def _set_uri(own: str, uri: Any = None) -> None:
+    """In a trial, the default URI is that of its run. Ray's ``setup_mlflow`` resets the URI to the default."""
+    import mlflow
+
+    mlflow.tracking.set_tracking_uri(uri or own)
 
 
 def _name(key: str) -> str:

@@ -265,7 +265,6 @@ SPACES = [
             ({"optim.lrr": 1e-3}, UnknownHyperparameter, "points_to_evaluate[1]: optim.lrr", "Did you mean optim.lr?"),
         )
     ),
-    settings({"scheduler": None}, "got None", "'FIFO' is the one that ends no trial early"),
     settings({"scheduler": tune.schedulers.ASHAScheduler}, "the class AsyncHyperBandScheduler; make an object of it"),
     settings({"points_to_evaluate": {"optim.lr": 5.0}}, "points_to_evaluate", "a list of dicts"),
     settings("atuo", "'atuo'", "Did you mean auto?"),
@@ -338,6 +337,11 @@ DATA = [
         "('a', 'b') (tuple) and 1 more",
         "'_'.join",
         train_data=lambda train: train.assign(x=1, y=2).rename(columns={"x": ("a", "b"), "y": (1, 2)}),
+    ),
+    data(
+        "column names must be",
+        "('image', '') (tuple) and 1 more",
+        train_data=lambda train: train.set_axis(pd.MultiIndex.from_product([train.columns, [""]]), axis=1),
     ),
     *(
         data("column names must be", type(name).__name__, "map(str)", train_data=lambda train, name=name: train.assign(x=1).rename(columns={"x": name}))

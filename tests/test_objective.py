@@ -681,7 +681,7 @@ def test_a_kill_between_the_last_state_and_its_row_adds_no_step(here, monkeypatc
     assert [(step.result.step, step.result.end) for step in steps if step.result] == [(1, None), (2, None), (3, "max_epochs")]
 
 
-@pytest.mark.parametrize("damage", ["a file of the user's is torn", "a file of the user's is gone", "not complete"])
+@pytest.mark.parametrize("damage", ["a file of the user's is torn", "a file of the user's is gone", "not complete", "its row is torn"])
 def test_a_damaged_state_gives_way_to_the_one_before(here, damage):
     records = SearchRecords(here)
     number = records.open_trial({"x": 0.5}, {"x": 0.5}, {}).number
@@ -697,15 +697,89 @@ def test_a_damaged_state_gives_way_to_the_one_before(here, damage):
             (newest / "saved" / "train_state.json").write_text("")
         case "a file of the user's is gone":
             (newest / "saved" / "train_state.json").unlink()
+        case "its row is torn":
+            log = newest.parent.parent / "metrics.jsonl"
+            *rows, last = log.read_bytes().splitlines(keepends=True)
+            log.write_bytes(b"".join([*rows, b"\0" * len(last) + b"\n"]))
         case _:
             (newest / "MANIFEST.json").unlink()
     resumed = run_trial(task, number)
     next(resumed)  # what is on record comes first
-    assert [result.step for result in records.folder_of(number).results()] == [1, 2, 3]
+    kept = [1, 2, 3, 4] if damage == "its row is torn" else [1, 2, 3]
+    assert [result.step for result in records.folder_of(number).results()] == kept
     list(resumed)
     results = records.folder_of(number).results()
     assert [result.step for result in results] == [1, 2, 3, 4, 5, 6]
     assert [result.extra["steps"] for result in results] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("form", ["generator", "class that saves nothing"])
+def test_what_was_found_stays_until_a_trial_that_starts_over_has_a_result(here, form):
+    begun = []
+
+    class Unsaved(Falling):
+        save_checkpoint = tune.Trainable.save_checkpoint
+
+        def setup(self, config):
+            super().setup(config)
+            self.start()
+
+        def start(self):
+            begun.append(1)
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+
+    def generator(config):
+        Unsaved.start(None)
+        yield from falling(config)
+
+    records = SearchRecords(here)
+    number = records.open_trial({"x": 0.5}, {"x": 0.5}, {}).number
+    _, space = split_objective_space({"x": tune.uniform(-1, 1)})
+    objective = generator if form == "generator" else Unsaved
+    task = TrialTask(here, Objective(objective, space, {}, "loss", False, num_to_keep=2, seed=0, max_epochs=5))
+    steps = run_trial(task, number)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    with pytest.raises(KeyboardInterrupt):
+        list(run_trial(task, number))
+    before = records.folder_of(number).results()
+    assert [result.step for result in before] == [1, 2, 3]
+    again = run_trial(task, number)
+    assert next(again).result.step == 1
+    assert [result.step for result in records.folder_of(number).results()] == [1]
+    list(again)
+    results = records.folder_of(number).results()
+    assert [result.step for result in results] == [1, 2, 3, 4, 5]
+    assert results[-1].seconds < before[-1].seconds + 60
+
+
+def test_what_rays_examples_do_is_understood(here, capsys):
+    """Nested metrics, a scheduler that names the metric, None for no searcher, and lists and texts that may have been meant as spaces."""
+
+    def objective(config):
+        (Path(tune.get_context().get_trial_dir()) / "note.txt").write_text("mine")
+        for epoch in range(1, 4):
+            tune.report({"valid": {"score": config["x"] * epoch, "deep": {"er": 1}}})
+
+    space = {"x": tune.grid_search([1, 2]), "layers": [8, 8], "lr": "loguniform[1e-4:1e-1]", "init": "uniform"}
+    scheduler = tune.schedulers.AsyncHyperBandScheduler(metric="valid/score", mode="max", max_t=3)
+    found = tune_objective(objective, space, {"searcher": None, "scheduler": scheduler}, save_path="run", tracking=None, verbosity=1)
+    assert (found.metric.name, found.metric.higher_is_better, found.best_config["x"]) == ("valid/score", True, 2)
+    assert found.best.results[-1].extra == {"valid/deep/er": 1.0}
+    assert [Path(found.trial_dir(trial), "note.txt").read_text() for trial in (None, 0, 1)] == ["mine"] * 3
+    assert found.trial_dir(9) is None
+    said = " ".join(capsys.readouterr().out.split())
+    assert "fixed: layers=[8, 8]; tune.choice([8, 8]) would search among these" in said
+    assert "fixed: lr='loguniform[1e-4:1e-1]', a text; tune.loguniform(...) would be a search space" in said
+    assert "init=" not in said
+
+
+def test_numpys_numbers_are_numbers(here):
+    found = search(falling, num_trials=1, seed=np.int64(3), kwargs={"goal": np.float32(-1e9)}, time_limit=np.int64(100))
+    assert len(found) == 1
+    assert len(search(falling, num_trials=1, seed=3, kwargs={"goal": -1e9})) == 1
 
 
 def test_a_failed_trial_goes_on_where_that_is_asked_for(here):

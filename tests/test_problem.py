@@ -190,6 +190,7 @@ def test_dtypes_that_are_no_labels(labels, problem_type):
         (Series(list("abc")), "binary", "'binary' expects 2 classes, got 3"),
         (Series([1.5, 2.5, 3.5]), "multiclass", "3 different numbers in 3 rows; a regression"),
         (Series(["1", "two", "3"], index=list("xyz")), "regression", "a regression needs numbers; row 'y' has 'two'"),
+        (Series([1, 10**400, 3], index=list("xyz")), "regression", "a regression needs numbers; row 'y' has 1000"),
         (Series(["low", "high"], dtype=ORDERED), "regression", "a regression needs numbers; row 0 has 'low'"),
     ],
 )

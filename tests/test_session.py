@@ -1,5 +1,6 @@
 """Repeated calls of a search: trials that ended stay as they are, whatever is left to do."""
 
+import errno
 import shutil
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.errors import InvalidArgument, SearchMismatch, TimeLimitTooShort
-from automm_hpo.hpo.identity import GOAL, SearchIdentity, check_same_search, read_identity
+from automm_hpo.errors import DiskFull, InvalidArgument, SearchMismatch, TimeLimitTooShort
+from automm_hpo.files import write_json
+from automm_hpo.hpo.identity import GOAL, SearchIdentity, check_same_search, is_search, read_identity, search_lock
 from automm_hpo.hpo.job import SearchJob
 from automm_hpo.hpo.monitor import SearchMonitor
 from automm_hpo.hpo.progress import Progress
@@ -18,7 +20,8 @@ from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, STOPPED, SearchR
 from automm_hpo.hpo.settings import TuneSettings
 from automm_hpo.hpo.trial import TrialTask
 from automm_hpo.metrics import find_metric
-from automm_hpo.session import NO_TIME_AFTER, Session, is_anything_left, run_trials
+from automm_hpo.process import Interruption
+from automm_hpo.session import NO_TIME_AFTER, Session, run_trials
 from automm_hpo.space import choice, loguniform
 
 ACCURACY = find_metric("accuracy")
@@ -70,7 +73,47 @@ def test_what_has_ended_is_not_cut_short_by_another_call(again):
 def test_a_goal_that_was_reached_before_it_was_set_ends_the_search(again, here):
     found = again(0.6, (COMPLETED, ""), (STOPPED, "time limit"))
     assert found == ([(COMPLETED, ""), (STOPPED, GOAL)], GOAL)
-    assert [is_anything_left(SearchRecords(here), 5, goal) for goal in (None, 0.8, 0.6)] == [True, True, False]
+    session = begun(here, num_trials=5)
+    session.records, left = SearchRecords(here), []
+    for session.goal in (None, 0.8, 0.6):
+        left.append(session.is_anything_left)
+    assert left == [True, True, False]
+
+
+def test_columns_that_are_numbers_and_numpys_numbers_are_stored_as_such(here, fast):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({0: rng.integers(0, 3, 80), 1: rng.normal(size=80), "y": rng.normal(size=80)})
+    options = {"column_types": {0: "numerical"}, "save_path": "run", "tracking": None}
+    numbers = {"seed": np.int64(3), "time_limit": np.int64(60), "ensemble_size": np.int64(1)}
+    fixed = {key: value for key, value in fast.items() if "timm" not in key}
+    first = MultiModalPredictor("y", verbosity=0).fit(table, hyperparameters=fixed, **options, **numbers)
+    resumed = MultiModalPredictor.load("run", resume=True, verbosity=0).fit(table)
+    anew = MultiModalPredictor.load("run", verbosity=0).fit(table, hyperparameters=fixed, save_path="anew", tracking=None)
+    for predictor in (first, resumed, anew):
+        assert predictor.column_types[0] == "numerical"
+    assert SearchIdentity.of({"a": np.float32(0.5), "b": Path("c")}, {}, {}).fingerprint == {"a": 0.5, "b": "c"}
+
+
+def test_settings_that_are_not_ours_are_no_search(here):
+    write_json(here / "settings.json", {"format": 1, "fingerprint": {}, "limits": {}})
+    assert not is_search(here)
+
+
+def test_a_file_system_without_locks_is_named(here, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(InvalidArgument, match=r"is on a file system without locks \(No locks available\)"), search_lock(here):
+        pass
+
+
+def test_a_full_disk_at_the_very_end_fails_no_search(here, monkeypatch, capsys):
+    session = begun(here / "run", verbosity=1)
+    monkeypatch.setattr("automm_hpo.session.write_outcome", lambda *_: (_ for _ in ()).throw(DiskFull("no room")))
+    with session.open():
+        session.close(Interruption(), None)
+    assert "leaderboard.csv and outcome.json could not be written: no room" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,18 @@ def test_a_folder_that_no_uri_can_hold(here, monkeypatch):
     assert [path.name for path in here.rglob("*")] == ["what?"]
 
 
+@pytest.mark.parametrize("uri", [None, "sqlite:///mlflow.db"])
+def test_a_percent_sign_in_a_folders_name_is_one(here, monkeypatch, uri):
+    (here / "a%20b").mkdir()
+    (here / "a b").mkdir()
+    monkeypatch.chdir(here / "a%20b")
+    if uri:
+        mlflow.set_tracking_uri(uri)
+    MlflowTracker(Path.cwd(), "run", {}, {}).close("FINISHED")
+    assert (here / "a%20b" / "mlflow.db").is_file()
+    assert not [*(here / "a b").iterdir()]
+
+
 def test_a_folder_that_cannot_be_written_is_named_at_once(here, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     tracker, started = MlflowTracker(here, "run", {}, {}), time.time()

@@ -25,6 +25,7 @@ from ..hpo.job import check_resumable, limits_of
 from ..metrics import OBJECT
 from ..models import image_spec
 from ..presets import TUNE_PRESETS, check_preset, is_searching
+from ..sections import unwrapped
 from ..space import describe_space, space_from_json, space_to_json
 from .capacity import check_quota
 from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
@@ -125,7 +126,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     if start is None:
         check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)
-    after, seed = {"ensemble_size": call.ensemble_size, "refit": call.refit}, int(call.seed)
+    after, seed = {"ensemble_size": int(call.ensemble_size), "refit": call.refit}, int(numbers["seed"])
     chosen = chosen_resolution(search)
     if encoders.score_names:
         chosen[WORDS_LIMIT] = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
@@ -140,7 +141,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         identity=identity,
         resuming=resuming,
         deadline=deadline,
-        ensemble_size=call.ensemble_size,
+        ensemble_size=int(call.ensemble_size),
         refit=call.refit,
         start=start,
     )
@@ -185,7 +186,8 @@ def plan_identity(
 
 def stored_arguments(call: FitCall, search: SearchPlan, data: DataPlan, start: Start | None) -> dict[str, Any]:
     """The non-numeric arguments of a call as JSON values. If JSON cannot hold the hyperparameters or a metric, ``unstorable`` says why."""
-    others = {"presets": call.presets, "tracking": call.tracking, "column_types": call.column_types, "start_from": start and str(start.folder)}
+    column_types = None if call.column_types is None else [*call.column_types.items()]  # pairs, because JSON would turn a column 0 into "0"
+    others = {"presets": call.presets, "tracking": call.tracking, "column_types": column_types, "start_from": start and str(start.folder)}
     objects = [metric.name.removeprefix(OBJECT) for metric in (data.eval_metric, data.validation_metric) if metric.is_object]
     if objects:
         return others | {"unstorable": f"its metric {objects[0]} is a scorer object"}
@@ -193,10 +195,16 @@ def stored_arguments(call: FitCall, search: SearchPlan, data: DataPlan, start: S
     if isinstance(tune_kwargs, Mapping) and search.settings.warm_start:  # absolute, because the search may be resumed from another working directory
         tune_kwargs = {**tune_kwargs, "warm_start": search.settings.warm_start}
     try:
-        searched = {"space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs))}
+        searched = {"space": space_to_json(search.space), "hyperparameter_tune_kwargs": json.loads(json.dumps(tune_kwargs, default=_unwrapped))}
     except (InvalidSpace, TypeError, ValueError) as problem:
         return others | {"unstorable": str(problem)}
     return others | {"hyperparameters": dict(search.given)} | searched
+
+
+def _unwrapped(value: Any) -> Any:
+    if (plain := unwrapped(value)) is value:
+        raise TypeError(f"{type(value).__name__} objects cannot be stored")
+    return plain
 
 
 def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -213,6 +221,7 @@ def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise NotSupported(f"resume=True: this search cannot be resumed from its folder alone ({reason}); repeat the original fit call instead")
     if is_predictor(search_folder / START_FOLDER):  # the original folder may hold another predictor by now
         call["start_from"] = search_folder / START_FOLDER
+    call["column_types"] = _column_types(call)
     given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
     # two layers, because a conditional space may override a fixed value in some branches only
     return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}
@@ -226,7 +235,12 @@ def target_again(artifact: Artifact, search_folder: Path) -> tuple[Target, Mappi
     call = read_identity(search_folder).call if is_search(search_folder) else {}
     weights = call.get("target", {}).get("sample_weight")
     target = Target(artifact.problem.label, artifact.problem.problem_type, artifact.eval_metric, artifact.validation_metric, weights)
-    return target, call.get("fit", {}).get("column_types")
+    return target, _column_types(call.get("fit", {}))
+
+
+def _column_types(stored: Mapping[str, Any]) -> dict[Any, str] | None:
+    pairs = stored.get("column_types")
+    return None if pairs is None else dict(pairs)
 
 
 def plan_embedding(

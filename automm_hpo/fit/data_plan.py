@@ -49,6 +49,7 @@ def plan_data(
     if target.problem_type == FEATURE_EXTRACTION:
         raise NotSupported("problem_type: there is nothing to fit for feature_extraction; call extract_embedding(data)")
     table, folder = load_table(train_data, "train_data")
+    check_names(table.columns)
     label = _find_label(table, target.label)
     problem = infer_problem(table[label], label, target.problem_type) if start is None else start.problem_of(table[label])
     if start is None and own.pos_label is not None:
@@ -62,7 +63,6 @@ def plan_data(
         with problems.gather():
             check_fits(validation_metric, problem.problem_type, "validation_metric")
     problems.raise_any()
-    check_names(table.columns)
     targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
     columns = infer_columns(table, targets, folder, column_types) if start is None else start.columns(table.columns, column_types, target.sample_weight)
     if tuning_data is None:

@@ -14,38 +14,52 @@ from ..hpo.table import number_text
 from .plan import FitPlan
 
 
+def stored_predictor(plan: FitPlan) -> Artifact | None:
+    """The predictor that the plan's folder holds; None: there is none, or it is damaged."""
+    try:
+        return replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name) if is_predictor(plan.path) else None
+    except (CorruptFile, NotAPredictor):
+        return None
+
+
+def _is_refit_of(artifact: Artifact, alone: Artifact) -> bool:
+    names = ("best_trial", "best_epoch")
+    return "refit" in artifact.summary and all(artifact.summary.get(name) == alone.summary[name] for name in names)
+
+
 class PredictorFolder:
     """The plan's folder.
 
     An earlier session of the same search may have left a predictor there that is better than anything this one finds, e.g. an average of checkpoints
-    that have since been pruned. Then it is kept. The two can be compared, because the validation rows and the metric are the same.
+    that have since been pruned. Then it is kept. The two can be compared, because the validation rows and the metric are the same. A refit has no score
+    of its own. It is kept as long as the trial's epoch that it repeats is the best.
 
     Args:
         alone: the predictor of the best trial, earlier sessions included.
 
     Attributes:
         committed: the last predictor that this session passed to ``commit``.
+        is_refitted: whether a refit is wanted, and the folder holds that of the best trial's best epoch already.
     """
 
     def __init__(self, plan: FitPlan, alone: Artifact) -> None:
         self.committed = alone
-        self._path, self._metric, self._eval_metric = plan.path, plan.data.validation_metric, plan.data.eval_metric.name
-        self._earlier = None if plan.refit or not plan.resuming else self._read()
-        if self._earlier and (len(self._earlier.members) > plan.ensemble_size or not self._is_beaten(alone)):
+        self._path, self._metric = plan.path, plan.data.validation_metric
+        self._earlier = stored_predictor(plan) if plan.resuming else None
+        self.is_refitted = plan.refit and self._earlier is not None and _is_refit_of(self._earlier, alone)
+        if self._earlier is None or self.is_refitted:
+            return
+        if plan.refit or len(self._earlier.members) > plan.ensemble_size or not self._is_beaten(alone):
             self._earlier = None
-
-    def _read(self) -> Artifact | None:
-        try:
-            return replace(load_artifact(self._path), eval_metric=self._eval_metric) if is_predictor(self._path) else None
-        except (CorruptFile, NotAPredictor):
-            return None
 
     def _value(self, artifact: Artifact) -> float:
         return artifact.summary.get(f"val_{self._metric.name}", math.nan)  # nan is never better
 
     def _is_beaten(self, artifact: Artifact) -> bool:
         """Whether the earlier predictor is better."""
-        return self._earlier is not None and self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact))
+        if self._earlier is None:
+            return False
+        return self.is_refitted or self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact))
 
     def commit(self, artifact: Artifact) -> None:
         """Saves the predictor, unless the earlier one is better."""
@@ -58,7 +72,9 @@ class PredictorFolder:
         if self._earlier is None or not self._is_beaten(artifact):
             return artifact
         before, found, name = number_text(self._value(self._earlier)), number_text(self._value(artifact)), self._metric.name
-        progress.say(f"the earlier predictor stays: {name} {before} on the validation rows, where this call came to {found}", level=1)
+        why = f"{name} {before} on the validation rows, where this call came to {found}"
+        why = "it is the best trial, trained again on all rows" if self.is_refitted else why
+        progress.say(f"the earlier predictor stays: {why}", level=1)
         kept = self._earlier.with_summary(**{key: artifact.summary[key] for key in ("num_trials", "training_time")})
         with contextlib.suppress(OSError):  # e.g. a full disk: the saved one differs in these two values only
             save_artifact(kept, self._path)

@@ -1,4 +1,4 @@
-"""The plan of a ``fit``: its data, its search, its folder and its time. Nothing has been written or started yet."""
+"""The plan of a ``fit``: its data, its search, its folder and its time. Making it writes and starts nothing."""
 
 from __future__ import annotations
 

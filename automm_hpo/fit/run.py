@@ -38,7 +38,7 @@ from .capacity import most_epochs
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search
 from .packing import plan_gpu_share
-from .place import PredictorFolder
+from .place import PredictorFolder, stored_predictor
 from .plan import FitPlan
 from .venue import Venue, venue_of
 
@@ -70,8 +70,10 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
     cluster = Cluster(ray_cluster(plan.search.config.env.num_gpus, session.progress.say, deadline=plan.deadline))
     with session.open(), generators_unchanged(device), splits_closed(), cluster:
         if session.is_finished and is_predictor(plan.path):
-            session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
-            return replace(load_artifact(plan.path), eval_metric=data.eval_metric.name), Interruption()  # eval_metric may differ from the earlier call
+            if (stored := stored_predictor(plan)) is not None:
+                session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
+                return stored, Interruption()
+            session.progress.say(f"the predictor in {plan.path} is damaged, and is made again from its trials", level=1)
         plan = plan.with_scorer().with_start_kept()
         _announce(plan, session)
         last_commit = trials_deadline(plan.deadline, venue.may_use_ray)
@@ -96,7 +98,8 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             place.commit(artifact)  # even if the search was interrupted
             had_time = True
             # a copied predictor folder has no weights of trials; only a refit works without them
-            if interruption.signal is None and (plan.refit or list_checkpoints(session.records.folder_of(best.number).checkpoints)):
+            can_be_improved = plan.refit or list_checkpoints(session.records.folder_of(best.number).checkpoints)
+            if interruption.signal is None and can_be_improved and not place.is_refitted:
                 try:
                     artifact, had_time = run_after_search(plan, session.records, session.progress, best, artifact, last_commit, place.commit)
                 except KeyboardInterrupt:

@@ -13,13 +13,14 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import CorruptFile, SearchInUse, SearchMismatch
-from ..files import read_json, temporary_name, write_json
+from ..errors import CorruptFile, InvalidArgument, SearchInUse, SearchMismatch
+from ..files import is_json, read_json, temporary_name, write_json
 from ..metrics import Metric, searched_metric, stored_metric
+from ..sections import unwrapped
 
 FORMAT = 1
 DIGESTS = {  # stored as digests, whose values would mean nothing to a reader
@@ -68,7 +69,13 @@ class SearchIdentity:
     @classmethod
     def of(cls, fingerprint: Mapping[Any, Any], limits: Mapping[str, Any], call: Mapping[str, Any]) -> Self:
         """An identity with its values converted as if written to the file and read back, so that the two compare equal."""
-        return cls(*(json.loads(json.dumps({str(name): value for name, value in part.items()}, default=str)) for part in (fingerprint, limits, call)))
+        return cls(*(json.loads(json.dumps({str(name): value for name, value in part.items()}, default=_plain)) for part in (fingerprint, limits, call)))
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON cannot hold, as one that it can."""
+    plain = unwrapped(value)
+    return plain if is_json(plain) else str(value)
 
 
 def is_search(folder: Path) -> bool:
@@ -87,9 +94,10 @@ def read_identity(folder: Path) -> SearchIdentity:
         CorruptFile: the file was not written by this version.
     """
     stored = read_json(folder / "settings.json")
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+    names = [field.name for field in fields(SearchIdentity)]
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT or not stored.keys() >= set(names):
         raise CorruptFile(f"{folder / 'settings.json'} was not written by this version of automm_hpo")
-    return SearchIdentity(stored["fingerprint"], stored["limits"], stored["call"])
+    return SearchIdentity(**{name: stored[name] for name in names})
 
 
 def is_abandoned(folder: Path) -> bool:
@@ -165,14 +173,17 @@ def search_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         SearchInUse: another process, or another thread of this one, holds it.
+        InvalidArgument: the file system has no locks.
     """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace") or "another process"
             raise SearchInUse(f"save_path: {folder.parent} is in use by {holder}; wait for it, or give another save_path") from None
+        except OSError as error:
+            raise InvalidArgument(f"save_path: {folder.parent} is on a file system without locks ({error.strerror}); give a folder on another") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

@@ -86,6 +86,8 @@ def resolve_settings(settings: TuneSettings, space: SearchSpace, live: Collectio
     Raises:
         AutoMMHPOError: the searcher or the scheduler cannot take this space.
     """
+    if exhaustive_keys(space) and "searcher" not in settings.model_fields_set and not settings.searcher_init_args:
+        settings = settings.model_copy(update={"searcher": "random"})
     problems = Problems()
     with problems.gather():
         check_searcher(settings.searcher, settings.searcher_init_args, space)

@@ -31,7 +31,7 @@ from ..space import SearchSpace, finish_proposal
 from ..tracking import active_run
 from ..training.checkpoint_folder import SAVED, STATE, begin_checkpoint, check_checkpoint, finish_checkpoint, list_checkpoints, prune_checkpoints
 from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
-from .objective_space import nest
+from .objective_space import SEPARATOR, nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
 from .trial import NUM_STATES, inherit, recovered
 from .tune_report import FILES, reports_of, request_of, session_of
@@ -180,7 +180,9 @@ class Objective:
         record = folder.read()
         if record.results and ends_for_good(record.results[-1].end):
             return record  # killed before its end was recorded; a function would start over
-        return recovered(folder, record, _newest_state)  # a function without checkpoints starts over
+        if _newest_state(folder.checkpoints) is None:
+            return replace(record, results=())  # it starts over, and its first new result replaces the old ones on disk
+        return recovered(folder, record, _newest_state)
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
         def copy(path: Path, result: EpochResult) -> EpochResult:
@@ -205,20 +207,21 @@ class Objective:
         np.random.seed(self._noise(folder.number))
         if torch := sys.modules.get("torch"):
             torch.manual_seed(self._noise(folder.number))
+        starts_over = _newest_state(folder.checkpoints) is None
         with active_run(folder.path) if self.tracked else contextlib.nullcontext():
             for result in run(folder, ended):
+                if starts_over:
+                    folder.rewrite_results([])
+                    starts_over = False
                 folder.append(result)
                 yield result
                 if result.end is not None:
                     return
-        self._mark_last(folder)
-
-    def _mark_last(self, folder: TrialFolder) -> None:
-        """Marks the last row as the end. Whether a generator has ended is known only after it was asked for another result."""
-        rows = folder.results()
-        if not rows:
+        if starts_over:
             raise InvalidReport("the objective yielded nothing; yield or return a dict of metrics")
-        folder.rewrite_results([*rows[:-1], replace(rows[-1], end="returned")])
+        # the last row is the end: whether a generator has ended is known only after it was asked for another result
+        *rows, last = folder.results()
+        folder.rewrite_results([*rows, replace(last, end="returned")])
 
     def _noise(self, number: int) -> int:
         """The seed of a trial's random generators: different for each trial, and the same if the call is repeated."""
@@ -256,7 +259,7 @@ class Objective:
     def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
         """Steps a Trainable, and saves its state in the trial's folder after every step if it can. Takes the arguments of ``_run_function``."""
         record, newest = folder.read(), _newest_state(folder.checkpoints)
-        epoch, seconds, can_save = newest[1].step if newest else 0, record.seconds, True
+        epoch, seconds, can_save = newest[1].step if newest else 0, record.seconds if newest else 0.0, True
         trainable = _build(self.function, self.config_of(record), folder, self.resources)
 
         def step() -> Any:
@@ -295,11 +298,11 @@ class Objective:
         return saved
 
     def _result(self, values: Any, epoch: int, seconds: float, segment: int) -> EpochResult:
-        reported = dict(values) if isinstance(values, Mapping) else {self.metric: values}
+        reported = dict(_flat(values)) if isinstance(values, Mapping) else {self.metric: values}
         done = bool(reported.pop(DONE, False))
         if self.metric not in reported:
             raise InvalidReport(f"the objective reported {', '.join(map(repr, reported)) or 'nothing'}, and not the metric {self.metric!r}")
-        plain = {str(name): unwrapped(value) for name, value in reported.items()}
+        plain = {name: unwrapped(value) for name, value in reported.items()}
         metric = plain.pop(self.metric)
         if isinstance(metric, bool) or not isinstance(metric, numbers.Real):
             hint = "; return it, or a dict with it, or yield such a dict once an epoch, or give it to tune.report" if metric is None else ""
@@ -311,6 +314,15 @@ class Objective:
         return EpochResult(float(epoch), epoch, score, float(metric), math.nan, math.nan, math.nan, seconds, end, segment, extra=extra)
 
 
+def _flat(reported: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (name, value), with the names of nested dicts joined as in a config."""
+    for name, value in reported.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}{SEPARATOR}")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _is_generator(returned: Any) -> bool:
     return inspect.isgenerator(returned) or (isinstance(returned, Iterator) and not isinstance(returned, Mapping))
 
@@ -318,7 +330,7 @@ def _is_generator(returned: Any) -> bool:
 def _with_returned(values: Generator[Any, Any, Any], metric: str) -> Iterator[Any]:
     """Yields what a generator yields, and finally what it returns, if that is a report (and not, say, a model or a history)."""
     returned = unwrapped((yield from values))
-    is_report = metric in returned if isinstance(returned, Mapping) else isinstance(returned, numbers.Real) and not isinstance(returned, bool)
+    is_report = metric in dict(_flat(returned)) if isinstance(returned, Mapping) else isinstance(returned, numbers.Real) and not isinstance(returned, bool)
     if is_report:
         yield returned
 
@@ -366,7 +378,7 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
         shutil.rmtree(temporary)
         return False
     returned = {key: unwrapped(value) for key, value in returned.items()} if isinstance(returned, dict) else None
-    if bad := [key for key, value in (returned or {}).items() if not is_json({key: value})]:
+    if bad := [key for key, value in (returned or {}).items() if not isinstance(key, str) or not is_json(value)]:
         raise NotSupported(f"save_checkpoint: {bad[0]!r} of the dict that it returned cannot be stored as JSON; write it to a file in the folder it is given")
     write_json(temporary / STATE, {"result": result_to_json(result), "inherited": inherited, RETURNED: returned})
     files = [str(path.relative_to(temporary)) for path in (temporary / STATE, *sorted(place.rglob("*"))) if path.is_file()]

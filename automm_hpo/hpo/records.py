@@ -205,8 +205,12 @@ class TrialFolder:
 
     def results(self) -> tuple[EpochResult, ...]:
         log = self.path / "metrics.jsonl"
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        return tuple(result_from_json(json.loads(line)) for line in lines if line.endswith("\n"))  # a kill can leave an incomplete line
+        results: list[EpochResult] = []
+        for line in log.read_bytes().splitlines(keepends=True) if log.exists() else []:
+            if (result := _result(line)) is None:
+                break
+            results.append(result)
+        return tuple(results)
 
     def rewrite_results(self, results: Sequence[EpochResult]) -> None:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(result_to_json(result)) + "\n" for result in results))
@@ -226,6 +230,14 @@ class TrialFolder:
     def write_error(self, traceback: str) -> None:
         with room_needed(self.path / "error.txt", len(traceback)):
             self.path.joinpath("error.txt").write_text(traceback, encoding="utf-8", errors="backslashreplace")  # it may contain file names that are not UTF-8
+
+
+def _result(line: bytes) -> EpochResult | None:
+    """The result in a line of a log; None if the line is incomplete, which a kill can leave, or damaged, as after a power cut."""
+    try:
+        return result_from_json(json.loads(line)) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
 
 
 def _is_torn(log: Path) -> bool:
@@ -267,9 +279,9 @@ class SearchRecords:
         return record
 
     def have_all_failed(self) -> bool:
-        """Whether there are trials, all have ended, and none has a score."""
+        """Whether there are trials, and none has a score or is under way. One without results counts as neither: ``reopen_all`` may have been cut short."""
         trials = self.trials()
-        return bool(trials) and all(record.has_ended and not record.best for record in trials)
+        return any(record.has_ended for record in trials) and not any(record.best or (record.results and not record.has_ended) for record in trials)
 
     def reopen_failed(self) -> None:
         """Reopens failed trials, which continue from their newest checkpoints if they have any."""

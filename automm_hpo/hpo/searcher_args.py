@@ -312,6 +312,8 @@ def is_sampler(given: Any) -> bool:
 def _checked_object(given: Any) -> Any:
     if is_sampler(given):
         return given
+    if type(given).__name__ == "BasicVariantGenerator":
+        raise InvalidTuneSettings("searcher: Ray's BasicVariantGenerator is searcher='random' here; its points_to_evaluate is a key beside it")
     if not is_searcher(given):
         raise InvalidTuneSettings(f"searcher: expected one of {', '.join(SEARCHER_ARGS)}, a Ray Searcher or an Optuna sampler, got {described(given)}")
     inner = given
@@ -319,7 +321,8 @@ def _checked_object(given: Any) -> Any:
         name = type(inner).__name__
         if name == "Repeater":
             raise NotSupported(
-                "searcher: a Repeater would only repeat identical trials, because all trials of a search have one seed; pass the searcher that it wraps"
+                "searcher: a Repeater is not supported; pass the searcher that it wraps. To run each point of a noisy objective three times, add "
+                "'repeat': tune.grid_search([0, 1, 2]) to its space, with searcher='random'. (The trials of a fit have one seed, and would be equal.)"
             )
         if any(isinstance(words, list) for words in (inner.metric, inner.mode)):
             raise NotSupported(f"searcher: {name} has several metrics; a search here has one: leave metric and mode out")

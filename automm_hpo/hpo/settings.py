@@ -44,7 +44,7 @@ ELSEWHERE = {  # names of HyperDrive and Ray -> their counterpart here
     "primary_metric_name": "metric",
     "primary_metric_goal": "mode",
     "keep_checkpoints_num": "num_to_keep",
-    "stop": "goal, or optim.max_epochs of fit and max_epochs of tune_objective",
+    "stop": "optim.max_epochs of fit and max_epochs of tune_objective; a report with done=True, which ends its trial; or goal, which ends the search",
     "seed": IN_THE_CALL.format("seed"),
     "verbose": IN_THE_CALL.format("verbosity"),
     **dict.fromkeys(("name", "local_dir", "storage_path"), IN_THE_CALL.format("save_path")),
@@ -85,7 +85,7 @@ class TuneSettings(Section):
 
     searcher: Annotated[Any, Expected("a name, a Ray Searcher or an Optuna sampler")] = "bayes"
     """What proposes configurations: a name (``searcher_args.py`` lists them: ``random``, ``grid``, ``bayes``, ``gp``, ...), a Ray ``Searcher`` or
-    an Optuna sampler."""
+    an Optuna sampler. If none is given and the space has ``grid_search``, it is ``random``, which goes through the grid."""
     scheduler: Annotated[Any, Expected("a name, or a Ray TrialScheduler")] = "ASHA"
     """What ends weak trials early: a name (``scheduler_args.py`` lists them: ``FIFO``, which ends none, ``ASHA``, ``HyperBand``, ``median``, ``bandit``,
     ``PBT``, ...) or a Ray ``TrialScheduler``."""
@@ -197,6 +197,7 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: expected a dict or a preset's name, got {given!r}")
     problems = Problems()
     values: dict[str, Any] = {}
+    given = {key: value for key, value in given.items() if key != "searcher" or value is not None}
     unknown = [key for key in given if key not in FIELDS]
     for key, value in given.items():
         with problems.gather():
@@ -219,20 +220,19 @@ def parse_tune_settings(given: Mapping[str, Any] | str | None) -> TuneSettings:
 
 
 def find_scheduler(given: Any) -> Any:
-    """The canonical name of a scheduler given by a name or alias in any case; a Ray ``TrialScheduler`` is returned as it is.
+    """The canonical name of a scheduler given by a name or alias in any case, or as None (``FIFO``); a Ray ``TrialScheduler`` is returned as it is.
 
     Raises:
         InvalidTuneSettings: there is no such scheduler.
     """
-    name = canonical_scheduler(given)
+    name = "FIFO" if given is None else canonical_scheduler(given)
     if isinstance(name, str) and name in SCHEDULER_ARGS:
         return name
     module = sys.modules.get("ray.tune.schedulers")  # such an object exists only if Ray is already loaded
     if module is not None and isinstance(given, module.TrialScheduler):
         return given
     hint = did_you_mean(given, SCHEDULER_ARGS) if isinstance(given, str) else ""
-    got = "None; 'FIFO' is the one that ends no trial early" if given is None else described(given)
-    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {got}.{hint}")
+    raise InvalidTuneSettings(f"scheduler: expected one of {', '.join(SCHEDULER_ARGS)}, or a Ray TrialScheduler, got {described(given)}.{hint}")
 
 
 def _init_args(owner: str, field: str, given: Mapping[str, Any], known: Mapping[str, HyperField], problems: Problems) -> dict[str, Any]:

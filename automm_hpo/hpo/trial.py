@@ -7,6 +7,7 @@ and a paused trial are one and the same case.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 import traceback
@@ -89,9 +90,9 @@ def run_trial(task: TrialTask, number: int) -> Generator[TrialStep]:
     if not ended:
         should_stop = _ShouldStop(task, record.seconds)
         for result in task.run(folder, should_stop):
-            paused = time.time()
+            paused = time.monotonic()
             yield TrialStep(result, replayed=False, done=result.end is not None)
-            should_stop.began += time.time() - paused  # time in which the trial waits for others does not count
+            should_stop.began += time.monotonic() - paused  # time in which the trial waits for others does not count
     yield TrialStep(None, replayed=ended, done=True)  # the end, if no result has marked it
 
 
@@ -100,21 +101,20 @@ class _ShouldStop:
 
     def __init__(self, task: TrialTask, seconds: float) -> None:
         """Starts the trial's clock at ``seconds``, which earlier sessions took."""
-        self.task, self.began, self.stop_file = task, time.time() - seconds, task.search_folder / STOP_FILE
-        self.looked, self.is_interrupted = 0.0, False
+        self.task, self.began, self.stop_file = task, time.monotonic() - seconds, task.search_folder / STOP_FILE
+        self.looked, self.is_interrupted = -math.inf, False
 
     def __call__(self, ahead: float) -> str | None:
         if self.task.look:
             self.task.look()
-        now = time.time()
+        now = time.monotonic()  # the deadline is wall time, because processes share it
         if now > self.looked + LOOKS_EVERY and not self.is_interrupted:
             self.looked, self.is_interrupted = now, self.stop_file.exists()
         if self.is_interrupted:
             return "interrupted"
-        now += ahead  # the seconds that ending takes
-        if self.task.deadline is not None and now > self.task.deadline:
+        if self.task.deadline is not None and time.time() + ahead > self.task.deadline:
             return "time_limit"
-        if self.task.trial_time_limit is not None and now > self.began + self.task.trial_time_limit:
+        if self.task.trial_time_limit is not None and now + ahead > self.began + self.task.trial_time_limit:
             return "trial_time_limit"
         return None
 
@@ -148,8 +148,7 @@ def cut_log(folder: TrialFolder, record: TrialRecord, newest: EpochResult | None
             if checkpoint_order(path.name) > checkpoint_order(checkpoint_name(newest)):
                 shutil.rmtree(path)
         kept = [row for row in record.results if (row.segment, row.epoch) < place] + ([] if inherited else [newest])
-    if repr(kept) != repr(list(record.results)):  # as text, because nan is not equal to itself
-        folder.rewrite_results(kept)
+    folder.rewrite_results(kept)  # also if nothing was cut: behind a damaged line, no other would be read
     return replace(record, results=tuple(kept))
 
 

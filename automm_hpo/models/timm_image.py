@@ -95,11 +95,15 @@ class TimmImage(Backbone):
 def build(config: Config, features: Features, load_weights: bool, described: Mapping[str, Any] | None = None) -> TimmImage:
     own = config.model.timm_image
     source = Source.from_json(described) if described else _source(own.checkpoint_name)
-    from_file = load_weights and own.checkpoint_path is not None
+    from_file = _weights_file(own) if load_weights else None
     backbone = _create(own, source, pretrained=load_weights and own.pretrained and not from_file)
     if from_file:
-        _load_backbone(backbone, Path(str(own.checkpoint_path)))
+        _load_backbone(backbone, from_file)
     return TimmImage(backbone, own, source)
+
+
+def _weights_file(own: TimmImageConfig) -> Path | None:
+    return None if own.checkpoint_path is None else Path(own.checkpoint_path).expanduser()
 
 
 def image_spec(config: Config) -> ImageSpec:
@@ -126,7 +130,7 @@ def check(config: Config) -> None:
         _try_shapes(own)
     elif own != TimmImageConfig():  # the defaults fit, and a table may have no images
         _try_shapes_once(own)
-    if own.checkpoint_path is not None and not Path(own.checkpoint_path).is_file():
+    if (file := _weights_file(own)) is not None and not file.is_file():
         raise MissingData(f"{KEY}.checkpoint_path: no such file: {own.checkpoint_path}")
 
 
@@ -153,8 +157,7 @@ def fetch_weights(config: Config) -> None:
         WeightsUnavailable, InvalidHyperparameter: the pretrained weights cannot be loaded, or belong to another model.
     """
     own = config.model.timm_image
-    if own.checkpoint_path is not None:
-        file = Path(own.checkpoint_path)
+    if (file := _weights_file(own)) is not None:
         _try_file_once(own, file, file.stat().st_mtime_ns)
     elif own.pretrained:
         _fetch_weights(own.checkpoint_name)

@@ -27,11 +27,11 @@ def test_what_is_given_wins_and_a_default_gives_nothing():
     assert BEGAN.changed_by(FitCall(save_path="/runs/first")) == BEGAN
 
 
-@pytest.mark.parametrize("began", [{"searcher": "bayes", "scheduler": "ASHA", "num_keep": 2}, "auto"])
+@pytest.mark.parametrize("began", [{"searcher": "bayes", "scheduler": "ASHA", "num_keep": 2}, "bayes"])
 def test_single_settings_of_the_search_win(began):
     given = FitCall(save_path="/runs/first", hyperparameter_tune_kwargs={"num_trials": 6})
     again = replace(BEGAN, hyperparameter_tune_kwargs=began).changed_by(given).hyperparameter_tune_kwargs
-    assert again == {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 6} | ({"num_keep": 2} if began != "auto" else {})
+    assert again == {"searcher": "bayes", "scheduler": "ASHA", "num_trials": 6} | ({"num_keep": 2} if began != "bayes" else {})
     assert BEGAN.changed_by(given).hyperparameter_tune_kwargs == {"num_trials": 6}
 
 

@@ -20,7 +20,7 @@ from automm_hpo.config import Config, Data
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
-from automm_hpo.errors import AutoMMHPOError, InvalidArgument, InvalidInput
+from automm_hpo.errors import AutoMMHPOError, CorruptFile, InvalidArgument, InvalidInput
 from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
 from automm_hpo.fit import finishing
 from automm_hpo.fit.data_plan import plan_data
@@ -520,6 +520,41 @@ def test_a_refit_may_follow_a_fit_that_has_ended(small, here, fast, monkeypatch)
     assert manifest_of(here / "run" / "search" / "trials" / "0000", ["metrics.jsonl"]) == trials
     copy = MultiModalPredictor.load(here / "copy", verbosity=0, resume=True).fit(small[0], refit=True)
     assert copy.predict_proba(small[1]).equals(again.predict_proba(small[1]))
+
+
+def test_a_refit_stays_while_its_trial_is_the_best(small, here, fast, monkeypatch, capsys):
+    """It used to be replaced by its trial, and lost if the next refit was cut short."""
+    space = fast | {"optim.lr": tune.choice([1e-2, 1e-12]), "optim.max_epochs": 1}
+
+    def predictor(num_trials, verbosity=0):
+        settings = {"searcher": "random", "num_trials": num_trials, "points_to_evaluate": [{"optim.lr": 1e-2}]}
+        found = MultiModalPredictor("label", eval_metric="log_loss", verbosity=verbosity)
+        return found.fit(small[0], hyperparameters=space, hyperparameter_tune_kwargs=settings, save_path="run", tracking=None, refit=True)
+
+    first = predictor(1)
+    assert first.fit_summary()["refit"]["trial"] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing._Finish, "refit", None)
+        again = predictor(2, verbosity=1)
+    assert "the earlier predictor stays: it is the best trial, trained again on all rows" in " ".join(capsys.readouterr().out.split())
+    assert again.fit_summary()["refit"] == first.fit_summary()["refit"]
+    assert again.fit_summary()["num_trials"] == 2
+    assert again.predict_proba(small[1]).equals(first.predict_proba(small[1]))
+    assert MultiModalPredictor.load("run").predict_proba(small[1]).equals(first.predict_proba(small[1]))
+
+
+def test_a_damaged_predictor_is_made_again_from_its_trials(small, here, fast, capsys):
+    first = fit(small[0], here, fast)
+    weights = here / "run" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CorruptFile):
+        MultiModalPredictor.load("run")
+    again = MultiModalPredictor("label", eval_metric="log_loss", verbosity=1).fit(small[0], hyperparameters=fast, save_path="run", tracking=None)
+    assert "is damaged, and is made again from its trials" in " ".join(capsys.readouterr().out.split())
+    assert again.predict_proba(small[1]).equals(first.predict_proba(small[1]))
+    assert MultiModalPredictor.load("run").predict_proba(small[1]).equals(first.predict_proba(small[1]))
 
 
 def test_a_fit_with_a_refit(small, here, fast):

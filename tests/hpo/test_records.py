@@ -109,6 +109,26 @@ def test_half_a_line_is_no_result(tmp_path):
     assert len(records.trials()[0].results) == 1
 
 
+def test_what_follows_a_damaged_line_is_not_read(tmp_path):
+    records = SearchRecords(tmp_path)
+    number = add_trial(records, find_metric("accuracy"), [0.5, 0.6, 0.7], RUNNING)
+    log = records.folder_of(number).path / "metrics.jsonl"
+    first, second, third = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + b"\0" * (len(second) - 1) + b"\n" + third)
+    assert [result.score for result in records.trials()[0].results] == [0.5]
+
+
+def test_trials_are_all_tried_again_even_if_a_kill_comes_between(tmp_path):
+    records = SearchRecords(tmp_path)
+    for _ in range(3):
+        add_trial(records, find_metric("accuracy"), [], FAILED)
+    assert records.have_all_failed()
+    records.reopen_trial(0)
+    assert SearchRecords(tmp_path).have_all_failed()
+    records.folder_of(0).append(RESULT)
+    assert not SearchRecords(tmp_path).have_all_failed()
+
+
 def test_an_empty_search_has_no_best(tmp_path):
     assert SearchRecords(tmp_path).best() is None
 

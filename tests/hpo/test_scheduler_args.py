@@ -166,7 +166,7 @@ def test_populations_change_live_hyperparameters_only(name):
     assert "cannot change optim.optim_type, env.batch_size." in said
     assert all(key in said for key in LIVE_KEYS)
     assert set(LIVE_KEYS) >= {"optim.lr", "optim.weight_decay"}
-    assert "those of a Trainable class only" in refused(check_scheduler, name, "random", space, ())
+    assert "those of a function or class that saves checkpoints, and this one yields" in refused(check_scheduler, name, "random", space, ())
     check_scheduler(name, "random", {"own": Float(0, 1)}, ("own",))
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from ray.tune.search import ConcurrencyLimiter, Repeater, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from ray.tune.search.hyperopt import HyperOptSearch
 from ray.tune.search.optuna import OptunaSearch
 
 from automm_hpo import space as spaces
@@ -639,6 +640,24 @@ def test_rays_own_searchers_search(wrap):
         assert np.mean(scores[-12:]) > np.mean(scores[:12]) + 0.3
 
 
+def test_points_of_an_object_are_values():
+    """They were taken for the indices of options: other configurations were tried, and nothing was said."""
+    space = {"optim.optim_type": spaces.choice(["sgd", "adamw", "lion"]), "optim.top_k": spaces.choice([2, 1, 0]), "optim.momentum": spaces.uniform(0, 1)}
+    points = [{"optim.optim_type": "lion", "optim.top_k": 2, "optim.momentum": 0.25}, {"optim.optim_type": "sgd", "optim.top_k": 0, "optim.momentum": 0.5}]
+    for kind in (OptunaSearch, HyperOptSearch):
+        given = ConcurrencyLimiter(kind(metric="m", mode="max", points_to_evaluate=points), 2)
+        for _ in range(2):  # the first search leaves the object as it was
+            searcher = make(given, space)
+            found = [finish_proposal(space, searcher.suggest(str(trial)), {}, (0, trial)) for trial in range(2)]
+            assert sorted(found, key=str) == sorted(points, key=str)
+    with pytest.raises(InvalidTuneSettings, match=r"OptunaSearch has points_to_evaluate with optim\.top_k=7: 7 is none of choice"):
+        make(OptunaSearch(points_to_evaluate=[{"optim.top_k": 7}]), space)
+    with pytest.raises(InvalidTuneSettings, match=r"points_to_evaluate with 'lr', and the search space is of optim\.optim_type"):
+        make(OptunaSearch(points_to_evaluate=[{"lr": 7}]), space)
+    with pytest.raises(InvalidTuneSettings, match=r"evaluated_rewards; give it metric and mode too"):
+        make(OptunaSearch(points_to_evaluate=points, evaluated_rewards=[1, 2]), space)
+
+
 def test_flamls_objects_search():
     from flaml import BlendSearch
 
@@ -649,8 +668,10 @@ def test_flamls_objects_search():
 def test_objects_that_cannot_search():
     with pytest.raises(InvalidTuneSettings, match="OptunaSearch has a space of its own; leave it out"):
         make(OptunaSearch(space={"optim.momentum": optuna.distributions.FloatDistribution(0, 1)}, metric="m", mode="max"), TWO)
-    with pytest.raises(NotSupported, match="a Repeater would only repeat identical trials"):
+    with pytest.raises(NotSupported, match=r"a Repeater is not supported; pass the searcher that it wraps. .* tune.grid_search"):
         find_searcher(ConcurrencyLimiter(Repeater(Counting("m", "max"), repeat=2), 2))
+    with pytest.raises(InvalidTuneSettings, match="BasicVariantGenerator is searcher='random' here"):
+        find_searcher(BasicVariantGenerator())
     with pytest.raises(NotSupported, match="Counting has several metrics"):
         find_searcher(Counting(["a", "b"], ["min", "max"]))
     with pytest.raises(InvalidTuneSettings, match=r"Counting proposes values of optim\.momentum, optim\.optim_type; the search space is of optim\.lr"):

@@ -7,7 +7,8 @@ from enum import Enum
 import pytest
 
 from automm_hpo.config import Config
-from automm_hpo.errors import AutoMMHPOError, InvalidInput, InvalidTuneSettings
+from automm_hpo.errors import AutoMMHPOError, InvalidInput, InvalidTuneSettings, NotSupported
+from automm_hpo.hpo.job import resolve_settings
 from automm_hpo.hpo.scheduler_args import SCHEDULER_ARGS
 from automm_hpo.hpo.schedulers import SCHEDULERS, build_scheduler
 from automm_hpo.hpo.searcher_args import SEARCHER_ARGS
@@ -28,6 +29,23 @@ def refused(given):
     assert isinstance(caught.value, AutoMMHPOError)
     assert isinstance(caught.value, ValueError)
     return str(caught.value)
+
+
+def test_none_is_no_choice_of_a_searcher_and_a_scheduler_that_ends_no_trial():
+    assert parse_tune_settings({"searcher": None, "scheduler": None}) == parse_tune_settings({"scheduler": "FIFO"})
+
+
+@pytest.mark.parametrize(
+    ("given", "searcher"),
+    [("auto", "random"), ({"searcher": None}, "random"), ({"searcher": "grid"}, "grid")],
+)
+def test_a_grid_is_gone_through_unless_a_searcher_is_named_that_cannot(given, searcher):
+    space = {"optim.lr": Choice((0.1, 0.2), exhaustive=True)}
+    assert resolve_settings(parse_tune_settings(given), space).searcher == searcher
+    assert resolve_settings(parse_tune_settings("auto"), SPACE).searcher == "bayes"
+    for named in ("bayes", {"searcher_init_args": {"multivariate": True}}):
+        with pytest.raises(NotSupported, match="cannot take grid_search"):
+            resolve_settings(parse_tune_settings(named), space)
 
 
 @pytest.mark.parametrize("key", FIELDS)
@@ -122,7 +140,7 @@ def test_names_in_any_case_and_the_nearest_where_misspelt(key):
         said = refused({key: option + "x"})
         assert all(f"{other!r}" in said for other in FIELDS[key].options)
         assert f"Did you mean {option}?" in said
-    for value in (5, None, True, [], object()):
+    for value in (5, True, [], object()):
         assert refused({key: value}).startswith(f"{key}: expected one of")
 
 

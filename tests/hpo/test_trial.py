@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from automm_hpo.data.features import Features
 from automm_hpo.data.images import ImageGeometry
 from automm_hpo.hpo.records import RUNNING, STOPPED, SearchRecords, Segment
 from automm_hpo.hpo.training_trial import Training, _open_split
-from automm_hpo.hpo.trial import STOP_FILE, TrialTask, cut_log, run_trial
+from automm_hpo.hpo.trial import STOP_FILE, TrialTask, _ShouldStop, cut_log, run_trial
 from automm_hpo.metrics import find_metric
 from automm_hpo.problem import Problem
 from automm_hpo.training.building import ModelBuilder
@@ -281,3 +282,13 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_trial(search, monkeypatch
     monkeypatch.setattr("automm_hpo.hpo.training_trial.write_checkpoint", full)
     with pytest.raises(OSError, match="No space left"):
         list(run_trial(task, begin(records)))
+
+
+def test_a_clock_that_is_set_back_delays_no_end(tmp_path, monkeypatch):
+    should_stop = _ShouldStop(TrialTask(tmp_path, None, trial_time_limit=100), seconds=0.0)
+    assert should_stop(0.0) is None
+    (tmp_path / STOP_FILE).touch()
+    time.sleep(0.11)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    assert should_stop(0.0) == "interrupted"

@@ -133,6 +133,15 @@ def test_a_local_weights_file_is_loaded(donor, tmp_path, form):
     assert same_backbone(build_model(own, IMAGES, 3), donor)
 
 
+def test_a_weights_file_may_be_in_the_home_folder(donor, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(donor.state_dict(), tmp_path / "w.safetensors")
+    own = config(checkpoint_path="~/w.safetensors")
+    check_model(own)
+    fetch_weights(own, IMAGES)
+    assert same_backbone(build_model(own, IMAGES, 3), donor)
+
+
 def test_another_models_weights_are_refused(donor, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(donor.state_dict(), path)

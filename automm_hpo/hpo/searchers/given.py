@@ -40,6 +40,7 @@ class RaySearcher(OwnSearcher):
         self.told_as, self.sign = core.metric or METRIC, -1 if core.mode == "min" else 1
         self.takes_domains = type(core).set_search_properties is not Searcher.set_search_properties
         if self.takes_domains:
+            self._translate_points(core)
             try:
                 accepted = self.inner.set_search_properties(self.told_as, core.mode or "max", {key: ray_domain(one) for key, one in self.plain.items()})
             except Exception as error:
@@ -50,6 +51,21 @@ class RaySearcher(OwnSearcher):
         self.given: dict[str, RawProposal] = {}
         self.earlier = list(first_points)
         self.names: dict[str, str] = {}  # trial -> the name under which the inner searcher knows it
+
+    def _translate_points(self, core: Any) -> None:
+        """Gives the searcher the points that it was made with as it will know them: the option of a choice by its index."""
+        if getattr(core, "_evaluated_rewards", None) and core.mode is None:
+            raise InvalidTuneSettings(f"searcher: {self.name} has evaluated_rewards; give it metric and mode too, which say whether more is better")
+        if points := getattr(core, "_points_to_evaluate", None):
+            core._points_to_evaluate = [{key: self._inner(key, value) for key, value in point.items()} for point in points]
+
+    def _inner(self, key: str, value: Any) -> Any:
+        if key not in self.plain:
+            raise InvalidTuneSettings(f"searcher: {self.name} has points_to_evaluate with {key!r}, and the search space is of {', '.join(self.plain)}")
+        try:
+            return self._value(key, self.plain[key].raw_of(value))
+        except (InvalidSpace, TypeError, ValueError) as problem:
+            raise InvalidTuneSettings(f"searcher: {self.name} has points_to_evaluate with {key}={value!r}: {problem}") from None
 
     def _propose(self, trial_id: str, given: RawProposal | None) -> RawProposal | str | None:
         if given is not None:
