@@ -116,7 +116,7 @@ def test_the_examples_of_models_run(fashion, monkeypatch):
     exec(embeddings, {"MultiModalPredictor": MultiModalPredictor, "backbone": backbone, "data": fashion[0].head(5)})
 
 
-AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
+AUTOMM, AUTOMM_TABLES, HYPERDRIVE, SCRIPT, RAY_TUNE, GUILD = range(6)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,7 @@ AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
             marks=pytest.mark.slow,
         ),
         pytest.param(HYPERDRIVE, {'"num_trials": 100': '"num_trials": 6'}, id="HyperDrive", marks=pytest.mark.slow),
+        pytest.param(SCRIPT, {}, id="a script", marks=pytest.mark.slow),
         pytest.param(RAY_TUNE, {'"num_trials": 10': '"num_trials": 4'}, id="Ray Tune", marks=pytest.mark.slow),
         pytest.param(GUILD, {}, id="Guild", marks=pytest.mark.slow),
     ],
@@ -140,7 +141,7 @@ AUTOMM, AUTOMM_TABLES, HYPERDRIVE, RAY_TUNE, GUILD = range(5)
 def test_an_example_of_coming_from_runs(block, quick, fashion, here, ray_session):
     """Unchanged except for the sizes."""
     blocks = python_blocks(ROOT / "docs" / "coming_from.md")
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {"train_data": fashion[0].head(150)}
     exec(made_quick(blocks[block], quick), names)
     if block == AUTOMM:
