@@ -33,7 +33,7 @@ from ..training.checkpoint_folder import SAVED, STATE, begin_checkpoint, check_c
 from ..training.result import EpochResult, StopCheck, result_from_json, result_to_json
 from .objective_space import SEPARATOR, nest
 from .records import Segment, TrialFolder, TrialRecord, ends_for_good
-from .trial import NUM_STATES, inherit, recovered
+from .trial import NUM_STATES, Newest, inherit, recovered
 from .tune_report import FILES, reports_of, request_of, session_of
 
 RETURNED = "returned"  # key in a checkpoint's state: the dict that a Trainable's save_checkpoint returned, or None
@@ -180,8 +180,9 @@ class Objective:
         record = folder.read()
         if record.results and ends_for_good(record.results[-1].end):
             return record  # killed before its end was recorded; a function would start over
-        if _newest_state(folder.checkpoints) is None:
-            return replace(record, results=())  # it starts over, and its first new result replaces the old ones on disk
+        if _newest_state(folder.checkpoints) is None:  # it starts over, and its first new result will replace the old ones on disk
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)  # all are damaged
+            return replace(record, results=())
         return recovered(folder, record, _newest_state)
 
     def take_over(self, folder: TrialFolder, parent: TrialFolder, segment: Segment) -> None:
@@ -207,13 +208,15 @@ class Objective:
         np.random.seed(self._noise(folder.number))
         if torch := sys.modules.get("torch"):
             torch.manual_seed(self._noise(folder.number))
-        starts_over = _newest_state(folder.checkpoints) is None
+        newest = _newest_state(folder.checkpoints)
+        starts_over = newest is None
         with active_run(folder.path) if self.tracked else contextlib.nullcontext():
-            for result in run(folder, ended):
+            for result in run(folder, newest, ended):
                 if starts_over:
-                    folder.rewrite_results([])
+                    folder.rewrite_results([result])
                     starts_over = False
-                folder.append(result)
+                else:
+                    folder.append(result)
                 yield result
                 if result.end is not None:
                     return
@@ -227,13 +230,14 @@ class Objective:
         """The seed of a trial's random generators: different for each trial, and the same if the call is repeated."""
         return int(np.random.SeedSequence([self.seed % 2**32, number]).generate_state(1)[0])
 
-    def _run_function(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
+    def _run_function(self, folder: TrialFolder, newest: Newest | None, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
         """Calls a function, which returns, yields or reports.
 
         Args:
+            newest: the checkpoint to continue from; None: the trial starts.
             ended: sets a result's ``end`` if the trial ends with it. Called before a checkpoint is saved, because a kill may come before the log has the row.
         """
-        record, newest = folder.read(), _newest_state(folder.checkpoints)
+        record = folder.read()
         config, segment, before = self.config_of(record), record.segments[-1].number, record.seconds if newest else 0.0
         epoch = newest[1].step if newest else 0
         with session_of(folder.path, newest[0] / SAVED if newest else None, self.resources) as session:
@@ -256,9 +260,9 @@ class Objective:
                     self._check_saved(folder, epoch)
                     yield result
 
-    def _run_class(self, folder: TrialFolder, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
+    def _run_class(self, folder: TrialFolder, newest: Newest | None, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
         """Steps a Trainable, and saves its state in the trial's folder after every step if it can. Takes the arguments of ``_run_function``."""
-        record, newest = folder.read(), _newest_state(folder.checkpoints)
+        record = folder.read()
         epoch, seconds, can_save = newest[1].step if newest else 0, record.seconds if newest else 0.0, True
         trainable = _build(self.function, self.config_of(record), folder, self.resources)
 
@@ -387,7 +391,7 @@ def _store(folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]
     return True
 
 
-def _newest_state(checkpoints: Path) -> tuple[Path, EpochResult] | None:
+def _newest_state(checkpoints: Path) -> Newest | None:
     for path in reversed(list_checkpoints(checkpoints)):
         with contextlib.suppress(CorruptFile, OSError):
             check_checkpoint(path, needed=(STATE,))
