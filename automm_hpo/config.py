@@ -390,7 +390,9 @@ class Optim(Section):
     ``auto``: on with up to 20,000 training rows; with more, an epoch of training serves the head as well."""
     label_smoothing: Annotated[Fraction, Mark.LIVE] = 0.0
     """Probability mass of the labels that is spread evenly over the classes, against overconfidence (for cross entropy and focal loss)."""
-    class_weights: Annotated[Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 a class, or None")] = None
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[PositiveFloat, ...] | None, Expected("'balanced', a list of one float > 0 for each of class_labels, or None")
+    ] = None
     """Weight of each class's rows in the loss, in the order of ``class_labels``. ``balanced``: inversely proportional to the class's frequency. None: all rows
     count alike. The weights are scaled to a mean of 1 over the training rows, and multiplied by ``sample_weight``."""
 

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .code import code_digest
 from .errors import InvalidArgument, did_you_mean, first_line
+from .files import digest
 
 Needs = Literal["classes", "probabilities", "values", "scorer"]
 OBJECT = "scorer."  # prefix of the names of metrics that are scorer objects, which no file can hold
@@ -129,6 +131,16 @@ class Metric:
     def is_object(self) -> bool:
         """Whether it is a scorer object, which no file can hold."""
         return self.name.startswith(OBJECT)
+
+    @property
+    def scorer_digest(self) -> str:
+        """What identifies a scorer object across processes: its function, with the code if it is the user's own, and its arguments."""
+        scorer: Any = self.scorer
+        called = getattr(scorer, "_score_func", scorer)
+        module = getattr(called, "__module__", "") or ""
+        own = "" if module.startswith("sklearn.") else code_digest(called)  # another version of scikit-learn has other code
+        arguments = sorted(getattr(scorer, "_kwargs", {}).items()), getattr(scorer, "_sign", 1), getattr(scorer, "_response_method", "")
+        return digest([module, self.name, own, repr(arguments)])
 
     @property
     def mode(self) -> str:

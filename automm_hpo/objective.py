@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
+from .code import code_digest
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import Cluster, known_resources, ray_cluster, set_ray_environment
 from .hpo.identity import SearchIdentity, check_same_search, read_identity
@@ -193,6 +194,7 @@ class ObjectivePlan:
         named = {"objective": function_of(self.objective).__qualname__, "metric": self.metric.name, "mode": self.metric.mode}
         values = {key: text_of(value) for key, value in self.fixed.items()} | describe_space(self.space)
         fingerprint = {**stated, **named, "max_epochs": self.max_epochs, "seed": self.seed, **{f"space/{key}": text for key, text in values.items()}}
+        limits["code"] = code_digest(self.objective)
         return SearchIdentity.of(fingerprint, limits, {"kind": "objective", "metric": self.metric.name, "mode": self.metric.mode})
 
     @property
@@ -224,10 +226,14 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         SearchMismatch: the folder holds another search.
         AllTrialsFailed: no trial reported a finite metric.
     """
-    settings, metric, identity = plan.settings, plan.metric, plan.identity
+    settings, metric, identity, is_other_code = plan.settings, plan.metric, plan.identity, False
     if plan.resuming:
         check_resumable(settings)
-        check_same_search(read_identity(plan.path / "search"), identity, plan.path / "search")
+        stored = read_identity(plan.path / "search")
+        check_same_search(stored, identity, plan.path / "search")
+        begun_with = stored.limits.get("code", "")
+        is_other_code = begun_with not in ("", identity.limits["code"])
+        identity = replace(identity, limits={**identity.limits, "code": begun_with})
     session = Session(
         plan.path,
         identity=identity,
@@ -240,6 +246,10 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     )
     cluster = Cluster(ray_cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline))
     with session.open(), contextlib.ExitStack() as sent, cluster:
+        if is_other_code:
+            session.progress.say(
+                "the objective's code has changed since this search began; trials on record keep their scores, and a new save_path begins anew", level=1
+            )
         if session.is_finished:
             session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
             return SearchResults(session.records, metric, plan.function.best_config_of)

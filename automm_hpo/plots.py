@@ -355,11 +355,11 @@ def _value_ticks(axes: Axes, axis: Axis, room: int) -> None:
 
 @_picture("timeline")
 def plot_timeline(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
-    """When each trial ran, and how it ended."""
+    """When each trial ran, and how it ended. The bar of a trial is as long as it trained, and ends where it ended: waiting between does not count."""
     if not trials:
         raise NothingToDraw("timeline: no trial was started")
     begin = min(record.started for record in trials)
-    spans = np.array([(record.started - begin, _ended(record) - begin) for record in trials])
+    spans = np.array([(max(record.started, _ended(record) - record.seconds) - begin, _ended(record) - begin) for record in trials])
     unit, name = next((unit, name) for unit, name, most in ((1, "seconds", 180), (60, "minutes", 10_800), (3600, "hours", math.inf)) if spans.max() <= most)
     spans /= unit
     figure = SearchFigure(9, min(9.0, 1.8 + 0.19 * len(trials)))

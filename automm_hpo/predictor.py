@@ -54,11 +54,12 @@ class MultiModalPredictor:
         problem_type: ``binary``, ``multiclass`` or ``regression``; None: inferred from the label. ``feature_extraction`` needs neither a label nor
             ``fit``, and offers only ``extract_embedding``.
         presets: name of a set of defaults. ``medium_quality``, ``high_quality`` and ``best_quality`` choose ever larger pretrained backbones, by device (a
-            CPU gets smaller ones), and ever more networks in ``real_mlp``. ``medium_quality_hpo`` and so on also search, 8, 20 or 50 trials with the searcher
-            bayes and the scheduler ASHA. Hyperparameters that the user gives win over a preset's. None: defaults that suit the data, without a search.
+            CPU gets smaller ones), ``best_quality`` also more networks in ``real_mlp``. ``medium_quality_hpo`` and so on also search, 8, 20 or 50 trials with
+            the searcher bayes and the scheduler ASHA. Hyperparameters that the user gives win over a preset's. None: defaults that suit the data, without a
+            search.
         eval_metric: metric that ``evaluate`` reports: a name, ours or one of scikit-learn's scorers, or a scorer object. None: roc_auc for binary, accuracy
             for multiclass, rmse for regression.
-        validation_metric: metric for early stopping and for the search; None: ``eval_metric``. A search by a scorer object cannot be resumed.
+        validation_metric: metric for early stopping and for the search; None: ``eval_metric``. A search by a scorer object is resumed with the same one.
         hyperparameters: dotted key -> value or search space, as in ``fit``; those given to ``fit`` win.
         path: folder in which ``fit`` saves if it is given no ``save_path``.
         verbosity: 0: silent; 1: notes and the summary of a search; 2 or more: also its progress.
@@ -640,7 +641,8 @@ def _in_parts(
         bad += unread
         parts.append(function(cache))
     if bad and own.missing_value_strategy != "skip":
-        raise BadImages(describe(bad, labels) + " Set data.image.missing_value_strategy='skip' to get missing predictions for such rows.")
+        mend = "Repair them or drop their rows; a predictor fitted with data.image.missing_value_strategy='skip' leaves their predictions missing."
+        raise BadImages(f"{describe(bad, labels)} {mend}")
     return torch.cat(parts) if parts else torch.zeros(0), bad
 
 

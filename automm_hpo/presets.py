@@ -126,7 +126,8 @@ TEXT_MODELS = {
     "best_quality": {"cpu": "sentence-transformers/all-mpnet-base-v2", "cuda": "BAAI/bge-large-en-v1.5"},
 }
 POOLED_BY_FIRST_TOKEN = ("BAAI/bge-large-en-v1.5",)  # as these were published; the other encoders take the mean of all tokens
-NUM_MEMBERS = {"medium_quality": 1, "high_quality": 4, "best_quality": 8}  # networks in real_mlp
+NUM_MEMBERS = {"medium_quality": 4, "high_quality": 4, "best_quality": 8}  # networks in real_mlp
+SEARCHED_MEMBERS = NUM_MEMBERS | {"medium_quality": 1}  # fewer, so that eight trials do not take long
 NUM_TRIALS = {"medium_quality": 8, "high_quality": 20, "best_quality": 50}
 
 
@@ -145,7 +146,7 @@ def _fixed(quality: str, occasion: Occasion) -> Preset:
 
 
 def _searching(quality: str, occasion: Occasion) -> Preset:
-    fixed = _fixed(quality, occasion).hyperparameters
+    fixed = {**_fixed(quality, occasion).hyperparameters, "model.real_mlp.num_members": SEARCHED_MEMBERS[quality]}
     space: dict[str, Any] = {"optim.lr": loguniform(fixed["optim.lr"] / 5, fixed["optim.lr"] * 5), "optim.weight_decay": loguniform(1e-5, 1e-1)}
     if occasion.is_pretrained:
         space |= {"optim.lr_decay": choice([0.7, 0.8, 0.9, 1.0]), "optim.lr_mult": choice([1.0, 10.0, 30.0])}

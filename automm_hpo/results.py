@@ -88,6 +88,11 @@ class SearchResults:
             return None
         return self._config_of(self.best) if self._config_of else nest(self.best.best_config)
 
+    @property
+    def best_tuned(self) -> dict[str, Any] | None:
+        """The values that the search chose for the best trial, by dotted key, at its best epoch; None if no trial has a score."""
+        return None if self.best is None else dict(self.best.best_tuned)
+
     def checkpoint(self, trial: int | None = None) -> str | None:
         """The checkpoint folder of a trial's best epoch, with the model's weights or what a user's Trainable or function saved.
 

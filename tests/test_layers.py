@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "automm_hpo"
 LAYERS = [
     ["errors"],
     ["files", "process", "hub"],
-    ["rng"],
+    ["rng", "code"],
     ["sections"],
     ["automm"],
     ["config", "space", "problem", "metrics", "tracking"],

@@ -776,6 +776,21 @@ def test_what_rays_examples_do_is_understood(here, capsys):
     assert "init=" not in said
 
 
+def test_another_code_of_the_objective_is_told(here, capsys):
+    def first(config):
+        return config["x"]
+
+    def second(config):
+        return 2 * config["x"]
+
+    second.__name__, second.__qualname__ = first.__name__, first.__qualname__
+    said = []
+    for objective, num_trials in ((first, 2), (first, 3), (second, 3), (second, 4), (second, 4)):
+        search(objective, num_trials=num_trials, verbosity=1)
+        said.append("the objective's code has changed since this search began; trials on record keep their scores" in " ".join(capsys.readouterr().out.split()))
+    assert said == [False, False, True, True, True]
+
+
 def test_numpys_numbers_are_numbers(here):
     found = search(falling, num_trials=1, seed=np.int64(3), kwargs={"goal": np.float32(-1e9)}, time_limit=np.int64(100))
     assert len(found) == 1

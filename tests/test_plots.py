@@ -121,6 +121,9 @@ def test_the_timeline_has_a_bar_for_the_time_of_each_trial(make_trials):
     assert "seconds since the first trial began" in texts(figure)
     assert [bar.get_x() for bar in figure.axes[0].patches] == [5 * number for number in range(10)]
     assert {round(bar.get_width(), 6) for bar in figure.axes[0].patches} == {trials[0].seconds}
+    waited = replace(trials[0], number=10, started=1e9, ended=1e9 + 100)  # it was interrupted, and went on
+    *_, bar = plots.plot_timeline([*trials, waited], ACCURACY).axes[0].patches
+    assert (bar.get_x(), round(bar.get_width(), 6)) == (pytest.approx(100 - trials[0].seconds), trials[0].seconds)
     late = replace(trials[0], started=1e9 + 600)
     assert "minutes since the first trial began" in texts(plots.plot_timeline([*trials, late], ACCURACY))
 

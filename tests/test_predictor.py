@@ -535,15 +535,31 @@ def test_any_scorer_of_scikit_learn(mixed, here, fast):
         MultiModalPredictor.load(here / "run", resume=True).fit(table)
 
 
-def test_a_search_by_a_scorer_object_is_not_resumed(mixed, here, fast):
-    from sklearn.metrics import accuracy_score, make_scorer
+def test_a_search_by_a_scorer_object_is_resumed_with_the_same_one(mixed, here, fast):
+    from sklearn.metrics import fbeta_score, make_scorer
 
-    def fit():
-        quick_fit(mixed[["age", "label"]].head(60), here, fast | {"optim.max_epochs": 1}, validation_metric=make_scorer(accuracy_score))
+    def mean_hit(target, predicted):
+        return float(np.mean(target == predicted))
 
-    fit()
-    with pytest.raises(NotImplementedError, match=r"resume: the metric scorer\.accuracy_score is a scorer object"):
-        fit()
+    def mean_hit_changed(target, predicted):
+        return float(np.mean(target != predicted))
+
+    mean_hit_changed.__name__ = "mean_hit"
+
+    def fit(path, scorer):
+        options = fast | {"optim.max_epochs": 1}
+        return quick_fit(mixed[["age", "label"]].head(60), here / path, options, validation_metric=scorer)
+
+    (here / "a").mkdir()
+    (here / "b").mkdir()
+    for path, same, other in (
+        ("a", {"score_func": fbeta_score, "beta": 2, "pos_label": "Bag"}, {"score_func": fbeta_score, "beta": 3, "pos_label": "Bag"}),
+        ("b", {"score_func": mean_hit}, {"score_func": mean_hit_changed}),
+    ):
+        first, again = fit(path, make_scorer(**same)), fit(path, make_scorer(**same))
+        assert again.fit_summary() == first.fit_summary()
+        with pytest.raises(SearchMismatch, match="validation_metric: a scorer with other arguments or other code than before"):
+            fit(path, make_scorer(**other))
 
 
 def test_embeddings_without_a_fit(mixed, here, fast, reader_folder, capsys):

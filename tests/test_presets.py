@@ -127,7 +127,7 @@ def test_a_preset_is_used_wherever_it_is_named(where, table, here):
     named = {"presets": "medium_quality"}
     predictor = MultiModalPredictor("label", verbosity=0, **(named if where == "predictor" else {}))
     predictor.fit(table, tracking=None, hyperparameters={"optim.max_epochs": 1}, **(named if where == "fit" else {}))
-    assert predictor._artifact.config.model.real_mlp.num_members == 1
+    assert predictor._artifact.config.model.real_mlp.num_members == 4
 
 
 @pytest.mark.slow

@@ -37,13 +37,16 @@ def load_table(data: Any, name: str, columns: Collection[Hashable] | None = None
         path = Path(os.path.expanduser(data)).absolute()
         if not os.path.isfile(path):
             raise MissingData(f"{name}: {'not a file' if os.path.exists(path) else 'no such file'}: {path}")
-        readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": _read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
-        if path.suffix.lower() not in readers:
+        readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+            ".csv": _read_csv, ".csv.gz": _read_csv, ".csv.zip": _read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet
+        }  # fmt: skip
+        kind = next((ending for ending in readers if path.name.lower().endswith(ending)), None)
+        if kind is None:
             raise InvalidData(f"{name}: expected a .csv or .parquet file, got {path.name}")
         try:
-            table, folder = readers[path.suffix.lower()](path), path.parent
+            table, folder = readers[kind](path), path.parent
         except Exception as error:  # pandas' readers raise a dozen types
-            raise InvalidData(f"{name}: {path} does not read as {path.suffix}: {type(error).__name__}: {error}") from None
+            raise InvalidData(f"{name}: {path} does not read as {kind}: {type(error).__name__}: {error}") from None
     elif isinstance(data, Mapping) or (isinstance(data, Sequence) and not isinstance(data, bytes) and all(isinstance(row, Mapping) for row in data)):
         try:
             table = _from_dicts(data, columns)

@@ -28,7 +28,7 @@ from ..presets import TUNE_PRESETS, check_preset, is_searching
 from ..sections import unwrapped
 from ..space import describe_space, space_from_json, space_to_json
 from .capacity import check_quota
-from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
+from .checks import check_ensemble, check_finishing, check_goal, check_models, check_training
 from .data_plan import plan_data
 from .plan import WORDS_LIMIT, DataPlan, FitPlan, SearchPlan, Target
 from .resolution import chosen_resolution, fit_resolution
@@ -148,7 +148,6 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     check_quota(plan)
     if stored is not None:
         check_resumable(search.settings)
-        check_same_metric(data.validation_metric)
         check_same_search(stored, identity, folder / "search")
     return plan if start else replace(plan, encoders=plan_weights(search, encoders))  # last: uses the network only once the call is known to be valid
 
@@ -168,6 +167,7 @@ def plan_identity(
         "sample_weight": data.sample_weight,
         "problem_type": data.problem.problem_type,
         "validation_metric": data.validation_metric.name,
+        **({"scorer": data.validation_metric.scorer_digest} if data.validation_metric.is_object else {}),
         # a category's order is the order of the outputs in the checkpoints, and the table fingerprints do not include it
         **({"classes": list(data.problem.class_labels)} if data.problem.label_dtype == "category" else {}),
         "columns": dict(data.columns),

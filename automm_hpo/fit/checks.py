@@ -9,7 +9,7 @@ from typing import Any
 from ..arguments import check_flag, check_number
 from ..config import FIELDS
 from ..data.features import Features
-from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
+from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, Problems
 from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import check_scheduled_by
 from ..hpo.settings import TuneSettings
@@ -19,16 +19,6 @@ from ..problem import Problem
 from ..space import tuned_keys
 from ..training.losses import losses_for
 from .plan import SearchPlan
-
-
-def check_same_metric(metric: Metric) -> None:
-    """Refuses to resume a search with a scorer object as metric.
-
-    Raises:
-        NotSupported: only its name was stored, so nothing tells whether the search was begun with this very scorer.
-    """
-    if metric.is_object:
-        raise NotSupported(f"resume: the metric {metric.name} is a scorer object, of which only the name was stored; use a new save_path")
 
 
 def check_models(search: SearchPlan, features: Features) -> None:

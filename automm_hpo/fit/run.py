@@ -107,11 +107,10 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
             artifact = place.settled(artifact, session.progress)
             session.close(interruption, best, had_time, validated=artifact.summary[f"val_{metric.name}"])
     if best.best and best.best.end == "time_limit" and best.best.epoch < 1:
-        session.progress.say(
-            f"time_limit: the best trial has trained on only {best.best.epoch:.0%} of the rows, in {best.seconds:.1f} s; the rest of the time went into "
-            f"reading the data{', starting Ray' if venue.may_use_ray else ''} and validation",
-            level=1,
-        )
+        line = f"time_limit: the best trial has trained on only {best.best.epoch:.0%} of the rows, in {best.seconds:.1f} s"
+        whole = f": a whole epoch takes about {best.seconds / best.best.epoch:.0f} s" if best.best.epoch else ""
+        elsewhere = f"; the rest of the time went into reading the data{', starting Ray' if venue.may_use_ray else ''} and validation"
+        session.progress.say(line + whole + (elsewhere if best.seconds < 0.5 * (time.time() - started) else ""), level=1)
     session.say_goodbye(f"best: {_what_it_is(artifact, best)}, saved in {plan.path}", ", as does MultiModalPredictor.load(save_path, resume=True)")
     return artifact, interruption
 
@@ -148,10 +147,14 @@ def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event,
         progress.say(f"{count} also occur among the rows to train on: if they are duplicates, the scores are too optimistic", level=1)
     for stale in folder.glob("probe-*.safetensors"):  # left by a session that was killed
         stale.unlink()
-    lines: dict[str, None] = {}
-    tables = {name: data.encode(split, plan.encoders, lambda line: lines.setdefault(line)) for name, split in splits.items()}
-    for line in lines:
-        progress.say(line)
+    tables, told = {}, list[str]()
+    for name, split in splits.items():
+        lines: list[str] = []
+        tables[name] = data.encode(split, plan.encoders, lines.append)
+        for line in lines:
+            if line not in told:
+                progress.say(f"rows to validate on: {line}" if name == "valid" else line)
+        told += lines
     dropped = store_caches(
         folder,
         tables,
@@ -261,6 +264,8 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
 def _announce(plan: FitPlan, session: Session) -> None:
     data, search, progress = plan.data, plan.search, session.progress
     classes = f", {data.problem.num_outputs} classes" if data.problem.is_classification else ""
+    if data.problem.problem_type == "binary":
+        classes = f", {data.problem.class_labels[0]!r} or {data.problem.positive_class!r} (positive)"
     progress.say(
         f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
         f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate | {find_device(search.config.env).type}"

@@ -24,8 +24,9 @@ from ..sections import unwrapped
 
 FORMAT = 1
 DIGESTS = {  # stored as digests, whose values would mean nothing to a reader
-    "train": "rows to train on: other values, labels or files than before",
-    "valid": "rows to validate on: other values, labels or files than before",
+    "train": "rows to train on: other values, labels, files or order of columns than before",
+    "valid": "rows to validate on: other values, labels, files or order of columns than before",
+    "scorer": "validation_metric: a scorer with other arguments or other code than before",
     "start_from": "start_from: other weights than before",
 }
 COPIES = "(a file counts by its path, size and time of change: one that was copied is another one, unless the copy kept its time, as of cp -p)"

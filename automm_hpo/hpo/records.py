@@ -115,6 +115,12 @@ class TrialRecord:
     segments: tuple[Segment, ...] = ()
     scales: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line; a notebook would show pages of results and hyperparameters."""
+        score = f"{self.metric:.4f} at epoch {self.best.epoch:g}" if self.best else "no score"
+        values = [f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value!r}" for key, value in self.best_tuned.items()]
+        return f"TrialRecord({', '.join([f'{self.number}: {self.status.lower()}', score, *values])})"
+
     @property
     def best(self) -> EpochResult | None:
         """The best epoch by ``EpochResult.rank``; None if no epoch has a score."""

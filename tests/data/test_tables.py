@@ -18,10 +18,10 @@ def load(data) -> pd.DataFrame:
     return load_table(data, "train_data")[0]
 
 
-@pytest.mark.parametrize("name", ["t.csv", "T.CSV", "t.parquet", "t.pq"])
+@pytest.mark.parametrize("name", ["t.csv", "T.CSV", "t.csv.gz", "t.csv.zip", "t.parquet", "t.pq"])
 @pytest.mark.parametrize("kind", [str, Path])
 def test_files(tmp_path, name, kind):
-    (TABLE.to_csv if name.lower().endswith("csv") else TABLE.to_parquet)(tmp_path / name, index=False)
+    (TABLE.to_csv if ".csv" in name.lower() else TABLE.to_parquet)(tmp_path / name, index=False)
     table, folder = load_table(kind(tmp_path / name), "train_data")
     pd.testing.assert_frame_equal(table, TABLE)
     assert folder == tmp_path

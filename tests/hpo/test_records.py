@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -97,7 +97,8 @@ def test_records_are_read_again_from_disk(tmp_path):
     for value in (0.5, 0.6):
         add_trial(records, metric, [value, math.nan], **{"optim.lr": value})
     again = SearchRecords(tmp_path)
-    assert repr(again.trials()) == repr(records.trials())  # as text, because nan differs from itself
+    assert repr([*map(asdict, again.trials())]) == repr([*map(asdict, records.trials())])  # as text, because nan differs from itself
+    assert repr(again.trials()[1]) == "TrialRecord(1: completed, 0.6000 at epoch 1, optim.lr=0.6)"
     assert again.open_trial({}, {}, Config().flat()).number == 2
 
 
