@@ -350,7 +350,7 @@ def test_a_search_that_is_ended_goes_on(table, here, number, on_ray):
     table.to_csv("train.csv", index=False)
     code, log = textwrap.dedent(INTERRUPTED.format(epochs=60 if on_ray else 12, on_ray=on_ray)), here / "run" / "search" / "trials" / "0001" / "metrics.jsonl"
     with subprocess.Popen([sys.executable, "-c", code], text=True, stdout=-1, stderr=-1) as process:
-        until = time.time() + 60
+        until = time.time() + 150
         while not log.exists() or len(log.read_text().splitlines()) < 2:
             assert process.poll() is None, process.communicate()
             assert time.time() < until
