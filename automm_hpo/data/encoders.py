@@ -221,7 +221,8 @@ class Encoders:
             unknown = (column == UNKNOWN) & table[encoder.column].notna().to_numpy(dtype=bool)
             if unknown.any():
                 first = table[encoder.column][unknown].astype(object).iloc[0]
-                found.append(f"{encoder.column!r} in {int(unknown.sum())} of {len(column)} rows (first {reprlib.repr(first)})")
+                many = f"all {len(column)}" if unknown.all() else f"{int(unknown.sum())} of {len(column)}"
+                found.append(f"{encoder.column!r} in {many} rows (first {reprlib.repr(first)})")
         if found:
             report(f"unknown categories (absent or too rare in training): {'; '.join(found)}")
 
