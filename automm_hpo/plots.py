@@ -355,21 +355,25 @@ def _value_ticks(axes: Axes, axis: Axis, room: int) -> None:
 
 @_picture("timeline")
 def plot_timeline(trials: Sequence[TrialRecord], metric: Metric) -> Figure:
-    """When each trial ran, and how it ended. The bar of a trial is as long as it trained, and ends where it ended: waiting between does not count."""
+    """When each trial ran, and how it ended: a line from its start to its end, and a bar as long as it trained, so the rest is waiting."""
     if not trials:
         raise NothingToDraw("timeline: no trial was started")
     begin = min(record.started for record in trials)
-    spans = np.array([(max(record.started, _ended(record) - record.seconds) - begin, _ended(record) - begin) for record in trials])
+    spans = np.array([(record.started - begin, _ended(record) - begin) for record in trials])
     unit, name = next((unit, name) for unit, name, most in ((1, "seconds", 180), (60, "minutes", 10_800), (3600, "hours", math.inf)) if spans.max() <= most)
     spans /= unit
     figure = SearchFigure(9, min(9.0, 1.8 + 0.19 * len(trials)))
     axes = _frame(figure.add_subplot(), grid="x")
     shortest = 0.004 * spans.max()  # so that a trial that failed at once can be seen
+    best, middles = _best(trials), []
     for place, (record, (start, end)) in enumerate(zip(trials, spans, strict=True)):
-        axes.barh(place, max(end - start, shortest), left=start, height=0.72, color=STATUS_COLORS[record.status])
-    best = _best(trials)
+        trained = max(min(record.seconds / unit, end - start), shortest)
+        left = max(start, end - trained)
+        middles.append(left + trained / 2)
+        axes.hlines(place, start, end, color=STATUS_COLORS[record.status], linewidth=1)
+        axes.barh(place, trained, left=left, height=0.72, color=STATUS_COLORS[record.status])
     if best:
-        axes.plot(spans[best[0]].mean(), best[0], marker="*", markersize=11, color=BEST_COLOR, markeredgecolor="white", markeredgewidth=0.6)
+        axes.plot(middles[best[0]], best[0], marker="*", markersize=11, color=BEST_COLOR, markeredgecolor="white", markeredgewidth=0.6)
     step = max(1, math.ceil(len(trials) / 40 / 5) * 5 if len(trials) > 40 else 1)
     axes.set_yticks(range(0, len(trials), step), [str(record.number) for record in trials[::step]], fontsize=8)
     axes.set(xlabel=f"{name} since the first trial began", ylabel="trial", ylim=(len(trials) - 0.4, -0.6), xlim=(-0.01 * spans.max(), None))
