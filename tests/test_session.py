@@ -166,7 +166,7 @@ def test_trials_that_had_no_time_for_a_score_are_no_failures(here, store, reason
 def test_other_data_is_said_in_words(here):
     """The message does not show two digests."""
     stored, wanted = (SearchIdentity({"train": train}, {}, {}) for train in ("a1", "b2"))
-    with pytest.raises(SearchMismatch, match=r"rows to train on: other values, labels or files than before\nGive .* or another save_path\.$"):
+    with pytest.raises(SearchMismatch, match=r"rows to train on: other values, labels, files or order of columns than before\nGive .* or another save_path\.$"):
         check_same_search(stored, wanted, here / "search")
 
 
