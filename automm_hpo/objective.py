@@ -37,6 +37,7 @@ from .space.kinds import text_of
 # schedulers that judge no trial at first -> the arguments that say for how long
 FIRST_LOOKS = {"ASHA": ("grace_period",), "median": ("delay_evaluation", "grace_period"), "bandit": ("delay_evaluation",), "truncation": ("delay_evaluation",)}
 SPACE_IN_WORDS = re.compile(r"q?(log)?(uniform|normal|randint|rand|randn)[\[(].*[\])]|(choice|grid_search)[\[(].*[\])]")
+MOST_OPTIONS = 20  # a longer list was hardly meant as a choice
 MOST_REPORTS = 100  # reports per trial that schedulers assume without max_epochs
 
 
@@ -279,7 +280,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
 def _looks_searched(fixed: Mapping[str, Any]) -> Iterator[str]:
     """Hints at fixed values that may have been meant as search spaces, as Guild writes them."""
     for name, value in fixed.items():
-        if isinstance(value, list) and len(value) > 1:
+        if isinstance(value, list) and 1 < len(value) <= MOST_OPTIONS:
             yield f"fixed: {name}={value!r}; tune.choice({value!r}) would search among these"
         elif isinstance(value, str) and SPACE_IN_WORDS.fullmatch(value):
             kind = value.partition("[")[0].partition("(")[0]
