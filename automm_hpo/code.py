@@ -12,15 +12,21 @@ from .files import digest
 
 
 def code_digest(thing: Any) -> str:
-    """16 hex digits that change with the code of a function, a class, a callable object or a ``functools.partial``; empty if Python does not have its code.
+    """Changes with the code of a function, a class, a callable object or a ``functools.partial``; empty if Python does not have its code.
 
-    Comments, names of files and line numbers do not count. Another version of Python gives another digest.
+    Comments, names of files and line numbers do not count, nor does the state of an object. Begins with the version of Python, because another one compiles
+    the same source to other code.
 
     >>> code_digest(lambda x: x + 1) == code_digest(lambda x: x + 1), code_digest(lambda x: x + 1) == code_digest(lambda x: x + 2)
     (True, False)
     """
     parts = list(_parts(thing))
-    return digest([sys.version_info[:2], parts]) if parts else ""
+    return "{}.{} ".format(*sys.version_info[:2]) + digest(parts) if parts else ""
+
+
+def is_other_code(before: str, now: str) -> bool:
+    """Whether two digests of the same version of Python differ."""
+    return bool(before and now) and before.split()[0] == now.split()[0] and before != now
 
 
 def _parts(thing: Any) -> Iterator[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .code import code_digest
 from .errors import InvalidArgument, did_you_mean, first_line
-from .files import digest
+from .files import digest, is_json
 
 Needs = Literal["classes", "probabilities", "values", "scorer"]
 OBJECT = "scorer."  # prefix of the names of metrics that are scorer objects, which no file can hold
@@ -134,13 +134,17 @@ class Metric:
 
     @property
     def scorer_digest(self) -> str:
-        """What identifies a scorer object across processes: its function, with the code if it is the user's own, and its arguments."""
+        """What identifies a scorer object across processes: its function, with the code if it is the user's own, and its arguments.
+
+        Empty if that is not all: if the function is a partial, an object or a closure, or if JSON cannot hold an argument.
+        """
         scorer: Any = self.scorer
         called = getattr(scorer, "_score_func", scorer)
-        module = getattr(called, "__module__", "") or ""
-        own = "" if module.startswith("sklearn.") else code_digest(called)  # another version of scikit-learn has other code
-        arguments = sorted(getattr(scorer, "_kwargs", {}).items()), getattr(scorer, "_sign", 1), getattr(scorer, "_response_method", "")
-        return digest([module, self.name, own, repr(arguments)])
+        is_librarys = (getattr(called, "__module__", "") or "").startswith("sklearn.")  # another version of it has other code
+        arguments = [getattr(scorer, "_kwargs", {}), getattr(scorer, "_sign", 1), getattr(scorer, "_response_method", "")]
+        own = [] if is_librarys else [code_digest(called), getattr(called, "__defaults__", None), getattr(called, "__kwdefaults__", None)]
+        is_all = is_librarys or (inspect.isfunction(called) and not called.__closure__)
+        return digest([self.name, own, arguments]) if is_all and is_json([own, arguments]) else ""
 
     @property
     def mode(self) -> str:

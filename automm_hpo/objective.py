@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_number, check_tracking, checked_numbers, plan_path
-from .code import code_digest
+from .code import code_digest, is_other_code
 from .errors import InvalidArgument, InvalidTuneSettings, Problems
 from .hpo.cluster import Cluster, known_resources, ray_cluster, set_ray_environment
 from .hpo.identity import SearchIdentity, check_same_search, read_identity
@@ -227,13 +227,13 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
         SearchMismatch: the folder holds another search.
         AllTrialsFailed: no trial reported a finite metric.
     """
-    settings, metric, identity, is_other_code = plan.settings, plan.metric, plan.identity, False
+    settings, metric, identity, has_other_code = plan.settings, plan.metric, plan.identity, False
     if plan.resuming:
         check_resumable(settings)
         stored = read_identity(plan.path / "search")
         check_same_search(stored, identity, plan.path / "search")
         begun_with = stored.limits.get("code", "")
-        is_other_code = begun_with not in ("", identity.limits["code"])
+        has_other_code = is_other_code(begun_with, identity.limits["code"])
         identity = replace(identity, limits={**identity.limits, "code": begun_with})
     session = Session(
         plan.path,
@@ -247,7 +247,7 @@ def run_objective(plan: ObjectivePlan, tracking: str | None, verbosity: int) -> 
     )
     cluster = Cluster(ray_cluster(report=session.progress.say, show_output=verbosity > 1, deadline=plan.deadline))
     with session.open(), contextlib.ExitStack() as sent, cluster:
-        if is_other_code:
+        if has_other_code:
             session.progress.say(
                 "the objective's code has changed since this search began; trials on record keep their scores, and a new save_path begins anew", level=1
             )
@@ -293,8 +293,7 @@ def _first_exchange(plan: ObjectivePlan) -> float | None:
         return None
     from .hpo.schedulers.plan import SchedulerPlan  # imports Ray, which is loaded by now
 
-    schedule = SchedulerPlan(plan.settings.scheduler_init_args, plan.job.max_epochs)
-    return max(schedule.perturbation_interval, schedule.burn_in_period)
+    return SchedulerPlan(plan.settings.scheduler_init_args, plan.job.max_epochs).first_exchange
 
 
 def _unseen(plan: ObjectivePlan, trials: Sequence[TrialRecord]) -> str:

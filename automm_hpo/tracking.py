@@ -162,9 +162,12 @@ class MlflowTracker:
 
     def _open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         import mlflow
+        from sqlalchemy import make_url
 
         self._quieted.enter_context(_quiet.be(logging.WARNING))  # after the import, because some versions set these levels during it
-        here = Path(str(self._here).replace("%", "%25"))  # in a URI, a percent sign begins an escape
+        here = self._here
+        if make_url("sqlite:////%25").database == "/%":  # some versions of SQLAlchemy read escapes in the path, others do not
+            here = Path(str(here).replace("%", "%25"))
         default = f"{SQLITE}{here / 'mlflow.db'}"
         uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else default
         if uri == default and "?" in uri:  # the path would end at the question mark

@@ -1,5 +1,6 @@
 """End to end: fit, predict, evaluate, save, load."""
 
+import functools
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -560,6 +561,8 @@ def test_a_search_by_a_scorer_object_is_resumed_with_the_same_one(mixed, here, f
         assert again.fit_summary() == first.fit_summary()
         with pytest.raises(SearchMismatch, match="validation_metric: a scorer with other arguments or other code than before"):
             fit(path, make_scorer(**other))
+    with pytest.raises(NotSupported, match=r"resume: the metric scorer\.partial is a scorer object whose function is a closure, a partial or an object"):
+        fit("b", make_scorer(functools.partial(mean_hit)))
 
 
 def test_embeddings_without_a_fit(mixed, here, fast, reader_folder, capsys):

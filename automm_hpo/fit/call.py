@@ -28,7 +28,7 @@ from ..presets import TUNE_PRESETS, check_preset, is_searching
 from ..sections import unwrapped
 from ..space import describe_space, space_from_json, space_to_json
 from .capacity import check_quota
-from .checks import check_ensemble, check_finishing, check_goal, check_models, check_training
+from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
 from .data_plan import plan_data
 from .plan import WORDS_LIMIT, DataPlan, FitPlan, SearchPlan, Target
 from .resolution import chosen_resolution, fit_resolution
@@ -148,6 +148,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     check_quota(plan)
     if stored is not None:
         check_resumable(search.settings)
+        check_same_metric(data.validation_metric)
         check_same_search(stored, identity, folder / "search")
     return plan if start else replace(plan, encoders=plan_weights(search, encoders))  # last: uses the network only once the call is known to be valid
 

@@ -18,6 +18,7 @@ from ..training.device import pick_device
 from ..training.gradients import epoch_size
 from .plan import FitPlan, SearchPlan
 
+MOST_KINDS = 4  # of models that are measured; with more, trials do not share a GPU
 MOST_ON_A_GPU = 8  # trials, each a process with Python, torch and a context of its own
 PLENTY = 4e9  # free bytes beyond which no model is built to check whether it fits
 
@@ -32,7 +33,8 @@ def num_parallel(search: SearchPlan) -> int:
 
 def most_parallel(search: SearchPlan) -> int:
     """The most trials at a time, before it is measured how many share a GPU."""
-    shares = pick_device(search.config.env).type == "cuda"
+    env = search.config.env
+    shares = pick_device(env).type == "cuda" and known_resources(env.num_gpus) is not None and len(largest_configs(search)) <= MOST_KINDS
     return num_parallel(replace(search, settings=search.settings.with_gpu_share(1 / MOST_ON_A_GPU)) if shares else search)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..arguments import check_flag, check_number
 from ..config import FIELDS
 from ..data.features import Features
-from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, Problems
+from ..errors import InvalidArgument, InvalidHyperparameter, InvalidTuneSettings, NotSupported, Problems
 from ..hpo.hyperparameter_space import candidate_configs, values_of
 from ..hpo.job import check_scheduled_by
 from ..hpo.settings import TuneSettings
@@ -19,6 +19,17 @@ from ..problem import Problem
 from ..space import tuned_keys
 from ..training.losses import losses_for
 from .plan import SearchPlan
+
+
+def check_same_metric(metric: Metric) -> None:
+    """Refuses to resume a search by a scorer object that cannot be recognised as the one that the search was begun with.
+
+    Raises:
+        NotSupported
+    """
+    if metric.is_object and not metric.scorer_digest:
+        why = "is a scorer object whose function is a closure, a partial or an object, so nothing tells whether it is the one of before"
+        raise NotSupported(f"resume: the metric {metric.name} {why}; use a new save_path, or make_scorer of a plain function")
 
 
 def check_models(search: SearchPlan, features: Features) -> None:

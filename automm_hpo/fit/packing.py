@@ -19,12 +19,11 @@ from ..config import Config
 from ..errors import first_line
 from ..training.device import find_device, free_unused
 from ..training.loop import train_epochs
-from .capacity import MOST_ON_A_GPU, largest_configs
+from .capacity import MOST_KINDS, MOST_ON_A_GPU, largest_configs
 from .plan import FitPlan
 from .timing import miniature
 
 MEMORY_SHARE = 0.85  # share of a GPU's free memory planned for trials; the rest is for what is not measured, such as larger validation batches
-MOST_KINDS = 4  # kinds of models in a search; if there are more, none is measured
 STEPS = 8
 CONTEXT_BYTES = 500_000_000  # a CUDA context, one per process; this process has its own before anything is measured, so it must be added
 

@@ -15,10 +15,14 @@ from .plan import FitPlan
 
 
 def stored_predictor(plan: FitPlan) -> Artifact | None:
-    """The predictor that the plan's folder holds; None: there is none, or it is damaged."""
+    """The predictor that the plan's folder holds; None: there is none, or it is damaged.
+
+    Raises:
+        NotAPredictor: it has another format version.
+    """
     try:
         return replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name) if is_predictor(plan.path) else None
-    except (CorruptFile, NotAPredictor):
+    except CorruptFile:
         return None
 
 
@@ -45,7 +49,10 @@ class PredictorFolder:
     def __init__(self, plan: FitPlan, alone: Artifact) -> None:
         self.committed = alone
         self._path, self._metric = plan.path, plan.data.validation_metric
-        self._earlier = stored_predictor(plan) if plan.resuming else None
+        self._earlier: Artifact | None = None
+        if plan.resuming:
+            with contextlib.suppress(NotAPredictor):
+                self._earlier = stored_predictor(plan)
         self.is_refitted = plan.refit and self._earlier is not None and _is_refit_of(self._earlier, alone)
         if self._earlier is None or self.is_refitted:
             return

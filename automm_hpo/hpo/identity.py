@@ -26,7 +26,7 @@ FORMAT = 1
 DIGESTS = {  # stored as digests, whose values would mean nothing to a reader
     "train": "rows to train on: other values, labels, files or order of columns than before",
     "valid": "rows to validate on: other values, labels, files or order of columns than before",
-    "scorer": "validation_metric: a scorer with other arguments or other code than before",
+    "scorer": "validation_metric: a scorer with other arguments or other code than before (as of another version of Python)",
     "start_from": "start_from: other weights than before",
 }
 COPIES = "(a file counts by its path, size and time of change: one that was copied is another one, unless the copy kept its time, as of cp -p)"

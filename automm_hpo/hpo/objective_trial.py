@@ -247,8 +247,9 @@ class Objective:
                 if said.is_last and _is_generator(said.values):
                     for values, more in _timed(_with_returned(said.values, self.metric)):
                         epoch += 1
-                        self._check_saved(folder, epoch)
-                        yield ended(self._result(values, epoch, before + spent + more, segment))
+                        result = ended(self._result(values, epoch, before + spent + more, segment))
+                        self._check_saved(folder, result)
+                        yield result
                 elif said.is_last and said.values is None and epoch:  # all its results were reported
                     return
                 else:
@@ -257,7 +258,7 @@ class Objective:
                     result = ended(replace(result, end=result.end or "returned") if said.is_last else result)
                     if said.checkpoint is not None:
                         self._keep(folder, result, functools.partial(_copy, said.checkpoint))
-                    self._check_saved(folder, epoch)
+                    self._check_saved(folder, result)
                     yield result
 
     def _run_class(self, folder: TrialFolder, newest: Newest | None, ended: Callable[[EpochResult], EpochResult]) -> Iterator[EpochResult]:
@@ -289,10 +290,12 @@ class Objective:
                 os.rmdir(trainable.logdir)
                 os.rmdir(folder.path / FILES)
 
-    def _check_saved(self, folder: TrialFolder, epoch: int) -> None:
+    def _check_saved(self, folder: TrialFolder, result: EpochResult) -> None:
         """Raises InvalidReport if other trials of a population should now be able to take over this one's checkpoint, and there is none."""
-        if self.first_exchange is not None and epoch >= self.first_exchange and not list_checkpoints(folder.checkpoints):
-            words = f"the scheduler passes checkpoints from trial to trial, for the first time after {epoch} reports, and the objective has saved none"
+        if self.first_exchange is None or result.end is not None or result.step < self.first_exchange:
+            return
+        if not list_checkpoints(folder.checkpoints):
+            words = f"the scheduler passes checkpoints from trial to trial, for the first time after {result.step} reports, and the objective has saved none"
             raise InvalidReport(f"{words}; give one to tune.report(..., checkpoint=...), and begin from tune.get_checkpoint()")
 
     def _keep(self, folder: TrialFolder, result: EpochResult, save: Callable[[Path], Any]) -> bool:

@@ -67,6 +67,7 @@ def count_causes(causes: Iterable[str]) -> list[tuple[str, int]]:
     return counts.most_common()
 
 
+REOPENING = "reopening"  # file in the search's folder while all trials are being reopened
 LEADERBOARD = ("trial", "status", "score", "best_epoch", "epochs", "seconds", "size_mb", "reason")
 
 
@@ -242,7 +243,7 @@ def _result(line: bytes) -> EpochResult | None:
     """The result in a line of a log; None if the line is incomplete, which a kill can leave, or damaged, as after a power cut."""
     try:
         return result_from_json(json.loads(line)) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -285,9 +286,12 @@ class SearchRecords:
         return record
 
     def have_all_failed(self) -> bool:
-        """Whether there are trials, and none has a score or is under way. One without results counts as neither: ``reopen_all`` may have been cut short."""
+        """Whether there are trials, all have ended, and none has a score; or ``reopen_all``, which follows from that, was cut short."""
         trials = self.trials()
-        return any(record.has_ended for record in trials) and not any(record.best or (record.results and not record.has_ended) for record in trials)
+        if (self.folder / REOPENING).exists():
+            return True
+        lost = any(not record.results and list_checkpoints(self.folder_of(record.number).checkpoints) for record in trials)  # a damaged log
+        return bool(trials) and not lost and all(record.has_ended and not record.best for record in trials)
 
     def reopen_failed(self) -> None:
         """Reopens failed trials, which continue from their newest checkpoints if they have any."""
@@ -297,10 +301,12 @@ class SearchRecords:
 
     def reopen_all(self) -> None:
         """Makes every trial start over, because the cause of its failure may have been fixed."""
+        (self.folder / REOPENING).touch()
         for number in self._numbers():
             shutil.rmtree(self.folder_of(number).checkpoints, ignore_errors=True)
             self.folder_of(number).rewrite_results(())
             self.reopen_trial(number)
+        (self.folder / REOPENING).unlink()
 
     def close_trial(self, number: int, status: str, reason: str) -> TrialRecord:
         folder = self.folder_of(number)

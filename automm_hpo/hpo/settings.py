@@ -85,7 +85,7 @@ class TuneSettings(Section):
 
     searcher: Annotated[Any, Expected("a name, a Ray Searcher or an Optuna sampler")] = "bayes"
     """What proposes configurations: a name (``searcher_args.py`` lists them: ``random``, ``grid``, ``bayes``, ``gp``, ...), a Ray ``Searcher`` or
-    an Optuna sampler. If none is given and the space has ``grid_search``, it is ``random``, which goes through the grid."""
+    an Optuna sampler. If neither you nor a preset gives one and the space has ``grid_search``, it is ``random``, which goes through the grid."""
     scheduler: Annotated[Any, Expected("a name, or a Ray TrialScheduler")] = "ASHA"
     """What ends weak trials early: a name (``scheduler_args.py`` lists them: ``FIFO``, which ends none, ``ASHA``, ``HyperBand``, ``median``, ``bandit``,
     ``PBT``, ...) or a Ray ``TrialScheduler``."""

@@ -119,15 +119,38 @@ def test_what_follows_a_damaged_line_is_not_read(tmp_path):
     assert [result.score for result in records.trials()[0].results] == [0.5]
 
 
-def test_trials_are_all_tried_again_even_if_a_kill_comes_between(tmp_path):
+def test_trials_are_all_tried_again_even_if_a_kill_comes_between(tmp_path, monkeypatch):
     records = SearchRecords(tmp_path)
     for _ in range(3):
         add_trial(records, find_metric("accuracy"), [], FAILED)
     assert records.have_all_failed()
-    records.reopen_trial(0)
-    assert SearchRecords(tmp_path).have_all_failed()
-    records.folder_of(0).append(RESULT)
+
+    def killed(records, number):
+        if number == 1:
+            raise KeyboardInterrupt
+        return reopen(records, number)
+
+    reopen = SearchRecords.reopen_trial
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SearchRecords, "reopen_trial", killed)
+        records.reopen_all()
+    again = SearchRecords(tmp_path)
+    assert again.have_all_failed()
+    again.reopen_all()
+    assert not again.have_all_failed()
+    assert {record.status for record in again.trials()} == {RUNNING}
+
+
+def test_a_trial_whose_log_was_lost_has_not_failed(tmp_path):
+    records = SearchRecords(tmp_path)
+    number = add_trial(records, find_metric("accuracy"), [0.5])
+    folder = records.folder_of(number)
+    (folder.checkpoints / "000-00001.000").mkdir(parents=True)
+    (folder.path / "metrics.jsonl").write_bytes(b"\0" * 99 + b"\n")
     assert not SearchRecords(tmp_path).have_all_failed()
+    for line in (b"0\n", b"{}\n", b"null\n"):
+        (folder.path / "metrics.jsonl").write_bytes(line)
+        assert folder.results() == ()
 
 
 def test_an_empty_search_has_no_best(tmp_path):

@@ -40,6 +40,11 @@ class SchedulerPlan:
         """Epochs before the first exchange."""
         return max(self.args.get("burn_in_period", 0), self.warmup_epochs)
 
+    @property
+    def first_exchange(self) -> float:
+        """The epoch of the first exchange: the first multiple of the interval that the burn-in does not cover."""
+        return self.perturbation_interval * max(1, math.ceil(self.burn_in_period / self.perturbation_interval - NEARLY))
+
     def grace(self, *names: str) -> float:
         """Epochs before the first judgement: the first of these arguments that was given, else a default; never less than the warm-up."""
         # early scores mislead: with batch norm the best trials often look the worst for some epochs (benchmarks/RESULTS.md)
