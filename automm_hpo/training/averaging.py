@@ -28,16 +28,16 @@ Soup = tuple[list[int], Weights, Validation]
 class RunningAverage(ModelEmaV3):
     """timm's running average, but with the tensors collected only once: doing that at every step takes longer than averaging them."""
 
-    _values: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
+    _pairs: tuple[list[torch.Tensor], ...] = ()  # averages and their sources, then whole numbers and theirs
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
-        if self._values is None:
-            self._values = list(self.module.state_dict().values()), list(model.state_dict().values())  # stays valid, because training changes them in place
-        pairs = list(zip(*self._values, strict=True))
-        values = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([own for own, _ in values], [learning for _, learning in values], weight=1 - decay)
-        if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:
-            torch._foreach_copy_([own for own, _ in counts], [learning for _, learning in counts])
+        if not self._pairs:  # stays valid, because training changes the tensors in place
+            pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+            self._pairs = tuple([pair[side] for pair in pairs if pair[0].is_floating_point() is kind] for kind in (True, False) for side in (0, 1))
+        averages, weights, counts, new_counts = self._pairs
+        torch._foreach_lerp_(averages, weights, weight=1 - decay)
+        if counts:
+            torch._foreach_copy_(counts, new_counts)
 
 
 def build_average(model: nn.Module, optim: Optim) -> ModelEmaV3 | None:
