@@ -215,11 +215,12 @@ class SearchResults:
         return importances(self.trials, self.metric, evaluator)
 
     def _disk_mb(self, record: TrialRecord) -> float:
-        size = 0
+        size = 0.0
         for folder, _, files in os.walk(self.records.folder_of(record.number).path):
             for name in files:
                 with contextlib.suppress(FileNotFoundError):  # while the search runs, checkpoints come and go
-                    size += os.path.getsize(os.path.join(folder, name))
+                    status = os.stat(os.path.join(folder, name))
+                    size += status.st_size / max(1, status.st_nlink)  # checkpoints share files
         return size / 1e6
 
     # -------------------------------------------------------------------------------------------------------------- plots

@@ -27,7 +27,7 @@ from ..models import TableModel, architecture
 from ..models.folding import shared_copy
 from ..training.averaging import SOUPS, Weights
 from ..training.checkpoint import load_predictions, load_weights
-from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, checkpoint_name, list_checkpoints
+from ..training.checkpoint_folder import check_checkpoint, checkpoint_name, list_checkpoints
 from ..training.compiling import gpu_kernels
 from ..training.device import pick_device, resident
 from ..training.ensemble import select_members
@@ -145,7 +145,7 @@ class _Finish:
             model.load_state_dict(weights)
             return self._validate(model, self.first.config)
 
-        found = SOUPS[method]([epoch.folder / WEIGHTS for epoch in kept], alone, validate_weights) if alone else None
+        found = SOUPS[method]([epoch.folder for epoch in kept], alone, validate_weights) if alone else None
         if alone is None or not tried:
             return self._no_time(artifact, "an average of weights")
         chosen, weights, validation = found or ([0], None, alone)
@@ -193,9 +193,7 @@ class _Finish:
             return artifact
         [soup] = artifact.members
         members = [
-            Member(kept[name].config, self.models.loaded(kept[name].config, kept[name].folder / WEIGHTS), share)
-            if name in kept
-            else replace(soup, weight=share)
+            Member(kept[name].config, self.models.loaded(kept[name].config, kept[name].folder), share) if name in kept else replace(soup, weight=share)
             for name, share in shares.items()
         ]
         said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())
@@ -292,7 +290,7 @@ class _Finish:
         if self._late(self.validation_seconds):
             return None
         model = self._build(epoch.config)
-        load_weights(model, epoch.folder / WEIGHTS)
+        load_weights(model, epoch.folder)
         return self._validate(model, epoch.config)
 
     def _late(self, ahead: float = 0.0) -> bool:

@@ -32,7 +32,7 @@ from ..rng import generators_unchanged
 from ..session import Session, trials_deadline
 from ..space import tuned_keys
 from ..training.building import ModelBuilder
-from ..training.checkpoint_folder import WEIGHTS, check_checkpoint, list_checkpoints
+from ..training.checkpoint_folder import check_checkpoint, list_checkpoints
 from ..training.device import find_device, has_bfloat16
 from .capacity import most_epochs
 from .checks import idle_keys
@@ -232,7 +232,7 @@ def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuild
     assert record.best, "the caller has looked"
     path, config = records.folder_of(record.number).checkpoint(record.best), Config.from_flat(record.best_config)
     check_checkpoint(path)
-    return Member(config, models.loaded(config, path / WEIGHTS))
+    return Member(config, models.loaded(config, path))
 
 
 def _summary(record: TrialRecord, records: SearchRecords, metric: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import pandas as pd
 from ..errors import AllTrialsFailed
 from ..files import read_json, room_needed, write_json, write_text
 from ..metrics import Metric
-from ..training.checkpoint_folder import WEIGHTS, checkpoint_name, list_checkpoints, prune_checkpoints
+from ..training.checkpoint_folder import checkpoint_name, list_checkpoints, prune_checkpoints, weights_bytes
 from ..training.result import NO_RANK, EpochResult, result_from_json, result_to_json
 
 RUNNING, COMPLETED, STOPPED, DIVERGED, FAILED = "RUNNING", "COMPLETED", "STOPPED", "DIVERGED", "FAILED"
@@ -311,7 +311,7 @@ class SearchRecords:
     def close_trial(self, number: int, status: str, reason: str) -> TrialRecord:
         folder = self.folder_of(number)
         stored = list_checkpoints(folder.checkpoints)
-        size = (stored[-1] / WEIGHTS).stat().st_size if stored and (stored[-1] / WEIGHTS).exists() else 0
+        size = weights_bytes(stored[-1]) if stored else 0
         record = replace(folder.read(), status=status, reason=reason, ended=time.time(), weights_bytes=size)
         folder.write(record)
         self.remember(record)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..config import Optim
+from .checkpoint import read_weights
 from .evaluate import Validation
 
 Weights = Mapping[str, torch.Tensor]
@@ -54,16 +54,16 @@ def greedy_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> 
     """Goes through the checkpoints from best to worst, and adds each to the average if that makes it better.
 
     Args:
-        paths: files of weights, the best first.
+        paths: of weights, as ``read_weights`` takes them, the best first.
         best: validation of the first alone.
 
     Returns:
         The soup; None if no average is better than the best checkpoint alone.
     """
     chosen, reached = [0], best
-    weights: Weights = load_file(paths[0])
+    weights: Weights = read_weights(paths[0])
     for index, path in enumerate(paths[1:], 1):
-        mixed = mix(weights, load_file(path), 1 / (len(chosen) + 1))
+        mixed = mix(weights, read_weights(path), 1 / (len(chosen) + 1))
         found = validate(mixed)
         if found is None:
             break
@@ -74,9 +74,9 @@ def greedy_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> 
 
 def uniform_soup(paths: Sequence[Path], best: Validation, validate: Validate) -> Soup | None:
     """The plain average of all checkpoints. Arguments and result as in ``greedy_soup``."""
-    weights: Weights = load_file(paths[0])
+    weights: Weights = read_weights(paths[0])
     for index, path in enumerate(paths[1:], 1):
-        weights = mix(weights, load_file(path), 1 / (index + 1))
+        weights = mix(weights, read_weights(path), 1 / (index + 1))
     found = validate(weights) if len(paths) > 1 else None
     return (list(range(len(paths))), weights, found) if found is not None and found.beats(best) else None
 

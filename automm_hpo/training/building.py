@@ -40,10 +40,10 @@ class ModelBuilder:
         return build_model(config, self.features, self.num_outputs, load_weights=False, sources=self.sources)
 
     def loaded(self, config: Config, weights: Path) -> TableModel:
-        """A model on the CPU, with the given weights.
+        """A model on the CPU, with the weights in a file or in a checkpoint's folder.
 
         Raises:
-            CorruptFile: the file does not hold this model's weights.
+            CorruptFile: they are not this model's weights.
         """
         model = self.empty(config)
         load_weights(model, weights)

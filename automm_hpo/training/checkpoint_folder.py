@@ -2,7 +2,8 @@
 
 This module lists, verifies and prunes them. It needs no torch.
 
-checkpoints/000-0003.000/   model.safetensors        weights
+checkpoints/000-0003.000/   model.safetensors        weights that training changes
+                            frozen.safetensors       the other weights, if there are any; one file for all checkpoints of a trial, by hard links
 (segment and epoch)         predictions.safetensors  logits of the validation rows, used to select ensembles
                             train_state.json         the EpochResult, and the optimizer's plain values
                             train_state.safetensors  the optimizer's tensors; only in the newest checkpoints, and not once the trial has ended for good
@@ -24,7 +25,8 @@ from ..errors import CorruptFile
 from ..files import MANIFEST, check_files, manifest_of, read_json, temporary_name, write_json
 from .result import NO_RANK, EpochResult, result_from_json, result_to_json
 
-WEIGHTS, PREDICTIONS, STATE, STATE_TENSORS = "model.safetensors", "predictions.safetensors", "train_state.json", "train_state.safetensors"
+WEIGHTS, FROZEN, PREDICTIONS = "model.safetensors", "frozen.safetensors", "predictions.safetensors"
+STATE, STATE_TENSORS = "train_state.json", "train_state.safetensors"
 SAVED = "saved"
 
 
@@ -75,7 +77,7 @@ def finish_checkpoint(unfinished: Path, result: EpochResult) -> Path:
 
 
 def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
-    """Makes another trial's checkpoint the start of a new segment. Tensors are hard-linked, or copied if the file system has no links.
+    """Makes another trial's checkpoint the start of a new segment. Files of tensors are shared.
 
     Raises:
         CorruptFile, OSError: the source is damaged, or was removed meanwhile.
@@ -83,17 +85,44 @@ def inherit_checkpoint(source: Path, folder: Path, segment: int) -> EpochResult:
     stored = read_json(source / STATE)
     result = replace(result_from_json(stored["result"]), segment=segment, end=None)
     temporary = begin_checkpoint(folder, result)
-    for name in (WEIGHTS, STATE_TENSORS):
-        try:
-            os.link(source / name, temporary / name)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            shutil.copyfile(source / name, temporary / name)
+    names = [WEIGHTS, *([FROZEN] if (source / FROZEN).exists() else []), STATE_TENSORS]
+    for name in names:
+        share_file(source / name, temporary / name)
     write_json(temporary / STATE, stored | {"result": result_to_json(result), "inherited": True}, sync=False)
-    write_json(temporary / MANIFEST, manifest_of(temporary, (WEIGHTS, STATE, STATE_TENSORS)), sync=False)
+    write_json(temporary / MANIFEST, manifest_of(temporary, [*names, STATE]), sync=False)
     finish_checkpoint(temporary, result)
     return result
+
+
+def share_file(source: Path, target: Path) -> None:
+    """Hard-links a file that never changes, or copies it if the file system has no links.
+
+    Raises:
+        OSError
+    """
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def share_frozen(folder: Path, unfinished: Path) -> bool:
+    """Gives an unfinished checkpoint the frozen weights of the newest checkpoint in the folder; False if that has none, or they are damaged."""
+    for newest in list_checkpoints(folder)[-1:]:
+        with contextlib.suppress(CorruptFile, OSError, KeyError, TypeError):
+            digest = read_json(newest / MANIFEST)[FROZEN]
+            share_file(newest / FROZEN, unfinished / FROZEN)
+            check_files({FROZEN: unfinished / FROZEN}, {FROZEN: digest})
+            return True
+    (unfinished / FROZEN).unlink(missing_ok=True)
+    return False
+
+
+def weights_bytes(path: Path) -> int:
+    """The size of a checkpoint's weights; 0 if it has none."""
+    return sum(file.stat().st_size for file in (path / WEIGHTS, path / FROZEN) if file.exists())
 
 
 def is_inherited(path: Path) -> bool:

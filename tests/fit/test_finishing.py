@@ -172,7 +172,7 @@ def test_a_greedy_soup_tries_trials_that_began_alike(searched, monkeypatch):
     seen = []
 
     def soup(paths, best, validate):
-        seen.extend(Path(path).parent.parent.parent.name for path in paths)
+        seen.extend(Path(path).parent.parent.name for path in paths)
         validate(search.artifact.members[0].model.state_dict())
 
     monkeypatch.setitem(finishing.SOUPS, "greedy_soup", soup)

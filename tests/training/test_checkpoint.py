@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import shutil
@@ -8,9 +9,19 @@ import torch
 from safetensors import SafetensorError
 
 from automm_hpo.errors import CorruptFile, DiskFull
+from automm_hpo.files import MANIFEST
 from automm_hpo.training import checkpoint
-from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, save_checkpoint, save_tensors
-from automm_hpo.training.checkpoint_folder import STATE_TENSORS, check_checkpoint, list_checkpoints, newest_checkpoint, prune_checkpoints
+from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, read_weights, save_checkpoint, save_tensors
+from automm_hpo.training.checkpoint_folder import (
+    FROZEN,
+    STATE_TENSORS,
+    check_checkpoint,
+    inherit_checkpoint,
+    list_checkpoints,
+    newest_checkpoint,
+    prune_checkpoints,
+    weights_bytes,
+)
 from automm_hpo.training.evaluate import predict_logits
 from automm_hpo.training.result import EpochResult, result_from_json, result_to_json
 
@@ -131,6 +142,53 @@ def test_validation_logits_never_take_more_room_than_the_weights(trial, tmp_path
         check_checkpoint(path)
         assert (load_predictions(path) is not None) == kept
         assert (path / "predictions.safetensors").exists() == kept
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_frozen_weights_are_stored_once_a_trial(trial, tmp_path, monkeypatch, ema_decay):
+    one = trial(model__timm_image__trainable="head", optim__ema_decay=ema_decay)
+    state = one.state()
+    name, frozen = next((name, parameter) for name, parameter in state.model.named_parameters() if not parameter.requires_grad)
+    for model in (state.model, state.predictor):
+        model.get_parameter(name).data.add_(1.0)  # as published weights, which a new state would not have
+    for result in one.epochs(state):
+        save_checkpoint(tmp_path / "a", state, result)
+    checkpoints = list_checkpoints(tmp_path / "a")
+    assert {(path / FROZEN).stat().st_ino for path in checkpoints} == {(checkpoints[0] / FROZEN).stat().st_ino}
+    assert weights_bytes(checkpoints[0]) > 5 * (checkpoints[0] / "model.safetensors").stat().st_size
+    prune_checkpoints(tmp_path / "a", num_best=1, num_states=1)
+    inherit_checkpoint(checkpoints[-1], tmp_path / "b", segment=1)
+    for path in (*list_checkpoints(tmp_path / "a"), *list_checkpoints(tmp_path / "b")):
+        check_checkpoint(path)
+        weights = read_weights(path)
+        assert weights.keys() == state.model.state_dict().keys()
+        assert torch.equal(weights[name], frozen)
+    resumed = one.state()
+    load_checkpoint(checkpoints[-1], resumed)
+    for model, other in ((resumed.model, state.model), (resumed.predictor, state.predictor)):
+        assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+
+    def no_links(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = save_checkpoint(tmp_path / "a", state, replace(RESULT, epoch=8.0))
+    check_checkpoint(path)
+    assert (path / FROZEN).stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"torn"), lambda path: path.unlink(), lambda path: (path.parent / MANIFEST).write_text("[]")])
+def test_damaged_frozen_weights_are_not_handed_on(trial, tmp_path, damage):
+    one = trial(model__timm_image__trainable="head")
+    state = one.state()
+    first, second = (save_checkpoint(tmp_path, state, replace(RESULT, epoch=epoch)) for epoch in (1.0, 2.0))
+    assert (first / FROZEN).stat().st_nlink == 2
+    damage(second / FROZEN)
+    with pytest.raises(CorruptFile):
+        check_checkpoint(second)
+    third = save_checkpoint(tmp_path, state, replace(RESULT, epoch=3.0))
+    check_checkpoint(third)
+    assert (third / FROZEN).stat().st_nlink == 1
 
 
 class Killed(BaseException):

@@ -28,9 +28,10 @@ def weights(state):
         {"optim__optim_type": "sgd", "optim__lr": 0.05},
         {"model__timm_image__drop_rate": 0.5, "optim__val_check_interval": 0.5},
         {"env__per_gpu_batch_size": 4, "optim__lr_schedule": "linear_decay"},
+        {"model__timm_image__trainable": "head", "optim__ema_decay": 0.9},
         pytest.param({"env__precision": "16-mixed", "optim__lr": 0.03}, marks=pytest.mark.slow),  # slow, because a CPU has to emulate it
     ],
-    ids=["adamw", "sgd", "dropout and half epochs", "accumulation", "float16"],
+    ids=["adamw", "sgd", "dropout and half epochs", "accumulation", "frozen and averaged", "float16"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(trial, tmp_path, overrides):
     one = trial(**overrides)
