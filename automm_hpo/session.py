@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -298,7 +299,7 @@ def run_trials(task: TrialTask, job: SearchJob | None, monitor: SearchMonitor, c
     try:
         with interruptible(end_soon) as interruption:
             if job is None:
-                run_here(task, 0, monitor)
+                run_here(replace(task, look=progress.training_at), 0, monitor)
             elif cluster is not None and not monitor.over:
                 set_ray_environment()
                 from .hpo.search import run_search  # imports Ray, so only after its environment is set

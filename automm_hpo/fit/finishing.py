@@ -226,7 +226,7 @@ class _Finish:
         data = TrialData.of(resident(rows, device), few.to(device), self.problem, harmless)
         state = self.models.state(config, self.plan.seed, device)
 
-        def should_stop(ahead: float) -> str | None:
+        def should_stop(epoch: float, ahead: float) -> str | None:
             # ``ahead`` is ignored: the schedule is longer than the part that is trained here, for which there was time
             return "best epoch" if state.step >= last_step else "time limit" if self._late() else None
 

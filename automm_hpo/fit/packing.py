@@ -92,7 +92,7 @@ def _measure(plan: FitPlan, config: Config, device: torch.device) -> Occupancy:
     with miniature(plan, config, STEPS) as (short, state, data):
         # an epoch is one step here, so validating whole batches would take up much of the time
         data = replace(data, valid=data.valid.head(1), valid_target=data.valid_target[:1])
-        steps = train_epochs(state, data, short, plan.seed, lambda ahead: None)
+        steps = train_epochs(state, data, short, plan.seed, lambda epoch, ahead: None)
         for _ in range(STEPS // 2):  # warm-up: kernels are chosen, the allocator grows
             next(steps, None)  # None: training diverged
         torch.cuda.synchronize(device)

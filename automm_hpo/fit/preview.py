@@ -135,7 +135,7 @@ def _measure(plan: FitPlan, config: Config) -> float:
         began = time.perf_counter()
         predict_logits(state.model, few.valid, short.env)
         valid_row = (time.perf_counter() - began) / len(few.valid)
-        results = list(train_epochs(state, few, short, plan.seed, lambda ahead: None))
+        results = list(train_epochs(state, few, short, plan.seed, lambda epoch, ahead: None))
         # max(1, ...): if training diverged, there may be one result only
         step = max(0.0, (results[-1].seconds - results[0].seconds) / max(1, len(results) - 1) - valid_row * len(few.valid))
     return steps_per_epoch * step + num_validations(config.optim, steps_per_epoch) * valid_row * len(plan.data.valid.table)

@@ -54,7 +54,7 @@ def search_in_process(searcher: RecordingSearcher, job: SearchJob, how: InProces
     with num_threads(job.settings.num_threads):  # as on Ray: the number of threads affects a trial's results
         try:
             while not monitor.over:
-                forecast.look()
+                forecast.check()
                 trial_id = f"in process {searcher.num_proposed}"
                 proposal = searcher.suggest(trial_id)
                 if proposal == Searcher.FINISHED:
@@ -89,7 +89,7 @@ def _run(trial: Trial, task: TrialTask, scheduler: Any, searcher: RecordingSearc
                 break
             if not report[REPLAYED]:
                 was_trained = True
-                forecast.reported(report[TIME_ATTR])
+                forecast.look(report[TIME_ATTR])
         else:
             monitor.heard(number, report)
     scheduler.on_trial_complete(None, trial, report)
@@ -119,25 +119,15 @@ class Forecast:
         """A trial of at most ``num_epochs`` begins, and ``num_to_come`` more will follow it."""
         self._num_to_come, self._began, self._pace = num_to_come, self._clock(), Pace(num_epochs)
 
-    def look(self) -> None:
-        """To be called before every trial, and after each of its steps.
+    def look(self, epoch: float) -> None:
+        """To be called after each step and report of the current trial.
 
         Raises:
-            SoonerOnRay: the rest of the search would end sooner on Ray.
+            SoonerOnRay: see ``check``.
         """
         if self._pace:
-            self._pace.step_done(self._clock())
-        self._check()
-
-    def reported(self, epoch: float) -> None:
-        """To be called when the current trial reports an epoch.
-
-        Raises:
-            SoonerOnRay: the rest of the search would end sooner on Ray.
-        """
-        if self._pace:
-            self._pace.epoch_done(self._clock(), epoch)
-        self._check()
+            self._pace.has_reached(epoch, self._clock())
+        self.check()
 
     def end(self, was_trained: bool) -> None:
         """The current trial has ended.
@@ -163,7 +153,12 @@ class Forecast:
         worked, passed = time.thread_time() - self._start[0], time.perf_counter() - self._start[1]
         return max(worked, passed - STALL_SECONDS)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """To be called before every trial.
+
+        Raises:
+            SoonerOnRay: the rest of the search would end sooner on Ray.
+        """
         time_left = math.inf if self.deadline is None else self.deadline - time.time()
         if ray_pays(self.seconds_left(), self.num_parallel, time_left):
             raise SoonerOnRay
@@ -182,21 +177,16 @@ class Pace:
 
     def __init__(self, num_epochs: float) -> None:
         self.num_epochs, self.epoch_seconds, self.seconds, self.ends = num_epochs, 0.0, 0.0, 0.0
-        self._since: tuple[float, float] | None = None  # (time, epoch) from which the pace is measured: of the first step, later of the first report
-        self._epoch: float | None = None  # the last one reported
+        self._since: tuple[float, float] | None = None  # (time, epoch) from which the pace is measured: of the first step, then the end of its epoch
+        self._warm = 0.0  # that end
 
-    def step_done(self, now: float) -> None:
-        self._since = self._since or (now, 0.0)
-        self._measure(now, self._since, (self._epoch or 0.0) + 1)  # optimistic: the step is at most in the epoch after the last report
-
-    def epoch_done(self, now: float, epoch: float) -> None:
-        if self._epoch is None or self._since is None:
+    def has_reached(self, epoch: float, now: float) -> None:
+        if self._since is None:
+            self._since, self._warm = (now, math.floor(epoch)), math.floor(epoch) + 1.0
+        elif epoch == self._warm:  # the last time is that of its report
             self._since = now, epoch
-        self._epoch = epoch
-        self._measure(now, self._since, epoch)
-
-    def _measure(self, now: float, since: tuple[float, float], epoch: float) -> None:
-        began, first = since
+        began, first = self._since
+        epoch = max(epoch, self._warm)  # its first steps say little: they are slow
         self.epoch_seconds = (now - began) / (epoch - first) if epoch > first else 0.0
         if now > began + LOOKED_AT_SECONDS:
             self.seconds, self.ends = self.epoch_seconds * self.num_epochs, began + self.epoch_seconds * (self.num_epochs - first)

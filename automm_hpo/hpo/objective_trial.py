@@ -201,7 +201,7 @@ class Objective:
         def ended(result: EpochResult) -> EpochResult:
             """The result, with the reason in ``end`` if the trial ends here."""
             enough = self.max_epochs is not None and result.step >= self.max_epochs
-            return replace(result, end=result.end or ("max_epochs" if enough else should_stop(0.0)))
+            return replace(result, end=result.end or ("max_epochs" if enough else should_stop(result.epoch, 0.0)))
 
         run = self._run_class if isinstance(self.function, type) else self._run_function
         random.seed(self._noise(folder.number))

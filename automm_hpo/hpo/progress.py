@@ -20,6 +20,7 @@ from .records import FAILED, RUNNING, SearchRecords, TrialRecord
 from .table import TrialRow, count_text, fit_width, notes_on, number_text, short_name, table_lines, trial_columns, value_text
 
 SECONDS_BETWEEN_BESTS = 10.0  # a trial may improve with every epoch, and nobody would read that many lines
+LONGEST_SILENCE = 10.0  # seconds of a single training without a line; a third of its time so far, if that is longer
 SUMMARY_ROWS, SUMMARY_WIDTH = 20, 100
 
 
@@ -45,7 +46,8 @@ class Progress:
         self.metric, self.verbosity, self.num_trials, self.deadline = metric, verbosity, num_trials, deadline
         self.write = write or print_line
         self.best: tuple[EpochResult, int] | None = None
-        self._said_best = 0.0
+        self._said_best = self._said = 0.0
+        self._first_seen: tuple[float, float] | None = None  # (time, epoch) of the single training
         self._rows: dict[int, TrialRow] = {}
         self._lock = threading.Lock()  # the table is drawn on a thread of its own
         watched = write is None and verbosity > 0 and num_trials > 1
@@ -123,6 +125,13 @@ class Progress:
             self._said_best = time.time()
             self._tell(f"{self._trial(record)} best    {self._metric(result)} at epoch {result.epoch:g}{self._time_left()}")
 
+    def training_at(self, epoch: float) -> None:
+        """The only trial of a fit has reached this epoch. Called after every step, because a large table's epoch takes minutes."""
+        now = time.time()
+        began, first = self._first_seen = self._first_seen or (now, epoch)
+        if now - max(self._said, began) > max(LONGEST_SILENCE, (now - began) / 3) and epoch > first:
+            self._tell(f"training at      epoch {epoch:.2f}, an epoch takes about {(now - began) / (epoch - first):.0f} s{self._time_left()}")
+
     def trial_ended(self, record: TrialRecord) -> None:
         self._note(TrialRow.of(record))
         outcome = f"{self._metric(record.best)} at epoch {record.best.epoch:g}" if record.best else "no score"
@@ -151,6 +160,7 @@ class Progress:
     # ------------------------------------------------------------------------------------------------------------- lines
 
     def say(self, line: str, level: int = 2) -> None:
+        self._said = time.time()
         if self.verbosity >= level:
             write = self._display.write if self._display is not None and self._drawing is not None else self.write
             write(line)

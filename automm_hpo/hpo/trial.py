@@ -50,14 +50,14 @@ class TrialTask:
         run: what a trial does.
         deadline: time.time() at which trials end; None: never.
         trial_time_limit: seconds of one trial, summed over its sessions; None: no limit.
-        look: called after each step of a trial that runs in the caller's process.
+        look: called with the epoch after each step of a trial that runs in the caller's process.
     """
 
     search_folder: Path
     run: TrialFunction
     deadline: float | None = None
     trial_time_limit: float | None = None
-    look: Callable[[], None] | None = None
+    look: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class _ShouldStop:
         self.task, self.began, self.stop_file = task, time.monotonic() - seconds, task.search_folder / STOP_FILE
         self.looked, self.is_interrupted = -math.inf, False
 
-    def __call__(self, ahead: float) -> str | None:
+    def __call__(self, epoch: float, ahead: float) -> str | None:
         if self.task.look:
-            self.task.look()
+            self.task.look(epoch)
         now = time.monotonic()  # the deadline is wall time, because processes share it
         if now > self.looked + LOOKS_EVERY and not self.is_interrupted:
             self.looked, self.is_interrupted = now, self.stop_file.exists()

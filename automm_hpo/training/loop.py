@@ -50,7 +50,11 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
     validations = num_validations(optim, steps_per_epoch)
     gradients = Gradients(state, data, config, seed, all_steps)
     known = state.total_steps if state.step < state.total_steps < all_steps else all_steps
-    pace = Pace(all_steps, known, validations / steps_per_epoch, len(data.valid) / batch_size, should_stop)
+
+    def stops(ahead: float) -> str | None:
+        return should_stop(state.step / steps_per_epoch, ahead)
+
+    pace = Pace(all_steps, known, validations / steps_per_epoch, len(data.valid) / batch_size, stops)
     lr, end, is_compiled = 0.0, None, False
     while end is None:
         started = time.perf_counter()

@@ -6,8 +6,6 @@ import bisect
 import time
 from collections.abc import Callable
 
-from .result import StopCheck
-
 FIRST_LOOK = 4  # steps before the first estimate, including one of warm-up
 LEAST_COMPILING, MUCH_LONGER = 1.0, 10.0  # a step that takes longer than this, in seconds and in multiples of the average, was compiling
 RECOMPILES = 4  # warm-up steps of a compiled model, because new sizes of texts are compiled for
@@ -22,10 +20,13 @@ class Pace:
         ahead: estimated seconds of the next validation.
     """
 
-    def __init__(self, all_steps: int, known: int, validations_per_step: float, steps_per_validation: float, should_stop: StopCheck) -> None:
+    def __init__(
+        self, all_steps: int, known: int, validations_per_step: float, steps_per_validation: float, should_stop: Callable[[float], str | None]
+    ) -> None:
         """Nothing is timed before ``start``.
 
         Args:
+            should_stop: a ``StopCheck`` that knows the epoch.
             known: steps of the schedule until the pace is known: the estimate of a resumed training, so that its learning rate stays the same, or all.
             validations_per_step: number of validations per step.
             steps_per_validation: validation rows per row of a step. Until a validation is measured, it is assumed to take as long as that many steps.

@@ -67,7 +67,7 @@ def _fitted_once(model: TableModel, data: TrialData, config: Config, folder: Pat
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
             quicker = model.folded()  # nothing is trained here
-            if should_stop(_feature_seconds(quicker, data, config)):
+            if should_stop(0.0, _feature_seconds(quicker, data, config)):
                 return None
             weight, bias = fit_head(quicker, data, config)
             save_file({"weight": weight, "bias": bias}, file.with_suffix(".tmp"))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-StopCheck = Callable[[float], str | None]
-"""Takes the seconds that ending would need; returns why to end now, or None to continue."""
+StopCheck = Callable[[float, float], str | None]
+"""Takes the epoch, and the seconds that ending would need; returns why to end now, or None to continue."""
 
 
 NO_RANK = (-math.inf, -math.inf)  # without a score: below all results that have one

@@ -82,7 +82,7 @@ class Searched:
         state = self.plan.models.state(config, 0, torch.device("cpu"))
         number = self.records.open_trial({}, {"optim.lr": config.optim.lr}, config.flat()).number
         folder = self.records.folder_of(number)
-        for result in train_epochs(state, trial_data, config, 0, lambda ahead: None):
+        for result in train_epochs(state, trial_data, config, 0, lambda epoch, ahead: None):
             save_checkpoint(folder.checkpoints, state, result)
             folder.append(result)
         prune_checkpoints(folder.checkpoints, num_best=3, num_states=0)

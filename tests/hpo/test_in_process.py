@@ -82,15 +82,13 @@ def clock(monkeypatch):
 
 def trial(forecast, clock, epochs, seconds, to_come, steps=10):
     """Runs a trial with ``to_come`` more to follow; ``seconds`` are per epoch. Returns the epoch at which it is left to Ray, or None."""
-    forecast.look()
+    forecast.check()
     forecast.begin(epochs, to_come)
     for epoch in range(epochs):
         try:
-            for _ in range(steps):
+            for step in range(steps):
                 clock.now += seconds / steps
-                forecast.look()
-            if epoch + 1 < epochs:
-                forecast.reported(epoch + 1.0)
+                forecast.look(epoch + (step + 1) / steps)
         except SoonerOnRay:
             return epoch
     forecast.end(was_trained=True)
@@ -120,16 +118,16 @@ def test_later_trials_may_be_longer(clock):
 def test_a_slow_start_is_no_slow_trial(clock):
     """The first steps of the first trial, and the imports meanwhile, take seconds, but only once."""
     forecast = Forecast(num_parallel=2, deadline=None)
-    forecast.look()
+    forecast.check()
     forecast.begin(10, num_to_come=7)
     clock.now += 1.0
-    forecast.look()
-    clock.now += 1.2
-    forecast.reported(1.0)
+    forecast.look(0.1)
+    for _ in ("the first epoch", "its report"):
+        clock.now += 0.6
+        forecast.look(1.0)
     for epoch in range(2, 10):
         clock.now += 0.15
-        forecast.look()
-        forecast.reported(float(epoch))
+        forecast.look(float(epoch))
     forecast.end(was_trained=True)
     assert [trial(forecast, clock, 10, 0.15, to_come) for to_come in range(6, -1, -1)] == [None] * 7
 
@@ -149,14 +147,14 @@ def test_waiting_for_others_counts_only_when_it_lasts(monkeypatch):
     monkeypatch.setattr(in_process, "time", moment)
     forecast = Forecast(num_parallel=2, deadline=None)
     forecast.begin(10, num_to_come=9)
-    forecast.look()
+    forecast.look(0.25)
     passing[0] += 4.0  # another thread imports something
-    forecast.look()
+    forecast.look(0.5)
     working[0] += 0.1
-    forecast.reported(1.0)
+    forecast.look(1.0)
     passing[0] += 100.0
     with pytest.raises(SoonerOnRay):
-        forecast.look()
+        forecast.look(1.25)
 
 
 LEFT = [(15.0, 2, True), (35.0, 2, True), (40.0, 2, False), (19.0, 16, True), (22.0, 16, False), (50.0, 1, True), (70.0, 1, False)]
@@ -275,7 +273,7 @@ def test_an_interrupt_while_ray_starts_begins_nothing_there(table, here, no_ray,
         if self._took:
             raise SoonerOnRay
 
-    monkeypatch.setattr(Forecast, "_check", leave)
+    monkeypatch.setattr(Forecast, "check", leave)
     monkeypatch.setattr("automm_hpo.hpo.search.Cluster.start", lambda self: os.kill(os.getpid(), signal.SIGINT) or {"CPU": 1.0})
     with pytest.raises(KeyboardInterrupt):
         fit(table, "run", {"searcher": "random", "scheduler": "FIFO", "num_trials": 3})
@@ -306,16 +304,16 @@ def test_what_is_left_to_ray_goes_on_there(table, here, monkeypatch, scheduler):
     kwargs = {"searcher": "bayes", "scheduler": scheduler, "num_trials": 4, "searcher_init_args": {"n_startup_trials": 2}}
     whole = fit(table, "whole", kwargs | {"max_concurrent_trials": 1})
 
-    told, reported = [], in_process.Forecast.reported
+    told, look = [], in_process.Forecast.look
 
     def left(self, epoch):
-        reported(self, epoch)
-        if self._num_to_come == 2 and epoch == 1.0:
+        look(self, epoch)
+        if self._num_to_come == 2 and epoch > 1.0:
             raise SoonerOnRay
 
     tell = RecordingSearcher._tell_end
     monkeypatch.setattr(RecordingSearcher, "_tell_end", lambda self, number, result: told.append((number, number in self.told)) or tell(self, number, result))
-    monkeypatch.setattr(in_process.Forecast, "reported", left)
+    monkeypatch.setattr(in_process.Forecast, "look", left)
     monkeypatch.setattr(venue, "least_start_seconds", lambda: 2.0)
     both = fit(table, "both", kwargs)
     assert rows_of("both") == rows_of("whole")
@@ -333,7 +331,7 @@ INTERRUPTED = """
             raise in_process.SoonerOnRay
 
     if __name__ == "__main__":
-        in_process.Forecast._check = left_after_one
+        in_process.Forecast.check = left_after_one
         hyperparameters = {{"env.batch_size": 8, "optim.max_epochs": {epochs}, "optim.patience": 1000, "optim.lr": space.loguniform(1e-3, 1e-1)}}
         MultiModalPredictor("y", verbosity=1).fit(
             pd.read_csv("train.csv"), hyperparameters=hyperparameters, hyperparameter_tune_kwargs={{"num_trials": 3}}, save_path="run", tracking=None

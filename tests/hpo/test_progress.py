@@ -2,9 +2,11 @@ import io
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from automm_hpo.hpo import progress
 from automm_hpo.hpo.progress import Progress, print_line
 from automm_hpo.hpo.records import COMPLETED, DIVERGED, FAILED, TrialRecord
 from automm_hpo.metrics import find_metric
@@ -15,14 +17,14 @@ RESULT = EpochResult(1.0, 4, -0.5, 0.5, 1.0, 1.0, 0.1, 2.0)
 
 def narrate(verbosity, num_trials=8, epochs=20):
     lines: list[str] = []
-    progress = Progress(find_metric("log_loss"), verbosity, num_trials, time.time() + 100, lines.append)
+    shown = Progress(find_metric("log_loss"), verbosity, num_trials, time.time() + 100, lines.append)
     for number in range(num_trials):
         results = tuple(replace(RESULT, epoch=float(epoch), metric=1 / (epoch + number), score=-1 / (epoch + number)) for epoch in range(1, epochs))
         record = TrialRecord(number, {"optim.lr": 0.01, "model.timm_image.image_size": 64}, {}, COMPLETED, results=results)
-        progress.trial_started(replace(record, results=()))
+        shown.trial_started(replace(record, results=()))
         for result in results:
-            progress.trial_reported(record, result)
-        progress.trial_ended(record)
+            shown.trial_reported(record, result)
+        shown.trial_ended(record)
     return lines
 
 
@@ -65,3 +67,29 @@ def test_letters_that_the_output_cannot_hold_do_not_end_a_search(monkeypatch):
     print_line("name…")
     sys.stdout.flush()
     assert sys.stdout.buffer.getvalue() == b"name?\n"
+
+
+def test_a_long_epoch_is_not_silent(monkeypatch):
+    """Lines at growing distances, however many steps there are, and none while validations give lines."""
+    now, lines = [100.0], []
+    monkeypatch.setattr(progress, "time", SimpleNamespace(time=lambda: now[0]))
+    one = Progress(find_metric("accuracy"), 2, 1, 3800.0, lines.append)
+    for step in range(1, 36_001):
+        now[0] += 0.1
+        one.training_at(step / 18_000)
+        if step == 18_000:
+            one.say("validated")
+    assert lines[0] == "training at      epoch 0.01, an epoch takes about 1800 s | 3690 s left"
+    assert len(lines) < 20
+    spoke = lines.index("validated")
+    assert float(lines[spoke + 1].split()[3].rstrip(",")) > 1.3
+
+
+def test_quick_epochs_are_not_interrupted(monkeypatch):
+    now, lines = [100.0], []
+    monkeypatch.setattr(progress, "time", SimpleNamespace(time=lambda: now[0]))
+    one = Progress(find_metric("accuracy"), 2, 1, None, lines.append)
+    for step in range(1, 100):
+        now[0] += 0.09
+        one.training_at(step / 10)
+    assert lines == []

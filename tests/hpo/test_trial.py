@@ -286,9 +286,9 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_trial(search, monkeypatch
 
 def test_a_clock_that_is_set_back_delays_no_end(tmp_path, monkeypatch):
     should_stop = _ShouldStop(TrialTask(tmp_path, None, trial_time_limit=100), seconds=0.0)
-    assert should_stop(0.0) is None
+    assert should_stop(0.0, 0.0) is None
     (tmp_path / STOP_FILE).touch()
     time.sleep(0.11)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600)
-    assert should_stop(0.0) == "interrupted"
+    assert should_stop(0.0, 0.0) == "interrupted"

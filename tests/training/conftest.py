@@ -44,7 +44,7 @@ class Trial:
     def state(self):
         return ModelBuilder(Features(num_images=1), PROBLEM.num_outputs).state(self.config, self.seed, torch.device("cpu"))
 
-    def epochs(self, state, should_stop=lambda ahead: None):
+    def epochs(self, state, should_stop=lambda epoch, ahead: None):
         return train_epochs(state, self.data, self.config, self.seed, should_stop)
 
 

@@ -92,7 +92,7 @@ def test_being_interrupted_costs_no_patience(trial, tmp_path):
     one = trial(optim__lr=1e-12, optim__max_epochs=50, optim__patience=3)
     state = one.state()
     for _ in range(3):
-        [cut] = one.epochs(state, lambda ahead: "interrupted")
+        [cut] = one.epochs(state, lambda epoch, ahead: "interrupted")
         assert cut.end == "interrupted"
         path, state = save_checkpoint(tmp_path, state, cut), one.state()
         load_checkpoint(path, state)
@@ -111,7 +111,7 @@ def test_divergence_is_seen_within_one_validation(trial):
 
 def test_a_stop_validates_what_was_trained(trial):
     one = trial()
-    results = list(one.epochs(one.state(), lambda ahead: "time_limit"))
+    results = list(one.epochs(one.state(), lambda epoch, ahead: "time_limit"))
     assert [(result.step, result.end) for result in results] == [(1, "time_limit")]
     assert math.isfinite(results[0].score)
 
@@ -135,7 +135,7 @@ class Clock:
     def __init__(self, state, seconds):
         self.state, self.seconds = state, seconds
 
-    def __call__(self, ahead):
+    def __call__(self, epoch, ahead):
         return "time_limit" if self.state.step + ahead > self.seconds else None
 
 

@@ -30,7 +30,7 @@ def probed(trial, weights, tmp_path):
     """(trial, its state after the probe)."""
     one = trial(model__timm_image__checkpoint_path=weights)
     state: TrainState = one.state()
-    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: None)
+    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda epoch, ahead: None)
     return one, state
 
 
@@ -52,7 +52,7 @@ def test_a_probe_is_of_weighted_classes_where_training_is(probed, tmp_path):
     for weight in (None, (1.0, 1.0, 1.0), (20.0, 1.0, 1.0), "balanced"):
         state = one.state()
         config = one.config.with_overrides({"optim.class_weights": weight})
-        start_from_probe(state, one.data, config, tmp_path / "cache of noisy rows", lambda ahead: None)
+        start_from_probe(state, one.data, config, tmp_path / "cache of noisy rows", lambda epoch, ahead: None)
         found.append(float(predict_logits(state.model, one.data.valid, one.config.env).softmax(1)[:, 0].mean()))
     assert found[1] == pytest.approx(found[0], rel=1e-3)
     assert found[2] > 1.5 * found[0]
@@ -71,7 +71,9 @@ def test_a_search_fits_a_probe_once(probed, tmp_path, monkeypatch):
     one, state = probed
     monkeypatch.setattr("automm_hpo.training.probe.fit_head", None)  # would raise
     again = one.state()
-    start_from_probe(again, one.data, one.config.with_overrides({"optim.lr": 1.0, "model.timm_image.drop_rate": 0.3}), tmp_path / "cache", lambda ahead: None)
+    start_from_probe(
+        again, one.data, one.config.with_overrides({"optim.lr": 1.0, "model.timm_image.drop_rate": 0.3}), tmp_path / "cache", lambda epoch, ahead: None
+    )
     assert torch.equal(again.model.head.weight, state.model.head.weight)
 
 
@@ -120,7 +122,7 @@ def test_a_probe_does_not_depend_on_the_unit_of_the_label(small, here, fast, wei
 def test_without_time_for_it_training_begins_without(trial, weights, tmp_path):
     one = trial(model__timm_image__checkpoint_path=weights)
     state = one.state()
-    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: "time_limit" if ahead > 0 else None)
+    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda epoch, ahead: "time_limit" if ahead > 0 else None)
     assert not state.is_unscored
     assert next(one.epochs(state)).epoch == 1
 
@@ -160,7 +162,7 @@ def test_a_class_may_have_lost_all_its_rows(trial, weights, tmp_path, left):
     rows = torch.isin(train.target, torch.tensor(left))
     one.data = replace(one.data, train=TensorCache(train.images[rows], train.image_mask[rows], train.target[rows]))
     state = one.state()
-    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda ahead: None)
+    start_from_probe(state, one.data, one.config, tmp_path / "cache", lambda epoch, ahead: None)
     found = predict_logits(state.model, one.data.valid, one.config.env).softmax(1)
     assert found.shape == (20, 3)
     assert found.isfinite().all()

@@ -51,7 +51,7 @@ def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, mo
     expected = [(result.score, result.train_loss) for result in one.epochs(one.state())]
     with pretend_gpu() as gpu:
         state, data = on_gpu(one)
-        epochs = train_epochs(state, data, one.config, one.seed, lambda ahead: None)
+        epochs = train_epochs(state, data, one.config, one.seed, lambda epoch, ahead: None)
         found = [next(epochs)]
         gpu.waits.clear()
         found += epochs
@@ -64,7 +64,7 @@ def test_training_waits_for_the_gpu_only_where_it_validates(trial, overrides, mo
 def test_rows_that_stay_on_the_processor_travel_without_a_wait(trial, gpu):
     one = trial(optim__max_epochs=2)
     state, _ = on_gpu(one)
-    epochs = train_epochs(state, one.data, one.config, one.seed, lambda ahead: None)
+    epochs = train_epochs(state, one.data, one.config, one.seed, lambda epoch, ahead: None)
     next(epochs)
     gpu.waits.clear()
     assert len(list(epochs)) == 1
@@ -74,7 +74,7 @@ def test_rows_that_stay_on_the_processor_travel_without_a_wait(trial, gpu):
 def test_a_checkpoint_waits_once_and_can_be_gone_on_with(trial, tmp_path, gpu):
     one = trial(optim__max_epochs=3)
     state, data = on_gpu(one)
-    epochs = train_epochs(state, data, one.config, one.seed, lambda ahead: None)
+    epochs = train_epochs(state, data, one.config, one.seed, lambda epoch, ahead: None)
     path = save_checkpoint(tmp_path, state, next(epochs))
     gpu.waits.clear()
     snapshot = take_snapshot(state)
@@ -82,5 +82,5 @@ def test_a_checkpoint_waits_once_and_can_be_gone_on_with(trial, tmp_path, gpu):
     assert {type(tensor) for tensor in (*snapshot.weights.values(), *snapshot.tensors.values())} == {torch.Tensor}
     resumed, _ = on_gpu(one)
     load_checkpoint(path, resumed)
-    rest = train_epochs(resumed, data, one.config, one.seed, lambda ahead: None)
+    rest = train_epochs(resumed, data, one.config, one.seed, lambda epoch, ahead: None)
     assert [result.train_loss for result in epochs] == [result.train_loss for result in rest]
