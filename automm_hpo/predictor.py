@@ -129,7 +129,7 @@ class MultiModalPredictor:
         hyperparameter_tune_kwargs: Mapping[str, Any] | str | None = None,
         resume: bool | str = "auto",
         tracking: str | None = "mlflow",
-        ensemble_size: int = 1,
+        ensemble_size: int | None = None,
         refit: bool = False,
         start_from: str | Path | None = None,
         dry_run: bool = False,
@@ -153,7 +153,8 @@ class MultiModalPredictor:
                 ``bayes`` or ``random``. Required if there are search spaces, unless a preset searches, and refused if there are none.
             resume: ``auto`` resumes the search that ``save_path`` holds, if it holds one; True requires that it does; False refuses such a folder.
             tracking: ``mlflow`` logs the fit and its trials to MLflow; None: no tracking.
-            ensemble_size: combine up to this many of the best trials' models, if together they predict the validation rows better; 1: a single model.
+            ensemble_size: combine up to this many of the best trials' models, if together they predict the validation rows better, for accuracy and areas under
+                curves judged by log loss; 1: a single model; None: as the preset says, otherwise 1.
             refit: in the end, train the best configuration again on training and validation rows together. That model has no validation score of
                 its own; the search's is reported.
             start_from: folder of a fitted predictor whose weights are trained further. Its columns, encoding, classes and model stay as they are. Its

@@ -60,10 +60,12 @@ class Preset:
     Attributes:
         hyperparameters: dotted key -> value, or search space if the preset searches.
         tune_kwargs: its ``hyperparameter_tune_kwargs``; empty if it does not search.
+        ensemble_size: most trials that the predictor combines.
     """
 
     hyperparameters: Mapping[str, Any]
     tune_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    ensemble_size: int = 1
 
 
 def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
@@ -128,6 +130,7 @@ TEXT_MODELS = {
 POOLED_BY_FIRST_TOKEN = ("BAAI/bge-large-en-v1.5",)  # as these were published; the other encoders take the mean of all tokens
 NUM_MEMBERS = {"medium_quality": 4, "high_quality": 4, "best_quality": 8}  # networks in real_mlp
 SEARCHED_MEMBERS = NUM_MEMBERS | {"medium_quality": 1}  # fewer, so that eight trials do not take long
+TABLE_ENSEMBLE = 4  # trials; on few rows, the best of eight is often only the luckiest
 NUM_TRIALS = {"medium_quality": 8, "high_quality": 20, "best_quality": 50}
 
 
@@ -162,7 +165,7 @@ def _searching(quality: str, occasion: Occasion) -> Preset:
         space |= {"model.ft_transformer.num_blocks": choice([1, 2, 3, 4]), "model.ft_transformer.ffn_dropout": uniform(0.0, 0.5)}
     if len(occasion.models) > 1:
         space["model.fusion_mlp.modality_dropout"] = choice([0.0, 0.15, 0.3])
-    return Preset({**fixed, **space}, {**TUNE_PRESETS["bayes"], "num_trials": NUM_TRIALS[quality]})
+    return Preset({**fixed, **space}, {**TUNE_PRESETS["bayes"], "num_trials": NUM_TRIALS[quality]}, TABLE_ENSEMBLE if occasion.is_table else 1)
 
 
 PRESETS: dict[str, Callable[[Occasion], Preset]] = {

@@ -1,5 +1,6 @@
 """Defaults and presets: their values on each occasion are valid, and the user's values win."""
 
+import functools
 import itertools
 
 import pandas as pd
@@ -141,6 +142,46 @@ def test_a_preset_searches_its_own_space_and_what_the_user_fixes_is_fixed(table,
     assert "model.real_mlp.dropout" in board
     assert "model.real_mlp.hidden_size" not in board
     assert board["optim.lr"].between(1e-3, 2e-3).all()
+
+
+def planned(table, **call) -> int:
+    return plan_fit(FitCall(save_path="run", **call), Target("label", None, None, None), (), table, None).ensemble_size
+
+
+@pytest.mark.parametrize(
+    ("call", "size"),
+    [
+        ({}, 4),
+        ({"ensemble_size": 1}, 1),
+        ({"ensemble_size": 2}, 2),
+        ({"refit": True}, 1),
+        ({"hyperparameter_tune_kwargs": {"keep_trials": 3}}, 3),
+        ({"presets": "medium_quality"}, 1),
+        ({"presets": None}, 1),
+    ],
+)
+def test_searched_tables_are_predicted_by_several_trials(table, here, call, size):
+    assert planned(table, **{"presets": "medium_quality_hpo"} | call) == size
+
+
+def test_a_searching_preset_of_a_table_makes_an_ensemble(table, here):
+    """Chosen among all trials, whose weights are kept."""
+    given = {"optim.max_epochs": 3, "model.real_mlp.hidden_size": 16}
+    fit = functools.partial(
+        MultiModalPredictor("label", verbosity=0).fit,
+        table,
+        presets="medium_quality_hpo",
+        save_path="run",
+        tracking=None,
+        hyperparameters=given,
+        hyperparameter_tune_kwargs={"num_trials": 5},
+    )
+    predictor = fit()
+    ensemble = predictor.fit_summary()["ensemble"]
+    assert ensemble["selected_by"] == "log_loss"
+    assert len(predictor._artifact.members) == len(ensemble["members"]) <= 4
+    assert all(predictor.search.checkpoint(number) for number in range(5))
+    assert MultiModalPredictor.load("run", resume=True).fit(table).fit_summary() == fit().fit_summary() == predictor.fit_summary()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("_hpo") else []) for name in PRESETS])

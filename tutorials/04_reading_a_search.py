@@ -137,8 +137,9 @@ predictor.load_trial(runner_up).evaluate(test, metrics=["accuracy"])
 # ## What the predictor is made of
 #
 # The predictor can be an average of weights (a soup) of the best trial's best epochs and of other trials, and an ensemble of several models
-# (`ensemble_size`). Each is used only if it scores better on the validation rows, or the same at a lower loss. `fit_summary` shows what was tried
-# and what was used.
+# (`ensemble_size`). A soup is used only if it scores better on the validation rows, or the same at a lower loss; an ensemble, if the metric is
+# accuracy or an area under a curve, if its log loss is lower, which so few rows tell more reliably. `fit_summary` shows what was tried and what was
+# used.
 
 # %%
 predictor.fit_summary()

@@ -51,7 +51,7 @@ class FitCall:
     hyperparameter_tune_kwargs: Mapping[str, Any] | str | None = None
     resume: bool | str = "auto"
     tracking: str | None = "mlflow"
-    ensemble_size: int = 1
+    ensemble_size: int | None = None
     refit: bool = False
     start_from: str | Path | None = None
 
@@ -126,11 +126,13 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     if start is None:
         check_models(search, encoders.features)
     check_training(search, data.problem, encoders.features)
-    after, seed = {"ensemble_size": int(call.ensemble_size), "refit": call.refit}, int(numbers["seed"])
+    ensemble_size = 1 if call.refit else search.ensemble_size if call.ensemble_size is None else int(call.ensemble_size)
+    after, seed = {"ensemble_size": ensemble_size, "refit": call.refit}, int(numbers["seed"])
+    given = after | {"ensemble_size": None if call.ensemble_size is None else ensemble_size}
     chosen = chosen_resolution(search)
     if encoders.score_names:
         chosen[WORDS_LIMIT] = numbers["time_limit"] if stored is None else stored.chosen.get(WORDS_LIMIT, numbers["time_limit"])
-    arguments = {**numbers, **after, **stored_arguments(call, search, data, start)}
+    arguments = {**numbers, **given, **stored_arguments(call, search, data, start)}
     identity = plan_identity(data, search, encoders, seed, {"target": wanted.to_json(), "fit": arguments, "chosen": chosen}, after, start)
     plan = FitPlan(
         path=folder,
@@ -141,7 +143,7 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         identity=identity,
         resuming=resuming,
         deadline=deadline,
-        ensemble_size=int(call.ensemble_size),
+        ensemble_size=ensemble_size,
         refit=call.refit,
         start=start,
     )

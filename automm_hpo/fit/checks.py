@@ -129,7 +129,7 @@ def check_goal(settings: TuneSettings, metric: Metric) -> None:
         raise InvalidTuneSettings(f"hyperparameter_tune_kwargs: mode={settings.mode!r}, but {better} {metric.name} is better: {metric.mode!r}")
 
 
-def check_finishing(ensemble_size: int, refit: bool) -> None:
+def check_finishing(ensemble_size: int | None, refit: bool) -> None:
     """Refuses invalid values of these two arguments of ``fit``, and their combination.
 
     Raises:
@@ -138,14 +138,15 @@ def check_finishing(ensemble_size: int, refit: bool) -> None:
     problems = Problems()
     with problems.gather():
         check_flag(refit, "refit")
-    with problems.gather():
-        check_number(ensemble_size, "ensemble_size", Integral, "an integer >= 1", lambda size: size >= 1)
-        if ensemble_size > 1 and refit is True:
-            raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: cannot be combined: a refit leaves no validation rows to weight an ensemble by")
+    if ensemble_size is not None:
+        with problems.gather():
+            check_number(ensemble_size, "ensemble_size", Integral, "an integer >= 1, or None", lambda size: size >= 1)
+            if ensemble_size > 1 and refit is True:
+                raise InvalidArgument(f"refit=True, ensemble_size={ensemble_size}: cannot be combined: a refit leaves no rows to weight an ensemble by")
     problems.raise_any()
 
 
-def check_ensemble(ensemble_size: int, search: SearchPlan) -> None:
+def check_ensemble(ensemble_size: int | None, search: SearchPlan) -> None:
     """Refuses an ensemble that this search cannot provide. Values that are not numbers are left to ``check_finishing``.
 
     Raises:

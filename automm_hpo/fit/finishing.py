@@ -22,7 +22,7 @@ from ..errors import CorruptFile
 from ..hpo.progress import Progress
 from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.table import number_text
-from ..metrics import find_metric
+from ..metrics import Metric, find_metric
 from ..models import TableModel, architecture
 from ..models.folding import shared_copy
 from ..training.averaging import SOUPS, Weights
@@ -30,7 +30,7 @@ from ..training.checkpoint import load_predictions, load_weights
 from ..training.checkpoint_folder import check_checkpoint, checkpoint_name, list_checkpoints
 from ..training.compiling import gpu_kernels
 from ..training.device import pick_device, resident
-from ..training.ensemble import select_members
+from ..training.ensemble import select_members, selection_metric
 from ..training.evaluate import Validation, predict_logits, validate
 from ..training.gradients import epoch_size
 from ..training.loop import most_steps, train_epochs
@@ -157,7 +157,7 @@ class _Finish:
         model.load_state_dict(weights)
         self.souped = validation
         names = ", ".join(f"trial {trial} epoch {epoch:g}" for trial, epoch in ingredients)
-        return self._improved(artifact, f"soup of {names}", validation, [Member(self.first.config, model.cpu())])
+        return self._improved(artifact, f"soup of {names}: ", validation, [Member(self.first.config, model.cpu())])
 
     def _ingredients(self, greedy: bool) -> list[_Kept]:
         """The epochs that can be averaged, best first. All trials of a search have the same seed, so those with one architecture start from equal weights."""
@@ -173,7 +173,10 @@ class _Finish:
     # -------------------------------------------------------------------------------------------------------- an ensemble
 
     def ensemble(self, artifact: Artifact) -> Artifact:
-        """Combines the models that predict best together, out of the trials whose weights are kept and the soup, if there is one."""
+        """Combines the models that predict best together, out of the trials whose weights are kept and the soup, if there is one.
+
+        Which is best is decided by the ``selection_metric``.
+        """
         most = self.plan.ensemble_size
         if most == 1:
             return artifact
@@ -185,10 +188,16 @@ class _Finish:
         if len(alone) < 2:
             self.progress.say("ensemble: fewer than two models have predictions to combine", level=1)
             return artifact
-        weights, validation = select_members(self.problem, [each.logits for each in alone.values()], self._judge, most, self._late)
-        shares = {list(alone)[index]: weight for index, weight in weights.items()}
-        artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), **self._compared(validation)})
-        if not validation.beats(max(alone.values(), key=lambda each: each.rank)):
+        by = selection_metric(self.metric)
+        judge = functools.partial(self._judge, metric=by)
+        weights, chosen = select_members(self.problem, [each.logits for each in alone.values()], judge, most, self._late)
+        best = max(alone, key=lambda name: alone[name].rank)
+        before = judge(alone[best].logits)
+        is_better = len(weights) > 1 and chosen.beats(before)
+        shares = {list(alone)[index]: weight for index, weight in weights.items()} if is_better else {best: 1.0}
+        validation = self._judge(chosen.logits) if is_better else alone[best]
+        artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), "selected_by": by.name, **self._compared(validation)})
+        if not is_better:
             self.progress.say(f"ensemble: no combination of {len(alone)} models beats the best of them on the validation rows")
             return artifact
         [soup] = artifact.members
@@ -197,7 +206,8 @@ class _Finish:
             for name, share in shares.items()
         ]
         said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())
-        return self._improved(artifact, f"ensemble of {said}", validation, members)
+        why = "" if by is self.metric else f"{by.name} {number_text(chosen.metric)}, of the best model alone {number_text(before.metric)}; "
+        return self._improved(artifact, f"ensemble of {said}: {why}", validation, members)
 
     # ------------------------------------------------------------------------------------------------------------ a refit
 
@@ -273,8 +283,8 @@ class _Finish:
     def _build(self, config: Config) -> TableModel:
         return self.models.empty(config).to(pick_device(config.env)).to(memory_format=torch.channels_last)
 
-    def _judge(self, logits: torch.Tensor) -> Validation:
-        return validate(self.metric, self.problem, logits, self.valid.target.numpy())
+    def _judge(self, logits: torch.Tensor, metric: Metric | None = None) -> Validation:
+        return validate(metric or self.metric, self.problem, logits, self.valid.target.numpy())
 
     def _validate(self, model: TableModel, config: Config) -> Validation:
         started = time.time()
@@ -309,5 +319,5 @@ class _Finish:
         name, best = self.metric.name, self.first.result
         found, alone = number_text(validation.metric), number_text(best.metric)
         tie = " at a higher loss" if validation.metric == best.metric else ""
-        self.progress.say(f"{what}: {name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
+        self.progress.say(f"{what}{name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
         return replace(artifact, members=tuple(members)).with_summary(**{f"val_{name}": validation.metric})

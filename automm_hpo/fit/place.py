@@ -31,6 +31,10 @@ def _is_refit_of(artifact: Artifact, alone: Artifact) -> bool:
     return "refit" in artifact.summary and all(artifact.summary.get(name) == alone.summary[name] for name in names)
 
 
+def _is_selected_otherwise(artifact: Artifact, metric: str) -> bool:
+    return len(artifact.members) > 1 and artifact.summary.get("ensemble", {}).get("selected_by", metric) != metric
+
+
 class PredictorFolder:
     """The plan's folder.
 
@@ -63,10 +67,11 @@ class PredictorFolder:
         return artifact.summary.get(f"val_{self._metric.name}", math.nan)  # nan is never better
 
     def _is_beaten(self, artifact: Artifact) -> bool:
-        """Whether the earlier predictor is better."""
+        """Whether the earlier predictor is better. A single model never beats an ensemble that was not selected by the metric."""
         if self._earlier is None:
             return False
-        return self.is_refitted or self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact))
+        earlier, other = (_is_selected_otherwise(each, self._metric.name) for each in (self._earlier, artifact))
+        return self.is_refitted or (earlier >= other and self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact)))
 
     def commit(self, artifact: Artifact) -> None:
         """Saves the predictor, unless the earlier one is better."""

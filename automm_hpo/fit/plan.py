@@ -148,6 +148,7 @@ class SearchPlan:
         first_points: raw proposals to try before the searcher's own.
         warm_start: what earlier searches found.
         added: the keys of ``given`` and ``space`` that were added by a preset or for these data.
+        ensemble_size: most models in an ensemble, if the call does not say it.
         without_effect: names the user gave that do nothing here -> why.
     """
 
@@ -159,6 +160,7 @@ class SearchPlan:
     warm_start: WarmStart = field(default_factory=WarmStart)
     added: tuple[str, ...] = ()
     without_effect: Mapping[str, str] = field(default_factory=dict)
+    ensemble_size: int = 1
 
     @property
     def num_trials(self) -> int:

@@ -252,7 +252,8 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
     soup = len(summary.get("soup", {}).get("ingredients", ()))
     what, alone = f"trial {best.number}", f" (trial {best.number} alone {number_text(best.metric)})"
     if len(artifact.members) > 1:
-        what = f"an ensemble of {len(artifact.members)} models"
+        selected_by = summary.get("ensemble", {}).get("selected_by", metric)
+        what = f"an ensemble of {len(artifact.members)} models{f' chosen by {selected_by}' if selected_by != metric else ''}"
     elif soup > 1:
         what = f"an average of {soup} checkpoints"
     else:

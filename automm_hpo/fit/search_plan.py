@@ -154,7 +154,8 @@ def plan_defaults(
     preset = replace(preset, hyperparameters=brought)
     begins = {**searched_from(presets, occasion), **(start.hyperparameters(presets) if start else {})}
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
-    return replace(whole, added=tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space))
+    added = tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space)
+    return replace(whole, added=added, ensemble_size=min(preset.ensemble_size, whole.settings.keep_trials or preset.ensemble_size))
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:

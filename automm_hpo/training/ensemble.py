@@ -3,6 +3,9 @@
 Caruana et al. 2004, "Ensemble selection from libraries of models" (doi:10.1145/1015330.1015432), with its remedies against overfitting the
 validation rows: selection with replacement, which gives weights, and sorted initialisation. The validation rows still choose the models, so an
 ensemble's score on them is too optimistic, the more so the fewer rows and the more candidates there are.
+
+Few rows tell models apart better by log loss than by a metric that only counts errors or compares ranks. Ensembles chosen by log loss score higher by such
+metrics on new rows, even where they score lower on the validation rows: the best trial's value there is the luckiest of many (``benchmarks/RESULTS.md``).
 """
 
 from __future__ import annotations
@@ -14,10 +17,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from ..metrics import Metric, find_metric
 from ..problem import Problem
 from .evaluate import Validation
 
 NUM_ROUNDS = 25  # limit of models in the bag, counted as often as they were added
+# not metrics that depend on a threshold or on the balance of the classes: the likeliest class is not their best prediction
+BETTER_WITH_LOG_LOSS = ("accuracy", "f1_micro", "roc_auc", "roc_auc_ovr", "roc_auc_ovo", "average_precision")
+
+
+def selection_metric(metric: Metric) -> Metric:
+    """The metric by which an ensemble is selected that is to be good by ``metric``."""
+    return find_metric("log_loss") if metric.name in BETTER_WITH_LOG_LOSS else metric
 
 
 def combine_logits(problem: Problem, logits: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

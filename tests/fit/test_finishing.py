@@ -31,11 +31,13 @@ from automm_hpo.hpo.identity import SearchIdentity
 from automm_hpo.hpo.progress import Progress
 from automm_hpo.hpo.records import COMPLETED, SearchRecords, Segment
 from automm_hpo.hpo.settings import TuneSettings
+from automm_hpo.hpo.table import number_text
+from automm_hpo.metrics import find_metric
 from automm_hpo.models import architecture, image_spec
 from automm_hpo.space import Float
 from automm_hpo.training.checkpoint import save_checkpoint
 from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints
-from automm_hpo.training.ensemble import combine_logits
+from automm_hpo.training.ensemble import combine_logits, selection_metric
 from automm_hpo.training.evaluate import validate
 from automm_hpo.training.loop import train_epochs
 from automm_hpo.training.state import TrialData
@@ -261,6 +263,36 @@ def test_an_ensemble_of_different_models_is_one_predictor(searched, tmp_path):
 def test_an_ensemble_has_at_most_so_many_models(searched):
     search = searched(*MIXED)
     assert len(search.finish(ensemble_size=2).members) == 2
+
+
+def test_an_ensemble_for_accuracy_is_selected_by_log_loss(searched):
+    """Whether or not it is also more accurate on the validation rows."""
+    search = searched(*MIXED, metric="accuracy")
+    artifact = search.finish(ensemble_size=3)
+    ensemble, valid = artifact.summary["ensemble"], open_cache(search.folder / "search" / "cache", "valid")
+    assert ensemble["selected_by"] == "log_loss"
+    assert artifact.summary["val_accuracy"] == ensemble["val_accuracy"] == pytest.approx(search.metric_of(artifact))
+    losses = [
+        validate(find_metric("log_loss"), search.plan.data.problem, each.logits(valid), valid.target.numpy()).loss for each in (artifact, search.artifact)
+    ]
+    assert losses[0] < losses[1]
+    assert any(f"log_loss {number_text(losses[0])}, of the best model alone" in line for line in search.said)
+
+
+def test_without_a_lower_log_loss_the_best_trial_stays(searched, monkeypatch):
+    """Even if another single trial has a lower one."""
+    monkeypatch.setattr(finishing, "select_members", lambda problem, logits, judge, most, late: ({1: 1.0}, replace(judge(logits[1]), score=0.0)))
+    search = searched(*MIXED, metric="accuracy")
+    artifact = search.finish(ensemble_size=3)
+    assert [trial for trial, _ in artifact.summary["ensemble"]["members"]] in ([search.best.number], ["soup"])
+    assert len(artifact.members) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "by"), [("roc_auc", "log_loss"), ("log_loss", "log_loss"), ("f1", "f1"), ("rmse", "rmse"), ("neg_log_loss", "neg_log_loss")]
+)
+def test_by_what_an_ensemble_is_selected(metric, by):
+    assert selection_metric(find_metric(metric)).name == by
 
 
 def test_an_ensemble_of_regressions_averages_values(searched):
@@ -592,12 +624,11 @@ def test_a_search_keeps_the_epochs_of_its_best_trial_for_the_soup(small, here, f
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ensemble_size": 0}, r"ensemble_size: expected an integer >= 1, got 0"),
-        ({"ensemble_size": -3}, r"ensemble_size: expected an integer >= 1, got -3"),
-        ({"ensemble_size": "3"}, r"ensemble_size: expected an integer >= 1, got '3'"),
-        ({"ensemble_size": 2.0}, r"ensemble_size: expected an integer >= 1, got 2\.0"),
-        ({"ensemble_size": True}, r"ensemble_size: expected an integer >= 1, got True"),
-        ({"ensemble_size": None}, r"ensemble_size: expected an integer >= 1, got None"),
+        ({"ensemble_size": 0}, r"ensemble_size: expected an integer >= 1, or None, got 0"),
+        ({"ensemble_size": -3}, r"ensemble_size: expected an integer >= 1, or None, got -3"),
+        ({"ensemble_size": "3"}, r"ensemble_size: expected an integer >= 1, or None, got '3'"),
+        ({"ensemble_size": 2.0}, r"ensemble_size: expected an integer >= 1, or None, got 2\.0"),
+        ({"ensemble_size": True}, r"ensemble_size: expected an integer >= 1, or None, got True"),
         ({"refit": 1}, r"refit: expected True or False, got 1"),
         ({"ensemble_size": 2}, r"without a search space there is one trial"),
     ],

@@ -1,5 +1,6 @@
 """A resumed search never replaces its predictor by a worse one."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,26 @@ def test_the_better_one_stays(later, found, plan, seen, at_last, capsys):
     assert later(0.4, found, **plan) == (seen, at_last)
     said = "the earlier predictor stays: log_loss 0.4000 on the validation rows, where this call came to 0.5000"
     assert (said in " ".join(capsys.readouterr().out.split())) == (found == [0.6, 0.5])
+
+
+def test_a_single_model_does_not_beat_an_ensemble_selected_by_another_metric(later, here):
+    """Whatever their values: of a better log loss, an ensemble may have a lower accuracy on the validation rows. Two of them are compared."""
+
+    def stored(earlier, found):
+        alone = load_artifact(here / "run")
+        alone = replace(alone, members=alone.members[:1])
+        together = replace(alone, members=(replace(alone.members[0], weight=0.5),) * 2).with_summary(ensemble={"selected_by": "accuracy"})
+        first, second = ((together if many else alone).with_summary(val_log_loss=value, num_trials=4) for many, value in (earlier, found))
+        plan = {"path": here / "run", "refit": False, "ensemble_size": 2, "data": SimpleNamespace(validation_metric=LOG_LOSS, eval_metric=LOG_LOSS)}
+        PredictorFolder(SimpleNamespace(**plan, resuming=False), first).commit(first)
+        PredictorFolder(SimpleNamespace(**plan, resuming=True), alone.with_summary(val_log_loss=9.0)).commit(second)
+        return load_summary(here / "run")["val_log_loss"]
+
+    later(0.4, [0.4])
+    assert stored((False, 0.4), (True, 0.5)) == 0.5
+    assert stored((True, 0.5), (False, 0.4)) == 0.4
+    assert stored((True, 0.5), (False, 0.6)) == 0.5
+    assert stored((True, 0.4), (True, 0.5)) == 0.4
 
 
 def test_one_that_is_damaged_does_not_stay(later, here):
