@@ -8,6 +8,7 @@ Readers follow the same rule and need no write access.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -84,6 +85,7 @@ class Artifact:
     Attributes:
         members: the models whose predictions are averaged, at least one; their weights sum to 1.
         summary: what ``fit_summary`` returns, as JSON values.
+        temperature: what the logits of classes are divided by, see ``training/calibration.py``.
         seen: (N,) uint32, ``row_digests`` of the rows that the models were trained on; empty if unknown.
     """
 
@@ -94,6 +96,7 @@ class Artifact:
     eval_metric: str
     validation_metric: str
     summary: Mapping[str, Any]
+    temperature: float = 1.0
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False, compare=False)
 
     @property
@@ -111,9 +114,9 @@ class Artifact:
         return next((model.sources for known, model in own if (known.timm_image.checkpoint_name, known.hf_text.checkpoint_name) == names), None)
 
     def logits(self, data: TensorCache) -> torch.Tensor:
-        """(N, num_outputs) logits of all members combined, on the CPU."""
+        """(N, num_outputs) logits of all members combined and calibrated, on the CPU."""
         logits = [predict_logits(member.predicting or member.model, data, member.config.env) for member in self.members]
-        return combine_logits(self.problem, logits, [member.weight for member in self.members])
+        return combine_logits(self.problem, logits, [member.weight for member in self.members]) / self.temperature
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "eval_metric": artifact.eval_metric,
         "validation_metric": artifact.validation_metric,
         "summary": dict(artifact.summary),
+        "temperature": artifact.temperature,
         "seen": digests_to_text(artifact.seen),
         "versions": library_versions(),
     }
@@ -213,6 +217,7 @@ def load_artifact(folder: Path) -> Artifact:
             stored_metric(description["eval_metric"]).name,
             stored_metric(description["validation_metric"]).name,
             dict(description["summary"]),
+            _temperature(description.get("temperature", 1.0)),
             digests_from_text(description["seen"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums match, but the content is not what this version writes
@@ -245,6 +250,12 @@ def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem
     if not 0 < stored["weight"] <= 1:
         raise ValueError(f"a member's weight is {stored['weight']}")
     return Member(config, build_model(config, features, problem.num_outputs, load_weights=False, sources=stored["model_source"]), float(stored["weight"]))
+
+
+def _temperature(stored: Any) -> float:
+    if not isinstance(stored, (int, float)) or not 1 <= stored < math.inf:
+        raise ValueError(f"the temperature is {stored!r}")
+    return float(stored)
 
 
 def _names(num_members: int) -> tuple[str, ...]:

@@ -375,6 +375,9 @@ class Optim(Section):
     ``greedy_soup``: their weights, and those of other kept trials of the same architecture, are averaged one after the other, and each is kept in the average
     only if that predicts the validation rows better. ``uniform_soup``: the average of all of the best trial's, if it is better. An average costs no more than
     one model at prediction."""
+    calibrate: Annotated[Flag, Fixed("it is applied once, after the last trial")] = True
+    """Whether the class probabilities of a predictor that is too sure of itself on the validation rows are made less extreme at the end of the search, by one
+    temperature for all (arXiv:1706.04599). The predicted classes stay the same."""
     loss_func: Annotated[Literal["auto", "cross_entropy", "focal_loss", "mse", "mae", "huber"], BeforeValidator(our_loss)] = "auto"
     """Loss that training minimises. ``auto``: cross entropy for classification, mse for regression. ``focal_loss`` (classification) gives less weight to rows
     that are already right; ``mae`` and ``huber`` (regression) give less weight to labels that are far off."""

@@ -429,7 +429,8 @@ class MultiModalPredictor:
         Returns:
             ``val_<metric>`` (the predictor's validation metric, in its natural sign), ``num_trials``, ``best_trial``, ``best_epoch``, ``hyperparameters`` (the
             best trial's tuned values), ``training_time`` (seconds; not for a predictor of ``load_trial``), and where they apply: ``soup`` and ``ensemble``
-            (what was averaged or combined, with its metric and the best trial's), ``refit`` (what was trained again), ``start_from`` (folder).
+            (what was averaged or combined, with its metric and the best trial's), ``refit`` (what was trained again), ``calibration`` (the temperature, and the
+            log loss of the validation rows with it and without), ``start_from`` (folder).
 
         Raises:
             NotFitted: the predictor is not fitted.
@@ -500,7 +501,8 @@ class MultiModalPredictor:
     def load_trial(self, number: int) -> MultiModalPredictor:
         """Makes a predictor of a single trial whose weights were kept (see ``keep_trials``).
 
-        Its ``path`` is still the folder of the whole search, which ``load`` reads as the best predictor; ``save`` gives the trial's a folder of its own.
+        Its probabilities are not calibrated. Its ``path`` is still the folder of the whole search, which ``load`` reads as the best predictor; ``save`` gives
+        the trial's a folder of its own.
 
         Args:
             number: the trial's number, as in the leaderboard.

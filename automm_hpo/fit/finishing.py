@@ -1,4 +1,4 @@
-"""Improves the predictor after the search, once the best trial is committed: by a soup, an ensemble or a refit, if there is time for it.
+"""Improves the predictor after the search, once the best trial is committed: by a soup, an ensemble or a refit, and calibration, if there is time for it.
 
 They are judged by the validation rows that also chose the best trial. The more candidates are compared on few rows, the more optimistic the winner's score.
 """
@@ -26,6 +26,7 @@ from ..metrics import Metric, find_metric
 from ..models import TableModel, architecture
 from ..models.folding import shared_copy
 from ..training.averaging import SOUPS, Weights
+from ..training.calibration import fit_temperature
 from ..training.checkpoint import load_predictions, load_weights
 from ..training.checkpoint_folder import check_checkpoint, checkpoint_name, list_checkpoints
 from ..training.compiling import gpu_kernels
@@ -42,6 +43,7 @@ from .plan import FitPlan, SearchPlan
 RESERVED_SHARE = 0.05  # share of the time limit reserved for a soup or an ensemble
 BYTES_A_SECOND = 100e6  # reading, checking, writing and hashing weights on a slow disk
 NEVER = 10**9  # validations of patience
+SAME = 1e-4  # relative difference of two scores that may be due to rounding
 
 
 def kept_epochs(search: SearchPlan) -> int:
@@ -76,7 +78,7 @@ def run_after_search(
     started, spent = time.time(), artifact.summary["training_time"]
     try:
         finish = _Finish(plan, records, progress, best, deadline)
-        for step in [finish.refit] if plan.refit else [finish.soup, finish.ensemble]:
+        for step in [*([finish.refit] if plan.refit else [finish.soup, finish.ensemble]), finish.calibrate]:
             better = step(artifact)
             if better is not artifact:
                 better = better.with_summary(training_time=round(spent + time.time() - started, 2))
@@ -118,6 +120,7 @@ class _Finish:
         self.cache = plan.path / "search" / "cache"
         self.valid = open_cache(self.cache, "valid")
         self.souped: Validation | None = None
+        self.predicted: Validation | None = None  # of the soup or the ensemble, whichever is later
         self.had_time = True
         # an estimate until one is measured here: in a trial, training on a row cost at least as much as validating on two
         trained, validated = best.epochs * len(plan.data.train.table), len(best.results) * len(self.valid)
@@ -155,7 +158,7 @@ class _Finish:
             self.progress.say(f"soup: no average of {len(kept)} checkpoints beats the best of them on the validation rows")
             return artifact
         model.load_state_dict(weights)
-        self.souped = validation
+        self.souped = self.predicted = validation
         names = ", ".join(f"trial {trial} epoch {epoch:g}" for trial, epoch in ingredients)
         return self._improved(artifact, f"soup of {names}: ", validation, [Member(self.first.config, model.cpu())])
 
@@ -207,6 +210,7 @@ class _Finish:
         ]
         said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())
         why = "" if by is self.metric else f"{by.name} {number_text(chosen.metric)}, of the best model alone {number_text(before.metric)}; "
+        self.predicted = validation
         return self._improved(artifact, f"ensemble of {said}: {why}", validation, members)
 
     # ------------------------------------------------------------------------------------------------------------ a refit
@@ -257,6 +261,24 @@ class _Finish:
         seen = np.concatenate([artifact.seen, self.plan.data.digests(self.plan.data.valid)])
         members = (Member(config, shared_copy(state.predictor.cpu())),)  # copied, because the copy is not compiled
         return replace(artifact, members=members, seen=seen).with_summary(refit=refit)
+
+    # -------------------------------------------------------------------------------------------------------- calibration
+
+    def calibrate(self, artifact: Artifact) -> Artifact:
+        """Divides the logits by a temperature fitted to the validation rows, unless that makes the metric worse. For a refit, it is the best trial's."""
+        if not self.problem.is_classification or not self.plan.search.config.optim.calibrate:
+            return artifact
+        before = self.predicted or self._validation(self.first)
+        if before is None or self._late(len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND):
+            return self._no_time(artifact, "calibrating the probabilities")
+        temperature = fit_temperature(before.logits, self.valid.target)
+        after = self._judge(before.logits / temperature)
+        if temperature == 1 or before.score - after.score > SAME * abs(before.score):
+            return artifact
+        losses = {"val_log_loss": after.loss, "val_log_loss_before": before.loss}
+        self.progress.say(f"probabilities softened, temperature {temperature:g}: log_loss {number_text(after.loss)}, before {number_text(before.loss)}")
+        value = {} if self.plan.refit else {f"val_{self.metric.name}": after.metric}
+        return replace(artifact, temperature=temperature).with_summary(calibration={"temperature": temperature, **losses}, **value)
 
     # ----------------------------------------------------------------------------------------------------------- in common
 

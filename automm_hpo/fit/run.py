@@ -207,7 +207,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             continue
         eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
         summary = _summary(record, records, validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
-        return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary, plan.seen)
+        return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary, seen=plan.seen)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 
@@ -220,7 +220,7 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     record = next(record for record in records.trials() if record.number == number)
     sources = artifact.sources_for(Config.from_flat(record.best_config))
     member = _best_member(record, records, ModelBuilder(artifact.encoders.features, artifact.problem.num_outputs, sources=sources))
-    return replace(artifact, members=(member,), summary=_summary(record, records, artifact.validation_metric))
+    return replace(artifact, members=(member,), summary=_summary(record, records, artifact.validation_metric), temperature=1.0)
 
 
 def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuilder) -> Member:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from ray import tune
+from sklearn.metrics import make_scorer
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.artifact import load_artifact, save_artifact
@@ -35,6 +36,7 @@ from automm_hpo.hpo.table import number_text
 from automm_hpo.metrics import find_metric
 from automm_hpo.models import architecture, image_spec
 from automm_hpo.space import Float
+from automm_hpo.training.calibration import fit_temperature
 from automm_hpo.training.checkpoint import save_checkpoint
 from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints
 from automm_hpo.training.ensemble import combine_logits, selection_metric
@@ -44,6 +46,9 @@ from automm_hpo.training.state import TrialData
 
 # at a constant rate, epochs wander around the floor of their valley, where their average lies
 WANDERING = {"optim.lr_schedule": "constant", "optim.lr": 1e-2, "optim.max_epochs": 6, "optim.top_k_average_method": "greedy_soup"}
+
+
+UNCALIBRATED = {"optim.calibrate": False}  # so that a soup's or an ensemble's value is the predictor's
 
 
 class Searched:
@@ -130,7 +135,7 @@ def searched(small, tmp_path, tmp_path_factory, fast, trained):
         key = repr((trials, metric, label.__name__))
         if key not in trained:
             train, valid = (table.assign(label=label(table)) for table in small)
-            trained[key] = Searched(tmp_path_factory.mktemp("searched") / "predictor", train, valid, [fast | trial for trial in trials], metric)
+            trained[key] = Searched(tmp_path_factory.mktemp("searched") / "predictor", train, valid, [fast | UNCALIBRATED | trial for trial in trials], metric)
         return trained[key].copied(tmp_path / "predictor")
 
     return search
@@ -357,6 +362,88 @@ def test_a_damaged_trial_is_no_candidate(searched):
     artifact = search.finish(ensemble_size=3)
     assert damaged not in [trial for trial, _ in artifact.summary["ensemble"]["members"]]
     assert any(f"a checkpoint of trial {damaged} is unusable and left out" in line for line in search.said)
+
+
+# ------------------------------------------------------------------------------------------------------------------ calibration
+
+
+def noisy(table: pd.DataFrame) -> pd.Series:
+    """Labels a third of which are wrong, and which a network can only learn by heart."""
+    rng = np.random.default_rng(0)
+    return table["label"].where(rng.random(len(table)) > 0.3, rng.permutation(table["label"]))
+
+
+SURE = ALIKE | {"optim.calibrate": True, "optim.max_epochs": 20, "optim.top_k_average_method": "best"}
+
+
+def test_a_predictor_that_is_too_sure_is_calibrated(searched, tmp_path):
+    search = searched(SURE, metric="accuracy", label=noisy)
+    raw = MultiModalPredictor.load(search.folder)
+    artifact = search.finish()
+    predictor, found = MultiModalPredictor.load(search.folder), artifact.summary["calibration"]
+    assert predictor._artifact.temperature == artifact.temperature == found["temperature"] > 1.2
+    assert found["val_log_loss"] < 0.97 * found["val_log_loss_before"]
+    losses = [each.evaluate(search.valid, metrics="log_loss")["log_loss"] for each in (predictor, raw)]
+    assert losses == pytest.approx([found["val_log_loss"], found["val_log_loss_before"]], rel=1e-4)
+    assert predictor.predict(search.valid).equals(raw.predict(search.valid))
+    assert np.allclose(predictor.predict_proba(search.valid).sum(axis=1), 1)
+    assert artifact.summary["val_accuracy"] == search.best.best.metric
+    assert any("probabilities softened" in line for line in search.said)
+    assert predictor.load_trial(0).predict_proba(search.valid).equals(raw.predict_proba(search.valid))
+    predictor.save(tmp_path / "copy")
+    assert MultiModalPredictor.load(tmp_path / "copy").predict_proba(search.valid).equals(predictor.predict_proba(search.valid))
+
+
+def test_a_calibrated_predictors_log_loss_is_its_validation_metric(searched):
+    search = searched(SURE | {"optim.lr": 1e-9, "optim.max_epochs": 1})  # random weights, which are right by chance
+    artifact = search.finish()
+    assert artifact.temperature == 10
+    assert artifact.summary["val_log_loss"] == pytest.approx(search.metric_of(artifact))
+    assert artifact.summary["val_log_loss"] == pytest.approx(artifact.summary["calibration"]["val_log_loss"])
+
+
+def test_a_refit_is_calibrated_like_its_trial(searched):
+    search = searched(SURE, metric="accuracy", label=noisy)
+    expected = search.finish().temperature
+    again = search.finish(refit=True)
+    assert again.temperature == expected
+    assert again.summary["val_accuracy"] == search.best.best.metric
+
+
+def test_an_ensemble_is_calibrated_as_one(searched):
+    search = searched(*({**trial, **SURE} for trial in MIXED), metric="accuracy", label=noisy)
+    ensemble = search.finish(ensemble_size=3)
+    valid = open_cache(search.folder / "search" / "cache", "valid")
+    alone = replace(ensemble, temperature=1.0).logits(valid)
+    assert len(ensemble.members) > 1
+    assert torch.equal(ensemble.logits(valid), alone / ensemble.temperature)
+
+
+@pytest.mark.parametrize("trial", [{"optim.calibrate": False}, {"optim.label_smoothing": 0.5}], ids=["switched off", "unsure"])
+def test_without_need_or_wish_probabilities_stay(searched, trial):
+    artifact = searched(SURE | trial, metric="accuracy").finish()
+    assert artifact.temperature == 1
+    assert "calibration" not in artifact.summary
+
+
+def test_the_metric_does_not_pay_for_it(searched):
+    """Of a metric that likes extreme probabilities."""
+    sure = make_scorer(lambda target, found: float(np.max(found, axis=1).mean()), response_method="predict_proba")
+    search = searched(SURE, metric=sure, label=noisy)
+    assert search.finish().temperature == 1
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_the_temperature_is_found(sharpness):
+    logits = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0))
+    target = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(1)).squeeze(1)
+    assert fit_temperature(logits * sharpness, target) == pytest.approx(max(1.0, sharpness), rel=0.05)
+
+
+def test_certainty_is_never_made_and_error_only_so_far_doubted():
+    logits, right = torch.eye(4).repeat(10, 1), torch.arange(4).repeat(10)
+    assert fit_temperature(logits, right) == 1
+    assert fit_temperature(logits, right.flip(0)) == 10
 
 
 # -------------------------------------------------------------------------------------------------------------------- a refit
@@ -603,12 +690,11 @@ def test_a_search_with_an_ensemble(small, here, fast, ray_session):
     space = {"model.timm_image.image_size": tune.choice([32, 48]), "model.timm_image.checkpoint_name": tune.choice(["test_resnet", "test_vit"])}
     kwargs = {"searcher": "random", "scheduler": "FIFO", "num_trials": 5, "num_to_keep": 2}
     # with other seeds a single trial may be best
-    predictor = fit(small[0], here, fast | space | {"optim.max_epochs": 3}, ensemble_size=4, hyperparameter_tune_kwargs=kwargs, seed=2)
+    predictor = fit(small[0], here, fast | space | UNCALIBRATED | {"optim.max_epochs": 3}, ensemble_size=4, hyperparameter_tune_kwargs=kwargs, seed=2)
     summary = predictor.fit_summary()
     assert 1 < len(summary["ensemble"]["members"]) <= 4
     assert summary["val_log_loss"] == summary["ensemble"]["val_log_loss"] < predictor.leaderboard().loc[0, "log_loss"]
-    # ensemble_size trials keep their weights
-    assert len(list((here / "run" / "search").rglob("model.safetensors"))) == 4
+    assert len(list((here / "run" / "search").rglob("model.safetensors"))) == 5  # all trials keep their weights: eight may
     assert MultiModalPredictor.load(here / "run").predict_proba(small[1]).equals(predictor.predict_proba(small[1]))
 
 
