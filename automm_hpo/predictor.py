@@ -427,10 +427,10 @@ class MultiModalPredictor:
         """What the fit found; the same after ``load``.
 
         Returns:
-            ``val_<metric>`` (the predictor's validation metric, in its natural sign), ``num_trials``, ``best_trial``, ``best_epoch``, ``hyperparameters`` (the
-            best trial's tuned values), ``training_time`` (seconds; not for a predictor of ``load_trial``), and where they apply: ``soup`` and ``ensemble``
-            (what was averaged or combined, with its metric and the best trial's), ``refit`` (what was trained again), ``calibration`` (the temperature, and the
-            log loss of the validation rows with it and without), ``start_from`` (folder).
+            ``val_<metric>`` (the predictor's validation metric, in its natural sign), for classes ``val_log_loss``, ``num_trials``, ``best_trial``,
+            ``best_epoch``, ``hyperparameters`` (the best trial's tuned values), ``training_time`` (seconds; not for a predictor of ``load_trial``), and where
+            they apply: ``soup`` and ``ensemble`` (what was averaged or combined, selected by which metric, with its value and the best trial's), ``refit``
+            (what was trained again), ``calibration`` (the temperature, and the log loss of the validation rows with it and without), ``start_from`` (folder).
 
         Raises:
             NotFitted: the predictor is not fitted.

@@ -94,7 +94,7 @@ class SearchResults:
         return None if self.best is None else dict(self.best.best_tuned)
 
     def checkpoint(self, trial: int | None = None) -> str | None:
-        """The checkpoint folder of a trial's best epoch, with the model's weights or what a user's Trainable or function saved.
+        """The checkpoint folder of a trial's best epoch, with the model's weights (``load_trial`` reads them) or what a user's Trainable or function saved.
 
         If the best epoch has no checkpoint, it is that of the best epoch that has one.
 

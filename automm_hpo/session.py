@@ -208,7 +208,7 @@ class Session:
         Args:
             best: the trial that the result comes from; not the best on record if that one's weights are damaged.
             had_time: whether the time sufficed for everything that follows the trials.
-            validated: the result's validation metric, which may be better than the best trial's; None: there is no predictor.
+            validated: the result's validation metric, which differs from the best trial's if it is an average or an ensemble; None: there is no predictor.
         """
         self._ended_by = self._ended_by or (INTERRUPTED if interruption.signal is not None else "" if had_time else NO_TIME_AFTER)
         try:

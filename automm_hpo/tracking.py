@@ -121,7 +121,7 @@ class MlflowTracker:
             status: FINISHED, FAILED or KILLED.
             best: the winning trial's record.
             deadline: time.time() after which it waits at most two seconds.
-            validated: validation metric of the predictor, which may be better than the best trial's (an average or an ensemble).
+            validated: validation metric of the predictor, which differs from the best trial's if it is an average or an ensemble.
         """
         self._ending = (status, best, validated)
         self._jobs.put(None)

@@ -77,6 +77,7 @@ def test_costs_add_up(results):
     folder = results.records.folder_of(1)
     folder.checkpoints.mkdir()
     (folder.checkpoints / "weights").write_bytes(bytes(3_000_000))
+    (folder.checkpoints / "the same").hardlink_to(folder.checkpoints / "weights")  # as checkpoints share frozen weights
     costs = results.costs()
     assert list(costs.columns) == ["trial", "status", "epochs", "seconds", "share", "disk_mb"]
     failed_after = results.trials[2].ended - results.trials[2].started  # seconds: it failed before its first validation

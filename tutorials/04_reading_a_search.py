@@ -127,7 +127,7 @@ search.plot_timeline()
 # %% [markdown]
 # ## A single trial
 #
-# The best three trials keep their weights (`keep_trials`). Each of them loads as a predictor of its own:
+# The best trials keep their weights: three (`keep_trials`), or twice as many as an ensemble may have. Each of them loads as a predictor of its own:
 
 # %%
 runner_up = predictor.leaderboard()["trial"].iloc[1]

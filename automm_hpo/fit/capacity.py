@@ -66,20 +66,32 @@ def largest_configs(search: SearchPlan) -> list[Config]:
 def peak_bytes(plan: FitPlan) -> tuple[int, int]:
     """(peak size of all checkpoints of a search, size of the largest set of weights), in bytes."""
     search, settings = plan.search, plan.search.settings
-    weights = max(_weights_bytes(plan))
-    is_averaged = any(values_of("optim.ema_decay", search.config, search.space))
-    state = (3 if is_averaged else 2) * weights  # AdamW's two moments; with a running average, also the trained weights
+    num_averages = int(any(values_of("optim.ema_decay", search.config, search.space)))
     predictions = len(plan.data.valid.table) * plan.data.problem.num_outputs * 4  # float32
-    kept = weights + min(weights, predictions)  # predictions larger than the weights are not stored
     num_live = most_parallel(search) if settings.scheduler not in WAITING else search.num_trials  # paused trials keep their state too
-    live = num_live * ((settings.num_to_keep + NUM_STATES) * kept + NUM_STATES * state)
-    ended = settings.num_kept(plan.ensemble_size) + settings.num_to_keep  # the best one keeps several epochs for a soup
-    return live + ended * kept, weights
+    num_ended = settings.num_kept(plan.ensemble_size)
+
+    def peak(weights: int, frozen: int) -> int:
+        changing = weights - frozen
+        state = (2 + num_averages) * changing  # AdamW's two moments; with a running average, also the trained weights
+        kept = changing + min(weights, predictions)  # predictions larger than the weights are not stored
+        live = num_live * (frozen + (settings.num_to_keep + NUM_STATES) * kept + NUM_STATES * state)
+        return live + num_ended * (frozen + kept) + settings.num_to_keep * kept  # the best one keeps several epochs for a soup
+
+    sizes = _weights_bytes(plan)
+    return max(peak(*size) for size in sizes), max(weights for weights, _ in sizes)
 
 
-def _weights_bytes(plan: FitPlan) -> list[int]:
-    """Bytes of the weights of each of the ``largest_configs``."""
-    return [sum(tensor.nbytes for tensor in plan.models.empty(config).state_dict().values()) for config in largest_configs(plan.search)]
+def _weights_bytes(plan: FitPlan) -> list[tuple[int, int]]:
+    """(bytes of all weights, of the frozen ones among them) for each of the ``largest_configs``."""
+    models = [plan.models.empty(config) for config in largest_configs(plan.search)]
+    return [
+        (
+            sum(tensor.nbytes for tensor in model.state_dict().values()),
+            sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
+        )
+        for model in models
+    ]
 
 
 def _check_room(plan: FitPlan) -> None:
@@ -87,7 +99,7 @@ def _check_room(plan: FitPlan) -> None:
     free = free_bytes(plan.path)
     if free is None or free > PLENTY or any(key in SIZE_KEYS for key in tuned_keys(plan.search.space)):
         return
-    if (least := min(_weights_bytes(plan))) > free:
+    if (least := min(weights for weights, _ in _weights_bytes(plan))) > free:
         raise DiskFull(f"save_path: no room in {plan.path}: {least / 1e6:.3g} MB needed for one set of weights, {free / 1e6:.3g} MB free")
 
 

@@ -6,6 +6,7 @@ They are judged by the validation rows that also chose the best trial. The more 
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from ..hpo.table import number_text
 from ..metrics import Metric, find_metric
 from ..models import TableModel, architecture
 from ..models.folding import shared_copy
+from ..problem import Problem
 from ..training.averaging import SOUPS, Weights
 from ..training.calibration import fit_temperature
 from ..training.checkpoint import load_predictions, load_weights
@@ -44,6 +46,11 @@ RESERVED_SHARE = 0.05  # share of the time limit reserved for a soup or an ensem
 BYTES_A_SECOND = 100e6  # reading, checking, writing and hashing weights on a slow disk
 NEVER = 10**9  # validations of patience
 SAME = 1e-4  # relative difference of two scores that may be due to rounding
+
+
+def validation_summary(problem: Problem, metric: Metric, value: float, loss: float) -> dict[str, float]:
+    """A predictor's values on the validation rows, for its summary: of the validation metric and, for classes, of the log loss."""
+    return ({"val_log_loss": loss} if problem.is_classification and math.isfinite(loss) else {}) | {f"val_{metric.name}": value}
 
 
 def kept_epochs(search: SearchPlan) -> int:
@@ -191,7 +198,7 @@ class _Finish:
         if len(alone) < 2:
             self.progress.say("ensemble: fewer than two models have predictions to combine", level=1)
             return artifact
-        by = selection_metric(self.metric)
+        by = selection_metric(self.metric, self.plan.search.config.optim)
         judge = functools.partial(self._judge, metric=by)
         weights, chosen = select_members(self.problem, [each.logits for each in alone.values()], judge, most, self._late)
         best = max(alone, key=lambda name: alone[name].rank)
@@ -266,7 +273,8 @@ class _Finish:
 
     def calibrate(self, artifact: Artifact) -> Artifact:
         """Divides the logits by a temperature fitted to the validation rows, unless that makes the metric worse. For a refit, it is the best trial's."""
-        if not self.problem.is_classification or not self.plan.search.config.optim.calibrate:
+        optim = self.plan.search.config.optim
+        if not self.problem.is_classification or not optim.calibrate or optim.class_weights is not None:  # weights are meant to change the probabilities
             return artifact
         before = self.predicted or self._validation(self.first)
         if before is None or self._late(len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND):
@@ -276,8 +284,8 @@ class _Finish:
         if temperature == 1 or before.score - after.score > SAME * abs(before.score):
             return artifact
         losses = {"val_log_loss": after.loss, "val_log_loss_before": before.loss}
+        value = {} if self.plan.refit else self._values(after)
         self.progress.say(f"probabilities softened, temperature {temperature:g}: log_loss {number_text(after.loss)}, before {number_text(before.loss)}")
-        value = {} if self.plan.refit else {f"val_{self.metric.name}": after.metric}
         return replace(artifact, temperature=temperature).with_summary(calibration={"temperature": temperature, **losses}, **value)
 
     # ----------------------------------------------------------------------------------------------------------- in common
@@ -342,4 +350,7 @@ class _Finish:
         found, alone = number_text(validation.metric), number_text(best.metric)
         tie = " at a higher loss" if validation.metric == best.metric else ""
         self.progress.say(f"{what}{name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
-        return replace(artifact, members=tuple(members)).with_summary(**{f"val_{name}": validation.metric})
+        return replace(artifact, members=tuple(members)).with_summary(**self._values(validation))
+
+    def _values(self, validation: Validation) -> dict[str, float]:
+        return validation_summary(self.problem, self.metric, validation.metric, validation.loss)

@@ -1,4 +1,7 @@
-"""The folder of the predictor of a fit. At any moment it holds the best predictor so far by the validation rows."""
+"""The folder of the predictor of a fit. At any moment it holds the best predictor so far by the validation rows.
+
+Two predictors are compared by the validation metric; by log loss, if one of them is an ensemble that was selected by log loss.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from ..errors import CorruptFile, NotAPredictor
 from ..files import is_predictor
 from ..hpo.progress import Progress
 from ..hpo.table import number_text
+from ..metrics import Metric, find_metric
 from .plan import FitPlan
 
 
@@ -31,8 +35,8 @@ def _is_refit_of(artifact: Artifact, alone: Artifact) -> bool:
     return "refit" in artifact.summary and all(artifact.summary.get(name) == alone.summary[name] for name in names)
 
 
-def _is_selected_otherwise(artifact: Artifact, metric: str) -> bool:
-    return len(artifact.members) > 1 and artifact.summary.get("ensemble", {}).get("selected_by", metric) != metric
+def _value(artifact: Artifact, metric: Metric) -> float:
+    return artifact.summary.get(f"val_{metric.name}", math.nan)  # nan is never better
 
 
 class PredictorFolder:
@@ -63,15 +67,16 @@ class PredictorFolder:
         if plan.refit or len(self._earlier.members) > plan.ensemble_size or not self._is_beaten(alone):
             self._earlier = None
 
-    def _value(self, artifact: Artifact) -> float:
-        return artifact.summary.get(f"val_{self._metric.name}", math.nan)  # nan is never better
-
     def _is_beaten(self, artifact: Artifact) -> bool:
-        """Whether the earlier predictor is better. A single model never beats an ensemble that was not selected by the metric."""
+        """Whether the earlier predictor is better."""
         if self._earlier is None:
             return False
-        earlier, other = (_is_selected_otherwise(each, self._metric.name) for each in (self._earlier, artifact))
-        return self.is_refitted or (earlier >= other and self._metric.score(self._value(self._earlier)) > self._metric.score(self._value(artifact)))
+        by = self._compared_by(self._earlier, artifact)
+        return self.is_refitted or by.score(_value(self._earlier, by)) > by.score(_value(artifact, by))
+
+    def _compared_by(self, *artifacts: Artifact) -> Metric:
+        selected = {each.summary.get("ensemble", {}).get("selected_by", self._metric.name) for each in artifacts if len(each.members) > 1}
+        return find_metric("log_loss") if "log_loss" in selected else self._metric
 
     def commit(self, artifact: Artifact) -> None:
         """Saves the predictor, unless the earlier one is better."""
@@ -83,8 +88,9 @@ class PredictorFolder:
         """The predictor that the folder holds at the end: ``artifact``, or the earlier one if that is better."""
         if self._earlier is None or not self._is_beaten(artifact):
             return artifact
-        before, found, name = number_text(self._value(self._earlier)), number_text(self._value(artifact)), self._metric.name
-        why = f"{name} {before} on the validation rows, where this call came to {found}"
+        by = self._compared_by(self._earlier, artifact)
+        before, found = number_text(_value(self._earlier, by)), number_text(_value(artifact, by))
+        why = f"{by.name} {before} on the validation rows, where this call came to {found}"
         why = "it is the best trial, trained again on all rows" if self.is_refitted else why
         progress.say(f"the earlier predictor stays: {why}", level=1)
         kept = self._earlier.with_summary(**{key: artifact.summary[key] for key in ("num_trials", "training_time")})

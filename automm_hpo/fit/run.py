@@ -26,7 +26,9 @@ from ..hpo.progress import Progress
 from ..hpo.records import SearchRecords, TrialRecord
 from ..hpo.table import number_text, value_text
 from ..hpo.training_trial import Training, splits_closed
+from ..metrics import Metric, stored_metric
 from ..models import MODEL_KEYS, MODELS, has_say, is_pretrained, used_groups, used_models
+from ..problem import Problem
 from ..process import Interruption
 from ..rng import generators_unchanged
 from ..session import Session, trials_deadline
@@ -36,7 +38,7 @@ from ..training.checkpoint_folder import check_checkpoint, list_checkpoints
 from ..training.device import find_device, has_bfloat16
 from .capacity import most_epochs
 from .checks import idle_keys
-from .finishing import kept_epochs, reserved_seconds, run_after_search
+from .finishing import kept_epochs, reserved_seconds, run_after_search, validation_summary
 from .packing import plan_gpu_share
 from .place import PredictorFolder, stored_predictor
 from .plan import FitPlan
@@ -206,7 +208,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
                 return record, replace(load_artifact(plan.path), eval_metric=data.eval_metric.name).with_summary(num_trials=len(records))
             continue
         eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
-        summary = _summary(record, records, validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
+        summary = _summary(record, records, data.problem, data.validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
         return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary, seen=plan.seen)
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
@@ -220,7 +222,8 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     record = next(record for record in records.trials() if record.number == number)
     sources = artifact.sources_for(Config.from_flat(record.best_config))
     member = _best_member(record, records, ModelBuilder(artifact.encoders.features, artifact.problem.num_outputs, sources=sources))
-    return replace(artifact, members=(member,), summary=_summary(record, records, artifact.validation_metric), temperature=1.0)
+    metric = stored_metric(artifact.validation_metric)
+    return replace(artifact, members=(member,), summary=_summary(record, records, artifact.problem, metric), temperature=1.0)
 
 
 def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuilder) -> Member:
@@ -235,10 +238,10 @@ def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuild
     return Member(config, models.loaded(config, path))
 
 
-def _summary(record: TrialRecord, records: SearchRecords, metric: str) -> dict[str, Any]:
+def _summary(record: TrialRecord, records: SearchRecords, problem: Problem, metric: Metric) -> dict[str, Any]:
     assert record.best, "the caller has looked"
     return {
-        f"val_{metric}": record.metric,
+        **validation_summary(problem, metric, record.best.metric, record.best.valid_loss),
         "num_trials": len(records),
         "best_trial": record.number,
         "best_epoch": record.best.epoch,

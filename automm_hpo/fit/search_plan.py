@@ -155,7 +155,7 @@ def plan_defaults(
     begins = {**searched_from(presets, occasion), **(start.hyperparameters(presets) if start else {})}
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
     added = tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space)
-    return replace(whole, added=added, ensemble_size=min(preset.ensemble_size, whole.settings.keep_trials or preset.ensemble_size))
+    return replace(whole, added=added, ensemble_size=min(preset.ensemble_size, whole.num_trials, whole.settings.keep_trials or whole.num_trials))
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:

@@ -129,6 +129,16 @@ class Forecast:
             self._pace.has_reached(epoch, self._clock())
         self.check()
 
+    def check(self) -> None:
+        """To be called before every trial.
+
+        Raises:
+            SoonerOnRay: the rest of the search would end sooner on Ray.
+        """
+        time_left = math.inf if self.deadline is None else self.deadline - time.time()
+        if ray_pays(self.seconds_left(), self.num_parallel, time_left):
+            raise SoonerOnRay
+
     def end(self, was_trained: bool) -> None:
         """The current trial has ended.
 
@@ -153,16 +163,6 @@ class Forecast:
         worked, passed = time.thread_time() - self._start[0], time.perf_counter() - self._start[1]
         return max(worked, passed - STALL_SECONDS)
 
-    def check(self) -> None:
-        """To be called before every trial.
-
-        Raises:
-            SoonerOnRay: the rest of the search would end sooner on Ray.
-        """
-        time_left = math.inf if self.deadline is None else self.deadline - time.time()
-        if ray_pays(self.seconds_left(), self.num_parallel, time_left):
-            raise SoonerOnRay
-
 
 class Pace:
     """How fast a trial proceeds.
@@ -182,7 +182,7 @@ class Pace:
 
     def has_reached(self, epoch: float, now: float) -> None:
         if self._since is None:
-            self._since, self._warm = (now, math.floor(epoch)), math.floor(epoch) + 1.0
+            self._since, self._warm = (now, math.floor(epoch)), max(1.0, math.ceil(epoch))
         elif epoch == self._warm:  # the last time is that of its report
             self._since = now, epoch
         began, first = self._since

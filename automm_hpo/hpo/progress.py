@@ -127,6 +127,8 @@ class Progress:
 
     def training_at(self, epoch: float) -> None:
         """The only trial of a fit has reached this epoch. Called after every step, because a large table's epoch takes minutes."""
+        if epoch == 0:  # a linear probe, whose duration says nothing about an epoch's
+            return
         now = time.time()
         began, first = self._first_seen = self._first_seen or (now, epoch)
         if now - max(self._said, began) > max(LONGEST_SILENCE, (now - began) / 3) and epoch > first:

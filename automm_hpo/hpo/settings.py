@@ -95,8 +95,8 @@ class TuneSettings(Section):
     num_to_keep: PositiveInt = 3
     """Number of best epochs whose weights each running trial keeps."""
     keep_trials: PositiveInt | None = None
-    """Number of best ended trials that keep the weights of their best epoch; None: 3, or twice an ensemble's size. Records and curves of
-    all trials are kept."""
+    """Number of best ended trials that keep the weights of their best epoch; None: 3, or twice an ensemble's size (its size if there is a ``disk_quota_mb``).
+    Records and curves of all trials are kept."""
     disk_quota_mb: PositiveFloat | None = None
     """Megabytes that all checkpoints of the search may take at their peak; None: no limit. If they could take more, the search is refused before it
     starts. Not for ``tune_objective``."""
@@ -154,8 +154,9 @@ class TuneSettings(Section):
         return max(1, int(self.resources.get("cpu", 1)))
 
     def num_kept(self, ensemble_size: int = 1) -> int:
-        """Number of ended trials that keep weights; an ensemble has twice as many to choose from as it may contain."""
-        return self.keep_trials or max(DEFAULT_KEEP_TRIALS, 2 * ensemble_size if ensemble_size > 1 else 1)
+        """Number of ended trials that keep weights. An ensemble has twice as many to choose from as it may contain, unless disk space is limited."""
+        wanted = ensemble_size if ensemble_size == 1 or self.disk_quota_mb is not None else 2 * ensemble_size
+        return self.keep_trials or max(DEFAULT_KEEP_TRIALS, wanted)
 
     def with_gpu_share(self, share: float) -> Self:
         """The settings with this share of a GPU for each trial, unless the user gave one. A whole GPU is the default anyway."""

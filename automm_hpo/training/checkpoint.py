@@ -149,10 +149,9 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> P
     temporary = begin_checkpoint(folder, result)
     save_tensors(snapshot.weights, temporary / WEIGHTS)
     write_json(temporary / STATE, {"result": result_to_json(result), **snapshot.values}, sync=False)
-    names = [WEIGHTS, STATE]
-    if snapshot.frozen:
-        if not share_frozen(folder, temporary):
-            save_tensors(snapshot.frozen, temporary / FROZEN)
+    names, shared = [WEIGHTS, STATE], share_frozen(folder, temporary) if snapshot.frozen else {}
+    if snapshot.frozen and not shared:
+        save_tensors(snapshot.frozen, temporary / FROZEN)
         names.append(FROZEN)
     if snapshot.tensors is not None:
         save_tensors(snapshot.tensors, temporary / STATE_TENSORS)
@@ -160,7 +159,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, result: EpochResult) -> P
     if snapshot.logits is not None and snapshot.logits.nbytes <= weights_bytes(temporary):
         save_tensors({LOGITS: snapshot.logits}, temporary / PREDICTIONS)
         names.append(PREDICTIONS)
-    write_json(temporary / MANIFEST, manifest_of(temporary, names), sync=False)
+    write_json(temporary / MANIFEST, manifest_of(temporary, names) | shared, sync=False)
     return finish_checkpoint(temporary, result)
 
 
@@ -175,8 +174,9 @@ def load_checkpoint(path: Path, state: TrainState) -> EpochResult:
     load_weights(state.predictor, path)
     tensors = load_file(path / STATE_TENSORS)
     if state.average is not None:
-        average, frozen = state.predictor.state_dict(), _frozen_names(state.model)
-        state.model.load_state_dict({name: average[name] if name in frozen else tensors.pop(LEARNING + name) for name in state.model.state_dict()})
+        learning = {name.removeprefix(LEARNING): tensors.pop(name) for name in list(tensors) if name.startswith(LEARNING)}
+        average = state.predictor.state_dict()
+        state.model.load_state_dict({name: average[name] for name in _frozen_names(state.model)} | learning)
     slots: dict[int, dict[str, torch.Tensor]] = {}
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     for key, value in tensors.items():

@@ -3,7 +3,8 @@
 This module lists, verifies and prunes them. It needs no torch.
 
 checkpoints/000-0003.000/   model.safetensors        weights that training changes
-                            frozen.safetensors       the other weights, if there are any; one file for all checkpoints of a trial, by hard links
+                            frozen.safetensors       the other weights, if there are any; one file for all checkpoints of a trial and of
+                                                     those that take over from it, by hard links
 (segment and epoch)         predictions.safetensors  logits of the validation rows, used to select ensembles
                             train_state.json         the EpochResult, and the optimizer's plain values
                             train_state.safetensors  the optimizer's tensors; only in the newest checkpoints, and not once the trial has ended for good
@@ -108,16 +109,22 @@ def share_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def share_frozen(folder: Path, unfinished: Path) -> bool:
-    """Gives an unfinished checkpoint the frozen weights of the newest checkpoint in the folder; False if that has none, or they are damaged."""
-    for newest in list_checkpoints(folder)[-1:]:
-        with contextlib.suppress(CorruptFile, OSError, KeyError, TypeError):
-            digest = read_json(newest / MANIFEST)[FROZEN]
-            share_file(newest / FROZEN, unfinished / FROZEN)
-            check_files({FROZEN: unfinished / FROZEN}, {FROZEN: digest})
-            return True
-    (unfinished / FROZEN).unlink(missing_ok=True)
-    return False
+def share_frozen(folder: Path, unfinished: Path) -> dict[str, str]:
+    """Gives an unfinished checkpoint the frozen weights of the newest checkpoint in the folder, if they are there and intact.
+
+    Returns:
+        The file's entry in the manifest; nothing if there is no such file.
+    """
+    if not (checkpoints := list_checkpoints(folder)):
+        return {}
+    try:
+        entry = {FROZEN: read_json(checkpoints[-1] / MANIFEST)[FROZEN]}
+        share_file(checkpoints[-1] / FROZEN, unfinished / FROZEN)
+        check_files({FROZEN: unfinished / FROZEN}, entry)
+    except (CorruptFile, OSError, KeyError, TypeError):
+        (unfinished / FROZEN).unlink(missing_ok=True)
+        return {}
+    return entry
 
 
 def weights_bytes(path: Path) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from ..config import Optim
 from ..metrics import Metric, find_metric
 from ..problem import Problem
 from .evaluate import Validation
@@ -26,9 +27,9 @@ NUM_ROUNDS = 25  # limit of models in the bag, counted as often as they were add
 BETTER_WITH_LOG_LOSS = ("accuracy", "f1_micro", "roc_auc", "roc_auc_ovr", "roc_auc_ovo", "average_precision")
 
 
-def selection_metric(metric: Metric) -> Metric:
-    """The metric by which an ensemble is selected that is to be good by ``metric``."""
-    return find_metric("log_loss") if metric.name in BETTER_WITH_LOG_LOSS else metric
+def selection_metric(metric: Metric, optim: Optim) -> Metric:
+    """The metric by which an ensemble is selected that is to be good by ``metric``. With class weights, probabilities are not meant to be calibrated."""
+    return find_metric("log_loss") if metric.name in BETTER_WITH_LOG_LOSS and optim.class_weights is None else metric
 
 
 def combine_logits(problem: Problem, logits: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

@@ -52,6 +52,16 @@ def test_a_disk_that_holds_no_set_of_weights_is_refused(here, monkeypatch):
     plan(numbers(), {"model.numerical_mlp.hidden_size": 512}, save_path="run")
 
 
+def test_frozen_weights_count_once_a_trial(small, here):
+    given = {"model.names": ["timm_image"], "model.timm_image.checkpoint_name": "resnet18", "model.timm_image.pretrained": False}
+    given |= {"optim.lr": tune.loguniform(1e-3, 1e-2), "model.timm_image.image_size": 32}
+    whole, frozen = (
+        MultiModalPredictor("label").plan(small[0], hyperparameters=given | more, hyperparameter_tune_kwargs=SEARCH).disk_bytes
+        for more in ({}, {"model.timm_image.trainable": "head"})
+    )
+    assert frozen < whole / 3
+
+
 def test_predictions_that_checkpoints_keep_take_room(here):
     space = {"model.numerical_mlp.hidden_size": 64, "optim.lr": tune.loguniform(1e-3, 1e-2)}
     few, many = (plan(numbers(40), space, tuning_data=numbers(count), hyperparameter_tune_kwargs=SEARCH).disk_bytes for count in (40, 400))

@@ -17,7 +17,7 @@ from sklearn.metrics import make_scorer
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.artifact import load_artifact, save_artifact
-from automm_hpo.config import Config, Data
+from automm_hpo.config import Config, Data, Optim
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
@@ -297,7 +297,8 @@ def test_without_a_lower_log_loss_the_best_trial_stays(searched, monkeypatch):
     ("metric", "by"), [("roc_auc", "log_loss"), ("log_loss", "log_loss"), ("f1", "f1"), ("rmse", "rmse"), ("neg_log_loss", "neg_log_loss")]
 )
 def test_by_what_an_ensemble_is_selected(metric, by):
-    assert selection_metric(find_metric(metric)).name == by
+    assert selection_metric(find_metric(metric), Optim()).name == by
+    assert selection_metric(find_metric(metric), Optim(class_weights="balanced")).name == metric
 
 
 def test_an_ensemble_of_regressions_averages_values(searched):

@@ -56,24 +56,36 @@ def test_the_better_one_stays(later, found, plan, seen, at_last, capsys):
     assert (said in " ".join(capsys.readouterr().out.split())) == (found == [0.6, 0.5])
 
 
-def test_a_single_model_does_not_beat_an_ensemble_selected_by_another_metric(later, here):
-    """Whatever their values: of a better log loss, an ensemble may have a lower accuracy on the validation rows. Two of them are compared."""
+@pytest.mark.parametrize(
+    ("earlier", "found", "stays"),
+    [
+        ((1, 0.9, 0.5), (2, 0.8, 0.4), False),  # selected by log loss, and its accuracy is lower
+        ((2, 0.8, 0.4), (1, 0.9, 0.5), True),
+        ((2, 0.8, 0.4), (1, 0.7, 0.3), False),
+        ((2, 0.8, 0.4), (2, 0.7, 0.3), False),
+        ((2, 0.8, 0.4), (2, 0.9, 0.5), True),
+        ((1, 0.8, 0.4), (1, 0.9, 0.5), False),
+    ],
+)
+def test_ensembles_selected_by_log_loss_are_compared_by_it(small, here, fast, capsys, earlier, found, stays):
+    """(number of members, accuracy, log loss) of the earlier predictor and of the one that this call found."""
+    MultiModalPredictor("label", verbosity=0).fit(small[0].head(60), hyperparameters=fast | {"optim.max_epochs": 1}, save_path="run", tracking=None)
+    alone = load_artifact(here / "run")
 
-    def stored(earlier, found):
-        alone = load_artifact(here / "run")
-        alone = replace(alone, members=alone.members[:1])
-        together = replace(alone, members=(replace(alone.members[0], weight=0.5),) * 2).with_summary(ensemble={"selected_by": "accuracy"})
-        first, second = ((together if many else alone).with_summary(val_log_loss=value, num_trials=4) for many, value in (earlier, found))
-        plan = {"path": here / "run", "refit": False, "ensemble_size": 2, "data": SimpleNamespace(validation_metric=LOG_LOSS, eval_metric=LOG_LOSS)}
-        PredictorFolder(SimpleNamespace(**plan, resuming=False), first).commit(first)
-        PredictorFolder(SimpleNamespace(**plan, resuming=True), alone.with_summary(val_log_loss=9.0)).commit(second)
-        return load_summary(here / "run")["val_log_loss"]
+    def artifact(num_members, accuracy, log_loss):
+        members = (replace(alone.members[0], weight=1 / num_members),) * num_members
+        ensemble = {"ensemble": {"selected_by": "log_loss"}} if num_members > 1 else {}
+        return replace(alone, members=members).with_summary(val_accuracy=accuracy, val_log_loss=log_loss, num_trials=4, **ensemble)
 
-    later(0.4, [0.4])
-    assert stored((False, 0.4), (True, 0.5)) == 0.5
-    assert stored((True, 0.5), (False, 0.4)) == 0.4
-    assert stored((True, 0.5), (False, 0.6)) == 0.5
-    assert stored((True, 0.4), (True, 0.5)) == 0.4
+    metric = find_metric("accuracy")
+    plan = {"path": here / "run", "refit": False, "ensemble_size": 2, "data": SimpleNamespace(validation_metric=metric, eval_metric=metric)}
+    PredictorFolder(SimpleNamespace(**plan, resuming=False), artifact(*earlier)).commit(artifact(*earlier))
+    place = PredictorFolder(SimpleNamespace(**plan, resuming=True), artifact(*found))
+    place.commit(artifact(*found))
+    place.settled(artifact(*found), Progress(metric, 1, 1, None))
+    assert load_summary(here / "run")["val_accuracy"] == (earlier if stays else found)[1]
+    words = f"the earlier predictor stays: log_loss {earlier[2]:.4f} on the validation rows, where this call came to {found[2]:.4f}"
+    assert (words in " ".join(capsys.readouterr().out.split())) == stays
 
 
 def test_one_that_is_damaged_does_not_stay(later, here):

@@ -85,11 +85,15 @@ def test_a_long_epoch_is_not_silent(monkeypatch):
     assert float(lines[spoke + 1].split()[3].rstrip(",")) > 1.3
 
 
-def test_quick_epochs_are_not_interrupted(monkeypatch):
+def test_quick_epochs_and_a_probe_are_not_interrupted(monkeypatch):
+    """The seconds of a probe, which comes at epoch 0, are no part of an epoch."""
     now, lines = [100.0], []
     monkeypatch.setattr(progress, "time", SimpleNamespace(time=lambda: now[0]))
     one = Progress(find_metric("accuracy"), 2, 1, None, lines.append)
-    for step in range(1, 100):
-        now[0] += 0.09
-        one.training_at(step / 10)
-    assert lines == []
+    one.training_at(0.0)
+    for step in range(1, 2000):
+        now[0] += 0.1 if step > 1 else 60.0
+        one.training_at(step / 50)
+        if step % 50 == 0:
+            one.say(f"epoch {step // 50}")
+    assert [line for line in lines if not line.startswith("epoch")] == []

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from automm_hpo.errors import CorruptFile, DiskFull
 from automm_hpo.files import MANIFEST
 from automm_hpo.training import checkpoint
-from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, read_weights, save_checkpoint, save_tensors
+from automm_hpo.training.checkpoint import load_checkpoint, load_predictions, read_weights, save_checkpoint, save_tensors, take_snapshot, write_checkpoint
 from automm_hpo.training.checkpoint_folder import (
     FROZEN,
     STATE_TENSORS,
@@ -175,6 +175,20 @@ def test_frozen_weights_are_stored_once_a_trial(trial, tmp_path, monkeypatch, em
     path = save_checkpoint(tmp_path / "a", state, replace(RESULT, epoch=8.0))
     check_checkpoint(path)
     assert (path / FROZEN).stat().st_nlink == 1
+
+
+def test_a_checkpoint_may_hold_the_learning_weights_whole(trial, tmp_path):
+    """As it did before the frozen ones had a file of their own."""
+    one = trial(model__timm_image__trainable="head", optim__ema_decay=0.9)
+    state = one.state()
+    result = next(one.epochs(state))
+    snapshot = take_snapshot(state)
+    tensors = {**snapshot.tensors, **{f"model.{name}": value for name, value in state.model.state_dict().items()}}
+    path = write_checkpoint(tmp_path, replace(snapshot, weights=state.predictor.state_dict(), frozen={}, tensors=tensors), result)
+    assert not (path / FROZEN).exists()
+    resumed = one.state()
+    load_checkpoint(path, resumed)
+    assert all(torch.equal(value, state.model.state_dict()[key]) for key, value in resumed.model.state_dict().items())
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"torn"), lambda path: path.unlink(), lambda path: (path.parent / MANIFEST).write_text("[]")])
