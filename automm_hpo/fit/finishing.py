@@ -50,7 +50,8 @@ SAME = 1e-4  # relative difference of two scores that may be due to rounding
 
 def validation_summary(problem: Problem, metric: Metric, value: float, loss: float) -> dict[str, float]:
     """A predictor's values on the validation rows, for its summary: of the validation metric and, for classes, of the log loss."""
-    return ({"val_log_loss": loss} if problem.is_classification and math.isfinite(loss) else {}) | {f"val_{metric.name}": value}
+    also = {"val_log_loss": loss} if problem.is_classification and metric.name != "log_loss" and math.isfinite(loss) else {}
+    return {f"val_{metric.name}": value} | also
 
 
 def kept_epochs(search: SearchPlan) -> int:
