@@ -695,7 +695,7 @@ def test_a_search_with_an_ensemble(small, here, fast, ray_session):
     summary = predictor.fit_summary()
     assert 1 < len(summary["ensemble"]["members"]) <= 4
     assert summary["val_log_loss"] == summary["ensemble"]["val_log_loss"] < predictor.leaderboard().loc[0, "log_loss"]
-    assert len(list((here / "run" / "search").rglob("model.safetensors"))) == 5  # all trials keep their weights: eight may
+    assert len(list((here / "run" / "search").rglob("model.safetensors"))) == 4  # every point of the space: up to eight trials keep their weights
     assert MultiModalPredictor.load(here / "run").predict_proba(small[1]).equals(predictor.predict_proba(small[1]))
 
 

@@ -139,7 +139,7 @@ def test_the_winner_is_chosen_by_a_metric_to_minimise(small, here, fast):
     predictor = MultiModalPredictor(label="label", validation_metric="log_loss", verbosity=0)
     predictor.fit(
         small[0],
-        hyperparameters=fast | {"optim.lr": tune.loguniform(1e-5, 3e-2), "optim.max_epochs": 4},
+        hyperparameters=fast | {"optim.lr": tune.loguniform(1e-5, 3e-2), "optim.max_epochs": 4, "optim.calibrate": False},
         hyperparameter_tune_kwargs={"searcher": "random", "scheduler": "FIFO", "num_trials": 4, "num_to_keep": 1},
         save_path=here / "run",
         tracking=None,
