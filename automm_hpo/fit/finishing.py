@@ -277,6 +277,8 @@ class _Finish:
         optim = self.plan.search.config.optim
         if not self.problem.is_classification or not optim.calibrate or optim.class_weights is not None:  # weights are meant to change the probabilities
             return artifact
+        if not self.first.folder.is_dir():  # a refit in a copied folder, without the trials' weights, keeps the temperature that was found with them
+            return artifact
         before = self.predicted or self._validation(self.first)
         if before is None or self._late(len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND):
             return self._no_time(artifact, "calibrating the probabilities")

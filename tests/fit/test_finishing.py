@@ -626,7 +626,7 @@ def test_a_time_limit_leaves_time_for_the_soup(small, here, fast, monkeypatch):
     assert predictor.fit_summary()["training_time"] < 7 + 5
 
 
-def test_a_refit_may_follow_a_fit_that_has_ended(small, here, fast, monkeypatch):
+def test_a_refit_may_follow_a_fit_that_has_ended(small, here, fast, monkeypatch, capsys):
     """Its trial is not trained again, and without time for the refit the next call does it. A copy suffices: a refit needs no trial's weights."""
     alone = fit(small[0], here, fast)
     alone.save(here / "copy")
@@ -638,7 +638,8 @@ def test_a_refit_may_follow_a_fit_that_has_ended(small, here, fast, monkeypatch)
     assert again.fit_summary()["refit"]["rows"] == len(small[0])
     assert again.fit_summary()["best_epoch"] == alone.fit_summary()["best_epoch"]
     assert manifest_of(here / "run" / "search" / "trials" / "0000", ["metrics.jsonl"]) == trials
-    copy = MultiModalPredictor.load(here / "copy", verbosity=0, resume=True).fit(small[0], refit=True)
+    copy = MultiModalPredictor.load(here / "copy", verbosity=1, resume=True).fit(small[0], refit=True)
+    assert "failed" not in capsys.readouterr().out
     assert copy.predict_proba(small[1]).equals(again.predict_proba(small[1]))
 
 
