@@ -44,6 +44,12 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
+def _none_or_several(count: int) -> int:
+    if count == 1:
+        raise ValueError("one part")
+    return count
+
+
 def _fraction_or_count(value: float) -> float:
     if not (0 < value <= 1 or (value > 1 and value.is_integer())):
         raise ValueError("neither a fraction nor a count")
@@ -54,6 +60,7 @@ Dropout = Annotated[Fraction, Mark.LIVE, Mark.TRAINING]
 Size = Annotated[PositiveInt, Mark.SIZE]
 DECODED_ONCE = Fixed("the images are decoded once for all trials")
 ENCODED_ONCE = Fixed("the table is encoded once for all trials")
+DIVIDED_ONCE = Fixed("all trials are compared by the same validation")
 MAX_PIXELS = 89_478_485  # Pillow's own limit for a plausible image; a larger one can take gigabytes
 Scaling = Literal["quantile", "standard", "robust"]
 Trainable = Annotated[Literal["all", "head"], Mark.TRAINING]
@@ -286,6 +293,11 @@ class LabelData(Section):
 
 
 class Data(Section):
+    num_folds: Annotated[int, Number, Field(ge=0), AfterValidator(_none_or_several), Expected("0, or an integer >= 2"), DIVIDED_ONCE] = 0
+    """Parts of the training rows for cross-validation within each trial: the networks of ``real_mlp`` take turns in leaving a part out, and every row is
+    validated by the networks that have not learned from it. So no row is lost to learning, and all of them judge. Needs ``real_mlp`` as the only model, with
+    at least as many ``num_members``. 0: some rows are held out instead. ``fit`` uses 4 for plain tables of up to 20,000 rows, unless ``tuning_data``,
+    ``holdout_frac``, ``start_from`` or another model say otherwise."""
     image: ImageData = ImageData()
     label: LabelData = LabelData()
     mixup: Mixup = Mixup()

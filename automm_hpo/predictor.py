@@ -139,7 +139,8 @@ class MultiModalPredictor:
         Args:
             train_data: DataFrame, dict, list of dicts, or path of a .csv or .parquet file (relative image paths then count from its folder).
             presets: name of a set of defaults, see the class; None: the one given to the class.
-            tuning_data: rows to validate on, in the same forms; None: some of ``train_data`` are held out, stratified by class and drawn with the seed.
+            tuning_data: rows to validate on, in the same forms; None: some of ``train_data`` are held out, or all of it is cross-validated in folds
+                (``data.num_folds``), stratified by class and drawn with the seed.
             max_num_tuning_data: use at most this many rows of ``tuning_data``, drawn with the seed.
             time_limit: seconds from this call to its return, with the best model so far; None: no limit.
             save_path: new or empty folder, or that of an earlier call with the same arguments, whose search is then resumed. None: the ``path`` given to the
@@ -147,7 +148,7 @@ class MultiModalPredictor:
             hyperparameters: dotted key (``config.py``) -> value or search space (``automm_hpo.space``).
             column_types: column -> type, for columns whose type is not inferred correctly: ``categorical``, ``numerical``, ``datetime``, ``text``,
                 ``image_path``, ``image_bytearray``, ``image_base64_str``, or ``null`` to leave the column out.
-            holdout_frac: fraction of the rows to hold out; None: a fifth of small tables, down to a hundredth of large ones.
+            holdout_frac: fraction of the rows to hold out; None: a fifth of small tables, down to a hundredth of large ones, unless they are in folds.
             seed: of the split, the weights, the batches and the searcher.
             hyperparameter_tune_kwargs: how to search: a dict of searcher, scheduler, num_trials, num_to_keep, ... (``hpo/settings.py``), or a name: ``auto``,
                 ``bayes`` or ``random``. Required if there are search spaces, unless a preset searches, and refused if there are none.

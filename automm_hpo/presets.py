@@ -13,6 +13,7 @@ from .errors import InvalidArgument, did_you_mean
 from .space import choice, loguniform, uniform
 
 PROBED_ROWS = 20_000  # with more training rows, a trial begins with a linear probe only on request, see ``training/probe.py``
+NUM_FOLDS, FOLDED_ROWS = 4, 20_000  # of larger tables, enough rows can be held out without missing them
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "auto": {},  # the defaults
     "bayes": {"searcher": "bayes", "scheduler": "ASHA"},
@@ -38,6 +39,7 @@ class Occasion:
         problem_type: binary, multiclass or regression.
         device: ``cpu`` or ``cuda``.
         is_probed: a trial with pretrained weights begins with a linear probe.
+        most_folds: into how many folds the rows can be divided, if ``real_mlp`` learns from them; 0: the call says what to validate on.
     """
 
     models: tuple[str, ...]
@@ -46,6 +48,7 @@ class Occasion:
     problem_type: str
     device: str
     is_probed: bool = False
+    most_folds: int = 0
 
     @property
     def is_table(self) -> bool:
@@ -71,6 +74,8 @@ class Preset:
 def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
     """The defaults of a fit without a preset. The measurements behind them are in ``benchmarks/``."""
     found: dict[str, Any] = {"env.batch_size": _batch_size(occasion)}
+    if occasion.models == ("real_mlp",) and occasion.most_folds >= NUM_FOLDS and occasion.num_rows <= FOLDED_ROWS:
+        found["data.num_folds"] = NUM_FOLDS
     if "real_mlp" in occasion.models and occasion.problem_type == "regression":
         found["model.real_mlp.activation"] = "mish"
     if occasion.is_pretrained:
@@ -149,7 +154,9 @@ def _fixed(quality: str, occasion: Occasion) -> Preset:
 
 
 def _searching(quality: str, occasion: Occasion) -> Preset:
-    fixed = {**_fixed(quality, occasion).hyperparameters, "model.real_mlp.num_members": SEARCHED_MEMBERS[quality]}
+    fixed = dict(_fixed(quality, occasion).hyperparameters)
+    if "data.num_folds" not in fixed:
+        fixed["model.real_mlp.num_members"] = SEARCHED_MEMBERS[quality]
     space: dict[str, Any] = {"optim.lr": loguniform(fixed["optim.lr"] / 5, fixed["optim.lr"] * 5), "optim.weight_decay": loguniform(1e-5, 1e-1)}
     if occasion.is_pretrained:
         space |= {"optim.lr_decay": choice([0.7, 0.8, 0.9, 1.0]), "optim.lr_mult": choice([1.0, 10.0, 30.0])}

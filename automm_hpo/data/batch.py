@@ -79,10 +79,11 @@ class _Rows:
     tokens: Mapping[str, torch.Tensor] = field(default_factory=dict)
     token_counts: Mapping[str, torch.Tensor] = field(default_factory=dict)
     weight: torch.Tensor = field(default_factory=lambda: torch.ones(0))
+    fold: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
 
     def __post_init__(self) -> None:
         num_rows, device = len(self.target), self.target.device
-        for name in ("numeric", "categorical"):
+        for name in ("numeric", "categorical", "fold"):
             if not (value := getattr(self, name)).numel() and len(value) != num_rows:
                 object.__setattr__(self, name, value.new_zeros(num_rows, 0, device=device))
         if not len(self.weight):
@@ -112,6 +113,7 @@ class Batch(_Rows):
         tokens: tokenizer -> (B, L) int64, padded on the right to the longest row.
         token_counts: tokenizer -> (B,) int64, number of tokens without padding.
         weight: (B,) float32, weight of each row in the loss.
+        fold: (B, F) bool, true for the fold that the row is in; (B, 0) if no network leaves rows out.
     """
 
     images: torch.Tensor
@@ -158,6 +160,9 @@ class TensorCache(_Rows):
             return self
         return replace(self, **self._values(lambda tensor: tensor.to(device), but=["token_counts"]))
 
+    def without_folds(self) -> Self:
+        return replace(self, fold=self.fold[:, :0])
+
     def head(self, num_rows: int) -> Self:
         return replace(self, **self._values(lambda tensor: tensor[:num_rows]))
 
@@ -188,6 +193,7 @@ class TensorCache(_Rows):
             {name: take(tokens[:, : int(counts[name].max()) if len(counts[name]) else 0]).long() for name, tokens in self.tokens.items()},
             {name: each.to(self.target.device, non_blocking=True) for name, each in counts.items()},
             take(self.weight),
+            take(self.fold),
         )
 
 
@@ -236,7 +242,7 @@ def join_rows(parts: Sequence[TensorCache]) -> TensorCache:
         wide = [part.tokens[name][:, [-1]].expand(-1, longest - part.tokens[name].shape[1]) for part in parts]  # the last column is padding
         tokens[name] = torch.cat([torch.cat([part.tokens[name], padding], 1) for part, padding in zip(parts, wide, strict=True)])
         counts[name] = torch.cat([part.token_counts[name] for part in parts])
-    plain = ("image_mask", "target", "numeric", "categorical", "weight")
+    plain = ("image_mask", "target", "numeric", "categorical", "weight", "fold")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in plain}
     return TensorCache(images=_join_images([part.images for part in parts]), tokens=tokens, token_counts=counts, **joined)
 

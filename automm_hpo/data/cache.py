@@ -23,7 +23,7 @@ from .images import MISSING, ImageGeometry, ImageSource, identify, name_source
 from .pixels import ImageSet, Store, open_store, set_key
 
 MEND = "Repair or remove them, or drop these rows with data.image.missing_value_strategy='skip'; 'zero' allows empty cells."
-PLAIN = ("target", "numeric", "categorical", "weight")  # arrays of EncodedTable that every table has
+PLAIN = ("target", "numeric", "categorical", "weight", "fold")  # arrays of EncodedTable that every table has
 IMAGES, SOURCES = "images.json", "sources.json"
 
 
@@ -59,6 +59,7 @@ def _as_tensors(table: EncodedTable, images: torch.Tensor | Pictures, mask: np.n
         {name: torch.from_numpy(tokens) for name, tokens in table.tokens.items()},
         {name: torch.from_numpy(counts) for name, counts in table.token_counts.items()},
         torch.from_numpy(table.weight),
+        torch.from_numpy(table.fold),
     )
 
 

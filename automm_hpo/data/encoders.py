@@ -39,6 +39,7 @@ class EncodedTable:
         tokens: tokenizer -> (N, longest + 1) int32.
         token_counts: tokenizer -> (N,) int64.
         weight: (N,) float32.
+        fold: (N, F) bool, true for the fold that the row is in; (N, 0) without folds.
     """
 
     images: Sequence[Sequence[ImageSource | None]]
@@ -48,6 +49,11 @@ class EncodedTable:
     weight: np.ndarray
     tokens: Mapping[str, np.ndarray] = field(default_factory=dict)
     token_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fold: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+
+    def __post_init__(self) -> None:
+        if not self.fold.size:
+            object.__setattr__(self, "fold", np.zeros((len(self), 0), dtype=bool))
 
     @classmethod
     def of_images(cls, images: Sequence[Sequence[ImageSource | None]], target: np.ndarray) -> Self:
@@ -74,6 +80,7 @@ class EncodedTable:
             weight=self.weight[rows],
             tokens={name: tokens[rows] for name, tokens in self.tokens.items()},
             token_counts={name: counts[rows] for name, counts in self.token_counts.items()},
+            fold=self.fold[rows],
         )
 
 

@@ -1,4 +1,4 @@
-"""Splits off holdout rows: seeded, and stratified for classes."""
+"""Splits off holdout rows, or divides rows into folds: seeded, and stratified for classes."""
 
 from __future__ import annotations
 
@@ -57,3 +57,13 @@ def _held_out_counts(sizes: np.ndarray, frac: float, seed: int) -> np.ndarray:
         small = np.random.default_rng([seed, 1]).permutation(np.flatnonzero((counts == 1) & (sizes * frac < 1)))
         counts[small[: counts.sum() - wanted]] = 0
     return counts
+
+
+def assign_folds(table: pd.DataFrame, problem: Problem, num_folds: int, seed: int) -> np.ndarray:
+    """(N, num_folds) bool, true for the fold that a row is in. Folds differ by at most one row in size, and in the rows of any class."""
+    order = np.random.default_rng(seed).permutation(len(table))
+    if problem.is_classification:
+        order = order[np.argsort(problem.encode(table[problem.label])[order], kind="stable")]
+    fold = np.zeros((len(table), num_folds), dtype=bool)
+    fold[order, np.arange(len(table)) % num_folds] = True
+    return fold

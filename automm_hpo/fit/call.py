@@ -29,7 +29,7 @@ from ..sections import unwrapped
 from ..space import describe_space, space_from_json, space_to_json
 from .capacity import check_quota
 from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
-from .data_plan import plan_data
+from .data_plan import divide, plan_data
 from .plan import WORDS_LIMIT, DataPlan, FitPlan, SearchPlan, Target
 from .resolution import chosen_resolution, fit_resolution
 from .search_plan import plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
@@ -117,6 +117,8 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
     deadline = None if call.time_limit is None else called + float(call.time_limit)
     stored = read_identity(folder / "search") if resuming else None
     search = plan_defaults(search, data, layers, tune_kwargs, call.presets, start)
+    if num_folds := search.config.data.num_folds:
+        data = divide(data, num_folds, int(numbers["seed"]), search.config.data)
     search = replace(search, without_effect={**search.without_effect, **call.without_effect(data.valid_is_given)})
     search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
     check_ensemble(call.ensemble_size, search)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import pandas as pd
 
 from ..config import Data
 from ..data.columns import ColumnTypes, check_names, infer_columns
-from ..data.split import train_valid_split
+from ..data.split import assign_folds, train_valid_split
 from ..data.tables import load_table
-from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
+from ..errors import InvalidArgument, InvalidData, InvalidHyperparameter, NotSupported, Problems, did_you_mean
 from ..metrics import DEFAULT_METRIC, check_fits, find_metric
 from ..problem import PROBLEM_TYPES, encode_weights, infer_problem
 from ..training.evaluate import undefined_on
@@ -40,14 +41,17 @@ def plan_data(
     """Reads the tables, infers the problem and the column types, and splits the rows.
 
     Args:
-        own: the hyperparameters ``data.*``.
+        own: the hyperparameters ``data.*``. Folds are left to ``divide``, since the default depends on the models.
         start: the predictor whose problem and columns are used; None: they are inferred.
 
     Raises:
-        InvalidData, InvalidArgument, MissingData, NotSupported
+        InvalidData, InvalidArgument, InvalidHyperparameter, MissingData, NotSupported
     """
     if target.problem_type == FEATURE_EXTRACTION:
         raise NotSupported("problem_type: there is nothing to fit for feature_extraction; call extract_embedding(data)")
+    chosen = [name for name, given in (("tuning_data", tuning_data), ("holdout_frac", holdout_frac), ("start_from", start)) if given is not None]
+    if chosen and own.num_folds:
+        raise InvalidHyperparameter(f"data.num_folds: expected 0 with {' and '.join(chosen)}, got {own.num_folds}: folds validate on all rows of train_data")
     table, folder = load_table(train_data, "train_data")
     check_names(table.columns)
     label = _find_label(table, target.label)
@@ -92,9 +96,20 @@ def plan_data(
         validation_metric=validation_metric,
         sample_weight=target.sample_weight,
         valid_is_given=tuning_data is not None,
+        undivided=None if chosen else Split(table, folder),
         label_note=_may_be_classes(problem.encode(table[label])) if target.problem_type is None and problem.problem_type == "regression" else "",
         start_note="" if start is None else _what_it_knows(start, Split(train, folder), valid),
     )
+
+
+def divide(data: DataPlan, num_folds: int, seed: int, own: Data) -> DataPlan:
+    """The data with all rows in folds, to learn from and to validate on."""
+    assert data.undivided, "``plan_data`` refuses folds otherwise"
+    table = data.undivided.table
+    rows = replace(data.undivided, fold=assign_folds(table, data.problem, num_folds, seed))
+    weights = None if data.sample_weight is None else encode_weights(table[data.sample_weight])
+    problem = data.problem.scaled_to(table[data.problem.label], weights, own.label.numerical_preprocessing)
+    return replace(data, train=rows, valid=rows, problem=problem)
 
 
 def _may_be_classes(values: np.ndarray) -> str:

@@ -226,16 +226,18 @@ class _Finish:
     def refit(self, artifact: Artifact) -> Artifact:
         """Trains the best configuration anew, on the training and validation rows together, for as many epochs as the trial had at its best.
 
+        With folds, all networks learn from all rows.
+
         The learning rate follows the trial's schedule, stretched to the longer epochs, and stops where the trial's best epoch stopped.
         """
         config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
-        seconds = self.first.result.seconds * (1 + len(self.valid) / len(train))
+        rows = train.without_folds() if self.plan.data.num_folds else join_rows((train, self.valid))
+        seconds = self.first.result.seconds * len(rows) / len(train)
         if epochs == 0:
             self.progress.say("refit: skipped, because the best epoch is 0, before any training", level=1)
             return artifact
         if self._late(seconds):
             return self._no_time(artifact, f"a refit, which would take about {seconds:.0f} s")
-        rows = join_rows((train, self.valid))
         (_, trained), (_, steps) = epoch_size(config.env, len(train)), epoch_size(config.env, len(rows))
         last_step = max(1, round(epochs * steps))
         scheduled = self.first.result.total_steps or most_steps(config.optim, trained)  # fewer if a time limit shortened the trial's schedule
@@ -266,7 +268,7 @@ class _Finish:
         score = f"{self.metric.name} {number_text(self.first.result.metric)}"
         self.progress.say(f"refit: {epochs:g} epochs on all {len(rows):,} rows; none is left to validate it, {score} is the best trial's", level=1)
         refit = {"trial": self.first.trial, "epochs": last.epoch, "rows": len(rows), "validated": False}
-        seen = np.concatenate([artifact.seen, self.plan.data.digests(self.plan.data.valid)])
+        seen = np.union1d(artifact.seen, self.plan.data.digests(self.plan.data.valid))
         members = (Member(config, shared_copy(state.predictor.cpu())),)  # copied, because the copy is not compiled
         return replace(artifact, members=members, seen=seen).with_summary(refit=refit)
 

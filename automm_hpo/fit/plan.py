@@ -83,15 +83,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows, and the folder that relative paths in them start from."""
+    """Rows of a table.
+
+    Attributes:
+        folder: base of relative paths in them.
+        fold: (N, F) bool, true for the fold that a row is in; None without folds.
+    """
 
     table: pd.DataFrame
     folder: Path
+    fold: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlan:
-    """The data of a fit."""
+    """The data of a fit. With folds, ``train`` and ``valid`` are the same split."""
 
     train: Split
     valid: Split
@@ -101,6 +107,8 @@ class DataPlan:
     validation_metric: Metric
     sample_weight: str | None = None
     valid_is_given: bool = False
+    undivided: Split | None = None
+    """All rows, if the call does not say which of them to validate on; they may be divided into folds instead."""
     label_note: str = ""
     """A hint on how the label was understood; may be empty."""
     start_note: str = ""
@@ -115,13 +123,18 @@ class DataPlan:
         return count_pictures(self.columns, self.train.table, self.train.folder, config.model.timm_image.max_image_num_per_column)
 
     @property
+    def num_folds(self) -> int:
+        return 0 if self.train.fold is None else self.train.fold.shape[1]
+
+    @property
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "valid": self.valid}
 
     def encode(self, split: Split, encoders: Encoders, report: Callable[[str], None] = lambda line: None) -> EncodedTable:
         """The rows and their targets as arrays; images are not decoded yet."""
         target = self.problem.encode(split.table[self.problem.label])
-        return encoders.transform(split.table, split.folder, target, self.weights(split), report, held_out=split is self.train)
+        table = encoders.transform(split.table, split.folder, target, self.weights(split), report, held_out=split is self.train)
+        return table if split.fold is None else replace(table, fold=split.fold)
 
     def weights(self, split: Split) -> np.ndarray | None:
         """(N,) float32 row weights, scaled to a mean of 1 over the training rows; None if all rows count alike."""

@@ -18,7 +18,7 @@ from ..data.ngrams import MOST_CLASSES, score_names
 from ..data.text import cover_texts, load_tokenizer
 from ..errors import BadImages, InvalidData, InvalidTuneSettings, Problems
 from ..hpo.cluster import known_resources
-from ..hpo.hyperparameter_space import candidate_configs, point_to_raw, split_hyperparameters
+from ..hpo.hyperparameter_space import candidate_configs, point_to_raw, split_hyperparameters, values_of
 from ..hpo.job import first_points, resolve_settings
 from ..hpo.settings import TuneSettings, check_resources, local_resources, parse_tune_settings
 from ..hpo.warm_start import read_warm_start
@@ -145,6 +145,7 @@ def plan_defaults(
         data.problem.problem_type,
         find_device(search.config.env).type,
         may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
+        0 if data.undivided is None else min(values_of("model.real_mlp.num_members", search.config, search.space)),
     )
     preset = resolve_preset(presets, occasion)
     brought = {**names, **preset.hyperparameters}

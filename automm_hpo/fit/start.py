@@ -72,7 +72,7 @@ class Start:
 
         With a preset, only those that the weights and the encoding fix, and no linear probe.
         """
-        own = self.artifact.config.flat() | {"optim.linear_probe": "off"}
+        own = self.artifact.config.flat() | {"optim.linear_probe": "off", "data.num_folds": 0}  # each of its networks has learned from other rows
         keys = FIELDS if presets is None else {*self._settled, "optim.linear_probe"}
         return {key: own[key] for key in keys if key == "env.batch_size" or not key.startswith("env.")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -106,7 +107,13 @@ class TableModel(nn.Module):
         return self.fusion([backbone(batch) for backbone in self.backbones.values()], batch)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return self._answer(self.features(batch))  # (B, num_outputs)
+        """(B, num_outputs). Rows of a fold get the mean of those members that leave it out in training."""
+        features = self.features(batch)
+        if not batch.fold.shape[1]:
+            return self._answer(features)
+        left_out = self._left_out(batch)
+        shares = left_out / left_out.sum(1, keepdim=True)
+        return torch.einsum("mbk,bm->bk", self._member_logits(features), shares)
 
     def _answer(self, features: torch.Tensor) -> torch.Tensor:
         """Always in float32: bfloat16 has only 128 values between 1 and 2, so many rows would have equal logits."""
@@ -131,17 +138,37 @@ class TableModel(nn.Module):
         """An equivalent model in eval mode, with backbones that predict faster if possible. It shares all weights except the folded ones."""
         return shared_copy(self, backbones=nn.ModuleDict({name: each.folded() for name, each in self.backbones.items()})).eval()
 
-    def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float]]:
-        """The logits that the loss is computed on, each with its weight in it: the model's or its members', and those of each auxiliary head."""
+    def training_logits(self, batch: Batch) -> list[tuple[torch.Tensor, float | torch.Tensor]]:
+        """The logits that the loss is computed on, each with its weight in it: the model's or its members', and those of each auxiliary head.
+
+        With folds, the weight is (B,): 0 for the rows that a member leaves out.
+        """
         parts = {name: backbone(batch) for name, backbone in self.backbones.items()}
-        if isinstance(self.fusion, Only) and (num_members := next(iter(self.backbones.values())).num_members) > 1:
+        if self.num_members > 1:
             [features] = parts.values()
-            return [(logits, 1 / num_members) for logits in self._member_logits(features, num_members)]
+            return list(zip(self._member_logits(features), self._shares(batch), strict=True))
         own = [(head(parts[name]), self.aux_loss_weight) for name, head in self.aux_heads.items()]
         return [(self._answer(self.fusion(list(parts.values()), batch)), 1.0), *own]
 
-    def _member_logits(self, features: torch.Tensor, num_members: int) -> torch.Tensor:
+    @property
+    def num_members(self) -> int:
+        """Networks that are trained on their own."""
+        return next(iter(self.backbones.values())).num_members if isinstance(self.fusion, Only) else 1
+
+    def _member_logits(self, features: torch.Tensor) -> torch.Tensor:
         """(members, B, num_outputs), whose mean is the head's output."""
-        weight = self.head.weight.unflatten(1, (num_members, -1))  # (K, members, F)
+        weight = self.head.weight.unflatten(1, (self.num_members, -1))  # (K, members, F)
         with torch.autocast(features.device.type, enabled=False):  # float32, as in ``_answer``
-            return num_members * torch.einsum("bmf,kmf->mbk", features.float().unflatten(1, (num_members, -1)), weight) + self.head.bias
+            return self.num_members * torch.einsum("bmf,kmf->mbk", features.float().unflatten(1, (self.num_members, -1)), weight) + self.head.bias
+
+    def _left_out(self, batch: Batch) -> torch.Tensor:
+        """(B, members) bool: the members that do not learn from a row. They take turns: with F folds, member m leaves out fold m modulo F."""
+        num_folds = batch.fold.shape[1]
+        return batch.fold.repeat(1, math.ceil(self.num_members / num_folds))[:, : self.num_members]
+
+    def _shares(self, batch: Batch) -> Sequence[float | torch.Tensor]:
+        """Each member's weight in the loss, so that its rows count as much as if it learned from all of them."""
+        num_folds = batch.fold.shape[1]
+        if not num_folds:
+            return [1 / self.num_members] * self.num_members
+        return (~self._left_out(batch) * (num_folds / (num_folds - 1) / self.num_members)).unbind(1)

@@ -14,8 +14,8 @@ from ..config import Optim
 from ..data.batch import Batch, TensorCache
 from ..problem import Problem
 
-Answers = Sequence[tuple[torch.Tensor, float]]
-"""(B, num_outputs) logits of the model, or of several parts of it, each with its weight in the loss."""
+Answers = Sequence[tuple[torch.Tensor, float | torch.Tensor]]
+"""(B, num_outputs) logits of the model, or of several parts of it, each with its weight in the loss: one, or (B,)."""
 
 
 def _cross_entropy(logits: torch.Tensor, target: torch.Tensor, optim: Optim) -> torch.Tensor:
