@@ -296,7 +296,7 @@ class Data(Section):
     num_folds: Annotated[int, Number, Field(ge=0), AfterValidator(_none_or_several), Expected("0, or an integer >= 2"), DIVIDED_ONCE] = 0
     """Parts of the training rows for cross-validation within each trial: the networks of ``real_mlp`` take turns in leaving a part out, and every row is
     validated by the networks that have not learned from it. So no row is lost to learning, and all of them judge. Needs ``real_mlp`` as the only model, with
-    at least as many ``num_members``. 0: some rows are held out instead. ``fit`` uses 4 for plain tables of up to 20,000 rows, unless ``tuning_data``,
+    at least as many ``num_members``. 0: some rows are held out instead. ``fit`` uses 4 for plain tables of up to 10,000 rows, unless ``tuning_data``,
     ``holdout_frac``, ``start_from`` or another model say otherwise."""
     image: ImageData = ImageData()
     label: LabelData = LabelData()

@@ -13,7 +13,7 @@ from .errors import InvalidArgument, did_you_mean
 from .space import choice, loguniform, uniform
 
 PROBED_ROWS = 20_000  # with more training rows, a trial begins with a linear probe only on request, see ``training/probe.py``
-NUM_FOLDS, FOLDED_ROWS = 4, 20_000  # of larger tables, enough rows can be held out without missing them
+NUM_FOLDS, FOLDED_ROWS = 4, 10_000  # of larger tables, enough rows can be held out without being missed
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "auto": {},  # the defaults
     "bayes": {"searcher": "bayes", "scheduler": "ASHA"},
@@ -39,7 +39,7 @@ class Occasion:
         problem_type: binary, multiclass or regression.
         device: ``cpu`` or ``cuda``.
         is_probed: a trial with pretrained weights begins with a linear probe.
-        most_folds: into how many folds the rows can be divided, if ``real_mlp`` learns from them; 0: the call says what to validate on.
+        most_folds: into how many folds the rows can be divided, if ``real_mlp`` alone learns from them; 0: they need not be divided.
     """
 
     models: tuple[str, ...]
@@ -74,7 +74,7 @@ class Preset:
 def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
     """The defaults of a fit without a preset. The measurements behind them are in ``benchmarks/``."""
     found: dict[str, Any] = {"env.batch_size": _batch_size(occasion)}
-    if occasion.models == ("real_mlp",) and occasion.most_folds >= NUM_FOLDS and occasion.num_rows <= FOLDED_ROWS:
+    if occasion.models == ("real_mlp",) and occasion.most_folds >= NUM_FOLDS:
         found["data.num_folds"] = NUM_FOLDS
     if "real_mlp" in occasion.models and occasion.problem_type == "regression":
         found["model.real_mlp.activation"] = "mish"

@@ -24,7 +24,7 @@ from ..hpo.settings import TuneSettings, check_resources, local_resources, parse
 from ..hpo.warm_start import read_warm_start
 from ..metrics import Metric
 from ..models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
-from ..presets import Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
+from ..presets import FOLDED_ROWS, Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from ..problem import Problem
 from ..space import SearchSpace, tuned_keys
 from ..training.device import find_device
@@ -145,7 +145,7 @@ def plan_defaults(
         data.problem.problem_type,
         find_device(search.config.env).type,
         may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
-        0 if data.undivided is None else min(values_of("model.real_mlp.num_members", search.config, search.space)),
+        _most_folds(data, search),
     )
     preset = resolve_preset(presets, occasion)
     brought = {**names, **preset.hyperparameters}
@@ -157,6 +157,13 @@ def plan_defaults(
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
     added = tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space)
     return replace(whole, added=added, ensemble_size=min(preset.ensemble_size, whole.num_trials, whole.settings.keep_trials or whole.num_trials))
+
+
+def _most_folds(data: DataPlan, search: SearchPlan) -> int:
+    """Into how many folds the networks of every trial can divide the rows; 0 if the call says what to validate on, or there are many rows."""
+    if data.undivided is None or len(data.undivided.table) > FOLDED_ROWS:
+        return 0
+    return min(values_of("model.real_mlp.num_members", search.config, search.space))
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_given_rows_validate(table, here):
 
 
 def test_large_tables_hold_rows_out(table, here, monkeypatch):
-    monkeypatch.setattr("automm_hpo.presets.FOLDED_ROWS", 50)
+    monkeypatch.setattr("automm_hpo.fit.search_plan.FOLDED_ROWS", 119)
     assert plan(table, hyperparameters=SMALL).data.num_folds == 0
 
 
