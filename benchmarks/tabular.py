@@ -173,10 +173,8 @@ def main() -> None:
             for way in scores[0]:
                 means.setdefault(way, []).append(statistics.mean(found[way] for found in scores))
             cells = "".join(f"{values[-1]:>12.4f}" for values in means.values())
-            print(
-                f"{name:<12}{len(train):>6}{train.shape[1] - 1:>9}  {cells}   {', '.join(f'{statistics.mean(each):.0f} s' for each in seconds.values())}",
-                flush=True,
-            )
+            times = ", ".join(f"{statistics.mean(each):.0f} s" for each in seconds.values())
+            print(f"{name:<12}{len(train):>6}{train.shape[1] - 1:>9}  {cells}   {times}", flush=True)
     print(f"{'mean':<29}" + "".join(f"{statistics.mean(values):>12.4f}" for values in means.values()))
     for way in ways:
         gains = [own - other for own, other in zip(means[way], means["boosting"], strict=True)]
