@@ -179,7 +179,7 @@ class FtTransformer(Section):
 
 
 class RealMlp(Section):
-    num_members: Size = 4
+    num_members: Annotated[Size, Mark.BUILDING] = 4
     """Networks that are trained side by side on the same batches, each from its own random weights; their predictions are averaged. More are more accurate
     and take longer."""
     hidden_size: Size = 256
@@ -296,8 +296,8 @@ class Data(Section):
     num_folds: Annotated[int, Number, Field(ge=0), AfterValidator(_none_or_several), Expected("0, or an integer >= 2"), DIVIDED_ONCE] = 0
     """Parts of the training rows for cross-validation within each trial: the networks of ``real_mlp`` take turns in leaving a part out, and every row is
     validated by the networks that have not learned from it. So no row is lost to learning, and all of them judge. Needs ``real_mlp`` as the only model, with
-    at least as many ``num_members``. 0: some rows are held out instead. ``fit`` uses 4 for plain tables of up to 10,000 rows, unless ``tuning_data``,
-    ``holdout_frac``, ``start_from`` or another model say otherwise."""
+    as many ``num_members`` or a multiple. 0: some rows are held out instead. ``fit`` uses 4 for plain tables of up to 10,000 rows, unless ``tuning_data``,
+    ``holdout_frac``, ``start_from`` or a search of ``num_members`` say otherwise."""
     image: ImageData = ImageData()
     label: LabelData = LabelData()
     mixup: Mixup = Mixup()

@@ -39,7 +39,7 @@ class Occasion:
         problem_type: binary, multiclass or regression.
         device: ``cpu`` or ``cuda``.
         is_probed: a trial with pretrained weights begins with a linear probe.
-        most_folds: into how many folds the rows can be divided, if ``real_mlp`` alone learns from them; 0: they need not be divided.
+        num_folds: folds for cross-validation within each trial; 0: rows to validate on are held out or given.
     """
 
     models: tuple[str, ...]
@@ -48,7 +48,7 @@ class Occasion:
     problem_type: str
     device: str
     is_probed: bool = False
-    most_folds: int = 0
+    num_folds: int = 0
 
     @property
     def is_table(self) -> bool:
@@ -74,8 +74,8 @@ class Preset:
 def default_hyperparameters(occasion: Occasion) -> dict[str, Any]:
     """The defaults of a fit without a preset. The measurements behind them are in ``benchmarks/``."""
     found: dict[str, Any] = {"env.batch_size": _batch_size(occasion)}
-    if occasion.models == ("real_mlp",) and occasion.most_folds >= NUM_FOLDS:
-        found["data.num_folds"] = NUM_FOLDS
+    if occasion.num_folds:
+        found["data.num_folds"] = occasion.num_folds
     if "real_mlp" in occasion.models and occasion.problem_type == "regression":
         found["model.real_mlp.activation"] = "mish"
     if occasion.is_pretrained:
@@ -155,7 +155,7 @@ def _fixed(quality: str, occasion: Occasion) -> Preset:
 
 def _searching(quality: str, occasion: Occasion) -> Preset:
     fixed = dict(_fixed(quality, occasion).hyperparameters)
-    if "data.num_folds" not in fixed:
+    if not occasion.num_folds:
         fixed["model.real_mlp.num_members"] = SEARCHED_MEMBERS[quality]
     space: dict[str, Any] = {"optim.lr": loguniform(fixed["optim.lr"] / 5, fixed["optim.lr"] * 5), "optim.weight_decay": loguniform(1e-5, 1e-1)}
     if occasion.is_pretrained:

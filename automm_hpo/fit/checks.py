@@ -56,14 +56,9 @@ def check_training(search: SearchPlan, problem: Problem, features: Features) -> 
     for key in (f"model.{name}.normalization" for name in sorted(used)):
         if key in FIELDS and "batch_norm" in values_of(key, search.config, search.space) and 1 in values_of("env.batch_size", search.config, search.space):
             problems.add(InvalidHyperparameter(f"env.batch_size: {key}='batch_norm' needs at least 2 rows, got 1; increase it, or use 'layer_norm'"))
-    if num_folds := search.config.data.num_folds:
-        fewest = min(values_of("model.real_mlp.num_members", search.config, search.space))
-        if used != {"real_mlp"}:
-            others = ", ".join(sorted(used - {"real_mlp"}))
-            problems.add(InvalidHyperparameter(f"data.num_folds: expected 0, got {num_folds}: folds need real_mlp as the only model, here is also {others}"))
-        elif fewest < num_folds:
-            more = f"folds need as many networks; increase model.real_mlp.num_members, which is {fewest}"
-            problems.add(InvalidHyperparameter(f"data.num_folds: expected at most {fewest}, got {num_folds}: {more}"))
+    if (num_folds := search.config.data.num_folds) and used != {"real_mlp"}:
+        why = f"folds need real_mlp as the only model, here are {', '.join(sorted(used))}"
+        problems.add(InvalidHyperparameter(f"data.num_folds: expected 0, got {num_folds}: {why}"))
     for config in candidate_configs(search.config, search.space, ("optim.class_weights", "optim.loss_func", "data.mixup.turn_on")):
         given, losses, mixup = config.optim.class_weights, losses_for(problem), config.data.mixup
         if config.optim.loss_func not in ("auto", *losses):

@@ -231,7 +231,7 @@ class _Finish:
         The learning rate follows the trial's schedule, stretched to the longer epochs, and stops where the trial's best epoch stopped.
         """
         config, epochs, train = self.first.config, self.first.result.epoch, open_cache(self.cache, "train")
-        rows = train.without_folds() if self.plan.data.num_folds else join_rows((train, self.valid))
+        rows = train.without_folds() if config.data.num_folds else join_rows((train, self.valid))
         seconds = self.first.result.seconds * len(rows) / len(train)
         if epochs == 0:
             self.progress.say("refit: skipped, because the best epoch is 0, before any training", level=1)

@@ -123,10 +123,6 @@ class DataPlan:
         return count_pictures(self.columns, self.train.table, self.train.folder, config.model.timm_image.max_image_num_per_column)
 
     @property
-    def num_folds(self) -> int:
-        return 0 if self.train.fold is None else self.train.fold.shape[1]
-
-    @property
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "valid": self.valid}
 

@@ -41,7 +41,7 @@ from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search, validation_summary
 from .packing import plan_gpu_share
 from .place import PredictorFolder, stored_predictor
-from .plan import DataPlan, FitPlan
+from .plan import FitPlan
 from .venue import Venue, venue_of
 
 
@@ -265,10 +265,9 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
     return f"{what}{again}, {metric} {number_text(summary[f'val_{metric}'])}{alone}"
 
 
-def _rows(data: DataPlan) -> str:
-    if data.num_folds:
-        return f"{len(data.train.table):,} rows in {data.num_folds} folds"
-    return f"{len(data.train.table):,} rows to train, {len(data.valid.table):,} to validate"
+def _rows(plan: FitPlan) -> str:
+    num_train, num_valid, num_folds = len(plan.data.train.table), len(plan.data.valid.table), plan.search.config.data.num_folds
+    return f"{num_train:,} rows in {num_folds} folds" if num_folds else f"{num_train:,} rows to train, {num_valid:,} to validate"
 
 
 def _announce(plan: FitPlan, session: Session) -> None:
@@ -278,7 +277,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         classes = f", {data.problem.class_labels[0]!r} or {data.problem.positive_class!r} (positive)"
     progress.say(
         f"automm_hpo {__version__} | {data.problem.label!r}: {data.problem.problem_type}{classes} | {data.validation_metric.name} | "
-        f"{_rows(data)} | {find_device(search.config.env).type}"
+        f"{_rows(plan)} | {find_device(search.config.env).type}"
     )
     if data.label_note:
         progress.say(f"  {data.problem.label!r}: {data.label_note}")

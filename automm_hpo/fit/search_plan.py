@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..hpo.settings import TuneSettings, check_resources, local_resources, parse
 from ..hpo.warm_start import read_warm_start
 from ..metrics import Metric
 from ..models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
-from ..presets import FOLDED_ROWS, Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
+from ..presets import FOLDED_ROWS, NUM_FOLDS, Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from ..problem import Problem
 from ..space import SearchSpace, tuned_keys
 from ..training.device import find_device
@@ -145,7 +145,7 @@ def plan_defaults(
         data.problem.problem_type,
         find_device(search.config.env).type,
         may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
-        _most_folds(data, search),
+        _num_folds(data, search, used),
     )
     preset = resolve_preset(presets, occasion)
     brought = {**names, **preset.hyperparameters}
@@ -159,11 +159,14 @@ def plan_defaults(
     return replace(whole, added=added, ensemble_size=min(preset.ensemble_size, whole.num_trials, whole.settings.keep_trials or whole.num_trials))
 
 
-def _most_folds(data: DataPlan, search: SearchPlan) -> int:
-    """Into how many folds the networks of every trial can divide the rows; 0 if the call says what to validate on, or there are many rows."""
-    if data.undivided is None or len(data.undivided.table) > FOLDED_ROWS:
-        return 0
-    return min(values_of("model.real_mlp.num_members", search.config, search.space))
+def _num_folds(data: DataPlan, search: SearchPlan, used: Collection[str]) -> int:
+    """The number of folds: the user's, or the default for plain tables."""
+    if "data.num_folds" in search.given:
+        return search.config.data.num_folds
+    num_members = values_of("model.real_mlp.num_members", search.config, search.space)
+    is_small = data.undivided is not None and len(data.undivided.table) <= FOLDED_ROWS
+    # not if num_members is searched: the more networks judge a row together, the better they seem
+    return NUM_FOLDS if is_small and set(used) == {"real_mlp"} and len(num_members) == 1 and num_members[0] % NUM_FOLDS == 0 else 0
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:

@@ -77,7 +77,7 @@ MODELS = {
     "ft_transformer": ModelEntry(
         lambda config, features, load_weights: tabular.FtTransformer(config, features), ("numeric", "cardinalities"), tabular.check_ft_transformer
     ),
-    "real_mlp": ModelEntry(lambda config, features, load_weights: tabular.RealMlp(config, features), ("numeric", "cardinalities")),
+    "real_mlp": ModelEntry(lambda config, features, load_weights: tabular.RealMlp(config, features), ("numeric", "cardinalities"), tabular.check_real_mlp),
 }
 KINDS = {
     "num_images": ("image columns", "timm_image"),

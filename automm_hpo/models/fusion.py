@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -112,8 +111,7 @@ class TableModel(nn.Module):
         if not batch.fold.shape[1]:
             return self._answer(features)
         left_out = self._left_out(batch)
-        shares = left_out / left_out.sum(1, keepdim=True)
-        return torch.einsum("mbk,bm->bk", self._member_logits(features), shares)
+        return (self._member_logits(features) * left_out.T.unsqueeze(2)).sum(0) / (self.num_members // batch.fold.shape[1])
 
     def _answer(self, features: torch.Tensor) -> torch.Tensor:
         """Always in float32: bfloat16 has only 128 values between 1 and 2, so many rows would have equal logits."""
@@ -163,8 +161,7 @@ class TableModel(nn.Module):
 
     def _left_out(self, batch: Batch) -> torch.Tensor:
         """(B, members) bool: the members that do not learn from a row. They take turns: with F folds, member m leaves out fold m modulo F."""
-        num_folds = batch.fold.shape[1]
-        return batch.fold.repeat(1, math.ceil(self.num_members / num_folds))[:, : self.num_members]
+        return batch.fold.repeat(1, self.num_members // batch.fold.shape[1])
 
     def _shares(self, batch: Batch) -> Sequence[float | torch.Tensor]:
         """Each member's weight in the loss, so that its rows count as much as if it learned from all of them."""

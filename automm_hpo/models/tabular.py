@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -201,6 +203,19 @@ def check_ft_transformer(config: Config) -> None:
 # -------------------------------------------------------------------------------------------------------------------- real_mlp
 
 
+def check_real_mlp(config: Config) -> None:
+    """Refuses members that cannot share the folds evenly.
+
+    Raises:
+        InvalidHyperparameter: ``num_members`` is not a multiple of ``data.num_folds``.
+    """
+    num_members, num_folds = config.model.real_mlp.num_members, config.data.num_folds
+    if num_folds and num_members % num_folds:
+        raise InvalidHyperparameter(
+            f"model.real_mlp.num_members: expected a multiple of data.num_folds, {num_folds}, so that as many networks leave out each fold, got {num_members}"
+        )
+
+
 class RealMlp(Backbone):
     """A multilayer perceptron designed for tables.
 
@@ -209,21 +224,24 @@ class RealMlp(Backbone):
     Numbers are embedded with learned frequencies. Columns of few categories are one-hot, others embedded. Each input has a learned scale, layers
     use the neural tangent parametrisation, and each unit learns its share of the activation.
 
-    Several members share the embeddings and are trained side by side, each on its own loss (``TableModel.training_logits``). Their mean is better
-    than one network, as in TabM (Gorishniy et al. 2024, arXiv:2410.24210), and costs less than as many separate models.
+    Several members are trained side by side, each on its own loss (``TableModel.training_logits``). Their mean is better than one network, and costs less
+    than as many separate models. They share no weights, so that a member knows nothing of the rows that it leaves out (``data.num_folds``).
     """
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
+        check_real_mlp(config)
         own = config.model.real_mlp
         self.num_members, self.num_features, self.lr_mult = own.num_members, own.num_members * own.hidden_size, own.lr_mult
         num_numbers = len(features.numeric)
-        self.numbers = NumberEmbedding(num_numbers, own.embedding_hidden_size, own.embedding_dim, own.frequency_scale) if num_numbers else None
+        widths = own.embedding_hidden_size, own.embedding_dim
+        self.numbers = NumberEmbedding(own.num_members, num_numbers, *widths, own.frequency_scale) if num_numbers else None
         categories = [
-            OneHot(num_codes) if num_codes - 1 <= own.one_hot_limit else Categories(num_codes, own.category_dim) for num_codes in features.cardinalities
+            OneHot(num_codes) if num_codes - 1 <= own.one_hot_limit else MemberCategories(own.num_members, num_codes, own.category_dim)
+            for num_codes in features.cardinalities
         ]
         self.categories = nn.ModuleList(categories)
-        num_inputs = num_numbers * own.embedding_dim + sum(embedding.embedding_dim for embedding in categories)
+        num_inputs = num_numbers * own.embedding_dim + sum(embedding.width for embedding in categories)
         self.input_scale = nn.Parameter(torch.ones(self.num_members, 1, num_inputs))
         layers: list[nn.Module] = []
         for before in [num_inputs] + [own.hidden_size] * (own.num_layers - 1):
@@ -233,9 +251,19 @@ class RealMlp(Backbone):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         inputs = [] if self.numbers is None else [self.numbers(batch.numeric)]
-        inputs += [embedding(codes) for embedding, codes in zip(self.categories, batch.categorical.unbind(1), strict=True)]
-        states = self.layers(torch.cat(inputs, 1) * self.input_scale)  # (members, B, hidden)
+        inputs += [embedding(codes).expand(self.num_members, -1, -1) for embedding, codes in zip(self.categories, batch.categorical.unbind(1), strict=True)]
+        states = self.layers(torch.cat(inputs, 2) * self.input_scale)  # (members, B, hidden)
         return states.transpose(0, 1).flatten(1) / self.num_members  # so a linear head on all members is the mean of its outputs for each
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Takes the weights of predictors from before 2026-11-24 too, whose members had their embeddings in common: each gets a copy."""
+        for name in [name for name in state_dict if name.startswith(f"{prefix}numbers.")]:
+            own = self.get_parameter(name.removeprefix(prefix))
+            if state_dict[name].ndim < own.ndim:
+                state_dict[name] = state_dict[name].expand(own.shape)
+        for name in [name for name in state_dict if re.fullmatch(rf"{re.escape(prefix)}categories\.\d+\.weight", name)]:
+            state_dict[name.removesuffix("weight") + "vectors.weight"] = state_dict.pop(name).repeat(1, self.num_members)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def no_weight_decay(self) -> set[str]:
         """The scales of inputs and activations."""
@@ -253,20 +281,22 @@ class RealMlp(Backbone):
 
 
 class NumberEmbedding(nn.Module):
-    """Turns each number x into (x, W cos(2 pi f x + p) + b), with f, p, W and b learned for each column; "PBLD" in the paper."""
+    """Turns each number x into (x, W cos(2 pi f x + p) + b), with f, p, W and b learned for each member and column; "PBLD" in the paper."""
 
-    def __init__(self, num_columns: int, hidden_size: int, dim: int, frequency_scale: float) -> None:
+    def __init__(self, num_members: int, num_columns: int, hidden_size: int, dim: int, frequency_scale: float) -> None:
         super().__init__()
-        reach = hidden_size**-0.5
-        self.frequency = nn.Parameter(2 * math.pi * frequency_scale * torch.randn(num_columns, hidden_size))
-        self.phase = nn.Parameter(math.pi * (2 * torch.rand(num_columns, hidden_size) - 1))
-        self.weight = nn.Parameter(reach * (2 * torch.rand(num_columns, hidden_size, dim - 1) - 1))
-        self.bias = nn.Parameter(reach * (2 * torch.rand(num_columns, dim - 1) - 1))
+        reach, sizes = hidden_size**-0.5, (num_members, num_columns, hidden_size)
+        self.frequency = nn.Parameter(2 * math.pi * frequency_scale * torch.randn(sizes))
+        self.phase = nn.Parameter(math.pi * (2 * torch.rand(sizes) - 1))
+        self.weight = nn.Parameter(reach * (2 * torch.rand(*sizes, dim - 1) - 1))
+        self.bias = nn.Parameter(reach * (2 * torch.rand(num_members, num_columns, dim - 1) - 1))
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        waves = torch.cos(numbers.unsqueeze(-1) * self.frequency + self.phase)  # (B, Dn, hidden)
-        embedded = torch.einsum("bdh,dhe->bde", waves, self.weight) + self.bias
-        return torch.cat([numbers.unsqueeze(-1).to(embedded.dtype), embedded], -1).flatten(1)  # (B, Dn * dim)
+        """(B, Dn) -> (members, B, Dn * dim)."""
+        waves = torch.cos(numbers.unsqueeze(-1) * self.frequency.unsqueeze(1) + self.phase.unsqueeze(1))  # (members, B, Dn, hidden)
+        embedded = torch.einsum("mbdh,mdhe->mbde", waves, self.weight) + self.bias.unsqueeze(1)
+        own = numbers.to(embedded.dtype).expand(len(embedded), -1, -1).unsqueeze(-1)
+        return torch.cat([own, embedded], -1).flatten(2)
 
 
 class OneHot(nn.Module):
@@ -275,12 +305,25 @@ class OneHot(nn.Module):
     def __init__(self, num_codes: int) -> None:
         super().__init__()
         rows = torch.tensor([[0.0], [-1.0], [1.0]]) if num_codes == 3 else torch.eye(num_codes)[:, 1:]
-        self.embedding_dim = rows.shape[1]
+        self.width = rows.shape[1]
         self.rows: torch.Tensor
         self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         return F.embedding(codes, self.rows)
+
+
+class MemberCategories(nn.Module):
+    """Embeddings of one column's codes, each member's own."""
+
+    def __init__(self, num_members: int, num_codes: int, dim: int) -> None:
+        super().__init__()
+        self.num_members, self.width = num_members, dim
+        self.vectors = Categories(num_codes, num_members * dim)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (members, B, dim)."""
+        return self.vectors(codes).unflatten(1, (self.num_members, -1)).transpose(0, 1)
 
 
 class TangentLinear(nn.Module):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ray import tune
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.config import Config
@@ -30,6 +31,10 @@ def plan(table, tuning_data=None, **call):
     return plan_fit(FitCall(**call), Target("label", None, None, None), (), table, tuning_data)
 
 
+def folds_of(data):
+    return 0 if data.train.fold is None else data.train.fold.shape[1]
+
+
 # --------------------------------------------------------------------------------------------------------------- the rows
 
 
@@ -49,7 +54,7 @@ def test_every_row_is_in_one_fold_and_every_fold_has_its_share_of_each_class(lab
 def test_all_rows_are_learned_from_and_validated(table):
     data = plan(table).data
     assert data.train is data.valid
-    assert (data.num_folds, len(data.train.table)) == (4, 120)
+    assert (folds_of(data), len(data.train.table)) == (4, 120)
 
 
 # ----------------------------------------------------------------------------------------------------------- the networks
@@ -57,13 +62,14 @@ def test_all_rows_are_learned_from_and_validated(table):
 
 def folded(make_batch, num_members, num_folds):
     """A model, and a batch whose row r is in fold r modulo ``num_folds``."""
-    config = Config.from_flat({"model.names": ["real_mlp"], "model.real_mlp.num_members": num_members, "model.real_mlp.dropout": 0.0})
+    own = {"model.real_mlp.num_members": num_members, "model.real_mlp.dropout": 0.0, "model.real_mlp.one_hot_limit": 4}
+    config = Config.from_flat({"model.names": ["real_mlp"], "data.num_folds": num_folds, **own})
     batch = make_batch(12)
     object.__setattr__(batch, "fold", torch.eye(num_folds, dtype=torch.bool)[torch.arange(12) % num_folds])
     return build_model(config, Features(numeric=("a", "b", "c"), cardinalities=(3, 6, 30)), 3), batch
 
 
-@pytest.mark.parametrize(("num_members", "num_folds"), [(4, 4), (4, 2), (8, 4), (5, 3)])
+@pytest.mark.parametrize(("num_members", "num_folds"), [(4, 4), (4, 2), (8, 4)])
 def test_a_row_is_predicted_by_the_networks_that_leave_it_out(make_batch, num_members, num_folds):
     model, batch = folded(make_batch, num_members, num_folds)
     members = torch.stack([logits for logits, _ in model.training_logits(batch)])  # (members, B, K)
@@ -72,32 +78,85 @@ def test_a_row_is_predicted_by_the_networks_that_leave_it_out(make_batch, num_me
         assert torch.allclose(logits, members[mine, row].mean(0), atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_members", "num_folds"), [(4, 4), (4, 2), (5, 3)])
-def test_a_network_does_not_learn_from_the_rows_that_it_leaves_out(make_batch, binary, num_members, num_folds):
+@pytest.mark.parametrize(("num_members", "num_folds"), [(4, 4), (4, 2)])
+def test_a_network_does_not_learn_from_the_rows_that_it_leaves_out(make_batch, classes, num_members, num_folds):
     model, batch = folded(make_batch, num_members, num_folds)
     shares = torch.stack([share for _, share in model.training_logits(batch)])  # (members, B)
     for member in range(num_members):
         assert (shares[member] == 0).tolist() == [row % num_folds == member % num_folds for row in range(12)]
     assert shares.sum() == pytest.approx(12)  # the loss is as large as without folds, so the learning rate is right for both
     outer = [logits.detach().requires_grad_() for logits, _ in model.training_logits(batch)]
-    build_loss(Config().optim, binary)(list(zip(outer, shares, strict=True)), batch).backward()
+    build_loss(Config().optim, classes)(list(zip(outer, shares, strict=True)), batch).backward()
     for member, logits in enumerate(outer):
         assert (logits.grad.abs().sum(1) == 0).tolist() == [row % num_folds == member % num_folds for row in range(12)]
 
 
+@pytest.mark.parametrize(("num_members", "num_folds"), [(4, 4), (4, 2)])
+def test_labels_do_not_reach_the_networks_that_leave_them_out(make_batch, num_members, num_folds, classes):
+    """Only the bias of the outputs belongs to all networks: it learns how frequent the classes are, which is the same in all folds."""
+
+    def trained(label):
+        torch.manual_seed(0)
+        model, batch = folded(make_batch, num_members, num_folds)
+        model.head.bias.requires_grad_(False)
+        batch.target[::num_folds] = label  # the first fold
+        optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.1), build_loss(Config().optim, classes)
+        for _ in range(5):
+            loss(model.training_logits(batch), batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return model(batch).detach()
+
+    one, other = trained(0), trained(2)
+    assert torch.allclose(one[::num_folds], other[::num_folds], atol=1e-6)
+    assert (one[1::num_folds] - other[1::num_folds]).abs().amax(1).min() > 1e-2
+
+
+def test_judged_logits_are_not_rounded(make_batch):
+    """Two rows whose logits differ a little must not be equal to the metric."""
+    model, batch = folded(make_batch, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.eval()(batch)
+    assert logits.dtype == torch.float32
+    assert (logits.bfloat16().float() != logits).any()
+
+
+def test_weights_of_embeddings_in_common_are_every_members(make_batch):
+    model, batch = folded(make_batch, 4, 4)
+    prefix, stored = "backbones.real_mlp.", {}
+    for name, value in model.state_dict().items():
+        own = name.removeprefix(prefix)
+        if own.startswith("numbers."):
+            value = value[0]
+        elif own.endswith("vectors.weight"):
+            name, value = name.replace("vectors.", ""), value[:, : value.shape[1] // 4]
+        stored[name] = value
+    assert any(name.endswith("categories.2.weight") for name in stored)
+    model.load_state_dict(stored)
+    backbone = model.backbones["real_mlp"]
+    assert all(torch.equal(backbone.numbers.phase[0], phase) for phase in backbone.numbers.phase)
+    assert all(torch.equal(vectors, backbone.categories[2](batch.categorical[:, 2])[0]) for vectors in backbone.categories[2](batch.categorical[:, 2]))
+
+
 @pytest.fixture
-def binary():
+def classes():
     return infer_problem(pd.Series(["a", "b", "c"] * 4), "label")
 
 
-def test_the_score_of_noise_is_that_of_guessing(here):
+@pytest.mark.parametrize("kind", ["numbers", "categories"])
+def test_the_score_of_noise_is_that_of_guessing(here, kind):
     """The networks know the rows they learned from by heart. Had one of them validated such rows, the score would be near 1."""
     rng = np.random.default_rng(0)
-    noise = pd.DataFrame(rng.normal(size=(200, 10))).add_prefix("column_").assign(label=np.tile(["a", "b"], 100))
+    numbers = pd.DataFrame(rng.normal(size=(200, 10))).add_prefix("column_")
+    pairs = pd.DataFrame({name: [f"category {place}" for place in rng.permutation(200) % 100] for name in "ab"})
+    noise = (numbers if kind == "numbers" else pairs).assign(label=np.tile(["yes", "no"], 100))
+    types = {} if kind == "numbers" else dict.fromkeys("ab", "categorical")
     predictor = MultiModalPredictor("label", verbosity=0)
-    predictor.fit(noise, save_path="run", tracking=None, hyperparameters={"optim.max_epochs": 30, "model.real_mlp.dropout": 0.0})
+    predictor.fit(noise, save_path="run", tracking=None, column_types=types, hyperparameters={"optim.max_epochs": 30, "model.real_mlp.dropout": 0.0})
     assert predictor.fit_summary()["val_roc_auc"] < 0.65
-    assert predictor.evaluate(noise)["roc_auc"] > 0.95
+    curve = predictor.search.curves()
+    assert curve["metric"].iloc[-10:].mean() < 0.6
+    assert curve["train_loss"].iloc[-1] < 0.1
 
 
 # ---------------------------------------------------------------------------------------------------------------- who has
@@ -112,6 +171,9 @@ def test_the_score_of_noise_is_that_of_guessing(here):
         ({"hyperparameters": {"data.num_folds": 0}}, 0),
         ({"hyperparameters": {"data.num_folds": 2, "model.real_mlp.num_members": 2}}, 2),
         ({"hyperparameters": {"model.real_mlp.num_members": 2}}, 0),
+        ({"hyperparameters": {"model.real_mlp.num_members": 6}}, 0),
+        ({"hyperparameters": {"model.real_mlp.num_members": tune.choice([4, 8])}, "hyperparameter_tune_kwargs": "random"}, 0),
+        ({"presets": "medium_quality_hpo", "hyperparameters": {"data.num_folds": 2}}, 2),
         ({"hyperparameters": {"model.names": ["ft_transformer"]}}, 0),
         ({"hyperparameters": {"model.names": ["numerical_mlp", "categorical_mlp", "fusion_mlp"]}}, 0),
         ({"holdout_frac": 0.2}, 0),
@@ -119,27 +181,33 @@ def test_the_score_of_noise_is_that_of_guessing(here):
 )
 def test_plain_tables_are_in_folds_unless_the_call_says_otherwise(table, here, call, num_folds):
     data = plan(table, **call).data
-    assert data.num_folds == num_folds
+    assert folds_of(data) == num_folds
     assert (data.train is data.valid) == bool(num_folds)
 
 
 def test_given_rows_validate(table, here):
     data = plan(table, table.head(20)).data
-    assert (data.num_folds, len(data.valid.table), len(data.train.table)) == (0, 20, 120)
+    assert (folds_of(data), len(data.valid.table), len(data.train.table)) == (0, 20, 120)
+
+
+def test_a_searching_preset_has_the_members_that_folds_need(table, here):
+    for given, num_members in (({}, 4), ({"data.num_folds": 0}, 1)):
+        assert plan(table, presets="medium_quality_hpo", hyperparameters=given).search.config.model.real_mlp.num_members == num_members
 
 
 def test_large_tables_hold_rows_out(table, here, monkeypatch):
     monkeypatch.setattr("automm_hpo.fit.search_plan.FOLDED_ROWS", 119)
-    assert plan(table, hyperparameters=SMALL).data.num_folds == 0
+    assert folds_of(plan(table, hyperparameters=SMALL).data) == 0
 
 
 @pytest.mark.parametrize(
     ("given", "call", "words"),
     [
         ({"data.num_folds": 1}, {}, "expected 0, or an integer >= 2, got 1"),
-        ({"data.num_folds": 5}, {}, "expected at most 4, got 5: .*increase model.real_mlp.num_members"),
+        ({"data.num_folds": 5}, {}, "num_members: expected a multiple of data.num_folds, 5, .*, got 4"),
+        ({"data.num_folds": 3, "model.real_mlp.num_members": 4}, {}, "num_members: expected a multiple of data.num_folds, 3"),
         ({"data.num_folds": 4}, {"holdout_frac": 0.1}, "expected 0 with holdout_frac"),
-        ({"data.num_folds": 4, "model.names": ["ft_transformer"]}, {}, "here is also ft_transformer"),
+        ({"data.num_folds": 4, "model.names": ["ft_transformer"]}, {}, "here are ft_transformer"),
     ],
 )
 def test_what_cannot_be_folded_is_refused(table, here, given, call, words):

@@ -34,19 +34,20 @@ def test_one_hot_codes():
 
 def test_numbers_are_embedded_column_by_column_and_stay_beside_their_embedding():
     torch.manual_seed(0)
-    embedding = NumberEmbedding(2, 16, 4, 0.1)
+    embedding = NumberEmbedding(3, 2, 16, 4, 0.1)
     numbers = torch.randn(5, 2)
-    embedded = embedding(numbers).unflatten(1, (2, 4))
-    assert torch.equal(embedded[..., 0], numbers)
-    changed = embedding(numbers + torch.tensor([0.0, 1.0])).unflatten(1, (2, 4))
-    assert torch.equal(changed[:, 0], embedded[:, 0])
-    assert not torch.isclose(changed[:, 1], embedded[:, 1]).any()
+    embedded = embedding(numbers).unflatten(2, (2, 4))  # (members, B, Dn, dim)
+    assert all(torch.equal(member[..., 0], numbers) for member in embedded)
+    assert not torch.isclose(embedded[0][..., 1:], embedded[1][..., 1:]).any()
+    changed = embedding(numbers + torch.tensor([0.0, 1.0])).unflatten(2, (2, 4))
+    assert torch.equal(changed[:, :, 0], embedded[:, :, 0])
+    assert not torch.isclose(changed[:, :, 1], embedded[:, :, 1]).any()
 
 
 def test_large_categories_are_embedded_small_ones_are_one_hot():
     config = Config.from_flat({"model.names": ["real_mlp"], "model.real_mlp.one_hot_limit": 4})
     backbone = build_model(config, Features(cardinalities=(5, 6)), 2).backbones["real_mlp"]
-    assert [type(embedding).__name__ for embedding in backbone.categories] == ["OneHot", "Categories"]
+    assert [type(embedding).__name__ for embedding in backbone.categories] == ["OneHot", "MemberCategories"]
 
 
 def test_rates_within_real_mlp():
@@ -55,7 +56,7 @@ def test_rates_within_real_mlp():
     own = {name.removeprefix("backbones.real_mlp."): scale / config.model.real_mlp.lr_mult for name, scale in scales.items() if "real_mlp" in name}
     assert own["input_scale"] == pytest.approx(6)
     assert [own[name] for name in ("numbers.frequency", "layers.0.bias", "layers.1.share")] == pytest.approx([0.1] * 3)
-    assert own["layers.0.weight"] == own["categories.0.weight"] == 1
+    assert own["layers.0.weight"] == own["categories.0.vectors.weight"] == 1
     assert scales["head.weight"] == 1
 
 
