@@ -156,11 +156,11 @@ class MultiModalPredictor:
             tracking: ``mlflow`` logs the fit and its trials to MLflow; None: no tracking.
             ensemble_size: combine up to this many of the best trials' models, if together they predict the validation rows better, for accuracy and areas under
                 curves judged by log loss; 1: a single model; None: as the preset says, otherwise 1.
-            refit: in the end, train the best configuration again on training and validation rows together. That model has no validation score of
-                its own; the search's is reported.
+            refit: in the end, train the best configuration again on training and validation rows together; with folds, every network on all rows. That
+                model has no validation score of its own; the search's is reported.
             start_from: folder of a fitted predictor whose weights are trained further. Its columns, encoding, classes and model stay as they are. Its
                 hyperparameters are the defaults, unless a preset is named. Its score on these validation rows is epoch 0 of every trial. Rows that it was
-                trained on are not held out; ``tuning_data`` should contain none of them. Of an ensemble, only the model with the largest weight is used.
+                trained on are not held out, unless it knows them all, as after a fit with folds; ``tuning_data`` should contain none of them. Of an ensemble, only the model with the largest weight is used.
                 The folder is only read.
             dry_run: only estimate what would run and how much time and disk it would take, see ``plan``.
 

@@ -13,7 +13,7 @@ from .errors import InvalidArgument, did_you_mean
 from .space import choice, loguniform, uniform
 
 PROBED_ROWS = 20_000  # with more training rows, a trial begins with a linear probe only on request, see ``training/probe.py``
-NUM_FOLDS, FOLDED_ROWS = 4, 10_000  # of larger tables, enough rows can be held out without being missed
+TABLE_FOLDS, FOLDED_ROWS = 4, 10_000  # of larger tables, enough rows can be held out without being missed
 TUNE_PRESETS: dict[str, dict[str, Any]] = {
     "auto": {},  # the defaults
     "bayes": {"searcher": "bayes", "scheduler": "ASHA"},

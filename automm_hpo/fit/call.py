@@ -228,6 +228,8 @@ def restored_call(search_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         call["start_from"] = search_folder / START_FOLDER
     call["column_types"] = _column_types(call)
     given = {key: value for key, value in call.pop("hyperparameters").items() if key not in identity.chosen}
+    if "data.num_folds" not in identity.fingerprint:  # begun before there were folds, which are the default for tables now
+        given["data.num_folds"] = 0
     # two layers, because a conditional space may override a fixed value in some branches only
     return target | {"hyperparameters": given}, call | {"hyperparameters": space_from_json(call.pop("space"))}
 

@@ -127,7 +127,7 @@ class DataPlan:
         return {"train": self.train, "valid": self.valid}
 
     def encode(self, split: Split, encoders: Encoders, report: Callable[[str], None] = lambda line: None) -> EncodedTable:
-        """The rows and their targets as arrays; images are not decoded yet."""
+        """The rows and their targets as arrays; images are not decoded yet. Scores of texts are by models that have not seen the row, if it is learned from."""
         target = self.problem.encode(split.table[self.problem.label])
         table = encoders.transform(split.table, split.folder, target, self.weights(split), report, held_out=split is self.train)
         return table if split.fold is None else replace(table, fold=split.fold)

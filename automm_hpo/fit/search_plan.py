@@ -24,7 +24,7 @@ from ..hpo.settings import TuneSettings, check_resources, local_resources, parse
 from ..hpo.warm_start import read_warm_start
 from ..metrics import Metric
 from ..models import GEOMETRY_KEYS, MODEL_KEYS, MODELS, TEXT_KEYS, can_read, check_model, fetch_weights, image_spec, is_pretrained, text_spec, used_models
-from ..presets import FOLDED_ROWS, NUM_FOLDS, Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
+from ..presets import FOLDED_ROWS, TABLE_FOLDS, Occasion, is_searching, join_tune_kwargs, may_be_probed, resolve_preset, searched_from
 from ..problem import Problem
 from ..space import SearchSpace, tuned_keys
 from ..training.device import find_device
@@ -166,7 +166,7 @@ def _num_folds(data: DataPlan, search: SearchPlan, used: Collection[str]) -> int
     num_members = values_of("model.real_mlp.num_members", search.config, search.space)
     is_small = data.undivided is not None and len(data.undivided.table) <= FOLDED_ROWS
     # not if num_members is searched: the more networks judge a row together, the better they seem
-    return NUM_FOLDS if is_small and set(used) == {"real_mlp"} and len(num_members) == 1 and num_members[0] % NUM_FOLDS == 0 else 0
+    return TABLE_FOLDS if is_small and set(used) == {"real_mlp"} and len(num_members) == 1 and num_members[0] % TABLE_FOLDS == 0 else 0
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:

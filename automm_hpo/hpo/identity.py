@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from ..config import FIELDS
 from ..errors import CorruptFile, InvalidArgument, SearchInUse, SearchMismatch
 from ..files import is_json, read_json, temporary_name, write_json
 from ..metrics import Metric, searched_metric, stored_metric
@@ -119,6 +120,8 @@ def check_same_search(stored: SearchIdentity, wanted: SearchIdentity, folder: Pa
         SearchMismatch: lists every difference.
     """
     before, now, absent = stored.fingerprint, wanted.fingerprint, "absent"
+    if not stored.is_objective:  # a hyperparameter that did not exist then had no effect, as has its default
+        before = {key: field.default for key, field in FIELDS.items() if key not in before and key in now} | dict(before)
     names = [name for name in dict.fromkeys([*before, *now]) if before.get(name, absent) != now.get(name, absent)]
     differences = [DIGESTS[name] if name in DIGESTS else f"{name}: was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in names]
     other_rows = bool({"train", "valid"} & {*names})
