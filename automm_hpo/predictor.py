@@ -160,8 +160,8 @@ class MultiModalPredictor:
                 model has no validation score of its own; the search's is reported.
             start_from: folder of a fitted predictor whose weights are trained further. Its columns, encoding, classes and model stay as they are. Its
                 hyperparameters are the defaults, unless a preset is named. Its score on these validation rows is epoch 0 of every trial. Rows that it was
-                trained on are not held out, unless it knows them all, as after a fit with folds; ``tuning_data`` should contain none of them. Of an ensemble, only the model with the largest weight is used.
-                The folder is only read.
+                trained on are not held out, unless it knows them all, as after a fit with folds; ``tuning_data`` should contain none of them. Of an ensemble,
+                only the model with the largest weight is used. The folder is only read.
             dry_run: only estimate what would run and how much time and disk it would take, see ``plan``.
 
         Returns:
