@@ -58,7 +58,8 @@ def rows_of(path):
     """Each trial's tuned values, status and results without seconds."""
     found = []
     for record in SearchRecords(Path(path) / "search").trials():
-        results = [json.loads(line) for line in (Path(path) / "search" / "trials" / f"{record.number:04d}" / "metrics.jsonl").read_text().splitlines()]
+        log = Path(path) / "search" / "trials" / f"{record.number:04d}" / "metrics.jsonl"  # absent before the first result
+        results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         found.append((dict(record.tuned), record.status, [{key: value for key, value in row.items() if key != "seconds"} for row in results]))
     return found
 
