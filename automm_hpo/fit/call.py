@@ -29,10 +29,10 @@ from ..sections import unwrapped
 from ..space import describe_space, space_from_json, space_to_json
 from .capacity import check_quota
 from .checks import check_ensemble, check_finishing, check_goal, check_models, check_same_metric, check_training
-from .data_plan import divide, plan_data
+from .data_plan import plan_task, split_rows
 from .plan import WORDS_LIMIT, DataPlan, FitPlan, SearchPlan, Target
 from .resolution import chosen_resolution, fit_resolution
-from .search_plan import plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
+from .search_plan import choose_num_folds, plan_defaults, plan_encoders, plan_search, plan_warm_start, plan_weights
 from .start import START_FOLDER, Start, read_start
 
 
@@ -110,16 +110,15 @@ def plan_fit(call: FitCall, target: Target, layers: Sequence[Mapping[str, Any] |
         if not is_searching(call.presets):
             check_ensemble(call.ensemble_size, search)
     with problems.gather():
-        data = plan_data(
-            wanted, train_data, tuning_data, numbers["max_num_tuning_data"], numbers["holdout_frac"], call.column_types, numbers["seed"], own, start
-        )
+        task = plan_task(wanted, train_data, tuning_data, call.column_types, own.pos_label, start)
     problems.raise_any()
+    validating = [name for name, given in (("tuning_data", tuning_data), ("holdout_frac", call.holdout_frac), ("start_from", start)) if given is not None]
+    num_folds, limits = choose_num_folds(search, task, validating), (numbers["holdout_frac"], numbers["max_num_tuning_data"])
+    data = split_rows(task, int(numbers["seed"]), num_folds, *limits, own.label.numerical_preprocessing, start)
     deadline = None if call.time_limit is None else called + float(call.time_limit)
     stored = read_identity(folder / "search") if resuming else None
     search = plan_defaults(search, data, layers, tune_kwargs, call.presets, start)
-    if num_folds := search.config.data.num_folds:
-        data = divide(data, num_folds, int(numbers["seed"]), search.config.data)
-    search = replace(search, without_effect={**search.without_effect, **call.without_effect(data.valid_is_given)})
+    search = replace(search, without_effect={**search.without_effect, **call.without_effect(tuning_data is not None)})
     search = fit_resolution(search, data, deadline, stored.chosen if stored else None)
     check_ensemble(call.ensemble_size, search)
     check_goal(search.settings, data.validation_metric)

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..config import Data
 from ..data.columns import ColumnTypes, check_names, infer_columns
 from ..data.split import assign_folds, train_valid_split
 from ..data.tables import load_table
-from ..errors import InvalidArgument, InvalidData, InvalidHyperparameter, NotSupported, Problems, did_you_mean
+from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
 from ..metrics import DEFAULT_METRIC, check_fits, find_metric
 from ..problem import PROBLEM_TYPES, encode_weights, infer_problem
 from ..training.evaluate import undefined_on
-from .plan import DataPlan, Split, Target
+from .plan import DataPlan, Split, Target, Task
 from .start import Start
 
 REFUSED_TYPES = (  # AutoMM's problem types that are not implemented here
@@ -27,37 +26,26 @@ REFUSED_TYPES = (  # AutoMM's problem types that are not implemented here
 FEATURE_EXTRACTION = "feature_extraction"
 
 
-def plan_data(
-    target: Target,
-    train_data: Any,
-    tuning_data: Any,
-    max_num_tuning_data: int | None,
-    holdout_frac: float | None,
-    column_types: Mapping[str, str] | None,
-    seed: int,
-    own: Data,
-    start: Start | None = None,
-) -> DataPlan:
-    """Reads the tables, infers the problem and the column types, and splits the rows.
+def plan_task(
+    target: Target, train_data: Any, tuning_data: Any, column_types: Mapping[str, str] | None, pos_label: Any = None, start: Start | None = None
+) -> Task:
+    """Reads the tables, and infers the problem and the column types.
 
     Args:
-        own: the hyperparameters ``data.*``. Folds are left to ``divide``, since the default depends on the models.
+        pos_label: the hyperparameter ``data.pos_label``.
         start: the predictor whose problem and columns are used; None: they are inferred.
 
     Raises:
-        InvalidData, InvalidArgument, InvalidHyperparameter, MissingData, NotSupported
+        InvalidData, InvalidArgument, MissingData, NotSupported
     """
     if target.problem_type == FEATURE_EXTRACTION:
         raise NotSupported("problem_type: there is nothing to fit for feature_extraction; call extract_embedding(data)")
-    chosen = [name for name, given in (("tuning_data", tuning_data), ("holdout_frac", holdout_frac), ("start_from", start)) if given is not None]
-    if chosen and own.num_folds:
-        raise InvalidHyperparameter(f"data.num_folds: expected 0 with {' and '.join(chosen)}, got {own.num_folds}: folds validate on all rows of train_data")
     table, folder = load_table(train_data, "train_data")
     check_names(table.columns)
     label = _find_label(table, target.label)
     problem = infer_problem(table[label], label, target.problem_type) if start is None else start.problem_of(table[label])
-    if start is None and own.pos_label is not None:
-        problem = problem.with_positive(own.pos_label)
+    if start is None and pos_label is not None:
+        problem = problem.with_positive(pos_label)
     eval_metric = find_metric(target.eval_metric or DEFAULT_METRIC[problem.problem_type], "eval_metric")
     validation_metric = find_metric(target.validation_metric, "validation_metric") if target.validation_metric else eval_metric
     problems = Problems()
@@ -69,47 +57,65 @@ def plan_data(
     problems.raise_any()
     targets = [label, *([] if target.sample_weight is None else [_find_weights(table, target.sample_weight, label)])]
     columns = infer_columns(table, targets, folder, column_types) if start is None else start.columns(table.columns, column_types, target.sample_weight)
-    if tuning_data is None:
-        known = None if start is None else start.knows(table, folder)
-        train, held_out = train_valid_split(table, problem, holdout_frac, seed, known)
-        valid = Split(held_out, folder)
-    else:
-        train, valid = table, Split(*load_table(tuning_data, "tuning_data"))
-        _check_tuning_data(valid.table, columns, label)
-        if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
-            valid = Split(valid.table.sample(max_num_tuning_data, random_state=seed), valid.folder)
-    if start is None:  # the predictor in start_from has its own scale
-        weights = None if target.sample_weight is None else encode_weights(train[target.sample_weight])
-        problem = problem.scaled_to(train[label], weights, own.label.numerical_preprocessing)
-    valid_target = problem.encode(valid.table[label])  # refuses classes that train lacks
-    if why := undefined_on(validation_metric, problem, valid_target):
-        remedy = "more rows, a larger holdout_frac, tuning_data or another metric help"
-        raise InvalidData(f"validation_metric: {validation_metric.name} is undefined on the {len(valid_target)} validation rows: {why}; {remedy}")
-    if eval_metric.scorer is not None:
-        undefined_on(eval_metric, problem, valid_target)  # raises if it cannot be computed at all
-    return DataPlan(
-        train=Split(train, folder),
-        valid=valid,
+    given = None
+    if tuning_data is not None:
+        given = Split(*load_table(tuning_data, "tuning_data"))
+        _check_tuning_data(given.table, columns, label)
+        problem.encode(given.table[label])  # refuses classes that train lacks
+    return Task(
+        rows=Split(table, folder),
+        tuning_rows=given,
         problem=problem,
         columns=columns,
         eval_metric=eval_metric,
         validation_metric=validation_metric,
         sample_weight=target.sample_weight,
-        valid_is_given=tuning_data is not None,
-        undivided=None if chosen else Split(table, folder),
         label_note=_may_be_classes(problem.encode(table[label])) if target.problem_type is None and problem.problem_type == "regression" else "",
-        start_note="" if start is None else _what_it_knows(start, Split(train, folder), valid),
     )
 
 
-def divide(data: DataPlan, num_folds: int, seed: int, own: Data) -> DataPlan:
-    """The data with all rows in folds, to learn from and to validate on."""
-    assert data.undivided, "``plan_data`` refuses folds otherwise"
-    table = data.undivided.table
-    rows = replace(data.undivided, fold=assign_folds(table, data.problem, num_folds, seed))
-    weights = None if data.sample_weight is None else encode_weights(table[data.sample_weight])
-    problem = data.problem.scaled_to(table[data.problem.label], weights, own.label.numerical_preprocessing)
-    return replace(data, train=rows, valid=rows, problem=problem)
+def split_rows(
+    task: Task,
+    seed: int,
+    num_folds: int = 0,
+    holdout_frac: float | None = None,
+    max_num_tuning_data: int | None = None,
+    preprocessing: str = "standardscaler",
+    start: Start | None = None,
+) -> DataPlan:
+    """Decides which rows to learn from and which to validate on.
+
+    Args:
+        num_folds: 0: some rows are held out, unless ``tuning_data`` was given.
+        preprocessing: the hyperparameter ``data.label.numerical_preprocessing``.
+        start: the predictor to begin with. Rows that it does not know are validated on, as far as there are any.
+
+    Raises:
+        InvalidData: too few rows, or the validation metric is undefined on the rows to validate on.
+        InvalidArgument: the ``eval_metric`` cannot be computed at all.
+    """
+    problem, rows, valid = task.problem, task.rows, task.tuning_rows
+    table = rows.table
+    if num_folds:
+        train = valid = replace(rows, fold=assign_folds(table, problem, num_folds, seed))
+    elif valid is None:
+        kept, held_out = train_valid_split(table, problem, holdout_frac, seed, None if start is None else start.knows(table, rows.folder))
+        train, valid = replace(rows, table=kept), replace(rows, table=held_out)
+    else:
+        train = rows
+        if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
+            valid = replace(valid, table=valid.table.sample(max_num_tuning_data, random_state=seed))
+    if start is None:  # the predictor in start_from has its own scale
+        weights = None if task.sample_weight is None else encode_weights(train.table[task.sample_weight])
+        problem = problem.scaled_to(train.table[problem.label], weights, preprocessing)
+    target, metric = problem.encode(valid.table[problem.label]), task.validation_metric
+    if why := undefined_on(metric, problem, target):
+        remedy = "more rows, a larger holdout_frac, tuning_data or another metric help"
+        raise InvalidData(f"validation_metric: {metric.name} is undefined on the {len(target)} validation rows: {why}; {remedy}")
+    if task.eval_metric.scorer is not None:
+        undefined_on(task.eval_metric, problem, target)  # raises if it cannot be computed at all
+    note = "" if start is None else _what_it_knows(start, train, valid)
+    return DataPlan(**{**vars(task), "problem": problem}, train=train, valid=valid, start_note=note)
 
 
 def _may_be_classes(values: np.ndarray) -> str:

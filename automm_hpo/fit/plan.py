@@ -96,23 +96,40 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPlan:
-    """The data of a fit. With folds, ``train`` and ``valid`` are the same split."""
+class Task:
+    """What is to be learned, from rows that are not split yet.
 
-    train: Split
-    valid: Split
+    Attributes:
+        rows: ``train_data``.
+        tuning_rows: ``tuning_data``, if it was given.
+        label_note: a hint on how the label was understood; may be empty.
+    """
+
+    rows: Split
+    tuning_rows: Split | None
     problem: Problem
     columns: ColumnTypes
     eval_metric: Metric
     validation_metric: Metric
     sample_weight: str | None = None
-    valid_is_given: bool = False
-    undivided: Split | None = None
-    """All rows, if the call does not say which of them to validate on; they may be divided into folds instead."""
     label_note: str = ""
-    """A hint on how the label was understood; may be empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan(Task):
+    """The data of a fit. With folds, ``train`` and ``valid`` are the same split.
+
+    Attributes:
+        start_note: a note on rows that the predictor in ``start_from`` has learned from; may be empty.
+    """
+
+    train: Split
+    valid: Split
     start_note: str = ""
-    """A note on rows that the predictor in ``start_from`` has learned from; may be empty."""
+
+    @property
+    def num_folds(self) -> int:
+        return 0 if self.train.fold is None else self.train.fold.shape[1]
 
     def digests(self, *splits: Split) -> np.ndarray:
         """``row_digests`` of the rows of some splits."""

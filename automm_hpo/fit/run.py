@@ -144,7 +144,7 @@ def _prepare(plan: FitPlan, venue: Venue, session: Session, cluster: Cluster, la
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event, last_commit: float | None) -> None:
     data, config, folder = plan.data, plan.search.config, plan.path / "search" / "cache"
     splits, seen = data.splits, plan.seen  # computed now, because there may be no time for it after the trials
-    if plan.start is None and data.valid_is_given and (both := int(np.isin(data.digests(data.valid), seen).sum())):
+    if plan.start is None and data.tuning_rows and (both := int(np.isin(data.digests(data.valid), seen).sum())):
         count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
         progress.say(f"{count} also occur among the rows to train on: if they are duplicates, the scores are too optimistic", level=1)
     for stale in folder.glob("probe-*.safetensors"):  # left by a session that was killed
@@ -266,7 +266,7 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
 
 
 def _rows(plan: FitPlan) -> str:
-    num_train, num_valid, num_folds = len(plan.data.train.table), len(plan.data.valid.table), plan.search.config.data.num_folds
+    num_train, num_valid, num_folds = len(plan.data.train.table), len(plan.data.valid.table), plan.data.num_folds
     return f"{num_train:,} rows in {num_folds} folds" if num_folds else f"{num_train:,} rows to train, {num_valid:,} to validate"
 
 

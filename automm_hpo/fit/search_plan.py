@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import Config, without_effect
@@ -16,7 +16,7 @@ from ..data.features import Features
 from ..data.images import cover
 from ..data.ngrams import MOST_CLASSES, score_names
 from ..data.text import cover_texts, load_tokenizer
-from ..errors import BadImages, InvalidData, InvalidTuneSettings, Problems
+from ..errors import BadImages, InvalidData, InvalidHyperparameter, InvalidTuneSettings, Problems
 from ..hpo.cluster import known_resources
 from ..hpo.hyperparameter_space import candidate_configs, point_to_raw, split_hyperparameters, values_of
 from ..hpo.job import first_points, resolve_settings
@@ -28,7 +28,7 @@ from ..presets import FOLDED_ROWS, TABLE_FOLDS, Occasion, is_searching, join_tun
 from ..problem import Problem
 from ..space import SearchSpace, tuned_keys
 from ..training.device import find_device
-from .plan import DataPlan, SearchPlan
+from .plan import DataPlan, SearchPlan, Task
 from .start import Start
 
 
@@ -110,6 +110,59 @@ def _check_space_and_settings(space: SearchSpace, tune_kwargs: Mapping[str, Any]
         )
 
 
+@dataclass(frozen=True)
+class _Readers:
+    """What reads the columns.
+
+    Attributes:
+        names: ``model.names`` if it must differ from the user's, as a dict of that one hyperparameter; otherwise empty.
+        configs: one for every choice of models that trials may make.
+        kinds: the kinds of the columns; the cardinalities are known only once the rows are encoded.
+        used: the names of all models that have a column to read.
+    """
+
+    names: Mapping[str, Any]
+    configs: Sequence[Config]
+    kinds: Features
+    used: Collection[str]
+
+
+def _find_readers(search: SearchPlan, task: Task) -> _Readers:
+    columns = task.columns
+    kinds = Features(
+        len(columns.of_type(*IMAGE_TYPES)), columns.of_type("numerical", "datetime"), (2,) * len(columns.of_type("categorical")), len(columns.of_type("text"))
+    )
+    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
+    names = _without_transformers(search, kinds)
+    if names and _with_scores(kinds, task.problem, others := [config.with_overrides(names) for config in configs]).num_scores:
+        configs = others
+    else:
+        names = {}
+    kinds = _with_scores(kinds, task.problem, configs)
+    return _Readers(names, configs, kinds, {name for config in configs for name in used_models(config, kinds)})
+
+
+def choose_num_folds(search: SearchPlan, task: Task, validating: Collection[str]) -> int:
+    """The number of folds: the user's, or the default for plain tables.
+
+    Args:
+        search: the plan made from the user's ``layers`` alone.
+        validating: the arguments of the call that say which rows are validated on.
+
+    Raises:
+        InvalidHyperparameter: these arguments leave no folds.
+    """
+    if "data.num_folds" in search.given:
+        if (given := search.config.data.num_folds) and validating:
+            why = "folds validate on all rows of train_data"
+            raise InvalidHyperparameter(f"data.num_folds: expected 0 with {' and '.join(validating)}, got {given}: {why}")
+        return search.config.data.num_folds
+    num_members = values_of("model.real_mlp.num_members", search.config, search.space)
+    can_divide = len(num_members) == 1 and num_members[0] % TABLE_FOLDS == 0  # if it is searched: the more networks judge a row, the better they seem
+    is_small = len(task.rows.table) <= FOLDED_ROWS
+    return TABLE_FOLDS if not validating and is_small and can_divide and set(_find_readers(search, task).used) == {"real_mlp"} else 0
+
+
 def plan_defaults(
     search: SearchPlan,
     data: DataPlan,
@@ -126,29 +179,18 @@ def plan_defaults(
     Raises:
         AutoMMHPOError: all problems together.
     """
-    columns = data.columns
-    kinds = Features(  # only the kinds of columns are known before they are encoded
-        len(columns.of_type(*IMAGE_TYPES)), columns.of_type("numerical", "datetime"), (2,) * len(columns.of_type("categorical")), len(columns.of_type("text"))
-    )
-    configs = candidate_configs(search.config, search.space, MODEL_KEYS)
-    names = _without_transformers(search, kinds)
-    if names and _with_scores(kinds, data.problem, others := [config.with_overrides(names) for config in configs]).num_scores:
-        configs = others
-    else:
-        names = {}
-    kinds = _with_scores(kinds, data.problem, configs)
-    used = {name for config in configs for name in used_models(config, kinds)}
+    readers = _find_readers(search, data)
     occasion = Occasion(
-        tuple(name for name in MODELS if name in used),
-        any(is_pretrained(config, kinds) for config in configs),
+        tuple(name for name in MODELS if name in readers.used),
+        any(is_pretrained(config, readers.kinds) for config in readers.configs),
         len(data.train.table),
         data.problem.problem_type,
         find_device(search.config.env).type,
         may_be_probed(search.config.optim.linear_probe, len(data.train.table)),
-        _num_folds(data, search, used),
+        data.num_folds,
     )
     preset = resolve_preset(presets, occasion)
-    brought = {**names, **preset.hyperparameters}
+    brought = {**readers.names, **preset.hyperparameters}
     encoder = "model.hf_text.checkpoint_name"
     if encoder in search.space or search.given.get(encoder, brought.get(encoder)) != brought.get(encoder):
         brought.pop("model.hf_text.pooling_mode", None)  # it belongs to the preset's own checkpoint
@@ -157,16 +199,6 @@ def plan_defaults(
     whole = plan_search((preset.hyperparameters, *layers), join_tune_kwargs(preset, tune_kwargs), presets, begins, start)
     added = tuple(key for key in preset.hyperparameters if key not in search.given and key not in search.space)
     return replace(whole, added=added, ensemble_size=min(preset.ensemble_size, whole.num_trials, whole.settings.keep_trials or whole.num_trials))
-
-
-def _num_folds(data: DataPlan, search: SearchPlan, used: Collection[str]) -> int:
-    """The number of folds: the user's, or the default for plain tables."""
-    if "data.num_folds" in search.given:
-        return search.config.data.num_folds
-    num_members = values_of("model.real_mlp.num_members", search.config, search.space)
-    is_small = data.undivided is not None and len(data.undivided.table) <= FOLDED_ROWS
-    # not if num_members is searched: the more networks judge a row together, the better they seem
-    return TABLE_FOLDS if is_small and set(used) == {"real_mlp"} and len(num_members) == 1 and num_members[0] % TABLE_FOLDS == 0 else 0
 
 
 def _without_transformers(search: SearchPlan, kinds: Features) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from sklearn.metrics import make_scorer
 
 from automm_hpo import MultiModalPredictor
 from automm_hpo.artifact import load_artifact, save_artifact
-from automm_hpo.config import Config, Data, Optim
+from automm_hpo.config import Config, Optim
 from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import fit_encoders
 from automm_hpo.data.images import cover
 from automm_hpo.errors import AutoMMHPOError, CorruptFile, InvalidArgument, InvalidInput
 from automm_hpo.files import MANIFEST, manifest_of, read_json, write_json
 from automm_hpo.fit import finishing
-from automm_hpo.fit.data_plan import plan_data
+from automm_hpo.fit.data_plan import plan_task, split_rows
 from automm_hpo.fit.finishing import run_after_search
 from automm_hpo.fit.plan import FitPlan, SearchPlan, Target
 from automm_hpo.fit.run import _best_artifact
@@ -56,7 +56,7 @@ class Searched:
 
     def __init__(self, folder: Path, train: pd.DataFrame, valid: pd.DataFrame, trials: list[dict], metric: str | None = None) -> None:
         self.valid, self.configs = valid, [Config.from_flat(trial) for trial in trials]
-        data = plan_data(Target("label", None, metric, None), train, valid, None, None, None, 0, Data())
+        data = split_rows(plan_task(Target("label", None, metric, None), train, valid, None), seed=0)
         encoders = fit_encoders(data.columns, data.train.table, self.configs[0].data, cover([image_spec(config) for config in self.configs]))
         search = SearchPlan(self.configs[0], {}, {"optim.lr": Float(1e-5, 1.0)}, TuneSettings(keep_trials=5))
         self.plan = FitPlan(
