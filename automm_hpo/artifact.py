@@ -38,6 +38,7 @@ from .training.checkpoint import load_weights, save_weights
 from .training.device import is_out_of_memory, pick_device
 from .training.ensemble import combine_logits
 from .training.evaluate import predict_logits
+from .training.threshold import HALF
 
 FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # versions 1 and 2 had models of a single image column, with other names of weights
 PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
@@ -86,6 +87,7 @@ class Artifact:
         members: the models whose predictions are averaged, at least one; their weights sum to 1.
         summary: what ``fit_summary`` returns, as JSON values.
         temperature: what the logits of classes are divided by, see ``training/calibration.py``.
+        decision_threshold: above which probability of the positive class, see ``training/threshold.py``.
         seen: (N,) uint32, ``row_digests`` of the rows that the models were trained on; empty if unknown.
     """
 
@@ -97,6 +99,7 @@ class Artifact:
     validation_metric: str
     summary: Mapping[str, Any]
     temperature: float = 1.0
+    decision_threshold: float = HALF
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False, compare=False)
 
     @property
@@ -170,6 +173,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "validation_metric": artifact.validation_metric,
         "summary": dict(artifact.summary),
         "temperature": artifact.temperature,
+        "decision_threshold": artifact.decision_threshold,
         "seen": digests_to_text(artifact.seen),
         "versions": library_versions(),
     }
@@ -217,7 +221,8 @@ def load_artifact(folder: Path) -> Artifact:
             stored_metric(description["eval_metric"]).name,
             stored_metric(description["validation_metric"]).name,
             dict(description["summary"]),
-            _temperature(description.get("temperature", 1.0)),
+            _number(description.get("temperature", 1.0), 1.0, math.inf),
+            _number(description.get("decision_threshold", HALF), 0.0, 1.0),
             digests_from_text(description["seen"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums match, but the content is not what this version writes
@@ -252,9 +257,9 @@ def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem
     return Member(config, build_model(config, features, problem.num_outputs, load_weights=False, sources=stored["model_source"]), float(stored["weight"]))
 
 
-def _temperature(stored: Any) -> float:
-    if not isinstance(stored, (int, float)) or not 1 <= stored < math.inf:
-        raise ValueError(f"the temperature is {stored!r}")
+def _number(stored: Any, least: float, most: float) -> float:
+    if not isinstance(stored, (int, float)) or not (math.isfinite(stored) and least <= stored <= most):
+        raise ValueError(f"{stored!r} is not a number from {least} to {most}")
     return float(stored)
 
 

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,7 +40,8 @@ from .presets import check_preset
 from .results import SearchResults
 from .sections import unwrapped
 from .training.device import pick_device, usual_torch
-from .training.evaluate import compute_metric, probabilities, undefined_on, values
+from .training.evaluate import compute_metric, find_threshold, needs_threshold, predicted, probabilities, undefined_on
+from .training.threshold import DECIDED
 
 MOST_NOTES = 20  # limit for a predictor's notes on the data it is given: one that serves requests for weeks would fill a log
 PREDICT_ROWS, PREDICT_BYTES = 4_096, 256_000_000  # most rows, and most bytes of their decoded images, in memory at once
@@ -237,12 +238,13 @@ class MultiModalPredictor:
 
     # ------------------------------------------------------------------------------------------------------------ predict
 
-    def predict(self, data: Any, as_pandas: bool | None = None) -> pd.Series | np.ndarray:
+    def predict(self, data: Any, as_pandas: bool | None = None, decision_threshold: float | None = None) -> pd.Series | np.ndarray:
         """Predicts the label.
 
         Args:
             data: DataFrame, dict, list of dicts, or path of a .csv or .parquet file. Columns are matched by name.
             as_pandas: False: an array instead of a Series.
+            decision_threshold: for this call; None: the predictor's ``decision_threshold``.
 
         Returns:
             (N,) Series named after the label, with the data's index, in the label's dtype (float64 for a regression of integers).
@@ -251,9 +253,11 @@ class MultiModalPredictor:
             NotFitted: the predictor is not fitted.
             InvalidData, MissingData: columns are missing or have values of another kind than in training, or the file does not exist.
             BadImages: an image cannot be read. With ``data.image.missing_value_strategy="skip"`` the row's prediction is missing instead.
+            InvalidArgument: ``decision_threshold`` is not a number from 0 to 1, or the problem is not binary.
         """
-        predicted = self._decode(*self._logits(data))
-        return predicted.to_numpy() if as_pandas is False else predicted
+        threshold = self._threshold(decision_threshold)
+        found = self._decode(*self._logits(data), threshold)
+        return found.to_numpy() if as_pandas is False else found
 
     def predict_proba(self, data: Any, as_pandas: bool | None = None, as_multiclass: bool = True) -> pd.DataFrame | pd.Series | np.ndarray:
         """Predicts class probabilities.
@@ -280,13 +284,16 @@ class MultiModalPredictor:
         result = frame if as_multiclass or problem.problem_type != "binary" else frame[problem.positive_class]
         return result.to_numpy() if as_pandas is False else result
 
-    def evaluate(self, data: Any, metrics: str | list[str] | None = None, return_pred: bool = False) -> dict[str, float] | tuple[dict[str, float], pd.Series]:
+    def evaluate(
+        self, data: Any, metrics: str | list[str] | None = None, return_pred: bool = False, decision_threshold: float | None = None
+    ) -> dict[str, float] | tuple[dict[str, float], pd.Series]:
         """Computes metrics on labelled data, each in its natural sign.
 
         Args:
             data: as for ``predict``, with the label column.
             metrics: a metric or a list of them: names, or scikit-learn's scorers (higher is better); None: the predictor's ``eval_metric``.
             return_pred: also return the predictions.
+            decision_threshold: as for ``predict``.
 
         Returns:
             Name of the metric, as it was given, -> value; nan, and a line that says why, if it is undefined on these rows. With
@@ -294,34 +301,98 @@ class MultiModalPredictor:
             this dict and the predictions of all rows, as ``predict`` returns them.
 
         Raises:
-            InvalidArgument: a metric does not exist, does not fit the problem, or cannot be computed on these rows.
+            InvalidArgument: a metric does not exist, does not fit the problem, or cannot be computed on these rows; or as for ``predict``.
             InvalidData: the data have no label column, no rows, or classes that training did not have.
             NotFitted, MissingData, BadImages: as for ``predict``.
         """
-        artifact = self._fitted
+        artifact, threshold = self._fitted, self._threshold(decision_threshold)
         names = [artifact.eval_metric] if metrics is None else list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
         found = [self._own_metric()] if metrics is None else [find_metric(name, "metrics") for name in names]
         names = [name if isinstance(name, str) else metric.name for name, metric in zip(names, found, strict=True)]
         for metric in found:
             check_fits(metric, artifact.problem.problem_type, "metrics")
+        table, target, logits, bad = self._labelled(data)
+        readable = ~_rows(bad, len(table))
+        judged, target = logits[torch.from_numpy(readable)], target[readable]
+        scores = {name: compute_metric(metric, artifact.problem, judged, target, threshold) for name, metric in zip(names, found, strict=True)}
+        for name, metric in zip(names, found, strict=True):
+            if math.isnan(scores[name]) and (why := undefined_on(metric, artifact.problem, target)):
+                self._say(f"{name} is undefined on these {len(target):,} rows: {why}")
+        if not return_pred:
+            return scores
+        return scores, self._decode(table, logits, bad, threshold)
+
+    def _labelled(self, data: Any) -> tuple[pd.DataFrame, np.ndarray, torch.Tensor, list[BadImage]]:
+        """What ``_logits`` returns for labelled data, with the (N,) targets behind the table. At least one row is readable."""
+        artifact = self._fitted
         table, folder = load_table(data, "data", (*artifact.encoders.columns, artifact.problem.label))
         if artifact.problem.label not in table.columns:
             raise InvalidData(f"data: has no label column {artifact.problem.label!r}")
         target = artifact.problem.encode(table[artifact.problem.label])
         _, logits, bad = self._logits(table, folder)
-        readable = ~_rows(bad, len(table))
-        if not readable.any():
+        if _rows(bad, len(table)).all():
             raise InvalidData("data: no rows to evaluate")
-        scores = {
-            name: compute_metric(metric, artifact.problem, logits[torch.from_numpy(readable)], target[readable])
-            for name, metric in zip(names, found, strict=True)
-        }
-        for name, metric in zip(names, found, strict=True):
-            if math.isnan(scores[name]) and (why := undefined_on(metric, artifact.problem, target[readable])):
-                self._say(f"{name} is undefined on these {readable.sum():,} rows: {why}")
-        if not return_pred:
-            return scores
-        return scores, self._decode(table, logits, bad)
+        return table, target, logits, bad
+
+    # --------------------------------------------------------------------------------------------------- a decision threshold
+
+    @property
+    def decision_threshold(self) -> float:
+        """Above which probability of the ``positive_class`` it is predicted.
+
+        A half, unless the predictor's metric is one of f1, f1_macro, f1_weighted, balanced_accuracy and mcc, which ``fit`` chooses a threshold for, or
+        ``set_decision_threshold`` was called.
+
+        Raises:
+            InvalidArgument: the problem is not binary.
+        """
+        self._check_is_binary("decision_threshold")
+        return self._fitted.decision_threshold
+
+    def set_decision_threshold(self, decision_threshold: float) -> None:
+        """Sets the threshold for ``predict`` and ``evaluate``. The folder of the predictor stays as it is; ``save`` writes it to another.
+
+        Raises:
+            InvalidArgument: it is not a number from 0 to 1, or the problem is not binary.
+            NotFitted: the predictor is not fitted.
+        """
+        self._artifact = replace(self._fitted, decision_threshold=self._threshold(decision_threshold))
+
+    def calibrate_decision_threshold(self, data: Any, metric: str = "balanced_accuracy") -> float:
+        """Finds the threshold at which a metric is best on some rows. They must not have been trained on.
+
+        Args:
+            data: as for ``evaluate``.
+            metric: f1, f1_macro, f1_weighted, balanced_accuracy or mcc.
+
+        Returns:
+            The threshold, for ``set_decision_threshold`` or ``predict``.
+
+        Raises:
+            InvalidArgument: no threshold is chosen for this metric, or the problem is not binary.
+            InvalidData, NotFitted, MissingData, BadImages: as for ``evaluate``.
+        """
+        self._check_is_binary("calibrate_decision_threshold")
+        found, problem = find_metric(metric, "metric"), self._fitted.problem
+        if not needs_threshold(found, problem):
+            raise InvalidArgument(f"metric: a threshold can be found for {', '.join(DECIDED)}, got {found.name}")
+        table, target, logits, bad = self._labelled(data)
+        readable = ~_rows(bad, len(table))
+        return find_threshold(found, problem, logits[torch.from_numpy(readable)], target[readable])
+
+    def _check_is_binary(self, name: str) -> None:
+        if (problem_type := self._fitted.problem.problem_type) != "binary":
+            raise InvalidArgument(f"{name}: only a problem of two classes has a threshold, this one is {problem_type}")
+
+    def _threshold(self, given: float | None) -> float:
+        """The decision threshold of a call."""
+        if given is None:
+            return self._fitted.decision_threshold
+        self._check_is_binary("decision_threshold")
+        check_number(given, "decision_threshold", Real, "a number from 0 to 1", lambda threshold: 0 <= threshold <= 1)
+        return float(given)
+
+    # ----------------------------------------------------------------------------------------------------------- features
 
     @usual_torch()
     def _logits(self, data: Any, folder: Path | None = None) -> tuple[pd.DataFrame, torch.Tensor, list[BadImage]]:
@@ -387,14 +458,14 @@ class MultiModalPredictor:
             self._said.add(line)
             print_line(line if len(self._said) < MOST_NOTES else f"{line}\nfurther notes on what is predicted are left out")
 
-    def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage]) -> pd.Series:
+    def _decode(self, table: pd.DataFrame, logits: torch.Tensor, bad: list[BadImage], threshold: float) -> pd.Series:
         """Predictions in the label's own dtype, missing where an image could not be read."""
         problem = self._fitted.problem
-        predicted = problem.decode(logits.argmax(1).numpy() if problem.is_classification else values(problem, logits), table.index)
+        found = problem.decode(predicted(problem, logits, threshold), table.index)
         if not bad:
-            return predicted
-        nullable: Any = {"i": "Int64", "u": "Int64", "b": "boolean"}.get(getattr(predicted.dtype, "kind", ""), predicted.dtype)
-        return predicted.astype(nullable).mask(_rows(bad, len(table)))  # numpy's integers and booleans have no missing value
+            return found
+        nullable: Any = {"i": "Int64", "u": "Int64", "b": "boolean"}.get(getattr(found.dtype, "kind", ""), found.dtype)
+        return found.astype(nullable).mask(_rows(bad, len(table)))  # numpy's integers and booleans have no missing value
 
     # ---------------------------------------------------------------------------------------------------------- afterwards
 

@@ -80,7 +80,7 @@ def split_rows(
     num_folds: int = 0,
     holdout_frac: float | None = None,
     max_num_tuning_data: int | None = None,
-    preprocessing: str = "standardscaler",
+    preprocessing: str | None = "standardscaler",
     start: Start | None = None,
 ) -> DataPlan:
     """Decides which rows to learn from and which to validate on.

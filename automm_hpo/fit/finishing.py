@@ -1,6 +1,7 @@
-"""Improves the predictor after the search, once the best trial is committed: by a soup, an ensemble or a refit, and calibration, if there is time for it.
+"""Improves the predictor after the search, once the best trial is committed, if there is time.
 
-They are judged by the validation rows that also chose the best trial. The more candidates are compared on few rows, the more optimistic the winner's score.
+By a soup, an ensemble or a refit, then calibration, and a decision threshold for the ``eval_metric``. All are judged by the validation rows that also
+chose the best trial. The more candidates are compared on few rows, the more optimistic the winner's score.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ..training.checkpoint_folder import check_checkpoint, checkpoint_name, list
 from ..training.compiling import gpu_kernels
 from ..training.device import pick_device, resident
 from ..training.ensemble import select_members, selection_metric
-from ..training.evaluate import Validation, predict_logits, validate
+from ..training.evaluate import Validation, find_threshold, needs_threshold, predict_logits, validate
 from ..training.gradients import epoch_size
 from ..training.loop import most_steps, train_epochs
 from ..training.probe import start_from_probe, wants_probe
@@ -86,7 +87,7 @@ def run_after_search(
     started, spent = time.time(), artifact.summary["training_time"]
     try:
         finish = _Finish(plan, records, progress, best, deadline)
-        for step in [*([finish.refit] if plan.refit else [finish.soup, finish.ensemble]), finish.calibrate]:
+        for step in [*([finish.refit] if plan.refit else [finish.soup, finish.ensemble]), finish.calibrate, finish.decide]:
             better = step(artifact)
             if better is not artifact:
                 better = better.with_summary(training_time=round(spent + time.time() - started, 2))
@@ -291,7 +292,19 @@ class _Finish:
         losses = {"val_log_loss": after.loss, "val_log_loss_before": before.loss}
         value = {} if self.plan.refit else self._values(after)
         self.progress.say(f"probabilities softened, temperature {temperature:g}: log_loss {number_text(after.loss)}, before {number_text(before.loss)}")
-        return replace(artifact, temperature=temperature).with_summary(calibration={"temperature": temperature, **losses}, **value)
+        calibrated = replace(artifact, temperature=temperature, decision_threshold=after.threshold)
+        return calibrated.with_summary(calibration={"temperature": temperature, **losses}, **value)
+
+    # ------------------------------------------------------------------------------------------------- a decision threshold
+
+    def decide(self, artifact: Artifact) -> Artifact:
+        """Chooses the decision threshold for the ``eval_metric``, if that is not the metric that everything else was chosen by."""
+        metric = self.plan.data.eval_metric
+        if metric == self.metric or not needs_threshold(metric, self.problem) or not self.first.folder.is_dir():
+            return artifact
+        if (found := self.predicted or self._validation(self.first)) is None:
+            return self._no_time(artifact, f"a decision threshold for {metric.name}")
+        return replace(artifact, decision_threshold=find_threshold(metric, self.problem, found.logits / artifact.temperature, self.valid.target.numpy()))
 
     # ----------------------------------------------------------------------------------------------------------- in common
 
@@ -355,7 +368,7 @@ class _Finish:
         found, alone = number_text(validation.metric), number_text(best.metric)
         tie = " at a higher loss" if validation.metric == best.metric else ""
         self.progress.say(f"{what}{name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
-        return replace(artifact, members=tuple(members)).with_summary(**self._values(validation))
+        return replace(artifact, members=tuple(members), decision_threshold=validation.threshold).with_summary(**self._values(validation))
 
     def _values(self, validation: Validation) -> dict[str, float]:
         return validation_summary(self.problem, self.metric, validation.metric, validation.loss)

@@ -36,6 +36,7 @@ from ..space import tuned_keys
 from ..training.building import ModelBuilder
 from ..training.checkpoint_folder import check_checkpoint, list_checkpoints
 from ..training.device import find_device, has_bfloat16
+from ..training.threshold import HALF
 from .capacity import most_epochs
 from .checks import idle_keys
 from .finishing import kept_epochs, reserved_seconds, run_after_search, validation_summary
@@ -207,9 +208,18 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             elif load_summary(plan.path).get("best_trial") == record.number:  # in a copy without trials' weights, the saved predictor is this trial
                 return record, replace(load_artifact(plan.path), eval_metric=data.eval_metric.name).with_summary(num_trials=len(records))
             continue
-        eval_metric, validation_metric = data.eval_metric.name, data.validation_metric.name
         summary = _summary(record, records, data.problem, data.validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
-        return record, Artifact(data.problem, data.columns, plan.encoders, (member,), eval_metric, validation_metric, summary, seen=plan.seen)
+        return record, Artifact(
+            data.problem,
+            data.columns,
+            plan.encoders,
+            (member,),
+            data.eval_metric.name,
+            data.validation_metric.name,
+            summary,
+            decision_threshold=record.best.threshold,
+            seen=plan.seen,
+        )
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
 
@@ -220,10 +230,12 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
         CorruptFile: they are damaged or were not kept.
     """
     record = next(record for record in records.trials() if record.number == number)
+    assert record.best, "only trials with a score have weights"
     sources = artifact.sources_for(Config.from_flat(record.best_config))
     member = _best_member(record, records, ModelBuilder(artifact.encoders.features, artifact.problem.num_outputs, sources=sources))
     metric = stored_metric(artifact.validation_metric)
-    return replace(artifact, members=(member,), summary=_summary(record, records, artifact.problem, metric), temperature=1.0)
+    summary = _summary(record, records, artifact.problem, metric)
+    return replace(artifact, members=(member,), summary=summary, temperature=1.0, decision_threshold=record.best.threshold)
 
 
 def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuilder) -> Member:
@@ -262,7 +274,9 @@ def _what_it_is(artifact: Artifact, best: TrialRecord) -> str:
     else:
         alone = ""
     again = ", trained again on all rows" if "refit" in summary else ""
-    return f"{what}{again}, {metric} {number_text(summary[f'val_{metric}'])}{alone}"
+    threshold = artifact.decision_threshold
+    at = "" if threshold == HALF else f", decision threshold {number_text(threshold)}"
+    return f"{what}{again}, {metric} {number_text(summary[f'val_{metric}'])}{alone}{at}"
 
 
 def _rows(plan: FitPlan) -> str:

@@ -18,6 +18,7 @@ from ..models import TableModel
 from ..problem import Problem
 from .device import autocast, free_unused, is_out_of_memory, rounding
 from .result import rank
+from .threshold import DECIDED, HALF, best_threshold
 from .transforms import eval_view
 
 ROUNDING = 1e-6  # relative; losses are float32
@@ -31,6 +32,7 @@ class Validation:
         logits: (N, num_outputs).
         metric, score: the raw metric, and the metric turned so that higher is better.
         refusal: why the metric has no value, if it raised an error.
+        threshold: above which probability of the positive class the metric takes a row for positive.
     """
 
     logits: torch.Tensor
@@ -38,6 +40,7 @@ class Validation:
     score: float
     loss: float
     refusal: str = ""
+    threshold: float = HALF
 
     @property
     def is_finite(self) -> bool:
@@ -105,37 +108,64 @@ def values(problem: Problem, logits: torch.Tensor) -> np.ndarray:
     return logits.double().squeeze(1).numpy() * problem.sd + problem.mean
 
 
-def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> float:
+def predicted(problem: Problem, logits: torch.Tensor, threshold: float = HALF) -> np.ndarray:
+    """(N,) int64 class indices, or (N,) float64 values in the label's own unit.
+
+    Args:
+        threshold: of the positive class, in a binary problem; otherwise, the likeliest class is predicted.
+    """
+    if not problem.is_classification:
+        return values(problem, logits)
+    if problem.problem_type == "binary" and threshold != HALF:
+        return (probabilities(logits)[:, 1] > threshold).astype(np.int64)
+    return logits.argmax(1).numpy()
+
+
+def compute_metric(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray, threshold: float = HALF) -> float:
     """The raw metric; for regression, of values in the label's own unit.
 
     Args:
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
+        threshold: as for ``predicted``.
 
     Raises:
         InvalidArgument: the metric is a scorer of scikit-learn, and refuses these predictions.
     """
-    predicted = logits.argmax(1).numpy() if problem.is_classification else values(problem, logits)
+    found = predicted(problem, logits, threshold)
     if metric.needs == "scorer":
-        return compute_scorer(metric, target, predicted, probabilities(logits) if problem.is_classification else None, problem.class_labels)
-    return metric.compute(target, probabilities(logits) if metric.needs == "probabilities" else predicted)
+        return compute_scorer(metric, target, found, probabilities(logits) if problem.is_classification else None, problem.class_labels)
+    return metric.compute(target, probabilities(logits) if metric.needs == "probabilities" else found)
+
+
+def needs_threshold(metric: Metric, problem: Problem) -> bool:
+    """Whether the metric is computed at a threshold of its own, and not for the likeliest class."""
+    return problem.problem_type == "binary" and metric.name in DECIDED
+
+
+def find_threshold(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> float:
+    """The ``best_threshold`` of the metric for these predictions; a half if it needs none."""
+    return best_threshold(metric, (logits[:, 1].double() - logits[:, 0].double()).numpy(), target) if needs_threshold(metric, problem) else HALF
 
 
 def validate(metric: Metric, problem: Problem, logits: torch.Tensor, target: np.ndarray) -> Validation:
     """Judges predictions of the validation rows. If they are not finite, or the metric refuses them, the score is NaN, which ranks last.
 
+    A metric that a decision threshold is chosen for is computed at that threshold, as the predictor will be.
+
     Args:
         logits: (N, num_outputs).
         target: (N,) as ``Problem.encode`` gives it.
     """
-    value, refusal = math.nan, ""
+    value, refusal, threshold = math.nan, "", HALF
     if bool(logits.isfinite().all()):
+        threshold = find_threshold(metric, problem, logits, target)
         try:
-            value = compute_metric(metric, problem, logits, target)
+            value = compute_metric(metric, problem, logits, target, threshold)
         except InvalidArgument as error:  # a logarithm of negative predictions, for example; other errors were found before the start
             refusal = str(error)
     loss = float(loss_function(problem, logits, torch.from_numpy(problem.standardise(target))))
-    return Validation(logits, value, metric.score(value), loss, refusal)
+    return Validation(logits, value, metric.score(value), loss, refusal, threshold)
 
 
 def undefined_on(metric: Metric, problem: Problem, target: np.ndarray) -> str:

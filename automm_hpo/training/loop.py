@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -116,7 +117,8 @@ def train_steps(state: TrainState, data: TrialData, config: Config, seed: int, s
         else:
             end = end or pace.stop_reason()
         epoch = state.step / steps_per_epoch
-        yield EpochResult(epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment, state.total_steps, found.refusal)
+        result = EpochResult(epoch, state.step, score, metric, train_loss, found.loss, lr, state.seconds, end, state.segment, state.total_steps)
+        yield replace(result, refusal=found.refusal, threshold=found.threshold)
 
 
 def most_steps(optim: Optim, steps_per_epoch: int) -> int:

@@ -36,6 +36,7 @@ class EpochResult:
         segment: counted from 0; population-based training begins another when a trial takes over a better one's weights.
         total_steps: steps of the schedule, as estimated then: fewer than all if there is no time for them; 0 for an objective.
         refusal: why the metric has no value; empty if it has one, or the reason is unknown.
+        threshold: the decision threshold at which the metric was computed, see ``training/threshold.py``.
         extra: further raw values by name, returned by a user's objective.
     """
 
@@ -51,6 +52,7 @@ class EpochResult:
     segment: int = 0
     total_steps: int = 0
     refusal: str = ""
+    threshold: float = 0.5
     extra: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,82 @@
+"""Decision thresholds: above which probability of the positive class a row of a binary problem is predicted positive.
+
+For accuracy it is a half. Some metrics weigh the classes by their own rules, and the likelier class is not their best prediction: with few positive rows,
+F1 may be 0 at a half and good at a fifth. Lipton, Elkan and Naryanaswamy 2014, "Optimal thresholding of classifiers to maximize F1 measure"
+(arXiv:1402.1892).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit
+
+from ..metrics import Metric
+
+HALF = 0.5
+
+Counts = np.ndarray  # (T,) float64, one for each threshold
+
+
+def _f1(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> np.ndarray:
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def _f1_macro(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> np.ndarray:
+    return (_f1(tp, fp, fn, tn) + _f1(tn, fn, fp, tp)) / 2
+
+
+def _f1_weighted(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> np.ndarray:
+    share = (tp + fn) / (tp + fp + fn + tn)
+    return share * _f1(tp, fp, fn, tn) + (1 - share) * _f1(tn, fn, fp, tp)
+
+
+def _balanced_accuracy(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> np.ndarray:
+    return (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2
+
+
+def _mcc(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> np.ndarray:
+    return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+DECIDED: dict[str, Callable[[Counts, Counts, Counts, Counts], np.ndarray]] = {
+    "f1": _f1,
+    "f1_macro": _f1_macro,
+    "f1_weighted": _f1_weighted,
+    "balanced_accuracy": _balanced_accuracy,
+    "mcc": _mcc,
+}
+"""The metrics that a threshold is chosen for -> their value by the numbers of true positives, false positives, false negatives and true negatives."""
+
+
+def best_threshold(metric: Metric, log_odds: np.ndarray, target: np.ndarray) -> float:
+    """A threshold at which a metric is high, for these rows and for new ones.
+
+    The threshold that is best for some rows is that of their chance peak, and lies elsewhere for others. This is the mean of all thresholds, as log odds,
+    each weighted by how near it comes to the best on the scale of half a standard error. Compared in ``benchmarks/RESULTS.md``.
+
+    Args:
+        metric: one of ``DECIDED``.
+        log_odds: (N,) of the positive class.
+        target: (N,) 0 or 1.
+
+    Returns:
+        A probability; a half if the rows are all of one class.
+    """
+    order = np.argsort(-log_odds, kind="stable")
+    falling, is_positive = log_odds[order].astype(np.float64), target[order] == 1
+    tp, fp = (np.r_[0.0, np.cumsum(each)] for each in (is_positive, ~is_positive))  # if only the first 0, 1, ..., N rows are predicted positive
+    if not (tp[-1] and fp[-1]):
+        return HALF
+    value = DECIDED[metric.name](tp, fp, tp[-1] - tp, fp[-1] - fp)
+    between = np.r_[falling[0], (falling[1:] + falling[:-1]) / 2, falling[-1]]
+    is_one = np.r_[True, falling[1:] < falling[:-1], True]  # no threshold separates rows that are alike
+    scale = 0.25 / math.sqrt(min(tp[-1], fp[-1]))  # the standard error of a share of P rows is at most 0.5 / sqrt(P)
+    weight = np.where(is_one, np.exp((value - value[is_one].max()) / scale), 0.0)
+    return float(expit(np.average(between, weights=weight)))
