@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from .config import Config
 from .data.batch import Batch, TensorCache
@@ -34,14 +35,14 @@ from .models import TableModel, build_model
 from .problem import Problem
 from .process import callers_level
 from .rng import generators_unchanged, seeded
-from .training.checkpoint import load_weights, save_weights
+from .training.checkpoint import load_weights, save_tensors, save_weights
 from .training.device import is_out_of_memory, pick_device
 from .training.ensemble import combine_logits
 from .training.evaluate import predict_logits
 from .training.threshold import HALF
 
 FORMAT, FORMAT_VERSION = "automm_hpo predictor", 3  # versions 1 and 2 had models of a single image column, with other names of weights
-PREDICTOR, ENCODERS = "predictor.json", "encoders.json"
+PREDICTOR, ENCODERS, VALIDATED = "predictor.json", "encoders.json", "validation.safetensors"
 
 
 def weights_name(number: int) -> str:
@@ -80,6 +81,29 @@ class Member:
 
 
 @dataclass(frozen=True)
+class ValidatedRows:
+    """The rows that a predictor was chosen by, and its predictions for them.
+
+    Attributes:
+        rows: (N,) int64, positions in the user's table.
+        target: (N,) as ``Problem.encode`` gives it.
+        logits: (N, num_outputs), before calibration.
+    """
+
+    rows: np.ndarray
+    target: np.ndarray
+    logits: torch.Tensor
+
+    def save(self, path: Path) -> None:
+        save_tensors({"rows": torch.from_numpy(self.rows), "target": torch.from_numpy(self.target), "logits": self.logits}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        stored = load_file(path)
+        return cls(stored["rows"].numpy(), stored["target"].numpy(), stored["logits"])
+
+
+@dataclass(frozen=True)
 class Artifact:
     """Everything that prediction needs.
 
@@ -89,6 +113,7 @@ class Artifact:
         temperature: what the logits of classes are divided by, see ``training/calibration.py``.
         decision_threshold: above which probability of the positive class, see ``training/threshold.py``.
         seen: (N,) uint32, ``row_digests`` of the rows that the models were trained on; empty if unknown.
+        validated: predictions of the rows to validate on; of a refit, the best trial's; None if unknown.
     """
 
     problem: Problem
@@ -101,6 +126,7 @@ class Artifact:
     temperature: float = 1.0
     decision_threshold: float = HALF
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False, compare=False)
+    validated: ValidatedRows | None = field(default=None, repr=False, compare=False)
 
     @property
     def config(self) -> Config:
@@ -183,7 +209,10 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         path = folder / f"{weights_name(number)}.new"
         save_weights(member.model, path)
         _flush(path)
-    manifest = manifest_of(folder, [f"{name}.new" for name in _names(len(members))])
+    if artifact.validated is not None:
+        artifact.validated.save(folder / f"{VALIDATED}.new")
+        _flush(folder / f"{VALIDATED}.new")
+    manifest = manifest_of(folder, [f"{name}.new" for name in _names(len(members), artifact.validated is not None)])
     write_json(folder / f"{MANIFEST}.new", {name.removesuffix(".new"): digest for name, digest in manifest.items()})
     _roll_forward(folder)
 
@@ -210,8 +239,8 @@ def load_artifact(folder: Path) -> Artifact:
         problem = Problem.from_json(description["problem"])
         columns = {column: (kind, reason) for column, kind, reason in description["columns"]}
         members = description["members"]
-        if set(places) != set(_names(len(members))):
-            raise ValueError(f"{len(members)} members and {len(places) - 2} files of weights")
+        if set(places) != set(_names(len(members), VALIDATED in places)):
+            raise ValueError(f"{len(members)} members, and the files {', '.join(places)}")
         fitted = Encoders.from_json(encoders)
         artifact = Artifact(
             problem,
@@ -224,6 +253,7 @@ def load_artifact(folder: Path) -> Artifact:
             _number(description.get("temperature", 1.0), 1.0, math.inf),
             _number(description.get("decision_threshold", HALF), 0.0, 1.0),
             digests_from_text(description["seen"]),
+            ValidatedRows.load(places[VALIDATED]) if VALIDATED in places else None,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # the checksums match, but the content is not what this version writes
         raise NotAPredictor(f"{folder}: its {PREDICTOR} or {ENCODERS} has unexpected content: {type(error).__name__}: {error}") from None
@@ -263,9 +293,9 @@ def _number(stored: Any, least: float, most: float) -> float:
     return float(stored)
 
 
-def _names(num_members: int) -> tuple[str, ...]:
+def _names(num_members: int, is_validated: bool) -> tuple[str, ...]:
     """The file names of a predictor, in the order in which they are committed."""
-    return (PREDICTOR, ENCODERS, *map(weights_name, range(num_members)))
+    return (PREDICTOR, ENCODERS, *([VALIDATED] if is_validated else []), *map(weights_name, range(num_members)))
 
 
 def _places(folder: Path) -> dict[str, Path]:
@@ -286,8 +316,9 @@ def _places(folder: Path) -> dict[str, Path]:
 def _manifest(folder: Path, name: str) -> dict[str, str]:
     """File name -> SHA-256. A manifest must list exactly a predictor's files, so that a foreign folder cannot make us read or rename others."""
     manifest = read_json(folder / name)
-    names = _names(max(1, len(manifest) - 2)) if isinstance(manifest, dict) else _names(1)
-    if not isinstance(manifest, dict) or set(manifest) != set(names):
+    listed = set(manifest) if isinstance(manifest, dict) else set()
+    names = _names(max(1, sum(WEIGHTS_NAME.fullmatch(name) is not None for name in listed)), VALIDATED in listed)
+    if listed != set(names):
         raise NotAPredictor(f"{folder} was not written by automm_hpo: its {name} does not list {', '.join(names)}")
     return manifest
 
@@ -298,8 +329,8 @@ def _roll_forward(folder: Path) -> None:
     for name in names:
         if (folder / f"{name}.new").exists():
             os.replace(folder / f"{name}.new", folder / name)
-    for path in folder.iterdir():  # weights of the previous predictor's members, and of commits that were never sealed
-        if WEIGHTS_NAME.fullmatch(path.name) and path.name not in names:
+    for path in folder.iterdir():  # the previous predictor's further files, and those of commits that were never sealed
+        if (WEIGHTS_NAME.fullmatch(path.name) or path.name.removesuffix(".new") == VALIDATED) and path.name not in names:
             path.unlink()
     os.replace(folder / f"{MANIFEST}.new", folder / MANIFEST)  # the seal goes last: while it is there, readers know that a commit is under way
 

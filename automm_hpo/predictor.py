@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from .arguments import absolute_path, check_flag, check_number, check_unused
-from .artifact import Artifact, Embedder, load_artifact, load_summary, save_artifact
+from .artifact import Artifact, Embedder, ValidatedRows, load_artifact, load_summary, save_artifact
 from .config import Config
 from .data.batch import TensorCache, ahead
 from .data.cache import build_cache
 from .data.decoding import BadImage, describe
 from .data.encoders import EncodedTable, Encoders
 from .data.tables import load_table
-from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, Problems
+from .errors import BadImages, InvalidArgument, InvalidData, NotAPredictor, NotFitted, NotSupported, Problems
 from .files import is_predictor
 from .fit.call import FitCall, plan_embedding, plan_fit, restored_call, target_again
 from .fit.data_plan import FEATURE_EXTRACTION, check_problem_type
@@ -334,6 +334,36 @@ class MultiModalPredictor:
             raise InvalidData("data: no rows to evaluate")
         return table, target, logits, bad
 
+    def validation_predictions(self) -> pd.DataFrame:
+        """What was predicted for the rows that ``fit`` validated on, by models that had not learned from them: for looking at errors, or for stacking.
+
+        The predictions are those that the ``val_<metric>`` of ``fit_summary`` was computed from. With folds, all rows of ``train_data`` are among them, each
+        predicted by the networks that left it out; after a refit, they are the best trial's.
+
+        Returns:
+            (N, ...) DataFrame. Its index ``row`` holds the rows' positions: ``train_data.iloc[found.index]``, or ``tuning_data.iloc[found.index]`` if that was
+            given. Columns: ``target``, ``prediction``, and for classes ``probability_<class>`` for each.
+
+        Raises:
+            NotFitted: the predictor is not fitted.
+            NotSupported: the predictions were not kept: an earlier version fitted the predictor, or they took more room than the model's weights.
+        """
+        artifact, validated = self._fitted, self._validated
+        problem, index = artifact.problem, pd.Index(validated.rows, name="row")
+        logits = validated.logits / artifact.temperature
+        best = predicted(problem, logits, artifact.decision_threshold)
+        found = pd.DataFrame({"target": problem.decode(validated.target, index), "prediction": problem.decode(best, index)})
+        if problem.is_classification:
+            names = [f"probability_{label}" for label in problem.class_labels]
+            found = pd.concat([found, pd.DataFrame(probabilities(logits), index, names)], axis=1)
+        return found.sort_index()
+
+    @property
+    def _validated(self) -> ValidatedRows:
+        if (validated := self._fitted.validated) is None:
+            raise NotSupported("the predictions for the rows that fit validated on were not kept; predict rows that it has not trained on")
+        return validated
+
     # --------------------------------------------------------------------------------------------------- a decision threshold
 
     @property
@@ -358,24 +388,28 @@ class MultiModalPredictor:
         """
         self._artifact = replace(self._fitted, decision_threshold=self._threshold(decision_threshold))
 
-    def calibrate_decision_threshold(self, data: Any, metric: str = "balanced_accuracy") -> float:
-        """Finds the threshold at which a metric is best on some rows. They must not have been trained on.
+    def calibrate_decision_threshold(self, data: Any = None, metric: str | None = None) -> float:
+        """Finds a threshold that suits a metric.
 
         Args:
-            data: as for ``evaluate``.
-            metric: f1, f1_macro, f1_weighted, balanced_accuracy or mcc.
+            data: as for ``evaluate``, rows that were not trained on; None: the rows that ``fit`` validated on.
+            metric: f1, f1_macro, f1_weighted, balanced_accuracy or mcc; None: the predictor's ``eval_metric``.
 
         Returns:
             The threshold, for ``set_decision_threshold`` or ``predict``.
 
         Raises:
             InvalidArgument: no threshold is chosen for this metric, or the problem is not binary.
+            NotSupported: without data, as for ``validation_predictions``.
             InvalidData, NotFitted, MissingData, BadImages: as for ``evaluate``.
         """
         self._check_is_binary("calibrate_decision_threshold")
-        found, problem = find_metric(metric, "metric"), self._fitted.problem
+        found, problem = find_metric(metric or self._fitted.eval_metric, "metric"), self._fitted.problem
         if not needs_threshold(found, problem):
             raise InvalidArgument(f"metric: a threshold can be found for {', '.join(DECIDED)}, got {found.name}")
+        if data is None:
+            validated = self._validated
+            return find_threshold(found, problem, validated.logits / self._fitted.temperature, validated.target)
         table, target, logits, bad = self._labelled(data)
         readable = ~_rows(bad, len(table))
         return find_threshold(found, problem, logits[torch.from_numpy(readable)], target[readable])
@@ -573,7 +607,7 @@ class MultiModalPredictor:
     def load_trial(self, number: int) -> MultiModalPredictor:
         """Makes a predictor of a single trial whose weights were kept (see ``keep_trials``).
 
-        Its probabilities are not calibrated. Its ``path`` is still the folder of the whole search, which ``load`` reads as the best predictor; ``save`` gives
+        Its ``path`` is still the folder of the whole search, which ``load`` reads as the best predictor; ``save`` gives
         the trial's a folder of its own.
 
         Args:

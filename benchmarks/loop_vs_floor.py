@@ -27,7 +27,7 @@ from automm_hpo.data.cache import open_cache, store_caches
 from automm_hpo.data.encoders import EncodedTable
 from automm_hpo.data.features import Features
 from automm_hpo.data.images import cover
-from automm_hpo.data.split import train_valid_split
+from automm_hpo.data.split import choose_held_out
 from automm_hpo.datasets import fashion_mnist
 from automm_hpo.hpo.records import SearchRecords
 from automm_hpo.hpo.training_trial import Training
@@ -49,7 +49,8 @@ def prepare(folder: Path, recipe: Recipe, num_images: int) -> tuple[Run, Run]:
     table = fashion_mnist(folder / "images")[0].head(num_images)
     config = Config.from_flat(recipe.hyperparameters | {"env.accelerator": "cpu"})
     problem = infer_problem(table["label"], "label")
-    splits = dict(zip(("train", "valid"), train_valid_split(table, problem, 0.2, seed=0), strict=True))
+    held_out = choose_held_out(table, problem, 0.2, seed=0)
+    splits = {"train": table[~held_out], "valid": table[held_out]}
     geometry = cover([image_spec(config)])
     tables = {name: EncodedTable.of_images([[path] for path in rows["image"]], problem.encode(rows["label"])) for name, rows in splits.items()}
     store_caches(folder / "search/cache", tables, geometry)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from automm_hpo import MultiModalPredictor
-from automm_hpo.data.split import train_valid_split
+from automm_hpo.data.split import choose_held_out
 from automm_hpo.errors import InvalidArgument, NotAPredictor, NotSupported, SavePathExists, SearchMismatch
 from automm_hpo.problem import infer_problem
 
@@ -287,7 +287,7 @@ def test_the_scale_of_a_regression_is_the_training_rows(here, fast):
     predictor = MultiModalPredictor("y", "regression", verbosity=0)
     whole = pd.concat([train, held_out], ignore_index=True)
     predictor.fit(whole, hyperparameters=fast | {"optim.max_epochs": 1, "data.num_folds": 0}, save_path=here / "held", tracking=None, seed=3)
-    trained, _ = train_valid_split(whole, predictor._fitted.problem, None, 3)
+    trained = whole[~choose_held_out(whole, predictor._fitted.problem, None, 3)]
     assert predictor._fitted.problem.mean == pytest.approx(trained["y"].mean())
 
 
@@ -483,7 +483,7 @@ def test_sample_weights_are_learned_by_and_not_from(mixed, here, fast):
 
 def test_rows_held_out_may_all_weigh_nothing(mixed, here, fast):
     table = mixed[["age", "label"]].assign(trust=0.0)
-    held_out = train_valid_split(table, infer_problem(table["label"], "label"), None, 0)[1].index
+    held_out = table.index[choose_held_out(table, infer_problem(table["label"], "label"), None, 0)]
     table["trust"] = (table.index == table.index.difference(held_out)[0]).astype(float)
     predictor = quick_fit(table, here, fast, sample_weight="trust")
     assert np.isfinite(predictor.predict_proba(table).to_numpy()).all()

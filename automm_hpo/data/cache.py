@@ -120,7 +120,7 @@ def store_caches(
     if problems:
         raise BadImages("\n".join(problems))
     for name, table in tables.items():
-        _store_rows(folder, name, table if len(rows[name]) == len(table) else table.take(rows[name]), places[name][rows[name]])
+        _store_rows(folder, name, table if len(rows[name]) == len(table) else table.take(rows[name]), places[name][rows[name]], rows[name])
     write_json(folder / IMAGES, note, sync=False)
     return dropped
 
@@ -165,14 +165,20 @@ def _find_bad(table: EncodedTable, places: np.ndarray, store: Store, strategy: s
     ]
 
 
-def _store_rows(folder: Path, name: str, table: EncodedTable, places: np.ndarray) -> None:
-    arrays: dict[str, Any] = {"places": places, **{each: getattr(table, each) for each in PLAIN}}
+def _store_rows(folder: Path, name: str, table: EncodedTable, places: np.ndarray, rows: np.ndarray) -> None:
+    arrays: dict[str, Any] = {"places": places, "rows": rows, **{each: getattr(table, each) for each in PLAIN}}
     arrays |= {f"token_counts_{index}": counts for index, counts in enumerate(table.token_counts.values())}
     np.savez(folder / f"{name}.npz", **arrays)
     for index, tokens in enumerate(table.tokens.values()):
         file = folder / f"{name}.tokens_{index}.npy"
         file.unlink(missing_ok=True)  # a process of an earlier session may still map it
         np.save(file, tokens)
+
+
+def stored_labels(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a stored split: (N,) int64, their positions among those it was stored from, of which ``skip`` may have dropped some; (N,) their targets."""
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
+        return stored["rows"], stored["target"]
 
 
 def open_cache(folder: Path, name: str) -> TensorCache:

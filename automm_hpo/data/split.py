@@ -18,12 +18,10 @@ def default_holdout_frac(num_rows: int) -> float:
     return max(0.01, min(0.1, 2_500 / num_rows))
 
 
-def train_valid_split(
-    table: pd.DataFrame, problem: Problem, holdout_frac: float | None, seed: int, known: np.ndarray | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Splits the training rows. Every class keeps at least one row in train, and has one in valid if it has at least two rows.
+def choose_held_out(table: pd.DataFrame, problem: Problem, holdout_frac: float | None, seed: int, known: np.ndarray | None = None) -> np.ndarray:
+    """(N,) bool, true for the rows to validate on. Every class keeps at least one row to train on, and has one to validate on if it has at least two rows.
 
-    If there are so many small classes that this would hold out more than a fifth of all rows, and more than requested, some have none in valid.
+    If there are so many small classes that this would hold out more than a fifth of all rows, and more than requested, some have none to validate on.
 
     Args:
         known: (N,) bool, rows that a model has learned from. They are not held out, and in a class that has some, at most half of the others are.
@@ -47,7 +45,7 @@ def train_valid_split(
         raise InvalidData(f"train_data: no two of the {len(table)} rows are of one class, so none can be held out for validation; is it a regression?")
     if not held_out.any():
         raise InvalidData(f"train_data: {len(table)} rows are too few to hold any out for validation; give tuning_data")
-    return table[~held_out], table[held_out]
+    return held_out
 
 
 def _held_out_counts(sizes: np.ndarray, frac: float, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.columns import ColumnTypes, check_names, infer_columns
-from ..data.split import assign_folds, train_valid_split
+from ..data.split import assign_folds, choose_held_out
 from ..data.tables import load_table
 from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
 from ..metrics import DEFAULT_METRIC, check_fits, find_metric
@@ -96,15 +96,17 @@ def split_rows(
     """
     problem, rows, valid = task.problem, task.rows, task.tuning_rows
     table = rows.table
+    valid_rows = np.arange(len((valid or rows).table))
     if num_folds:
         train = valid = replace(rows, fold=assign_folds(table, problem, num_folds, seed))
     elif valid is None:
-        kept, held_out = train_valid_split(table, problem, holdout_frac, seed, None if start is None else start.knows(table, rows.folder))
-        train, valid = replace(rows, table=kept), replace(rows, table=held_out)
+        held_out = choose_held_out(table, problem, holdout_frac, seed, None if start is None else start.knows(table, rows.folder))
+        train, valid, valid_rows = replace(rows, table=table[~held_out]), replace(rows, table=table[held_out]), np.flatnonzero(held_out)
     else:
         train = rows
-        if max_num_tuning_data is not None and len(valid.table) > max_num_tuning_data:
-            valid = replace(valid, table=valid.table.sample(max_num_tuning_data, random_state=seed))
+        if max_num_tuning_data is not None and len(valid_rows) > max_num_tuning_data:
+            valid_rows = pd.Series(valid_rows).sample(max_num_tuning_data, random_state=seed).to_numpy()
+            valid = replace(valid, table=valid.table.iloc[valid_rows])
     if start is None:  # the predictor in start_from has its own scale
         weights = None if task.sample_weight is None else encode_weights(train.table[task.sample_weight])
         problem = problem.scaled_to(train.table[problem.label], weights, preprocessing)
@@ -115,7 +117,7 @@ def split_rows(
     if task.eval_metric.scorer is not None:
         undefined_on(task.eval_metric, problem, target)  # raises if it cannot be computed at all
     note = "" if start is None else _what_it_knows(start, train, valid)
-    return DataPlan(**{**vars(task), "problem": problem}, train=train, valid=valid, start_note=note)
+    return DataPlan(**{**vars(task), "problem": problem}, train=train, valid=valid, valid_rows=valid_rows, start_note=note)
 
 
 def _may_be_classes(values: np.ndarray) -> str:

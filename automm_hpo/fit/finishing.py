@@ -29,7 +29,7 @@ from ..models import TableModel, architecture
 from ..models.folding import shared_copy
 from ..problem import Problem
 from ..training.averaging import SOUPS, Weights
-from ..training.calibration import fit_temperature
+from ..training.calibration import fit_temperature, wants_temperature
 from ..training.checkpoint import load_predictions, load_weights
 from ..training.checkpoint_folder import check_checkpoint, checkpoint_name, list_checkpoints
 from ..training.compiling import gpu_kernels
@@ -53,6 +53,29 @@ def validation_summary(problem: Problem, metric: Metric, value: float, loss: flo
     """A predictor's values on the validation rows, for its summary: of the validation metric and, for classes, of the log loss."""
     also = {"val_log_loss": loss} if problem.is_classification and metric.name != "log_loss" and math.isfinite(loss) else {}
     return {f"val_{metric.name}": value} | also
+
+
+def calibrated(artifact: Artifact, metric: Metric, eval_metric: Metric) -> Artifact:
+    """The predictor with calibrated probabilities, unless these are worse, and the decision threshold for them.
+
+    Args:
+        metric: the validation metric, by which they may be worse.
+        eval_metric: decides on the threshold if it needs one; otherwise ``metric`` does.
+    """
+    problem, rows, changed = artifact.problem, artifact.validated, artifact
+    if rows is None:
+        return artifact
+    if wants_temperature(problem, artifact.config.optim):
+        before = validate(metric, problem, rows.logits, rows.target)
+        temperature = fit_temperature(rows.logits, torch.from_numpy(rows.target))
+        after = validate(metric, problem, rows.logits / temperature, rows.target)
+        if temperature != 1 and before.score - after.score <= SAME * abs(before.score):
+            losses = {"val_log_loss": after.loss, "val_log_loss_before": before.loss}
+            value = {} if "refit" in artifact.summary else validation_summary(problem, metric, after.metric, after.loss)
+            changed = replace(artifact, temperature=temperature).with_summary(calibration={"temperature": temperature, **losses}, **value)
+    decisive = eval_metric if needs_threshold(eval_metric, problem) else metric
+    threshold = find_threshold(decisive, problem, rows.logits / changed.temperature, rows.target)
+    return changed if threshold == changed.decision_threshold else replace(changed, decision_threshold=threshold)
 
 
 def kept_epochs(search: SearchPlan) -> int:
@@ -87,7 +110,7 @@ def run_after_search(
     started, spent = time.time(), artifact.summary["training_time"]
     try:
         finish = _Finish(plan, records, progress, best, deadline)
-        for step in [*([finish.refit] if plan.refit else [finish.soup, finish.ensemble]), finish.calibrate, finish.decide]:
+        for step in [*([finish.refit] if plan.refit else [finish.soup, finish.ensemble]), finish.calibrate]:
             better = step(artifact)
             if better is not artifact:
                 better = better.with_summary(training_time=round(spent + time.time() - started, 2))
@@ -126,10 +149,8 @@ class _Finish:
         self.plan, self.records, self.progress, self.best, self.deadline = plan, records, progress, best, deadline
         self.metric, self.problem, self.models = plan.data.validation_metric, plan.data.problem, plan.models
         self.first = _Kept(best.number, Config.from_flat(best.best_config), best.best, records.folder_of(best.number).checkpoint(best.best))
-        self.cache = plan.path / "search" / "cache"
-        self.valid = open_cache(self.cache, "valid")
+        self.cache, self.valid = plan.cache, open_cache(plan.cache, "valid")
         self.souped: Validation | None = None
-        self.predicted: Validation | None = None  # of the soup or the ensemble, whichever is later
         self.had_time = True
         # an estimate until one is measured here: in a trial, training on a row cost at least as much as validating on two
         trained, validated = best.epochs * len(plan.data.train.table), len(best.results) * len(self.valid)
@@ -167,7 +188,7 @@ class _Finish:
             self.progress.say(f"soup: no average of {len(kept)} checkpoints beats the best of them on the validation rows")
             return artifact
         model.load_state_dict(weights)
-        self.souped = self.predicted = validation
+        self.souped = validation
         names = ", ".join(f"trial {trial} epoch {epoch:g}" for trial, epoch in ingredients)
         return self._improved(artifact, f"soup of {names}: ", validation, [Member(self.first.config, model.cpu())])
 
@@ -219,7 +240,6 @@ class _Finish:
         ]
         said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())
         why = "" if by is self.metric else f"{by.name} {number_text(chosen.metric)}, of the best model alone {number_text(before.metric)}; "
-        self.predicted = validation
         return self._improved(artifact, f"ensemble of {said}: {why}", validation, members)
 
     # ------------------------------------------------------------------------------------------------------------ a refit
@@ -273,38 +293,23 @@ class _Finish:
         members = (Member(config, shared_copy(state.predictor.cpu())),)  # copied, because the copy is not compiled
         return replace(artifact, members=members, seen=seen).with_summary(refit=refit)
 
-    # -------------------------------------------------------------------------------------------------------- calibration
+    # ------------------------------------------------------------------------------------------------ what is predicted from it
 
     def calibrate(self, artifact: Artifact) -> Artifact:
-        """Divides the logits by a temperature fitted to the validation rows, unless that makes the metric worse. For a refit, it is the best trial's."""
-        optim = self.plan.search.config.optim
-        if not self.problem.is_classification or not optim.calibrate or optim.class_weights is not None:  # weights are meant to change the probabilities
+        """Calibrates the probabilities and chooses the decision threshold, by the validation rows; of a refit, by the best trial's predictions for them."""
+        eval_metric = self.plan.data.eval_metric
+        wanted = wants_temperature(self.problem, artifact.config.optim) or needs_threshold(eval_metric, self.problem)
+        if not wanted or (artifact.validated is None and not self.first.folder.is_dir()):  # as in a copied folder, which has no weights of trials
             return artifact
-        if not self.first.folder.is_dir():  # a refit in a copied folder, without the trials' weights, keeps the temperature that was found with them
-            return artifact
-        before = self.predicted or self._validation(self.first)
-        if before is None or self._late(len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND):
+        if artifact.validated is None and (found := self._validation(self.first)):
+            artifact = replace(artifact, validated=self.plan.validated(found.logits))
+        if artifact.validated is None or self._late(len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND):
             return self._no_time(artifact, "calibrating the probabilities")
-        temperature = fit_temperature(before.logits, self.valid.target)
-        after = self._judge(before.logits / temperature)
-        if temperature == 1 or before.score - after.score > SAME * abs(before.score):
-            return artifact
-        losses = {"val_log_loss": after.loss, "val_log_loss_before": before.loss}
-        value = {} if self.plan.refit else self._values(after)
-        self.progress.say(f"probabilities softened, temperature {temperature:g}: log_loss {number_text(after.loss)}, before {number_text(before.loss)}")
-        calibrated = replace(artifact, temperature=temperature, decision_threshold=after.threshold)
-        return calibrated.with_summary(calibration={"temperature": temperature, **losses}, **value)
-
-    # ------------------------------------------------------------------------------------------------- a decision threshold
-
-    def decide(self, artifact: Artifact) -> Artifact:
-        """Chooses the decision threshold for the ``eval_metric``, if that is not the metric that everything else was chosen by."""
-        metric = self.plan.data.eval_metric
-        if metric == self.metric or not needs_threshold(metric, self.problem) or not self.first.folder.is_dir():
-            return artifact
-        if (found := self.predicted or self._validation(self.first)) is None:
-            return self._no_time(artifact, f"a decision threshold for {metric.name}")
-        return replace(artifact, decision_threshold=find_threshold(metric, self.problem, found.logits / artifact.temperature, self.valid.target.numpy()))
+        better = calibrated(artifact, self.metric, eval_metric)
+        if (found := better.summary.get("calibration")) and better.temperature != artifact.temperature:
+            after, before = number_text(found["val_log_loss"]), number_text(found["val_log_loss_before"])
+            self.progress.say(f"probabilities softened, temperature {better.temperature:g}: log_loss {after}, before {before}")
+        return better
 
     # ----------------------------------------------------------------------------------------------------------- in common
 
@@ -368,7 +373,9 @@ class _Finish:
         found, alone = number_text(validation.metric), number_text(best.metric)
         tie = " at a higher loss" if validation.metric == best.metric else ""
         self.progress.say(f"{what}{name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
-        return replace(artifact, members=tuple(members), decision_threshold=validation.threshold).with_summary(**self._values(validation))
+        validated = self.plan.validated(validation.logits)
+        better = replace(artifact, members=tuple(members), decision_threshold=validation.threshold, validated=validated)
+        return better.with_summary(**self._values(validation))
 
     def _values(self, validation: Validation) -> dict[str, float]:
         return validation_summary(self.problem, self.metric, validation.metric, validation.loss)

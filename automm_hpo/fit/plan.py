@@ -10,8 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 
+from ..artifact import ValidatedRows
 from ..config import Config
+from ..data.cache import stored_labels
 from ..data.columns import ColumnTypes
 from ..data.encoders import EncodedTable, Encoders, count_pictures
 from ..data.ngrams import fit_ngrams
@@ -120,11 +123,13 @@ class DataPlan(Task):
     """The data of a fit. With folds, ``train`` and ``valid`` are the same split.
 
     Attributes:
+        valid_rows: (N,) int64, the positions of the rows of ``valid`` in ``tuning_rows``, or else in ``rows``.
         start_note: a note on rows that the predictor in ``start_from`` has learned from; may be empty.
     """
 
     train: Split
     valid: Split
+    valid_rows: np.ndarray
     start_note: str = ""
 
     @property
@@ -222,6 +227,18 @@ class FitPlan:
     def models(self) -> ModelBuilder:
         features, num_outputs, start = self.encoders.features, self.data.problem.num_outputs, self.start
         return ModelBuilder(features, num_outputs) if start is None else ModelBuilder(features, num_outputs, start.weights, start.sources)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the encoded rows, while the search runs."""
+        return self.path / "search" / "cache"
+
+    def validated(self, logits: torch.Tensor | None) -> ValidatedRows | None:
+        """The rows to validate on with a model's predictions for them, if these are known."""
+        rows, target = stored_labels(self.cache, "valid")
+        if logits is None or len(logits) != len(rows):  # an image that could not be read before can be read now
+            return None
+        return ValidatedRows(self.data.valid_rows[rows], target, logits)
 
     @functools.cached_property
     def earlier(self) -> list[TrialRecord]:

@@ -34,12 +34,13 @@ from ..rng import generators_unchanged
 from ..session import Session, trials_deadline
 from ..space import tuned_keys
 from ..training.building import ModelBuilder
+from ..training.checkpoint import load_predictions
 from ..training.checkpoint_folder import check_checkpoint, list_checkpoints
 from ..training.device import find_device, has_bfloat16
 from ..training.threshold import HALF
 from .capacity import most_epochs
 from .checks import idle_keys
-from .finishing import kept_epochs, reserved_seconds, run_after_search, validation_summary
+from .finishing import calibrated, kept_epochs, reserved_seconds, run_after_search, validation_summary
 from .packing import plan_gpu_share
 from .place import PredictorFolder, stored_predictor
 from .plan import FitPlan
@@ -143,7 +144,7 @@ def _prepare(plan: FitPlan, venue: Venue, session: Session, cluster: Cluster, la
 
 
 def _build_caches(plan: FitPlan, progress: Progress, cancelled: threading.Event, last_commit: float | None) -> None:
-    data, config, folder = plan.data, plan.search.config, plan.path / "search" / "cache"
+    data, config, folder = plan.data, plan.search.config, plan.cache
     splits, seen = data.splits, plan.seen  # computed now, because there may be no time for it after the trials
     if plan.start is None and data.tuning_rows and (both := int(np.isin(data.digests(data.valid), seen).sum())):
         count = f"{both:,} of the {len(data.valid.table):,} rows to validate on"
@@ -219,6 +220,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             summary,
             decision_threshold=record.best.threshold,
             seen=plan.seen,
+            validated=plan.validated(load_predictions(records.folder_of(record.number).checkpoint(record.best))),
         )
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
@@ -233,9 +235,12 @@ def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> A
     assert record.best, "only trials with a score have weights"
     sources = artifact.sources_for(Config.from_flat(record.best_config))
     member = _best_member(record, records, ModelBuilder(artifact.encoders.features, artifact.problem.num_outputs, sources=sources))
-    metric = stored_metric(artifact.validation_metric)
+    metric, rows = stored_metric(artifact.validation_metric), artifact.validated
+    logits = load_predictions(records.folder_of(number).checkpoint(record.best))
+    validated = None if rows is None or logits is None or len(logits) != len(rows.rows) else replace(rows, logits=logits)
     summary = _summary(record, records, artifact.problem, metric)
-    return replace(artifact, members=(member,), summary=summary, temperature=1.0, decision_threshold=record.best.threshold)
+    alone = replace(artifact, members=(member,), summary=summary, temperature=1.0, decision_threshold=record.best.threshold, validated=validated)
+    return calibrated(alone, metric, stored_metric(artifact.eval_metric))
 
 
 def _best_member(record: TrialRecord, records: SearchRecords, models: ModelBuilder) -> Member:

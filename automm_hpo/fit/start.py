@@ -181,5 +181,5 @@ def read_start(path: Any, search_folder: Path) -> Start:
     except (NotAPredictor, CorruptFile) as problem:
         raise type(problem)(f"start_from: {problem}") from None
     heaviest = max(range(len(artifact.members)), key=lambda number: artifact.members[number].weight)
-    alone = replace(artifact, members=(replace(artifact.members[heaviest], weight=1.0),))
+    alone = replace(artifact, members=(replace(artifact.members[heaviest], weight=1.0),), validated=None)
     return Start(folder, alone, weights_file(place, heaviest), len(artifact.members))

@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
+from ..config import Optim
+from ..problem import Problem
+
 HIGHEST = 10.0
+
+
+def wants_temperature(problem: Problem, optim: Optim) -> bool:
+    return problem.is_classification and optim.calibrate and optim.class_weights is None  # class weights are meant to change the probabilities
 
 
 def fit_temperature(logits: torch.Tensor, target: torch.Tensor) -> float:

@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from automm_hpo.data.split import default_holdout_frac, train_valid_split
+from automm_hpo.data.split import choose_held_out, default_holdout_frac
 from automm_hpo.errors import InvalidData
 from automm_hpo.problem import infer_problem
 
 
 def split(labels, frac=None, seed=0, problem_type=None):
     table = pd.DataFrame({"row": range(len(labels)), "label": labels}, index=[0] * len(labels))  # index labels need not be unique
-    return train_valid_split(table, infer_problem(table["label"], "label", problem_type), frac, seed)
+    held_out = choose_held_out(table, infer_problem(table["label"], "label", problem_type), frac, seed)
+    return table[~held_out], table[held_out]
 
 
 @pytest.mark.parametrize(
@@ -77,11 +78,12 @@ def test_what_is_known_is_not_held_out_and_half_of_the_rest_stays(frac):
     table = pd.DataFrame({"label": ["a", "b"] * 100, "row": range(200)})
     problem = infer_problem(table["label"], "label")
     known = (table["row"] < 160).to_numpy()
-    train, valid = train_valid_split(table, problem, frac, 0, known)
+    held_out = choose_held_out(table, problem, frac, 0, known)
+    train, valid = table[~held_out], table[held_out]
     assert len(train) + len(valid) == 200
     assert (valid["row"] >= 160).all()
     assert len(valid) == 20  # half of the 40 rows not known; the share of all 200 rows would be at least as large
     for all_alike in (np.zeros(200, bool), np.ones(200, bool), None):
-        assert train_valid_split(table, problem, frac, 0, all_alike)[1].equals(train_valid_split(table, problem, frac, 0)[1])
+        assert (choose_held_out(table, problem, frac, 0, all_alike) == choose_held_out(table, problem, frac, 0)).all()
     few = (table["row"] < 199).to_numpy()
-    assert train_valid_split(table, problem, frac, 0, few)[1]["row"].tolist() == [199]
+    assert table["row"][choose_held_out(table, problem, frac, 0, few)].tolist() == [199]

@@ -390,7 +390,7 @@ def test_a_predictor_that_is_too_sure_is_calibrated(searched, tmp_path):
     assert np.allclose(predictor.predict_proba(search.valid).sum(axis=1), 1)
     assert artifact.summary["val_accuracy"] == search.best.best.metric
     assert any("probabilities softened" in line for line in search.said)
-    assert predictor.load_trial(0).predict_proba(search.valid).equals(raw.predict_proba(search.valid))
+    assert predictor.load_trial(0).predict_proba(search.valid).equals(predictor.predict_proba(search.valid))
     predictor.save(tmp_path / "copy")
     assert MultiModalPredictor.load(tmp_path / "copy").predict_proba(search.valid).equals(predictor.predict_proba(search.valid))
 
