@@ -166,7 +166,7 @@ def test_a_manifest_can_name_no_other_files(tmp_path, name, listed):
     save_artifact(predictor(1), folder)
     write_json(folder / name, read_json(folder / MANIFEST) | {listed: "0" * 64})
     (tmp_path / "victim.new").write_text("not ours")
-        with pytest.raises(NotAPredictor, match=r"does not list predictor\.json, encoders\.json, model\.safetensors"):
+    with pytest.raises(NotAPredictor, match=r"does not list predictor\.json, encoders\.json, model\.safetensors"):
         load_artifact(folder)
     if name != MANIFEST:
         with pytest.raises(NotAPredictor):

@@ -17,6 +17,8 @@ from .records import TrialFolder
 from .result_keys import DISK_FULL, FAILED, HOPELESS, METRIC, REPLAYED, RESULT, SCORE, TIME_ATTR, WENT_ON
 from .trial import STOP_FILE, TrialStep, TrialTask, run_trial
 
+BROKEN_GPU = ("CUDA error", "cuDNN error", "Triton Error [CUDA]")  # after these, nothing else of the process runs on the GPU
+
 
 class TrialReports:
     """Advances ``run_trial`` by one validation per report.
@@ -52,9 +54,9 @@ class TrialReports:
                         self.close()  # runs an objective's ``finally`` now: its process will not outlive the search
                     return self._report(step, step.result)
         except (Exception, SystemExit) as error:
-            # the process is unusable (CUDA error) or was told to exit: re-raise, so that Ray restarts the trial in a new one
+            # the process is unusable or was told to exit: re-raise, so that Ray restarts the trial in a new one
             words = traceback_of(error)  # str(error) may raise itself
-            if "CUDA error" in words or hasattr(error, "ray_terminate_msg"):
+            if any(broken in words for broken in BROKEN_GPU) or hasattr(error, "ray_terminate_msg"):
                 raise
             with contextlib.suppress(DiskFull):  # the driver will find the disk full as well, and report it
                 self.folder.write_error(words)

@@ -60,7 +60,7 @@ class Training:
         config = Config.from_flat(record.config)
         device = find_device(config.env)
         if device.type == "cuda":
-            gc.collect()  # frees compiled networks, which are reference cycles
+            gc.collect()  # frees networks that are part of reference cycles
             torch.cuda.empty_cache()  # other trials on the GPU may need the memory of this actor's last trial
         keep_freed_memory()
         data = load_trial_data(folder.path.parent.parent, config, self.problem, self.metric)

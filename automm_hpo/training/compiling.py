@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -57,6 +58,8 @@ def compile_networks(model: TableModel, env: Env) -> None:
 def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
     """Inside the block, a GPU's libraries choose the fastest kernels for each size, or deterministic ones. Restores torch's settings.
 
+    Compiled networks do not outlive the block if they may have recorded graphs, whose memory would never be free again.
+
     With ``compile.turn_on`` at ``auto``, a model that this machine cannot compile runs uncompiled.
     """
     if device.type != "cuda":
@@ -64,25 +67,50 @@ def gpu_kernels(env: Env, device: torch.device) -> Iterator[None]:
         return
     from torch import _dynamo
 
-    *_, repeatable, warns_only = _read_choice()
+    choice = replace(_read_choice(), benchmark=not env.deterministic, deterministic=env.deterministic)
     if env.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise cuBLAS is not deterministic; it reads this at its first use
-    if env.deterministic and not repeatable:
-        repeatable = warns_only = True
-    chosen = _choice.be((not env.deterministic, env.deterministic, repeatable, warns_only))
-    with chosen, float32_may_round(env.precision != "32"), _dynamo.config.patch(suppress_errors=env.compile.turn_on == "auto"):
-        yield
+        # where torch only warns, fused attention stays nondeterministic in its gradient, without a warning
+        choice = replace(choice, fused_attention=(False, False, False))
+        if not choice.repeatable:
+            choice = replace(choice, repeatable=True, only_warns=True)
+    try:
+        with _choice.be(choice), float32_may_round(env.precision != "32"), _dynamo.config.patch(suppress_errors=env.compile.turn_on == "auto"):
+            yield
+    finally:
+        if records_graphs(env, device):
+            torch.compiler.reset()
 
 
-def _read_choice() -> tuple[bool, bool, bool, bool]:
-    cudnn, only_warns = torch.backends.cudnn, torch.is_deterministic_algorithms_warn_only_enabled()
-    return cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled(), only_warns
+@dataclass(frozen=True)
+class _Kernels:
+    """Torch's settings of this process that decide which kernels run.
+
+    Attributes:
+        benchmark, deterministic: cuDNN's.
+        repeatable, only_warns: whether operators must be deterministic, and whether those that cannot be are only warned of.
+        fused_attention: whether attention may be computed by FlashAttention, by the memory-efficient kernel, and by cuDNN.
+    """
+
+    benchmark: bool
+    deterministic: bool
+    repeatable: bool
+    only_warns: bool
+    fused_attention: tuple[bool, bool, bool]
 
 
-def _write_choice(choice: tuple[bool, bool, bool, bool]) -> None:
-    cudnn = torch.backends.cudnn
-    cudnn.benchmark, cudnn.deterministic, repeatable, warns_only = choice
-    torch.use_deterministic_algorithms(repeatable, warn_only=warns_only)
+def _read_choice() -> _Kernels:
+    cudnn, cuda, only_warns = torch.backends.cudnn, torch.backends.cuda, torch.is_deterministic_algorithms_warn_only_enabled()
+    fused = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
+    return _Kernels(cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled(), only_warns, fused)
+
+
+def _write_choice(choice: _Kernels) -> None:
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+    cudnn.benchmark, cudnn.deterministic = choice.benchmark, choice.deterministic
+    torch.use_deterministic_algorithms(choice.repeatable, warn_only=choice.only_warns)
+    for enable, is_on in zip((cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp), choice.fused_attention, strict=True):
+        enable(is_on)
 
 
 _choice = ProcessWide(_read_choice, _write_choice)

@@ -15,9 +15,13 @@ from ..process import ProcessWide
 
 OUT_OF_MEMORY = (  # errors of GPU libraries that allocate memory themselves, and of cuDNN if no algorithm has enough room
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, since cuDNN 9
+    "CUDNN_STATUS_NOT_INITIALIZED",
     "unable to find an engine",
 )
 LARGE_BLOCK = 2**25 - 2**16  # bytes; glibc adapts to blocks of at most 2^25 bytes, including its header
@@ -116,6 +120,7 @@ def free_unused(device: torch.device) -> None:
 
 def resident(split: TensorCache, device: torch.device) -> TensorCache:
     """The split on the device, if it takes at most half of the free memory, which leaves the rest to the model. Otherwise as it is, copied by batch."""
+    free_unused(device)  # what torch keeps for later tensors counts as occupied
     if device.type == "cuda" and (split.is_streamed or 2 * split.nbytes > torch.cuda.mem_get_info(device)[0]):
         return split
     try:

@@ -67,8 +67,8 @@ class Gradients:
                     raise
             self._state.micro_batch_size = (self._state.micro_batch_size + 1) // 2
             self._state.optimizer.zero_grad()
-            free_unused(self._device)
             self._parts = self._parts_from_here()  # the same rows again, because a step's randomness depends only on its number
+            free_unused(self._device)  # also of batches that were fetched ahead
 
     @property
     def _num_parts(self) -> int:

@@ -70,6 +70,8 @@ def test_a_compiled_model_learns_the_same_and_is_stored_alike(trial):
     [({}, (True, False, "high")), ({"precision": "32"}, (True, False, "highest")), ({"deterministic": True}, (False, True, "high"))],
 )
 def test_the_settings_of_kernels_hold_within_and_are_put_back(given, expected):
+    cuda = torch.backends.cuda
+
     def settings():
         return torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
 
@@ -78,6 +80,9 @@ def test_the_settings_of_kernels_hold_within_and_are_put_back(given, expected):
     with gpu_kernels(Env.model_validate(given), GPU):
         assert settings() == expected
         assert torch.are_deterministic_algorithms_enabled() is expected[1]
+        assert {cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()} == {not expected[1]}
+        assert cuda.math_sdp_enabled()
+    assert cuda.flash_sdp_enabled() and cuda.mem_efficient_sdp_enabled() and cuda.cudnn_sdp_enabled()
     assert settings() == before
     assert not torch.are_deterministic_algorithms_enabled()
     with gpu_kernels(Env.model_validate(given), CPU):
@@ -93,6 +98,16 @@ def test_who_wants_repeatable_kernels_gets_them_as_before(warn_only):
         assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("mode", "forgets"), [("default", False), ("reduce-overhead", True)])
+def test_compiled_code_that_may_hold_graphs_ends_with_the_block(mode, forgets, monkeypatch):
+    """Their memory would not be free for the process's next trial."""
+    forgotten = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
+    with gpu_kernels(Env.model_validate({"compile": {"mode": mode}}), GPU):
+        assert not forgotten
+    assert bool(forgotten) is forgets
 
 
 IN_NEWER_WORDS = """
