@@ -58,12 +58,14 @@ class Member:
     """A model and its weight among the predictor's members.
 
     Attributes:
+        temperature: what its logits are divided by before they are combined with other members'.
         predicting: the copy of the model that predicts, on its device, with batch norm folded where possible; None until ``ready``.
     """
 
     config: Config
     model: TableModel
     weight: float = 1.0
+    temperature: float = 1.0
     predicting: TableModel | None = None
 
     def ready(self) -> Self:
@@ -110,7 +112,7 @@ class Artifact:
     Attributes:
         members: the models whose predictions are averaged, at least one; their weights sum to 1.
         summary: what ``fit_summary`` returns, as JSON values.
-        temperature: what the logits of classes are divided by, see ``training/calibration.py``.
+        temperature: what the logits of classes are divided by in the end, see ``training/calibration.py``.
         decision_threshold: above which probability of the positive class, see ``training/threshold.py``.
         seen: (N,) uint32, ``row_digests`` of the rows that the models were trained on; empty if unknown.
         validated: predictions of the rows to validate on; of a refit, the best trial's; None if unknown.
@@ -144,7 +146,7 @@ class Artifact:
 
     def logits(self, data: TensorCache) -> torch.Tensor:
         """(N, num_outputs) logits of all members combined and calibrated, on the CPU."""
-        logits = [predict_logits(member.predicting or member.model, data, member.config.env) for member in self.members]
+        logits = [predict_logits(member.predicting or member.model, data, member.config.env) / member.temperature for member in self.members]
         return combine_logits(self.problem, logits, [member.weight for member in self.members]) / self.temperature
 
 
@@ -187,7 +189,10 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{MANIFEST}.new").exists():
         _roll_forward(folder)
-    members = [{"config": member.config.flat(), "model_source": member.model.sources, "weight": member.weight} for member in artifact.members]
+    members = [
+        {"config": member.config.flat(), "model_source": member.model.sources, "weight": member.weight, "temperature": member.temperature}
+        for member in artifact.members
+    ]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -284,7 +289,8 @@ def _load_member(stored: Mapping[str, Any], features: Features, problem: Problem
     config = Config.from_flat(stored["config"])
     if not 0 < stored["weight"] <= 1:
         raise ValueError(f"a member's weight is {stored['weight']}")
-    return Member(config, build_model(config, features, problem.num_outputs, load_weights=False, sources=stored["model_source"]), float(stored["weight"]))
+    model = build_model(config, features, problem.num_outputs, load_weights=False, sources=stored["model_source"])
+    return Member(config, model, float(stored["weight"]), _number(stored.get("temperature", 1.0), 1.0, math.inf))
 
 
 def _number(stored: Any, least: float, most: float) -> float:
@@ -303,7 +309,8 @@ def _places(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise NotAPredictor(f"no such folder: {folder}")
     if not is_predictor(folder):
-        hint = "; its search never finished" if (folder / "search").is_dir() else ""
+        goes_on = "its search never finished; MultiModalPredictor.load(path, resume=True).fit(train_data) goes on with it"
+        hint = f"; {goes_on}" if (folder / "search").is_dir() else ""
         raise NotAPredictor(f"{folder} holds no predictor: {MANIFEST} is missing{hint}")
     sealed = (folder / f"{MANIFEST}.new").is_file()
     manifest = _manifest(folder, f"{MANIFEST}.new" if sealed else MANIFEST)

@@ -30,7 +30,8 @@ Each class also derives from the matching builtin, so ``except ValueError`` work
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -173,6 +174,16 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     near = difflib.get_close_matches(word.lower(), as_written, n=3, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in near]
     return [as_written[name] for name, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.06]
+
+
+def listed(names: Collection[object], most: int = 20) -> str:
+    """The names, of many only the first.
+
+    >>> listed(["a", 1, "b"], most=2)
+    "'a', 1, ... (3 in all)"
+    """
+    shown = ", ".join(map(repr, itertools.islice(names, most)))
+    return f"{shown}, ... ({len(names):,} in all)" if len(names) > most else shown
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -189,7 +189,7 @@ class Session:
         if trials_end is not None and self._ended_by == TIME_LIMIT:
             self._check_scored()
         again = f"the same call with save_path={str(self.path)!r} tries them again" if takes_first_points(self._settings) else ""
-        self.records.raise_if_all_failed(again)
+        self.records.raise_if_all_failed(f"load_search({str(self.path)!r}) shows them", again)
         return interruption
 
     def _check_scored(self) -> None:
@@ -227,6 +227,8 @@ class Session:
             also: another way to continue, appended to the hint.
         """
         self.progress.summary(self.records)
+        if self._tracker and self._tracker.place:
+            self.progress.say(f"tracked by MLflow in {self._tracker.place}")
         self.progress.say(saved, level=1)
         cause = self._ended_by or ("the searcher has nothing more to propose" if len(self.records) < self._num_trials else "")
         on = f"; the same call with save_path={str(self.path)!r} resumes it{also}" if cause in (INTERRUPTED, TIME_LIMIT, NO_ROOM, NO_TIME_AFTER) else ""

@@ -72,6 +72,7 @@ class MlflowTracker:
         self._ending: tuple[str, Any, float | None] = ("KILLED", None, None)
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._started = time.time()
+        self.place = ""  # where the runs are: a database's file or a server's URI; empty until it is known
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
         self._jobs.put(lambda: self._open(name, params, tags))
@@ -189,6 +190,7 @@ class MlflowTracker:
             except mlflow.MlflowException:  # another fit has created it meanwhile
                 self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
         self._parent = self._open_run(name, params, tags, self._folder / "mlflow.json")
+        self.place = uri.removeprefix(SQLITE)
 
     def _open_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
         """The id of the run that an earlier session noted, set to RUNNING again; if it is gone, of a new run."""

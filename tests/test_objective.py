@@ -409,7 +409,9 @@ def test_where_all_trials_failed_the_same_call_tries_them_again():
             yield {"loss": config["x"] + epoch}
 
     bug.write_text("key")
-    with pytest.raises(errors.AllTrialsFailed, match=r"(?s)2 x KeyError: 'mistyped'; the same call with save_path='.*run' tries them again") as caught:
+    with pytest.raises(
+        errors.AllTrialsFailed, match=r"(?s)2 x KeyError: 'mistyped'; the same call with save_path='.*run' tries them again; load_search\('.*run'\) shows them"
+    ) as caught:
         search(objective, num_trials=2)
     assert "automm_hpo" not in str(caught.value).partition("Traceback")[2]  # only the user's frames
     for number in (0, 1):  # as after a kill: a resumed trial that fails again gets the new reason

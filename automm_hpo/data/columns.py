@@ -219,7 +219,7 @@ def _what_they_may_be(texts: pd.Series, sample: list[str], name: Hashable) -> st
     if numbers.mean() >= MOSTLY_NUMBERS:
         return f"; {numbers.sum()} of {len(texts)} values are numbers, but not {texts[~numbers].iloc[0]!r}: set such values to NaN to get a numeric column"
     if all(map(ODD_NUMBER.fullmatch, sample)):
-        return "; numbers? without signs and separators they are read as such"
+        return "; numbers? without signs and separators (1200 for $1,200) they are a numeric column"
     if sum(PATH_OR_URL.fullmatch(value) is not None for value in sample) > len(sample) / 2:
         return f"; these look like paths or URLs, but none opens as an image (URLs are not fetched): column_types={{{name!r}: 'image_path'}} tells why"
     return ""

@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from ..config import Data
-from ..errors import InvalidData, Problems, did_you_mean
+from ..errors import InvalidData, Problems, did_you_mean, listed
 from .categorical import UNKNOWN, CategoryEncoder, fit_categories
 from .columns import IMAGE_TYPES, ColumnTypes
 from .dates import DateEncoder, fit_dates
@@ -216,11 +216,12 @@ class Encoders:
         absent = [column for column in (self.columns if columns is None else columns) if column not in table.columns]
         if absent:
             alike = next((column for column in table.columns if str(column) == str(absent[0])), None)
-            hint = did_you_mean(str(absent[0]), map(str, table.columns))
+            new = [str(column) for column in table.columns if column not in self.columns]  # the missing one may be among them, under another name
+            hint = did_you_mean(str(absent[0]), new)
             if alike is not None:
                 here, before = type(alike).__name__, type(absent[0]).__name__
                 hint = f" Names count by type: {alike!r} is of type {here} here, {absent[0]!r} was of type {before} in training."
-            raise InvalidData(f"missing columns: {', '.join(map(repr, absent))}; the data has {', '.join(map(repr, table.columns))}.{hint}")
+            raise InvalidData(f"missing columns: {listed(absent)}; the data has {listed(table.columns)}.{hint}")
 
     def _report_unknown(self, table: pd.DataFrame, codes: list[np.ndarray], report: Callable[[str], None]) -> None:
         found = []

@@ -155,7 +155,7 @@ def to_floats(column: pd.Series) -> np.ndarray:
         values = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         blank = np.array([isinstance(value, str) and not value.strip() for value in plain], dtype=bool) if plain.dtype == object else missing
         refuse_rows(column, np.isnan(values) & ~missing & ~blank, "expected numbers")
-    refuse_rows(column, np.abs(values) > LARGEST_VALUE, "expected finite numbers; clip them, or make them missing (NaN)")
+    refuse_rows(column, np.abs(values) > LARGEST_VALUE, f"expected finite numbers of at most {LARGEST_VALUE:g}; clip them, or make them missing (NaN)")
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,10 @@ import pandas as pd
 from ..data.columns import ColumnTypes, check_names, infer_columns
 from ..data.split import assign_folds, choose_held_out
 from ..data.tables import load_table
-from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean
+from ..errors import InvalidArgument, InvalidData, NotSupported, Problems, did_you_mean, listed
 from ..metrics import DEFAULT_METRIC, check_fits, find_metric
-from ..problem import PROBLEM_TYPES, encode_weights, infer_problem
+from ..problem import PROBLEM_TYPES, Problem, encode_weights, infer_problem
+from ..sections import unwrapped
 from ..training.evaluate import undefined_on
 from .plan import DataPlan, Split, Target, Task
 from .start import Start
@@ -24,6 +26,7 @@ REFUSED_TYPES = (  # AutoMM's problem types that are not implemented here
     "zero_shot_image_classification", "image_similarity", "text_similarity", "image_text_similarity",
 )  # fmt: skip
 FEATURE_EXTRACTION = "feature_extraction"
+ABSURD = 1_000.0  # times the usual distance from the median
 
 
 def plan_task(
@@ -70,7 +73,7 @@ def plan_task(
         eval_metric=eval_metric,
         validation_metric=validation_metric,
         sample_weight=target.sample_weight,
-        label_note=_may_be_classes(problem.encode(table[label])) if target.problem_type is None and problem.problem_type == "regression" else "",
+        label_note=_odd_classes(table[label]) if problem.is_classification else _odd_values(table[label], problem, target.problem_type is None),
     )
 
 
@@ -116,25 +119,49 @@ def split_rows(
         raise InvalidData(f"validation_metric: {metric.name} is undefined on the {len(target)} validation rows: {why}; {remedy}")
     if task.eval_metric.scorer is not None:
         undefined_on(task.eval_metric, problem, target)  # raises if it cannot be computed at all
-    note = "" if start is None else _what_it_knows(start, train, valid)
+    note = "" if start is None else _what_it_knows(start, train, valid, task)
     return DataPlan(**{**vars(task), "problem": problem}, train=train, valid=valid, valid_rows=valid_rows, start_note=note)
 
 
-def _may_be_classes(values: np.ndarray) -> str:
-    """A hint if the labels of a regression look like class numbers; otherwise empty."""
+def _odd_classes(labels: pd.Series) -> str:
+    """A note on classes that may be a mistake; otherwise empty."""
+    counts = labels.astype(object).value_counts()
+    alike = Counter(" ".join(str(label).split()).casefold() for label in counts.index)
+    if len(alike) < len(counts):
+        same = next(words for words, count in alike.items() if count > 1)
+        variants = [label for label in counts.index if " ".join(str(label).split()).casefold() == same]
+        return f"{listed(variants)} are different classes, which differ only in case, blanks or type"
+    if rare := int((counts == 1).sum()):
+        return f"{rare:,} of {len(counts):,} classes have a single row, which is either learned from or validated"
+    return ""
+
+
+def _odd_values(labels: pd.Series, problem: Problem, is_inferred: bool) -> str:
+    """A note on a regression's labels that may be class numbers, or a mistake; otherwise empty."""
+    values = problem.encode(labels)
+    distance = np.abs(values - np.median(values))
+    farthest, usual = int(distance.argmax()), np.quantile(distance, 0.9)
+    if usual and distance[farthest] > ABSURD * usual:
+        return (
+            f"{values[farthest]:g} in row {unwrapped(labels.index[farthest])!r} is {distance[farthest] / usual:,.0f} times as far from the median as nine of "
+            "ten labels are: if it is a mistake, drop the row, because it alone decides the loss"
+        )
     distinct = np.unique(values)
-    if 2 * len(distinct) > len(values) or (distinct % 1).any():
+    if not is_inferred or 2 * len(distinct) > len(values) or (distinct % 1).any():
         return ""
     return f"{len(distinct):,} different whole numbers, treated as quantities; problem_type='multiclass' treats them as classes"
 
 
-def _what_it_knows(start: Start, train: Split, valid: Split) -> str:
-    """A note on how many of the rows the start predictor has learned from; empty if none."""
+def _what_it_knows(start: Start, train: Split, valid: Split, task: Task) -> str:
+    """A note on how many of the rows the start predictor has learned from, and on columns that it does not read; empty if there are none."""
     trained, validated = (int(start.knows(split.table, split.folder).sum()) for split in (train, valid))
     found = [f"{trained:,} of the {len(train.table):,} rows to train on"] if trained else []
     if validated:
         found.append(f"{validated:,} of the {len(valid.table):,} to validate on, so its scores are too optimistic: give tuning_data that it has not seen")
-    return f"it has learned from {' and '.join(found)}" if found else ""
+    notes = [f"it has learned from {' and '.join(found)}"] if found else []
+    if new := [column for column in train.table.columns if column not in (*task.columns, task.problem.label, task.sample_weight)]:
+        notes.append(f"it does not know the column{'s' * (len(new) > 1)} {listed(new)}, and leaves {'them' if len(new) > 1 else 'it'} out")
+    return "; ".join(notes)
 
 
 def _find_label(train: pd.DataFrame, label: str | None) -> str:
@@ -161,7 +188,7 @@ def _find_weights(train: pd.DataFrame, column: str, label: str) -> str:
 
 
 def _names(table: pd.DataFrame) -> str:
-    return ", ".join(map(repr, table.columns)) or "no columns"
+    return listed(table.columns) or "no columns"
 
 
 def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) -> None:
@@ -169,7 +196,7 @@ def _check_tuning_data(table: pd.DataFrame, columns: ColumnTypes, label: str) ->
         raise InvalidData("tuning_data: has no rows; leave it out to hold some of train_data out")
     absent = [column for column in (label, *columns.used) if column not in table.columns]
     if absent:
-        raise InvalidData(f"tuning_data: lacks the columns {', '.join(map(repr, absent))}; it has {_names(table)}")
+        raise InvalidData(f"tuning_data: lacks the columns {listed(absent)}; it has {_names(table)}")
 
 
 def check_problem_type(problem_type: str | None) -> None:

@@ -217,7 +217,12 @@ class _Finish:
             return self._no_time(artifact, "an ensemble")
         kept: dict[int | str, _Kept] = {epoch.trial: epoch for epoch in (self.first, *self._other_trials)}
         found = {name: self._validation(epoch) for name, epoch in kept.items()} | {"soup": self.souped}
-        alone = {name: validation for name, validation in found.items() if validation is not None}
+        alone, temperatures = dict[int | str, Validation](), dict[int | str, float]()
+        for name, validation in found.items():
+            if validation is not None:  # a model that is too sure may be the best once it is calibrated, and would outvote the others if it were not
+                optim = kept.get(name, self.first).config.optim  # a soup is of the best trial's architecture
+                temperatures[name] = fit_temperature(validation.logits, self.valid.target) if wants_temperature(self.problem, optim) else 1.0
+                alone[name] = self._judge(validation.logits / temperatures[name])
         if len(alone) < 2:
             self.progress.say("ensemble: fewer than two models have predictions to combine", level=1)
             return artifact
@@ -235,7 +240,11 @@ class _Finish:
             return artifact
         [soup] = artifact.members
         members = [
-            Member(kept[name].config, self.models.loaded(kept[name].config, kept[name].folder), share) if name in kept else replace(soup, weight=share)
+            replace(
+                Member(kept[name].config, self.models.loaded(kept[name].config, kept[name].folder)) if name in kept else soup,
+                weight=share,
+                temperature=temperatures[name],
+            )
             for name, share in shares.items()
         ]
         said = ", ".join(f"{name if name == 'soup' else f'trial {name}'} {share:.0%}" for name, share in shares.items())

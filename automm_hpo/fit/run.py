@@ -299,7 +299,7 @@ def _announce(plan: FitPlan, session: Session) -> None:
         f"{_rows(plan)} | {find_device(search.config.env).type}"
     )
     if data.label_note:
-        progress.say(f"  {data.problem.label!r}: {data.label_note}")
+        progress.say(f"  {data.problem.label!r}: {data.label_note}", level=1)
     if plan.start is not None:
         progress.say(f"  {plan.start.line}")
         if data.start_note:

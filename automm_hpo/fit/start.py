@@ -16,7 +16,7 @@ from ..config import ENCODED_ONCE, FIELDS, Config
 from ..data.columns import ColumnTypes
 from ..data.encoders import MOST_PICTURES
 from ..data.seen import row_digests
-from ..errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems
+from ..errors import CorruptFile, InvalidArgument, InvalidData, InvalidHyperparameter, NotAPredictor, Problems, listed
 from ..files import is_predictor
 from ..hpo.hyperparameter_space import candidate_configs
 from ..hpo.identity import is_search, read_identity
@@ -119,7 +119,7 @@ class Start:
         """
         own = self.artifact.columns
         if absent := [column for column in own.used if column not in names]:
-            raise InvalidData(f"train_data: lacks the columns {', '.join(map(repr, absent))}, which the predictor in start_from reads")
+            raise InvalidData(f"train_data: lacks the columns {listed(absent)}, which the predictor in start_from reads")
         for column, kind in (column_types or {}).items():
             if own.get(column, "null") != kind:
                 is_to_it = own.get(column, "unknown")

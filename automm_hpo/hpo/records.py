@@ -359,10 +359,11 @@ class SearchRecords:
         """All trials by their best epoch, best first, those without a score last."""
         return ranked(self.trials())
 
-    def raise_if_all_failed(self, again: str = "") -> None:
+    def raise_if_all_failed(self, shown: str = "", again: str = "") -> None:
         """Raises an error if the search found nothing.
 
         Args:
+            shown: hint where its trials can be seen.
             again: hint how to try its trials again.
 
         Raises:
@@ -375,7 +376,10 @@ class SearchRecords:
         causes = count_causes(record.reason or record.status for record in broken or trials)
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
-        raise AllTrialsFailed(f"none of {len(trials)} trials has a score: {counted}" + (f"; {again}" if again and broken else "") + first)
+        all_diverged = all(record.status == DIVERGED for record in broken)
+        hint = "" if not broken else "lower learning rates may help" if all_diverged else again
+        hints = [f"none of {len(trials)} trials has a score: {counted}", hint, shown if trials else ""]
+        raise AllTrialsFailed("; ".join(filter(None, hints)) + first)
 
 
 def leaderboard(trials: Iterable[TrialRecord], metric: Metric) -> pd.DataFrame:

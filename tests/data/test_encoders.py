@@ -78,11 +78,21 @@ def test_a_tensor_is_told_how_it_becomes_a_picture():
 
 @pytest.mark.parametrize(
     "columns, message",
-    [(["front", "bakc"], "missing columns: 'back'; the data has 'front', 'bakc'. Did you mean bakc"), ([0], "'front', 'back'; the data has 0")],
+    [
+        (["front", "bakc"], r"missing columns: 'back'; the data has 'front', 'bakc'\. Did you mean bakc"),
+        ([0], "'front', 'back'; the data has 0"),
+        (["front", "tack"], r"the data has 'front', 'tack'\. Did you mean tack\?$"),
+        (["bacon", *range(30)], r"the data has 'bacon', 0, .*, 18, \.\.\. \(31 in all\)"),
+    ],
 )
 def test_missing_columns_are_named(columns, message):
     with pytest.raises(InvalidData, match=message):
         ENCODERS.image_sources(pd.DataFrame([["x"] * len(columns)], columns=columns), Path("/"))
+
+
+def test_a_missing_column_is_not_taken_for_another_of_training():
+    with pytest.raises(InvalidData, match=r"missing columns: 'back2'; the data has 'back1'\.$"):
+        Encoders({"back1": "image_path", "back2": "image_path"}, ENCODERS.geometry).image_sources(pd.DataFrame({"back1": ["a.png"]}), Path("/"))
 
 
 def test_a_column_named_by_a_number_is_missed_by_its_name():

@@ -177,8 +177,16 @@ def test_a_head_on_a_random_backbone_is_told(small, here, fast):
         ([row % 40 for row in range(200)], "multiclass", ""),
         ([row % 40 + 0.5 for row in range(200)], None, ""),
         (list(range(200)), None, ""),
+        ([1e9, *np.linspace(1, 2, 199)], None, "1e+09 in row 0 is 2,"),
+        ([1e9, *np.linspace(1, 2, 199)], "regression", "1e+09 in row 0 is 2,"),
+        (list(np.random.default_rng(0).lognormal(sigma=2, size=200)), None, ""),
+        ([*np.linspace(1, 2, 19), *[0.0] * 181], None, ""),
+        (["yes", "no ", "no", "no"] * 50, None, "'no', 'no ' are different classes, which differ only in case, blanks or type"),
+        (["Yes", "yes"] * 100, None, "'Yes', 'yes' are different classes"),
+        ([*["a", "b"] * 99, "c", "d"], None, "2 of 4 classes have a single row, which is either learned from or validated"),
+        (["a", "b"] * 100, None, ""),
     ],
 )
-def test_numbers_that_may_be_classes_are_told(small, here, fast, labels, problem_type, told):
+def test_labels_that_may_be_a_mistake_are_told(small, here, fast, labels, problem_type, told):
     note = plan(small[0].assign(label=labels), fast, problem_type=problem_type).data.label_note
     assert note.startswith(told) and bool(note) == bool(told)

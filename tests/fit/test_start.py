@@ -310,7 +310,8 @@ def test_rows_that_it_has_learned_from_do_not_validate(old, here, capsys):
     """A typical table has this month's rows below those of earlier months."""
     own, new = table(), table(rows=40, seed=1)
     fit(pd.concat([own, new], ignore_index=True), "kind", here / "new", start_from=old["kind"], verbosity=2)
-    assert "it has learned from 96 of the 129 rows to train on\n" in capsys.readouterr().out  # 24 of 120 had been held out
+    told = "it has learned from 96 of the 129 rows to train on; it does not know the column 'price', and leaves it out\n"
+    assert told in capsys.readouterr().out  # 24 of 120 had been held out
     artifact = load_artifact(here / "new")
     assert len(np.unique(artifact.seen)) == 129
     again = read_start(here / "new", here / "none")
@@ -319,8 +320,10 @@ def test_rows_that_it_has_learned_from_do_not_validate(old, here, capsys):
     fit(new, "kind", here / "other", start_from=here / "new", tuning_data=own.head(50), verbosity=1)
     said = capsys.readouterr().out
     assert f"{again.knows(own.head(50), here).sum()} of the 50 to validate on, so its scores are too optimistic: give tuning_data that it has not seen" in said
-    fit(new.assign(first=9.0), "kind", here / "none", start_from=old["kind"], verbosity=2)
-    assert "it has learned from" not in capsys.readouterr().out
+    fit(new.assign(first=9.0, later=1.0, last=2), "kind", here / "none", start_from=old["kind"], verbosity=2)
+    said = capsys.readouterr().out
+    assert "it has learned from" not in said
+    assert "it does not know the columns 'price', 'later', 'last', and leaves them out" in said
 
 
 def test_a_refit_has_learned_from_all_rows(here):
