@@ -324,15 +324,69 @@ class MultiModalPredictor:
 
     def _labelled(self, data: Any) -> tuple[pd.DataFrame, np.ndarray, torch.Tensor, list[BadImage]]:
         """What ``_logits`` returns for labelled data, with the (N,) targets behind the table. At least one row is readable."""
-        artifact = self._fitted
-        table, folder = load_table(data, "data", (*artifact.encoders.columns, artifact.problem.label))
-        if artifact.problem.label not in table.columns:
-            raise InvalidData(f"data: has no label column {artifact.problem.label!r}")
-        target = artifact.problem.encode(table[artifact.problem.label])
+        table, folder, target = self._read_labelled(data)
         _, logits, bad = self._logits(table, folder)
         if _rows(bad, len(table)).all():
             raise InvalidData("data: no rows to evaluate")
         return table, target, logits, bad
+
+    def _read_labelled(self, data: Any) -> tuple[pd.DataFrame, Path, np.ndarray]:
+        """(the table, the base of its relative paths, its (N,) targets)."""
+        artifact = self._fitted
+        table, folder = load_table(data, "data", (*artifact.encoders.columns, artifact.problem.label))
+        if artifact.problem.label not in table.columns:
+            raise InvalidData(f"data: has no label column {artifact.problem.label!r}")
+        if table.empty:
+            raise InvalidData("data: no rows to evaluate")
+        return table, folder, artifact.problem.encode(table[artifact.problem.label])
+
+    def feature_importance(
+        self, data: Any, metric: str | Callable[..., float] | None = None, subsample_size: int | None = 5_000, num_shuffle_sets: int = 5, seed: int = 0
+    ) -> pd.DataFrame:
+        """How much worse the predictions get if a column's values are shuffled among the rows: the column's permutation importance.
+
+        Breiman 2001, "Random forests" (doi:10.1023/A:1010933404324), computed by scikit-learn's ``permutation_importance``. Of two columns that say the same,
+        neither seems important, because the other remains.
+
+        Args:
+            data: as for ``evaluate``, rows that were not trained on.
+            metric: as for ``evaluate``; None: the predictor's ``eval_metric``.
+            subsample_size: most rows to use, drawn with the seed; None: all.
+            num_shuffle_sets: how often each column is shuffled. All rows are predicted once for each time.
+
+        Returns:
+            DataFrame, one row for each column that the predictor reads, the most important first: ``importance``, by which the metric is better with the column
+            as it is (the mean over the shuffles), and ``stddev`` over the shuffles.
+
+        Raises:
+            InvalidArgument: an argument is wrong, or as for ``evaluate``.
+            InvalidData, NotFitted, MissingData, BadImages: as for ``evaluate``.
+        """
+        from sklearn.inspection import permutation_importance
+
+        problem, found = self._fitted.problem, self._own_metric() if metric is None else find_metric(metric, "metric")
+        check_fits(found, problem.problem_type, "metric")
+        if subsample_size is not None:
+            check_number(subsample_size, "subsample_size", Integral, "an integer >= 1, or None", lambda rows: rows >= 1)
+        check_number(num_shuffle_sets, "num_shuffle_sets", Integral, "an integer >= 1", lambda count: count >= 1)
+        check_number(seed, "seed", Integral, "an integer >= 0 and below 2**32", lambda given: 0 <= given < 2**32)
+        table, folder, target = self._read_labelled(data)
+        chosen = np.random.default_rng(seed).permutation(len(table))[:subsample_size]
+
+        def score(_: object, rows: pd.DataFrame, labels: np.ndarray) -> float:
+            _, logits, bad = self._logits(rows, folder)
+            if not (readable := ~_rows(bad, len(rows))).any():
+                raise InvalidData("data: no rows to evaluate")
+            judged = logits[torch.from_numpy(readable)]
+            return found.score(compute_metric(found, problem, judged, labels[readable], self._fitted.decision_threshold))
+
+        rows = table.iloc[chosen][list(self._fitted.encoders.columns)]
+        if math.isnan(score(None, rows, target[chosen])):
+            why = undefined_on(found, problem, target[chosen])
+            raise InvalidArgument(f"metric: {found.name} has no value on these {len(rows):,} rows{f': {why}' if why else ''}")
+        importance = permutation_importance(self, rows, target[chosen], scoring=score, n_repeats=int(num_shuffle_sets), random_state=int(seed))
+        result = pd.DataFrame({"importance": importance.importances_mean, "stddev": importance.importances_std}, index=pd.Index(rows.columns, name="column"))
+        return result.sort_values("importance", ascending=False, kind="stable")
 
     def validation_predictions(self) -> pd.DataFrame:
         """What was predicted for the rows that ``fit`` validated on, by models that had not learned from them: for looking at errors, or for stacking.
