@@ -173,3 +173,21 @@ def test_a_service_without_a_home_whose_output_nobody_can_take(here):
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", SERVICE], env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, cwd=here)
     assert done.returncode == 0, done.stderr
+
+
+THREADS = """
+import os
+from automm_hpo import MultiModalPredictor
+assert "GOMP_SPINCOUNT" not in os.environ or os.environ["GOMP_SPINCOUNT"] == "7"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of GNU OpenMP")
+@pytest.mark.parametrize(("own", "expected"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")])
+def test_threads_do_not_wait_in_vain_on_a_busy_machine(own, expected):
+    """As OpenMP itself says, which reads the environment when torch is imported. Afterwards the environment is the user's again."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **own}
+    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
