@@ -312,7 +312,9 @@ class _Finish:
             return artifact
         if artifact.validated is None and (found := self._validation(self.first)):
             artifact = replace(artifact, validated=self.plan.validated(found.logits))
-        if artifact.validated is None or self._late(len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND):
+        saved = time.time() + len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND
+        # it takes milliseconds and matters much, so it may use time that is reserved for saving the predictor
+        if artifact.validated is None or (self.plan.deadline is not None and saved > self.plan.deadline):
             return self._no_time(artifact, "calibrating the probabilities")
         better = calibrated(artifact, self.metric, eval_metric)
         if (found := better.summary.get("calibration")) and better.temperature != artifact.temperature:

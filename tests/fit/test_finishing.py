@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import time
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from automm_hpo.training.calibration import fit_temperature
 from automm_hpo.training.checkpoint import save_checkpoint
 from automm_hpo.training.checkpoint_folder import PREDICTIONS, WEIGHTS, list_checkpoints, prune_checkpoints
 from automm_hpo.training.ensemble import combine_logits, selection_metric
-from automm_hpo.training.evaluate import validate
+from automm_hpo.training.evaluate import predict_logits, validate
 from automm_hpo.training.loop import train_epochs
 from automm_hpo.training.state import TrialData
 
@@ -418,6 +419,30 @@ def test_an_ensemble_is_calibrated_as_one(searched):
     alone = replace(ensemble, temperature=1.0).logits(valid)
     assert len(ensemble.members) > 1
     assert torch.equal(ensemble.logits(valid), alone / ensemble.temperature)
+
+
+def test_an_ensemble_combines_calibrated_models(searched):
+    """A model that is too sure would outvote the others, and seem worse than it is."""
+    search = searched(*({**trial, **SURE} for trial in MIXED), metric="accuracy", label=noisy)
+    ensemble = search.finish(ensemble_size=3)
+    valid = open_cache(search.folder / "search" / "cache", "valid")
+    assert len(ensemble.members) > 1
+    for member in (*ensemble.members, *load_artifact(search.folder).members):
+        logits = predict_logits(member.model, valid, member.config.env)
+        assert member.temperature == pytest.approx(fit_temperature(logits, valid.target), abs=0.011)
+    assert max(member.temperature for member in ensemble.members) > 1.2
+    found = validate(find_metric("log_loss"), search.plan.data.problem, ensemble.logits(valid), valid.target.numpy())
+    assert ensemble.summary["val_log_loss"] == pytest.approx(found.loss)
+    assert ensemble.validated.rows.tolist() == list(range(len(valid)))
+    assert torch.allclose(ensemble.validated.logits / ensemble.temperature, ensemble.logits(valid), atol=1e-4)
+
+
+@pytest.mark.parametrize(("seconds_left", "is_calibrated"), [(60, True), (-1, False)])
+def test_calibration_may_use_the_time_that_saving_has(searched, seconds_left, is_calibrated):
+    search = searched(SURE, metric="accuracy", label=noisy)
+    search.plan = replace(search.plan, deadline=time.time() + seconds_left)
+    assert (search.finish(deadline=time.time() - 1).temperature > 1.2) is is_calibrated
+    assert search.had_time is is_calibrated
 
 
 @pytest.mark.parametrize("trial", [{"optim.calibrate": False}, {"optim.label_smoothing": 0.5}], ids=["switched off", "unsure"])
