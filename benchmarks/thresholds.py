@@ -43,21 +43,25 @@ def fit(train: pd.DataFrame, label: str, seed: int, metric: str) -> MultiModalPr
     return MultiModalPredictor(label, problem_type="binary", eval_metric=metric, verbosity=0).fit(train, seed=seed, tracking=None)
 
 
+def value(metric: str, target: np.ndarray, is_positive: np.ndarray) -> float:
+    return METRICS[metric].compute(target, is_positive.astype(np.int64))
+
+
 def from_few(predictor: MultiModalPredictor, metric: str, share: np.ndarray, target: np.ndarray, seed: int) -> dict[str, list[float]]:
     """The test values of the two ways, by the number of rows, for each draw."""
     rng, found = np.random.default_rng(seed), defaultdict(list)
     valid = predictor.validation_predictions()
-    log_odds, known = np.log(valid["probability_yes"] / valid["probability_no"]).to_numpy(), (valid["target"] == "yes").to_numpy()
+    log_odds, known = np.log(valid["probability_yes"] / valid["probability_no"]).to_numpy(), (valid["target"] == "yes").to_numpy(np.int64)
     for num_rows in FEW:
         for _ in range(DRAWS):
             rows = rng.permutation(len(valid))[:num_rows]
             if not known[rows].any():
                 continue
             candidates = np.unique(valid["probability_yes"].to_numpy()[rows])
-            peak = max(candidates, key=lambda at, rows=rows: METRICS[metric].compute(known[rows], valid["probability_yes"].to_numpy()[rows] >= at))
-            found[f"{num_rows} rows, their best"].append(METRICS[metric].compute(target, share >= peak))
-            ours = best_threshold(METRICS[metric], log_odds[rows], known[rows].astype(int))
-            found[f"{num_rows} rows, ours"].append(METRICS[metric].compute(target, share > ours))
+            peak = max(candidates, key=lambda at, rows=rows: value(metric, known[rows], valid["probability_yes"].to_numpy()[rows] >= at))
+            found[f"{num_rows} rows, their best"].append(value(metric, target, share >= peak))
+            ours = best_threshold(METRICS[metric], log_odds[rows], known[rows])
+            found[f"{num_rows} rows, ours"].append(value(metric, target, share > ours))
     return {way: [statistics.mean(values)] for way, values in found.items()}
 
 
@@ -78,12 +82,12 @@ def main() -> None:
             own: dict[tuple[str, str], list[float]] = defaultdict(list)
             for seed in range(given.runs):
                 train, test, label = rows_of(task, seed)
-                default, target = fit(train, label, seed, "roc_auc"), (test[label] == "yes").to_numpy()
+                default, target = fit(train, label, seed, "roc_auc"), (test[label] == "yes").to_numpy(np.int64)
                 share = default.predict_proba(test)["yes"].to_numpy()
                 for metric in metrics:
                     at = default.calibrate_decision_threshold(metric=metric)
-                    own[metric, "by roc_auc, at a half"].append(METRICS[metric].compute(target, share > 0.5))
-                    own[metric, "by roc_auc, at its threshold"].append(METRICS[metric].compute(target, share > at))
+                    own[metric, "by roc_auc, at a half"].append(value(metric, target, share > 0.5))
+                    own[metric, "by roc_auc, at its threshold"].append(value(metric, target, share > at))
                     own[metric, "by the metric"].append(fit(train, label, seed, metric).evaluate(test)[metric])
                     for way, values in from_few(default, metric, share, target, seed).items():
                         own[metric, way] += values

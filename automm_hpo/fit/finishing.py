@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..artifact import Artifact, Member
+from ..artifact import Artifact, Member, ValidatedRows
 from ..config import Config
 from ..data.batch import TensorCache, join_rows
-from ..data.cache import open_cache
+from ..data.cache import open_cache, stored_labels
 from ..errors import CorruptFile
 from ..hpo.progress import Progress
 from ..hpo.records import SearchRecords, TrialRecord
@@ -53,6 +53,14 @@ def validation_summary(problem: Problem, metric: Metric, value: float, loss: flo
     """A predictor's values on the validation rows, for its summary: of the validation metric and, for classes, of the log loss."""
     also = {"val_log_loss": loss} if problem.is_classification and metric.name != "log_loss" and math.isfinite(loss) else {}
     return {f"val_{metric.name}": value} | also
+
+
+def validated_rows(plan: FitPlan, logits: torch.Tensor | None) -> ValidatedRows | None:
+    """The rows to validate on with a model's predictions for them, if these are known."""
+    rows, target = stored_labels(plan.cache, "valid")
+    if logits is None or len(logits) != len(rows):  # an image that could not be read before can be read now
+        return None
+    return ValidatedRows(plan.data.valid_rows[rows], target, logits)
 
 
 def calibrated(artifact: Artifact, metric: Metric, eval_metric: Metric) -> Artifact:
@@ -311,7 +319,7 @@ class _Finish:
         if not wanted or (artifact.validated is None and not self.first.folder.is_dir()):  # as in a copied folder, which has no weights of trials
             return artifact
         if artifact.validated is None and (found := self._validation(self.first)):
-            artifact = replace(artifact, validated=self.plan.validated(found.logits))
+            artifact = replace(artifact, validated=validated_rows(self.plan, found.logits))
         saved = time.time() + len(artifact.members) * self.best.weights_bytes / BYTES_A_SECOND
         # it takes milliseconds and matters much, so it may use time that is reserved for saving the predictor
         if artifact.validated is None or (self.plan.deadline is not None and saved > self.plan.deadline):
@@ -384,7 +392,7 @@ class _Finish:
         found, alone = number_text(validation.metric), number_text(best.metric)
         tie = " at a higher loss" if validation.metric == best.metric else ""
         self.progress.say(f"{what}{name} {found} on the validation rows, where the best trial alone has {alone}{tie}", level=1)
-        validated = self.plan.validated(validation.logits)
+        validated = validated_rows(self.plan, validation.logits)
         better = replace(artifact, members=tuple(members), decision_threshold=validation.threshold, validated=validated)
         return better.with_summary(**self._values(validation))
 

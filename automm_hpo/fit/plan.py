@@ -10,11 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ..artifact import ValidatedRows
 from ..config import Config
-from ..data.cache import stored_labels
 from ..data.columns import ColumnTypes
 from ..data.encoders import EncodedTable, Encoders, count_pictures
 from ..data.ngrams import fit_ngrams
@@ -232,13 +229,6 @@ class FitPlan:
     def cache(self) -> Path:
         """The folder of the encoded rows, while the search runs."""
         return self.path / "search" / "cache"
-
-    def validated(self, logits: torch.Tensor | None) -> ValidatedRows | None:
-        """The rows to validate on with a model's predictions for them, if these are known."""
-        rows, target = stored_labels(self.cache, "valid")
-        if logits is None or len(logits) != len(rows):  # an image that could not be read before can be read now
-            return None
-        return ValidatedRows(self.data.valid_rows[rows], target, logits)
 
     @functools.cached_property
     def earlier(self) -> list[TrialRecord]:

@@ -40,7 +40,7 @@ from ..training.device import find_device, has_bfloat16
 from ..training.threshold import HALF
 from .capacity import most_epochs
 from .checks import idle_keys
-from .finishing import calibrated, kept_epochs, reserved_seconds, run_after_search, validation_summary
+from .finishing import calibrated, kept_epochs, reserved_seconds, run_after_search, validated_rows, validation_summary
 from .packing import plan_gpu_share
 from .place import PredictorFolder, stored_predictor
 from .plan import FitPlan
@@ -220,7 +220,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             summary,
             decision_threshold=record.best.threshold,
             seen=plan.seen,
-            validated=plan.validated(load_predictions(records.folder_of(record.number).checkpoint(record.best))),
+            validated=validated_rows(plan, load_predictions(records.folder_of(record.number).checkpoint(record.best))),
         )
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
 
