@@ -63,8 +63,8 @@ def test_rows_of_tuning_data(table, tmp_path, most):
 def test_of_an_ensemble_and_of_a_single_trial(table, tmp_path):
     from ray import tune
 
-    searched = {"optim.lr": tune.loguniform(1e-3, 1e-1), "data.num_folds": 0}
-    settings = {"num_trials": 3, "searcher": "random", "scheduler": "FIFO"}
+    searched = {"model.real_mlp.frequency_scale": tune.choice([0.05, 0.3, 2.0]), "model.real_mlp.num_members": 1, "optim.lr": 1e-2, "optim.max_epochs": 8}
+    settings = {"num_trials": 3, "searcher": "grid", "scheduler": "FIFO"}
     predictor = fit(table, tmp_path / "predictor", hyperparameters=searched, hyperparameter_tune_kwargs=settings, ensemble_size=3, holdout_frac=0.3)
     assert len(predictor._fitted.members) > 1
     for each in (predictor, *(predictor.load_trial(number) for number in range(3))):
