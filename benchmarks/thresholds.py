@@ -4,7 +4,7 @@
 
 Binary problems of `tabular.py`, and single classes of its other tables against the rest. Fits with the default metric (roc_auc), predicting at a half and
 at the threshold for the metric, and fits by the metric itself. Then the same for thresholds from few of the validation rows: the one that is best on them,
-and ours, a weighted mean (`automm_hpo/training/threshold.py`).
+and ours (`automm_hpo/training/threshold.py`).
 """
 
 from __future__ import annotations

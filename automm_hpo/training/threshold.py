@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy.special import expit
 
 from ..metrics import Metric
+from .calibration import fit_temperature
 
 HALF = 0.5
 
@@ -58,8 +60,10 @@ DECIDED: dict[str, Callable[[Counts, Counts, Counts, Counts], np.ndarray]] = {
 def best_threshold(metric: Metric, log_odds: np.ndarray, target: np.ndarray) -> float:
     """A threshold at which a metric is high, for these rows and for new ones.
 
-    The threshold that is best for some rows is that of their chance peak, and lies elsewhere for others. This is the mean of all thresholds, as log odds,
-    each weighted by how near it comes to the best on the scale of half a standard error. Compared in ``benchmarks/RESULTS.md``.
+    The threshold that is best for some rows is that of a chance peak, and lies elsewhere for others. This one is the middle, as log odds, between two that
+    vary less: the mean of all thresholds, weighted by how near each comes to the best (on the scale of half a standard error, or 0.03 if that is less); and the
+    one that is best in expectation, if the probabilities are right once a temperature has calibrated them. The second is the better of few rows, and is left
+    out where the rows contradict it by more than two standard errors. Compared in ``benchmarks/RESULTS.md``.
 
     Args:
         metric: one of ``DECIDED``.
@@ -71,12 +75,22 @@ def best_threshold(metric: Metric, log_odds: np.ndarray, target: np.ndarray) -> 
     """
     order = np.argsort(-log_odds, kind="stable")
     falling, is_positive = log_odds[order].astype(np.float64), target[order] == 1
-    tp, fp = (np.r_[0.0, np.cumsum(each)] for each in (is_positive, ~is_positive))  # if only the first 0, 1, ..., N rows are predicted positive
-    if not (tp[-1] and fp[-1]):
+    num_rarer = min(is_positive.sum(), (~is_positive).sum())
+    if not num_rarer:
         return HALF
-    value = DECIDED[metric.name](tp, fp, tp[-1] - tp, fp[-1] - fp)
     between = np.r_[falling[0], (falling[1:] + falling[:-1]) / 2, falling[-1]]
     is_one = np.r_[True, falling[1:] < falling[:-1], True]  # no threshold separates rows that are alike
-    scale = 0.25 / math.sqrt(min(tp[-1], fp[-1]))  # the standard error of a share of P rows is at most 0.5 / sqrt(P)
-    weight = np.where(is_one, np.exp((value - value[is_one].max()) / scale), 0.0)
-    return float(expit(np.average(between, weights=weight)))
+
+    def values(share: np.ndarray) -> np.ndarray:
+        """The metric if only the first 0, 1, ..., N rows are predicted positive, and these shares of each row are."""
+        tp, fp = np.r_[0.0, np.cumsum(share)], np.r_[0.0, np.cumsum(1 - share)]
+        return np.where(is_one, DECIDED[metric.name](tp, fp, tp[-1] - tp, fp[-1] - fp), -np.inf)
+
+    seen = values(is_positive.astype(np.float64))
+    error = 0.5 / math.sqrt(num_rarer)  # at most the standard error of a share of so many rows
+    observed = np.average(between, weights=np.exp((seen - seen.max()) / min(0.03, error / 2)))
+    logits = torch.from_numpy(np.stack([np.zeros_like(falling), falling], 1))
+    calibrated = falling / fit_temperature(logits, torch.from_numpy(is_positive.astype(np.int64)))
+    believed = values(expit(calibrated)).argmax()
+    is_wrong = seen[believed] < seen.max() - 2 * error  # the probabilities are not what they say, as with class weights
+    return float(expit(observed if is_wrong else (observed + between[believed]) / 2))
