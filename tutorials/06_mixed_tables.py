@@ -109,6 +109,25 @@ accuracy["together"] = predictor.evaluate(test)["accuracy"]
 pd.Series(accuracy, name="test accuracy").round(3).to_frame()
 
 # %% [markdown]
+# Or ask the one model that reads them all: how much worse are its predictions if a column's values are shuffled among the rows? Of columns that say
+# much the same, as picture and name do, each seems worth less than it is alone.
+
+# %%
+predictor.feature_importance(test, subsample_size=300, num_shuffle_sets=2).round(3)
+
+# %% [markdown]
+# ## Mistakes
+#
+# The rows that `fit` held out are predicted by a model that has not learned from them. `validation_predictions()` has them by their position in the
+# training table:
+
+# %%
+held_out = predictor.validation_predictions()
+wrong = held_out[held_out["prediction"] != held_out["target"]]
+print(f"{len(wrong)} of {len(held_out)} rows that were held out are mistaken")
+train.iloc[wrong.index][["name", "category"]].assign(predicted=wrong["prediction"].to_numpy()).head(6)
+
+# %% [markdown]
 # ## Embeddings
 #
 # An embedding is what the model's head reads: one vector per row, for finding neighbours, for clustering, or as the input of another model. These
