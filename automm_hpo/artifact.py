@@ -97,7 +97,7 @@ class ValidatedRows:
     logits: torch.Tensor
 
     def save(self, path: Path) -> None:
-        save_tensors({"rows": torch.from_numpy(self.rows), "target": torch.from_numpy(self.target), "logits": self.logits}, path)
+        save_tensors({"rows": torch.from_numpy(self.rows), "target": torch.from_numpy(self.target), "logits": self.logits.float()}, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -309,8 +309,7 @@ def _places(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise NotAPredictor(f"no such folder: {folder}")
     if not is_predictor(folder):
-        goes_on = "its search never finished; MultiModalPredictor.load(path, resume=True).fit(train_data) goes on with it"
-        hint = f"; {goes_on}" if (folder / "search").is_dir() else ""
+        hint = "; its search never finished: the call that began it goes on with it" if (folder / "search").is_dir() else ""
         raise NotAPredictor(f"{folder} holds no predictor: {MANIFEST} is missing{hint}")
     sealed = (folder / f"{MANIFEST}.new").is_file()
     manifest = _manifest(folder, f"{MANIFEST}.new" if sealed else MANIFEST)

@@ -391,8 +391,8 @@ class MultiModalPredictor:
     def validation_predictions(self) -> pd.DataFrame:
         """What was predicted for the rows that ``fit`` validated on, by models that had not learned from them: for looking at errors, or for stacking.
 
-        The predictions are those that the ``val_<metric>`` of ``fit_summary`` was computed from. With folds, all rows of ``train_data`` are among them, each
-        predicted by the networks that left it out; after a refit, they are the best trial's.
+        The ``val_<metric>`` of ``fit_summary`` was computed from these predictions (at the threshold of the validation metric, if it has one). With folds, all
+        rows of ``train_data`` are among them, each predicted by the networks that left it out; after a refit, they are the best trial's.
 
         Returns:
             (N, ...) DataFrame. Its index ``row`` holds the rows' positions: ``train_data.iloc[found.index]``, or ``tuning_data.iloc[found.index]`` if that was
@@ -400,7 +400,7 @@ class MultiModalPredictor:
 
         Raises:
             NotFitted: the predictor is not fitted.
-            NotSupported: the predictions were not kept: an earlier version fitted the predictor, or they took more room than the model's weights.
+            NotSupported: there are none: an earlier version fitted the predictor, or the fit had no time left for them.
         """
         artifact, validated = self._fitted, self._validated
         problem, index = artifact.problem, pd.Index(validated.rows, name="row")
@@ -447,7 +447,7 @@ class MultiModalPredictor:
 
         Args:
             data: as for ``evaluate``, rows that were not trained on; None: the rows that ``fit`` validated on.
-            metric: f1, f1_macro, f1_weighted, balanced_accuracy or mcc; None: the predictor's ``eval_metric``.
+            metric: f1, f1_macro, f1_weighted, balanced_accuracy or mcc; None: the predictor's ``eval_metric``, or else its ``validation_metric``.
 
         Returns:
             The threshold, for ``set_decision_threshold`` or ``predict``.
@@ -458,7 +458,10 @@ class MultiModalPredictor:
             InvalidData, NotFitted, MissingData, BadImages: as for ``evaluate``.
         """
         self._check_is_binary("calibrate_decision_threshold")
-        found, problem = find_metric(metric or self._fitted.eval_metric, "metric"), self._fitted.problem
+        artifact = self._fitted
+        own = [stored_metric(name) for name in (artifact.eval_metric, artifact.validation_metric)]
+        problem = artifact.problem
+        found = find_metric(metric, "metric") if metric else next((each for each in own if needs_threshold(each, problem)), own[0])
         if not needs_threshold(found, problem):
             raise InvalidArgument(f"metric: a threshold can be found for {', '.join(DECIDED)}, got {found.name}")
         if data is None:

@@ -189,7 +189,8 @@ class Session:
         if trials_end is not None and self._ended_by == TIME_LIMIT:
             self._check_scored()
         again = f"the same call with save_path={str(self.path)!r} tries them again" if takes_first_points(self._settings) else ""
-        self.records.raise_if_all_failed(f"load_search({str(self.path)!r}) shows them", again)
+        lower = "" if self._identity.is_objective else "lower learning rates may help"
+        self.records.raise_if_all_failed(f"load_search({str(self.path)!r}) shows them", again, lower)
         return interruption
 
     def _check_scored(self) -> None:

@@ -190,7 +190,7 @@ class MlflowTracker:
             except mlflow.MlflowException:  # another fit has created it meanwhile
                 self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
         self._parent = self._open_run(name, params, tags, self._folder / "mlflow.json")
-        self.place = uri.removeprefix(SQLITE).removeprefix(f"{self._here}/")
+        self.place = re.sub("//[^/@]*@", "//", uri.removeprefix(SQLITE).removeprefix(f"{self._here}/"))  # without a password
 
     def _open_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], note: Path) -> str:
         """The id of the run that an earlier session noted, set to RUNNING again; if it is gone, of a new run."""

@@ -35,8 +35,8 @@ FIT = [  # the same for fit/, whose files are layers too
     ["plan"],
     ["data_plan", "checks", "capacity"],
     ["search_plan"],
-    ["finishing", "place", "timing", "venue"],
-    ["preview", "resolution", "packing"],
+    ["finishing", "timing", "venue"],
+    ["place", "preview", "resolution", "packing"],
     ["call"],
     ["run"],
 ]

@@ -132,7 +132,7 @@ def _odd_classes(labels: pd.Series) -> str:
         variants = [label for label in counts.index if " ".join(str(label).split()).casefold() == same]
         return f"{listed(variants)} are different classes, which differ only in case, blanks or type"
     if rare := int((counts == 1).sum()):
-        return f"{rare:,} of {len(counts):,} classes have a single row, which is either learned from or validated"
+        return f"{rare:,} of {len(counts):,} classes have a single row, too few to be both learned from and judged"
     return ""
 
 

@@ -81,9 +81,17 @@ def calibrated(artifact: Artifact, metric: Metric, eval_metric: Metric) -> Artif
             losses = {"val_log_loss": after.loss, "val_log_loss_before": before.loss}
             value = {} if "refit" in artifact.summary else validation_summary(problem, metric, after.metric, after.loss)
             changed = replace(artifact, temperature=temperature).with_summary(calibration={"temperature": temperature, **losses}, **value)
+    return decided(changed, metric, eval_metric)
+
+
+def decided(artifact: Artifact, metric: Metric, eval_metric: Metric) -> Artifact:
+    """The predictor with the decision threshold for its ``eval_metric``, or for ``metric`` if the other needs none."""
+    problem, rows = artifact.problem, artifact.validated
+    if rows is None:
+        return artifact
     decisive = eval_metric if needs_threshold(eval_metric, problem) else metric
-    threshold = find_threshold(decisive, problem, rows.logits / changed.temperature, rows.target)
-    return changed if threshold == changed.decision_threshold else replace(changed, decision_threshold=threshold)
+    threshold = find_threshold(decisive, problem, rows.logits / artifact.temperature, rows.target)
+    return artifact if threshold == artifact.decision_threshold else replace(artifact, decision_threshold=threshold)
 
 
 def kept_epochs(search: SearchPlan) -> int:
@@ -243,7 +251,7 @@ class _Finish:
         shares = {list(alone)[index]: weight for index, weight in weights.items()} if is_better else {best: 1.0}
         validation = self._judge(chosen.logits) if is_better else alone[best]
         artifact = artifact.with_summary(ensemble={"members": list(map(list, shares.items())), "selected_by": by.name, **self._compared(validation)})
-        if not is_better:
+        if not is_better and best == ("soup" if self.souped else self.first.trial):
             self.progress.say(f"ensemble: no combination of {len(alone)} models beats the best of them on the validation rows")
             return artifact
         [soup] = artifact.members

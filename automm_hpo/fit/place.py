@@ -15,17 +15,21 @@ from ..files import is_predictor
 from ..hpo.progress import Progress
 from ..hpo.table import number_text
 from ..metrics import Metric, find_metric
+from .finishing import decided
 from .plan import FitPlan
 
 
 def stored_predictor(plan: FitPlan) -> Artifact | None:
-    """The predictor that the plan's folder holds; None: there is none, or it is damaged.
+    """The predictor that the plan's folder holds, for the plan's ``eval_metric``; None: there is none, or it is damaged.
 
     Raises:
         NotAPredictor: it has another format version.
     """
     try:
-        return replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name) if is_predictor(plan.path) else None
+        found = load_artifact(plan.path) if is_predictor(plan.path) else None
+        if found is None or found.eval_metric == plan.data.eval_metric.name:
+            return found
+        return decided(replace(found, eval_metric=plan.data.eval_metric.name), plan.data.validation_metric, plan.data.eval_metric)
     except CorruptFile:
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..artifact import Artifact, Member, load_artifact, load_summary
+from ..artifact import Artifact, Member, load_artifact, load_summary, save_artifact
 from ..config import Config
 from ..data.cache import store_caches
 from ..data.decoding import Course
@@ -76,6 +76,8 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         if session.is_finished and is_predictor(plan.path):
             if (stored := stored_predictor(plan)) is not None:
                 session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
+                if stored.eval_metric != load_artifact(plan.path).eval_metric:
+                    save_artifact(stored, plan.path)
                 return stored, Interruption()
             session.progress.say(f"the predictor in {plan.path} is damaged, and is made again from its trials", level=1)
         plan = plan.with_scorer().with_start_kept()
@@ -207,7 +209,7 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             if list_checkpoints(records.folder_of(record.number).checkpoints):  # damaged rather than pruned
                 progress.say(f"trial {record.number}'s best checkpoint is unusable, the next best trial is taken: {problem}", level=1)
             elif load_summary(plan.path).get("best_trial") == record.number:  # in a copy without trials' weights, the saved predictor is this trial
-                return record, replace(load_artifact(plan.path), eval_metric=data.eval_metric.name).with_summary(num_trials=len(records))
+                return record, _copied(plan, record, records)
             continue
         summary = _summary(record, records, data.problem, data.validation_metric) | ({"start_from": str(plan.start.folder)} if plan.start else {})
         return record, Artifact(
@@ -223,6 +225,17 @@ def _best_artifact(plan: FitPlan, records: SearchRecords, progress: Progress) ->
             validated=validated_rows(plan, load_predictions(records.folder_of(record.number).checkpoint(record.best))),
         )
     raise CorruptFile(f"no trial in {records.folder} has an intact checkpoint")
+
+
+def _copied(plan: FitPlan, record: TrialRecord, records: SearchRecords) -> Artifact:
+    """The predictor of a copied folder. If it is to be refitted, only what it knows of the best trial is kept."""
+    stored = replace(load_artifact(plan.path), eval_metric=plan.data.eval_metric.name).with_summary(num_trials=len(records))
+    is_trial = len(stored.members) == 1 and len(stored.summary.get("soup", {}).get("ingredients", ())) < 2
+    if is_trial or not plan.refit or record.best is None:
+        return stored
+    own = {key: value for key, value in stored.summary.items() if key not in ("soup", "ensemble", "calibration")}
+    summary = own | _summary(record, records, plan.data.problem, plan.data.validation_metric)
+    return replace(stored, summary=summary, temperature=1.0, decision_threshold=record.best.threshold, validated=None)
 
 
 def trial_artifact(artifact: Artifact, records: SearchRecords, number: int) -> Artifact:

@@ -359,12 +359,13 @@ class SearchRecords:
         """All trials by their best epoch, best first, those without a score last."""
         return ranked(self.trials())
 
-    def raise_if_all_failed(self, shown: str = "", again: str = "") -> None:
+    def raise_if_all_failed(self, shown: str = "", again: str = "", lower: str = "") -> None:
         """Raises an error if the search found nothing.
 
         Args:
             shown: hint where its trials can be seen.
             again: hint how to try its trials again.
+            lower: hint instead of ``again`` if all of them diverged.
 
         Raises:
             AllTrialsFailed: no trial has a score; the causes are counted, and the first traceback is in the message.
@@ -377,7 +378,7 @@ class SearchRecords:
         counted = "; ".join(f"{count} x {cause}" for cause, count in causes) or "none was started"
         first = next((f"\nThe first traceback:\n{error}" for record in trials if (error := self.folder_of(record.number).error)), "")
         all_diverged = all(record.status == DIVERGED for record in broken)
-        hint = "" if not broken else "lower learning rates may help" if all_diverged else again
+        hint = "" if not broken else lower if all_diverged and lower else again
         hints = [f"none of {len(trials)} trials has a score: {counted}", hint, shown if trials else ""]
         raise AllTrialsFailed("; ".join(filter(None, hints)) + first)
 

@@ -18,6 +18,8 @@ from ..metrics import Metric
 from .calibration import fit_temperature
 
 HALF = 0.5
+OUTSIDE = 0.1  # log odds from the first or last row to the threshold that predicts all rows alike
+MOST = 30.0  # log odds; a little more is a probability of 1 to a float
 
 Counts = np.ndarray  # (T,) float64, one for each threshold
 
@@ -78,7 +80,7 @@ def best_threshold(metric: Metric, log_odds: np.ndarray, target: np.ndarray) -> 
     num_rarer = min(is_positive.sum(), (~is_positive).sum())
     if not num_rarer:
         return HALF
-    between = np.r_[falling[0], (falling[1:] + falling[:-1]) / 2, falling[-1]]
+    between = np.r_[falling[0] + OUTSIDE, (falling[1:] + falling[:-1]) / 2, falling[-1] - OUTSIDE]
     is_one = np.r_[True, falling[1:] < falling[:-1], True]  # no threshold separates rows that are alike
 
     def values(share: np.ndarray) -> np.ndarray:
@@ -93,4 +95,4 @@ def best_threshold(metric: Metric, log_odds: np.ndarray, target: np.ndarray) -> 
     calibrated = falling / fit_temperature(logits, torch.from_numpy(is_positive.astype(np.int64)))
     believed = values(expit(calibrated)).argmax()
     is_wrong = seen[believed] < seen.max() - 2 * error  # the probabilities are not what they say, as with class weights
-    return float(expit(observed if is_wrong else (observed + between[believed]) / 2))
+    return float(expit(np.clip(observed if is_wrong else (observed + between[believed]) / 2, -MOST, MOST)))

@@ -82,6 +82,17 @@ def test_a_metric_that_nothing_else_was_chosen_by(tmp_path):
     assert found < 0.45
 
 
+def test_another_eval_metric_of_a_finished_search_has_its_threshold(tmp_path):
+    """The same call with another ``eval_metric`` finds the search finished."""
+    before = fit(tmp_path / "predictor", eval_metric="roc_auc")
+    assert before.decision_threshold == 0.5
+    found = fit(tmp_path / "predictor", eval_metric="f1", validation_metric="roc_auc")
+    assert found.decision_threshold == pytest.approx(before.calibrate_decision_threshold(metric="f1"))
+    loaded = MultiModalPredictor.load(tmp_path / "predictor", verbosity=0)
+    assert (loaded.decision_threshold, loaded.eval_metric) == (found.decision_threshold, "f1")
+    assert loaded.calibrate_decision_threshold() == found.decision_threshold
+
+
 def test_metrics_that_need_none_leave_a_half(tmp_path, capsys):
     predictor = fit(tmp_path / "predictor", eval_metric="accuracy", verbosity=1)
     assert predictor.decision_threshold == 0.5

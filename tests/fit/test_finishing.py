@@ -437,6 +437,25 @@ def test_an_ensemble_combines_calibrated_models(searched):
     assert torch.allclose(ensemble.validated.logits / ensemble.temperature, ensemble.logits(valid), atol=1e-4)
 
 
+def test_a_trial_that_is_better_calibrated_becomes_the_predictor(searched, monkeypatch):
+    """No combination beats it, and uncalibrated it was not the best."""
+    search = searched({**MIXED[0], **SURE, "optim.max_epochs": 1}, {**MIXED[1], **SURE})
+    valid = open_cache(search.folder / "search" / "cache", "valid")
+    other = next(number for number in (0, 1) if number != search.best.number)
+    good = 40 * torch.nn.functional.one_hot(valid.target, 10).float()
+    good[:20] = good[:20].roll(1, 1)  # too sure of a fifth of the rows
+    own = finishing._Finish._validation
+
+    def predicted(self, epoch):
+        return self._judge(good) if epoch.trial == other else own(self, epoch)
+
+    monkeypatch.setattr(finishing._Finish, "_validation", predicted)
+    monkeypatch.setattr(finishing, "select_members", lambda problem, logits, judge, most, late: ({0: 1.0}, judge(logits[0])))
+    artifact = search.finish(ensemble_size=2)
+    assert artifact.summary["ensemble"]["members"] == [[other, 1.0]]
+    assert artifact.members[0].config.flat() == search.records.folder_of(other).read().config
+
+
 @pytest.mark.parametrize(("seconds_left", "is_calibrated"), [(60, True), (-1, False)])
 def test_calibration_may_use_the_time_that_saving_has(searched, seconds_left, is_calibrated):
     search = searched(SURE, metric="accuracy", label=noisy)

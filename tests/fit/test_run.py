@@ -183,7 +183,7 @@ def test_a_head_on_a_random_backbone_is_told(small, here, fast):
         ([*np.linspace(1, 2, 19), *[0.0] * 181], None, ""),
         (["yes", "no ", "no", "no"] * 50, None, "'no', 'no ' are different classes, which differ only in case, blanks or type"),
         (["Yes", "yes"] * 100, None, "'Yes', 'yes' are different classes"),
-        ([*["a", "b"] * 99, "c", "d"], None, "2 of 4 classes have a single row, which is either learned from or validated"),
+        ([*["a", "b"] * 99, "c", "d"], None, "2 of 4 classes have a single row, too few to be both learned from and judged"),
         (["a", "b"] * 100, None, ""),
     ],
 )

@@ -87,6 +87,17 @@ def test_rows_of_one_class_have_no_threshold(target):
     assert best_threshold(METRICS["f1"], np.arange(5.0), target) == HALF
 
 
+@pytest.mark.parametrize("log_odds", [np.full(40, 0.3), np.full(40, -1.0), np.zeros(40)])
+def test_all_rows_may_be_positive(log_odds):
+    target = np.array([0] * 20 + [1] * 20)
+    assert value("f1", log_odds, target, best_threshold(METRICS["f1"], log_odds, target)) == pytest.approx(2 / 3)
+
+
+def test_rows_of_which_all_are_nearly_certain_have_a_threshold_below_certainty():
+    log_odds, target = np.linspace(40, 60, 40), np.array([0] * 20 + [1] * 20)
+    assert value("f1", log_odds, target, best_threshold(METRICS["f1"], log_odds, target)) >= 2 / 3 - 1e-9
+
+
 @pytest.mark.parametrize("log_odds", [np.zeros(8), np.array([-900.0] * 4 + [900.0] * 4)])
 def test_extreme_and_equal_predictions_have_a_threshold(log_odds):
     found = best_threshold(METRICS["balanced_accuracy"], log_odds, np.array([0, 0, 0, 1, 0, 1, 1, 1]))
