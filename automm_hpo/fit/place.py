@@ -20,7 +20,7 @@ from .plan import FitPlan
 
 
 def stored_predictor(plan: FitPlan) -> Artifact | None:
-    """The predictor that the plan's folder holds, for the plan's ``eval_metric``; None: there is none, or it is damaged.
+    """The predictor that the plan's folder holds; None: there is none, or it is damaged. It is saved anew if its ``eval_metric`` is not the plan's.
 
     Raises:
         NotAPredictor: it has another format version.
@@ -29,7 +29,10 @@ def stored_predictor(plan: FitPlan) -> Artifact | None:
         found = load_artifact(plan.path) if is_predictor(plan.path) else None
         if found is None or found.eval_metric == plan.data.eval_metric.name:
             return found
-        return decided(replace(found, eval_metric=plan.data.eval_metric.name), plan.data.validation_metric, plan.data.eval_metric)
+        changed = decided(replace(found, eval_metric=plan.data.eval_metric.name), plan.data.validation_metric, plan.data.eval_metric)
+        with contextlib.suppress(OSError):  # e.g. a full disk: the saved one differs in these two values only
+            save_artifact(changed, plan.path)
+        return changed
     except CorruptFile:
         return None
 

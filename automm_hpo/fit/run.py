@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..artifact import Artifact, Member, load_artifact, load_summary, save_artifact
+from ..artifact import Artifact, Member, load_artifact, load_summary
 from ..config import Config
 from ..data.cache import store_caches
 from ..data.decoding import Course
@@ -76,8 +76,6 @@ def run_fit(plan: FitPlan, verbosity: int, tracking: str | None) -> tuple[Artifa
         if session.is_finished and is_predictor(plan.path):
             if (stored := stored_predictor(plan)) is not None:
                 session.progress.say(f"{plan.path} already holds this search, finished: nothing is left to do", level=1)
-                if stored.eval_metric != load_artifact(plan.path).eval_metric:
-                    save_artifact(stored, plan.path)
                 return stored, Interruption()
             session.progress.say(f"the predictor in {plan.path} is damaged, and is made again from its trials", level=1)
         plan = plan.with_scorer().with_start_kept()
